@@ -1,0 +1,232 @@
+"""One record schema: a pair whose sides are lists of parts in order, and where such records are read from.
+
+The plain-text form is JSONL, one object a line, media beside it by relative path; the binary form is ArrayRecord, media
+inside. Both give the same `Record`.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+import msgpack
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordWriter
+from grain.sources import ArrayRecordDataSource
+
+
+class RecordError(ValueError):
+    """A record that cannot be read; the message names the file, the record and the field."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Image:
+    data: bytes = dataclasses.field(repr=False)  # an encoded file: PNG, JPEG, WebP, ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Audio:
+    data: bytes = dataclasses.field(repr=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Video:
+    data: bytes = dataclasses.field(repr=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pdf:
+    data: bytes = dataclasses.field(repr=False)
+
+
+Part = Text | Image | Audio | Video | Pdf
+Content = tuple[Part, ...]
+PART_KEYS: dict[str, type] = {"text": Text, "image": Image, "audio": Audio, "video": Video, "pdf": Pdf}
+KEY_OF = {kind: key for key, kind in PART_KEYS.items()}
+MAX_MEDIA_BYTES = 512 * 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One training or test pair."""
+
+    id: str
+    query: Content
+    positive: Content
+    negatives: tuple[Content, ...] = ()
+    lang: str = ""
+    label: str = ""
+
+
+class Source(Protocol):
+    """Random access to records; what a task reads."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: Any, /) -> Record: ...
+
+
+def content_hash(content: Content) -> np.ndarray:
+    """64-bit content identity as u32[2]: equal parts in equal order, and nothing else, give equal words."""
+    digest = hashlib.blake2b(digest_size=8)
+    for part in content:
+        data = part.text.encode() if isinstance(part, Text) else part.data
+        digest.update(KEY_OF[type(part)].encode() + len(data).to_bytes(8, "little") + data)
+    return np.frombuffer(digest.digest(), np.uint32)
+
+
+def to_bytes(record: Record) -> bytes:
+    """The record as one msgpack message, media included."""
+
+    def pack(content: Content) -> list:
+        return [[KEY_OF[type(part)], part.text if isinstance(part, Text) else part.data] for part in content]
+
+    sides = [pack(record.query), pack(record.positive), [pack(negative) for negative in record.negatives]]
+    return msgpack.packb([record.id, *sides, record.lang, record.label])
+
+
+def from_bytes(data: bytes) -> Record:
+    """Inverse of `to_bytes`. Raises RecordError where the bytes are not such a message."""
+
+    def unpack(parts: list) -> Content:
+        return tuple(PART_KEYS[key](value) for key, value in parts)
+
+    try:
+        name, query, positive, negatives, lang, label = msgpack.unpackb(data)
+        return Record(name, unpack(query), unpack(positive), tuple(map(unpack, negatives)), lang, label)
+    except (ValueError, TypeError, KeyError, msgpack.exceptions.UnpackException) as error:
+        raise RecordError(f"not a record ({len(data)} bytes): {error!r}") from error
+
+
+def parse_parts(value: Any, folder: pathlib.Path, where: str) -> Content:
+    """A JSON list of parts -> Content, media read from `folder`. Raises RecordError, naming `where`."""
+    if not isinstance(value, list) or not value:
+        raise RecordError(f"{where}: expected a list of at least one part, got {str(value)[:80]!r}")
+    return tuple(_parse_part(part, folder, f"{where}[{i}]") for i, part in enumerate(value))
+
+
+def _parse_part(part: Any, folder: pathlib.Path, where: str) -> Part:
+    keys = [key for key in PART_KEYS if key in part] if isinstance(part, dict) else []
+    if len(keys) != 1 or not isinstance(part[keys[0]], str):
+        raise RecordError(
+            f"{where}: a part has exactly one of {', '.join(PART_KEYS)}, as a string; got {str(part)[:80]!r}"
+        )
+    value = part[keys[0]]
+    if keys[0] == "text":
+        return Text(value)
+    path = (folder / value).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise RecordError(f"{where}: {value!r} leaves the dataset folder {folder}")
+    try:
+        if path.stat().st_size > MAX_MEDIA_BYTES:
+            raise RecordError(f"{where}: {value!r} is larger than {MAX_MEDIA_BYTES >> 20} MiB")
+        return PART_KEYS[keys[0]](path.read_bytes())
+    except OSError as error:
+        raise RecordError(f"{where}: cannot read {value!r}: {error.strerror}") from error
+
+
+def parse_line(line: bytes, folder: pathlib.Path, where: str) -> Record:
+    """One JSONL line -> Record. Fields it does not know are ignored. Raises RecordError, naming `where`."""
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise RecordError(f"{where}: not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise RecordError(f"{where}: expected an object, got {type(value).__name__}")
+    negatives = value.get("negatives") or []
+    if not isinstance(negatives, list):
+        raise RecordError(f"{where}: negatives: expected a list of lists of parts")
+    return Record(
+        id=str(value.get("id", where)),
+        query=parse_parts(value.get("query"), folder, f"{where}: query"),
+        positive=parse_parts(value.get("positive"), folder, f"{where}: positive"),
+        negatives=tuple(parse_parts(n, folder, f"{where}: negatives[{i}]") for i, n in enumerate(negatives)),
+        lang=str(value.get("lang", "")),
+        label=str(value.get("label", "")),
+    )
+
+
+class JsonlSource:
+    """Records of `folder/split.jsonl`, by line number. Lines are indexed once; media are read when a record is."""
+
+    def __init__(self, folder: str | os.PathLike, split: str):
+        self.folder = pathlib.Path(folder)
+        self.path = self.folder / f"{split}.jsonl"
+        data = self.path.read_bytes()
+        ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n")) + 1
+        bounds = np.unique(np.concatenate([[0], ends, [len(data)]]))
+        spans = zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)
+        self.spans = [(start, stop) for start, stop in spans if data[start:stop].strip()]
+
+    def __len__(self) -> int:
+        return len(self.spans)
+
+    def __getitem__(self, index: int) -> Record:
+        start, stop = self.spans[index]
+        with self.path.open("rb") as file:
+            file.seek(start)
+            return parse_line(file.read(stop - start), self.folder, f"{self.path}:{index + 1}")
+
+
+class ArrayRecordSource:
+    """Records of an ArrayRecord file (or a list of shards), by index."""
+
+    def __init__(self, paths: str | os.PathLike | Sequence[str]):
+        self.source = ArrayRecordDataSource(os.fspath(paths) if isinstance(paths, os.PathLike) else paths)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Record:
+        return from_bytes(self.source[int(index)])
+
+
+@dataclasses.dataclass(frozen=True)
+class TfdsSource:
+    """Any random-access TFDS split as records: `tfds.data_source(name, split=...)` and a function from its examples."""
+
+    examples: Sequence[dict[str, Any]]
+    to_record: Callable[[dict[str, Any]], Record]
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> Record:
+        return self.to_record(self.examples[int(index)])
+
+
+def open_split(folder: str | os.PathLike, split: str) -> Source:
+    """The records of `folder/split.array_record`, or of `folder/split.jsonl`. Raises FileNotFoundError, naming both."""
+    folder = pathlib.Path(folder)
+    if (folder / f"{split}.array_record").exists():
+        return ArrayRecordSource(folder / f"{split}.array_record")
+    if (folder / f"{split}.jsonl").exists():
+        return JsonlSource(folder, split)
+    raise FileNotFoundError(
+        f"no {split}.array_record and no {split}.jsonl in {folder}; build the corpora or fix the path"
+    )
+
+
+def write(path: pathlib.Path, records: Iterable[Record]) -> int:
+    """Writes records to an ArrayRecord file, whole or not at all; returns their number."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    writer = ArrayRecordWriter(str(partial), "group_size:1")
+    count = 0
+    for count, record in enumerate(records, 1):
+        writer.write(to_bytes(record))
+    writer.close()
+    os.replace(partial, path)
+    return count
+
+
+def read(source: Source) -> Iterator[Record]:
+    """Every record in order."""
+    return (source[i] for i in range(len(source)))

@@ -1,0 +1,43 @@
+"""What flows from the data to the model: rows of interleaved parts, and pairs of rows.
+
+Shape letters: b rows, l tokens, i images or frames, p patches, c patch content, a audio clips, t audio frames, m frame
+content, q queries, h hard negatives per query. A modality that a task lacks is an array of length zero, never None.
+"""
+
+import flax.struct
+import jax
+import numpy as np
+
+Array = jax.Array | np.ndarray
+
+
+@flax.struct.dataclass
+class Inputs:
+    """Rows of one token sequence each, media in the order the user gave."""
+
+    tokens: Array  # i32[b,l]      vocabulary ids; placeholder ids where media go
+    segments: Array  # i32[b,l]    0 padding; 1..s numbers the inputs packed in the row
+    positions: Array  # i32[b,l]   restart at 0 in every segment
+    slots: (
+        Array  # i32[b,l]       index into the row's soft tokens (vision first, then audio); -1 = look up the vocabulary
+    )
+    patches: Array  # f32[b,i,p,c] pixels of image or video-frame patches, 0..1
+    patch_xy: Array  # i32[b,i,p,2] column, row of the patch; -1,-1 = padding
+    audio: Array  # f32[b,a,t,m]   raw 640-sample frames (40 ms at 16 kHz), or mel frames for presets with a tower
+    audio_mask: Array  # bool[b,a,t]
+
+
+@flax.struct.dataclass
+class Pairs:
+    """A task-pure batch of queries, their targets, and h hard negatives a query (zero rows where the task has none).
+
+    A row that could not be decoded is kept in place with `valid` False: it is in no loss, as a query or as a candidate.
+    """
+
+    query: Inputs  # q rows
+    target: Inputs  # q rows; row i is the positive of query i
+    negative: Inputs  # q·h rows; rows i·h .. i·h+h-1 belong to query i
+    query_hash: Array  # u32[q,2]    64-bit hash of the raw content (two words: JAX integers are 32-bit)
+    target_hash: Array  # u32[q,2]
+    negative_hash: Array  # u32[q·h,2]
+    valid: Array  # bool[q]

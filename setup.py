@@ -1,0 +1,54 @@
+"""embed: one encoder, one vector space, trained in JAX."""
+
+import pathlib
+
+from setuptools import find_packages, setup
+
+setup(
+    name="embed",
+    version="0.1.0",
+    description="Train one encoder for text, code, images, video, audio and documents: pre-fine-tuning, fine-tuning, soup.",
+    long_description=pathlib.Path(__file__).with_name("README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["embed", "embed.*"]),
+    python_requires=">=3.11",
+    install_requires=[
+        # jax 0.10.2 is the last line for Python 3.11; newer Pythons take newer jax.
+        "jax>=0.10.2",
+        "flax>=0.12.8",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12.8",
+        "grain>=0.2.18",
+        "array-record>=0.8.6",
+        "tensorflow-datasets>=4.9.10",
+        "importlib_resources",  # tensorflow-datasets needs it and does not say so
+        "ml-collections>=1.1.0",
+        "einops>=0.8.2",
+        "numpy>=2.0",
+        "msgpack>=1.1",
+        "tokenizers>=0.22",
+        "pillow>=11.0",
+        "av>=16.0",
+        "soundfile>=0.13",
+        "soxr>=1.0",
+        "pypdfium2>=5.0",
+        "matplotlib>=3.10",  # its fonts are a corpus, its plots a page
+        "tensorboardX>=2.6",
+        "tqdm>=4.67",
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]>=0.10.2"],
+        "cuda": ["jax[cuda13]>=0.10.2"],
+        "hf": ["torch>=2.6", "transformers>=5.19", "safetensors>=0.6"],
+        "eval": ["mteb>=2.26"],
+        "test": [
+            "pytest>=9.0",
+            "pytest-xdist>=3.8",
+            "pytrec_eval-terrier>=0.5.7",
+            "scikit-learn>=1.7",
+            "ruff==0.17.6",
+            "mypy==2.4.1",
+        ],
+    },
+)
