@@ -1,0 +1,80 @@
+"""tokenizer.json in, ids out. A real model's file is taken as it is; a small one is trained on the corpora."""
+
+import hashlib
+import os
+import pathlib
+from collections.abc import Iterable
+
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+# Names and order as in the Gemma 4 family: padding is 0.
+SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>", "<|image>", "<|image|>", "<image|>", "<|audio>", "<|audio|>", "<audio|>")
+VIDEO = "<|video|>"
+
+
+class Tokenizer:
+    """Text to ids, and the ids of the special tokens that stand around and in place of media.
+
+    `prefix` and `suffix` are what the file itself puts before and after a text (<bos> and <eos>, as a rule).
+    """
+
+    def __init__(self, json: str):
+        """Raises ValueError where `json` is not a tokenizer file or lacks a special token."""
+        try:
+            self.backend = Backend.from_str(json)
+        except Exception as error:  # the library raises bare Exception for every malformed file
+            raise ValueError(f"not a tokenizer.json: {error}") from error
+        self.json = json
+        self.hash = hashlib.sha256(json.encode()).hexdigest()[:16]
+        self.backend.no_truncation()
+        self.backend.no_padding()
+        around = self.backend.encode("a").ids, self.backend.encode("a", add_special_tokens=False).ids
+        start = next(i for i in range(len(around[0])) if around[0][i : i + len(around[1])] == around[1])
+        self.prefix, self.suffix = around[0][:start], around[0][start + len(around[1]) :]
+        self.pad = self._id("<pad>")
+        self.image = self._id("<|image>"), self._id("<|image|>"), self._id("<image|>")  # begin, placeholder, end
+        self.video = self.image[0], self._id(VIDEO), self.image[2]
+        self.audio = self._id("<|audio>"), self._id("<|audio|>"), self._id("<audio|>")
+        # From here on a special token's name in a user's text is text.
+        self.backend.encode_special_tokens = True
+
+    def _id(self, name: str) -> int:
+        number = self.backend.token_to_id(name)
+        if number is None:
+            raise ValueError(f"the tokenizer has no {name} token; it needs {', '.join((*SPECIAL, VIDEO))}")
+        return number
+
+    @property
+    def size(self) -> int:
+        return self.backend.get_vocab_size()
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text` alone, nothing put around it."""
+        return self.backend.encode(text, add_special_tokens=False).ids
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "Tokenizer":
+        return cls(pathlib.Path(path).read_text(encoding="utf-8"))
+
+    def save(self, path: str | os.PathLike) -> None:
+        pathlib.Path(path).write_text(self.json, encoding="utf-8")
+
+
+def train(texts: Iterable[str], size: int) -> Tokenizer:
+    """A byte-fallback BPE of at most `size` ids, trained on `texts`; every string has an encoding."""
+    backend = Backend(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    backend.normalizer = normalizers.NFC()
+    split = [
+        pre_tokenizers.Metaspace(prepend_scheme="never"),
+        pre_tokenizers.Punctuation(),
+        pre_tokenizers.Digits(True),
+    ]
+    backend.pre_tokenizer = pre_tokenizers.Sequence(split)
+    backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace(prepend_scheme="never")])
+    special = [*SPECIAL, VIDEO, *(f"<0x{byte:02X}>" for byte in range(256))]
+    trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=special, show_progress=False)
+    backend.train_from_iterator(texts, trainer)
+    ids = [(name, backend.token_to_id(name)) for name in ("<bos>", "<eos>")]
+    backend.post_processor = processors.TemplateProcessing(single="<bos> $A <eos>", special_tokens=ids)
+    return Tokenizer(backend.to_str())

@@ -1,0 +1,60 @@
+"""The device mesh, and the one table that says how every kind of tensor lies on it.
+
+Axes: `replica` (across slices; parameters are copied), `data` (batch, and parameters sharded over it), `model` (heads,
+hidden units, vocabulary). Axes are explicit, so an array's layout is part of its type and a wrong one fails at trace time.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax import P
+from jax.sharding import AxisType, Mesh, NamedSharding
+
+AXES = ("replica", "data", "model")
+BATCH = ("replica", "data")
+
+# Activations: what is sharded is the row, and inside a layer its heads or hidden units.
+REPLICATED = P()
+ROWS = P(BATCH)  # [b, ...]
+TOKENS = P(BATCH, None, None)  # [b, l, d], [b, s, e]
+HEADS = P(BATCH, None, "model", None)  # [b, l, h, k]
+HIDDEN = P(BATCH, None, "model")  # [b, l, f]
+MASK = P(BATCH, None, None, None)  # [b, 1, l, l]
+PATCHES = P(BATCH, None, None, None)  # [b, i, p, d], [b, a, t, d]
+EMBEDDINGS = P(BATCH, None)  # [q, e], [q, n]
+
+# Parameters: the width is spread over `data` and gathered at use; the other side is split over `model`.
+VOCABULARY = P("model", "data")  # [v, d]
+QUERY = P("data", "model", None)  # [d, h, k]
+KEY_VALUE = P("data", None, None)  # [d, g, k]: often fewer groups than `model` has devices
+ATTENTION_OUT = P("model", None, "data")  # [h, k, d]
+UP = P("data", "model")  # [d, f]
+DOWN = P("model", "data")  # [f, d]
+PER_LAYER = P("data", None, None)  # [d, n, p]
+IN = P(None, "data")  # [c, d]: raw content to width
+OUT = P("data", None)  # [d, e]
+VECTOR = P(None)  # norms and biases
+TABLE = P(None, None, "data")  # [positions, 2, d]
+
+
+def make_mesh(shape: Sequence[int], devices: Sequence[Any] | None = None) -> Mesh:
+    """A mesh of (replica, data, model) devices with explicit axes; data = -1 takes every device that is left.
+
+    Raises ValueError where the shape and the number of devices do not fit.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    replica, data, model = shape
+    if data == -1:
+        data = len(devices) // (replica * model)
+    if replica * data * model > len(devices) or min(replica, data, model) < 1:
+        raise ValueError(f"mesh {tuple(shape)} (replica, data, model) does not fit {len(devices)} devices")
+    used = devices[: replica * data * model]
+    return jax.make_mesh((replica, data, model), AXES, axis_types=(AxisType.Explicit,) * 3, devices=used)
+
+
+def to_global(batch: Any) -> Any:
+    """This host's rows of every numpy leaf -> arrays of the whole mesh, sharded by row."""
+    sharding = NamedSharding(jax.sharding.get_mesh(), ROWS)
+    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), batch)

@@ -1,0 +1,87 @@
+"""The encoder: look up tokens, put soft tokens in their places, run the backbone, pool per segment, project."""
+
+import functools
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+from embed import mesh
+from embed.inputs import Inputs
+from embed.model.audio import FrameEmbedder
+from embed.model.backbone import Backbone
+from embed.model.layers import Einsum
+from embed.model.presets import Architecture
+from embed.model.vision import PatchEmbedder
+
+
+class Encoder(nn.Module):
+    """Inputs -> one embedding a segment (report §3.1): E = f(mean_pool(M(x))), f linear and bias-free.
+
+    `dtype` is the dtype of activations; parameters, pooling and projection are float32.
+    """
+
+    arch: Architecture
+    dtype: jnp.dtype = jnp.float32
+    remat: bool = True
+
+    @nn.compact
+    def __call__(self, inputs: Inputs, segments: int = 1) -> jax.Array:
+        """Rows with at most `segments` packed inputs -> f32[b,s,e], not normalised; an absent segment gives zeros."""
+        arch, d = self.arch, self.arch.width
+        init = nn.initializers.normal(d**-0.5)
+        table = self.param("vocabulary", init, (arch.vocabulary, d), jnp.float32, mesh.VOCABULARY)
+        words = table.astype(self.dtype).at[inputs.tokens].get(out_sharding=mesh.TOKENS)
+        words = words * jnp.asarray(d**0.5, self.dtype)
+
+        patches, audio = inputs.patches.astype(self.dtype), inputs.audio.astype(self.dtype)
+        vision = PatchEmbedder(d, arch.patch_positions, name="vision")(patches, inputs.patch_xy)
+        sound = FrameEmbedder(d, name="audio")(audio)
+        none = jnp.zeros_like(words[:, :1])  # slot -1 reads this row, so that a row without media has one to read
+        soft = [none, rearrange(vision, "b i p d -> b (i p) d"), rearrange(sound, "b a t d -> b (a t) d")]
+        slots = inputs.slots[..., None]
+        taken = jnp.take_along_axis(jnp.concatenate(soft, axis=1), slots + 1, axis=1)
+        x = jnp.where(slots >= 0, taken, words)
+
+        x = Backbone(arch, self.remat, name="backbone")(x, inputs.segments, inputs.positions)
+        pooled = mean_pool(x, inputs.segments, segments)
+        project = Einsum("bsd,de->bse", (d, arch.embedding), mesh.OUT, mesh.TOKENS, name="projection")
+        return project(pooled)
+
+
+def mean_pool(x: jax.Array, segments: jax.Array, count: int) -> jax.Array:
+    """Mean of x[b,l,d] over the tokens of segments 1..count i32[b,l] -> f32[b,s,d]; zeros for an absent segment."""
+    member = (segments[..., None] == jnp.arange(1, count + 1).reshape(1, 1, -1)).astype(jnp.float32)
+    total = jnp.einsum("bls,bld->bsd", member, x.astype(jnp.float32), out_sharding=mesh.TOKENS)
+    return total / jnp.maximum(jnp.sum(member, axis=1)[..., None], 1)
+
+
+def encode_by_microbatch(encode: Callable[[Inputs], jax.Array], inputs: Inputs, rows: int) -> jax.Array:
+    """`encode` over microbatches of `rows` rows, each recomputed in the backward pass: exact gradients of the whole batch
+    with the memory of one microbatch (GradCache, arXiv 2101.06983, as two transforms).
+
+    Raises ValueError where `rows` does not divide the batch.
+    """
+    total = inputs.tokens.shape[0]
+    if total <= rows:
+        return encode(inputs)
+    if total % rows:
+        raise ValueError(f"microbatch of {rows} rows does not divide the batch of {total} rows")
+    # The microbatch index is the inner factor, so that every microbatch is spread over all devices.
+    split = jax.tree.map(lambda leaf: rearrange(leaf, "(m g) ... -> g m ...", m=rows), inputs)
+    out = jax.lax.map(jax.checkpoint(encode), split)
+    return rearrange(out, "g m ... -> (m g) ...")
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def init(model: Encoder, key: jax.Array, inputs: Inputs) -> dict:
+    """Parameters of `model`, born in their layout; the same values on every mesh."""
+    return model.init(key, inputs)["params"]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def encode(model: Encoder, params: dict, inputs: Inputs) -> jax.Array:
+    """One input a row -> f32[b,e], not normalised."""
+    return rearrange(model.apply({"params": params}, inputs), "b 1 e -> b e")
