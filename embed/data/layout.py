@@ -81,7 +81,7 @@ Piece = Words | Picture | Sound
 def decode(content: Content, layout: Layout, patches: int | None = None) -> list[Piece]:
     """Every part decoded, sampled and cut to soft tokens, in order.
 
-    `patches` caps the patches of each image (a task's budget) below the layout's own. Raises media.MediaError for what
+    `patches` is the soft-token budget of each image or page, the layout's own if None. Raises media.MediaError for what
     cannot be decoded and LimitError for what is over the limits.
     """
     pieces: list[Piece] = []
@@ -93,11 +93,12 @@ def decode(content: Content, layout: Layout, patches: int | None = None) -> list
     return pieces
 
 
-def _decode_part(part: Part, layout: Layout, cap: int | None) -> list[Piece]:
+def _decode_part(part: Part, layout: Layout, patches: int | None) -> list[Piece]:
     tokenizer = layout.tokenizer
+    patches = patches or layout.image_patches
 
     def picture(pixels: np.ndarray, most: int, around: tuple[int, int, int]) -> Picture:
-        return Picture(*resize_to_patches(pixels, layout.patch, most if cap is None else min(most, cap)), around)
+        return Picture(*resize_to_patches(pixels, layout.patch, most), around)
 
     match part:
         case Text(text):
@@ -105,12 +106,12 @@ def _decode_part(part: Part, layout: Layout, cap: int | None) -> list[Piece]:
                 raise LimitError(f"a text of {len(text):,} characters; at most {MAX_CHARACTERS:,}: split it")
             return [Words(tuple(tokenizer.encode(text)))]
         case Image(data):
-            return [picture(media.decode_image(data), layout.image_patches, tokenizer.image)]
+            return [picture(media.decode_image(data), patches, tokenizer.image)]
         case Video(data):
             frames, _ = media.decode_video(data, MAX_FRAMES)
             return [picture(frame, layout.frame_patches, tokenizer.video) for frame in frames]
         case Pdf(data):
-            return [picture(page, layout.image_patches, tokenizer.image) for page in media.render_pdf(data)]
+            return [picture(page, patches, tokenizer.image) for page in media.render_pdf(data)]
         case Audio(data):
             return [Sound(media.frame_audio(media.decode_audio(data), layout.audio_frame))]
 

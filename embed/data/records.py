@@ -220,8 +220,9 @@ def write(path: pathlib.Path, records: Iterable[Record]) -> int:
     partial = path.with_suffix(".partial")
     writer = ArrayRecordWriter(str(partial), "group_size:1")
     count = 0
-    for count, record in enumerate(records, 1):
+    for record in records:
         writer.write(to_bytes(record))
+        count += 1
     writer.close()
     os.replace(partial, path)
     return count

@@ -65,7 +65,7 @@ def contrast(
     # Every device sees every candidate; embed/loss/ring.py is for batches where that does not fit.
     targets = jax.reshard(target, P())
     negatives = (
-        jax.reshard(negative, P()) if candidates.shared_negatives else rearrange(negative, "(q h) e -> q h e", q=rows)
+        jax.reshard(negative, P()) if candidates.shared_negatives else _by_query(negative, rows)
     )
     to_negatives = "qe,ne->qn" if candidates.shared_negatives else "qe,qhe->qh"
     out = mesh.EMBEDDINGS
@@ -133,7 +133,7 @@ def _masks(pairs: Pairs, h: int, candidates: Candidates) -> tuple[jax.Array, jax
         mine = jnp.arange(rows).reshape(-1, 1) == owner.reshape(1, -1)
         others = jnp.take(~same_query & there, owner, axis=1, out_sharding=mesh.EMBEDDINGS) if h else mine
         return targets, (mine | others) & ~_equal(pairs.target_hash, pairs.negative_hash)
-    hashes = rearrange(pairs.negative_hash, "(q h) w -> q h w", q=rows)
+    hashes = _by_query(pairs.negative_hash, rows)
     return targets, jnp.any(hashes != rearrange(pairs.target_hash, "q w -> q 1 w"), axis=-1)
 
 
@@ -141,6 +141,11 @@ def _equal(a: jax.Array, b: jax.Array) -> jax.Array:
     """bool[q,n]: which 64-bit hashes u32[q,2], u32[n,2] are equal."""
     b = jax.reshard(b, P())
     return jnp.all(rearrange(a, "q w -> q 1 w") == rearrange(b, "n w -> 1 n w"), axis=-1)
+
+
+def _by_query(x: jax.Array, rows: int) -> jax.Array:
+    """[q·h,...] -> [q,h,...]; its layout said, since for h = 0 it cannot be inferred."""
+    return x.reshape(rows, x.shape[0] // rows, *x.shape[1:], out_sharding=mesh.TOKENS)
 
 
 def _mean(x: jax.Array, valid: jax.Array) -> jax.Array:

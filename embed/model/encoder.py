@@ -40,7 +40,9 @@ class Encoder(nn.Module):
         vision = PatchEmbedder(d, arch.patch_positions, name="vision")(patches, inputs.patch_xy)
         sound = FrameEmbedder(d, name="audio")(audio)
         none = jnp.zeros_like(words[:, :1])  # slot -1 reads this row, so that a row without media has one to read
-        soft = [none, rearrange(vision, "b i p d -> b (i p) d"), rearrange(sound, "b a t d -> b (a t) d")]
+        # A reshape with its layout said: with an axis of length zero it cannot be inferred.
+        flat = [x.reshape(x.shape[0], x.shape[1] * x.shape[2], d, out_sharding=mesh.TOKENS) for x in (vision, sound)]
+        soft = [none, *flat]
         slots = inputs.slots[..., None]
         taken = jnp.take_along_axis(jnp.concatenate(soft, axis=1), slots + 1, axis=1)
         x = jnp.where(slots >= 0, taken, words)

@@ -28,6 +28,8 @@ class Architecture:
     global_attention: AttentionSpec
     per_layer: int  # width of projection-only per-layer embeddings; 0 = none
     patch: int  # side of an image patch in pixels; c = 3 * patch * patch
+    image_patches: int  # soft tokens of an image or page, unless a task or a caller gives another budget
+    frame_patches: int  # soft tokens of a video frame
     patch_positions: int  # rows of the factorised 2-D position table
     audio_frame: int  # samples of one raw audio frame
     widths: tuple[int, ...]  # Matryoshka widths, ascending; the last is e
@@ -51,6 +53,8 @@ TINY = Architecture(
     global_attention=AttentionSpec(heads=4, groups=1, head_dim=64, theta=1e6),
     per_layer=0,
     patch=8,
+    image_patches=16,
+    frame_patches=16,
     patch_positions=64,
     audio_frame=640,
     widths=(32, 64, 128),
@@ -75,6 +79,8 @@ BASE = Architecture(
     global_attention=AttentionSpec(heads=4, groups=1, head_dim=512, theta=1e6),
     per_layer=512,
     patch=48,
+    image_patches=280,
+    frame_patches=140,
     patch_positions=1120,
     audio_frame=640,
     widths=(128, 256, 512, 768),

@@ -1,0 +1,21 @@
+"""Two CPU cores: what the quickstart runs on."""
+
+from ml_collections import config_dict
+
+
+def get_config() -> config_dict.ConfigDict:
+    return config_dict.create(
+        model="tiny",  # preset in embed/model/presets.py
+        mesh=(1, -1, 1),  # replica, data (-1 = the devices that are left), model
+        dtype="float32",  # of activations
+        remat=False,  # recompute layer groups in the backward pass: memory for time
+        microbatch=1024,  # rows encoded at a time; must divide the batches that are larger
+        workers=0,  # reading processes; 0 = threads
+        workdir="runs",
+        data="runs/data",  # where the corpora are, or are built
+        pairs="",  # a folder of your own datasets (see README.md), trained and evaluated beside the corpora
+        save=50,  # steps between checkpoints
+        keep=3,
+        log=10,
+        steps=0,  # stop every stage after so many steps; 0 = as the experiment says
+    )

@@ -1,0 +1,130 @@
+"""Checkpoints: {step, params, opt} by orbax, written asynchronously, with the input contract beside the weights.
+
+A run's folder holds `checkpoints/<step>`, `tokenizer.json` and the logs. A soup's folder has the same form with parameters
+alone, so everything that reads a run reads a soup.
+"""
+
+import dataclasses
+import json
+import pathlib
+import subprocess
+from typing import Any
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from embed.data.layout import Layout
+from embed.data.tokenizer import Tokenizer
+from embed.model.presets import Architecture, AttentionSpec
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is absent, or that does not fit what is asked of it; the message names both."""
+
+
+def checkpointer(run: pathlib.Path, every: int, keep: int) -> ocp.training.Checkpointer:
+    """Saves each `every` steps and keeps the last `keep`."""
+    return ocp.training.Checkpointer(
+        str((run / "checkpoints").resolve()),
+        save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(every),
+        preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+    )
+
+
+def describe(arch: Architecture, layout: Layout, **more: Any) -> dict[str, Any]:
+    """Metadata of a checkpoint: architecture, input contract, code version, and what the caller adds, as plain JSON."""
+    described = {
+        "architecture": dataclasses.asdict(arch),
+        "contract": {**layout.contract(), "widths": arch.widths},
+        "code": code_version(),
+        **more,
+    }
+    return json.loads(json.dumps(described, default=str))
+
+
+def code_version() -> str:
+    """The git commit of the working tree, with a + where it has changes; "unknown" outside a repository."""
+    command = ["git", "-C", str(pathlib.Path(__file__).parent), "describe", "--always", "--dirty=+", "--abbrev=12"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def concrete(tree: Any) -> Any:
+    """ShapeDtypeStructs on the present mesh, as restore targets (abstract meshes would fall back to the saved layout)."""
+    mesh = jax.sharding.get_mesh()
+
+    def leaf(x: Any) -> jax.ShapeDtypeStruct:
+        spec = getattr(getattr(x, "sharding", None), "spec", None) or jax.P()
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=jax.NamedSharding(mesh, spec))
+
+    return jax.tree.map(leaf, tree)
+
+
+def steps(run: pathlib.Path) -> list[int]:
+    """The finished checkpoints of a run, ascending."""
+    folder = run / "checkpoints"
+    if not folder.is_dir():
+        return []
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit() and (p / "commit_success.txt").exists())
+
+
+def locate(path: pathlib.Path) -> tuple[pathlib.Path, int]:
+    """(run, step) of a run's folder (its last step) or of one `checkpoints/<step>` in it. Raises CheckpointError."""
+    path = pathlib.Path(path)
+    if path.name.isdigit() and path.parent.name == "checkpoints":
+        run, wanted = path.parent.parent, int(path.name)
+    else:
+        run, wanted = path, -1
+    found = steps(run)
+    if not found or (wanted >= 0 and wanted not in found):
+        raise CheckpointError(f"no finished checkpoint at {path}; steps there: {found or 'none'}")
+    return run, wanted if wanted >= 0 else found[-1]
+
+
+def load_params(path: pathlib.Path, like: Any = None) -> dict:
+    """Parameters of a checkpoint: onto the layout of `like`, or as host numpy arrays of what is there."""
+    run, step = locate(path)
+    context = ocp.Context()
+    context.pytree_options.loading.partial_load = True
+    folder = str((run / "checkpoints" / str(step)).resolve())
+    with context:
+        if like is None:
+            saved = ocp.metadata(folder, checkpointable_name="state").metadata["params"]
+            like = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved)
+        return ocp.load(folder, {"params": like}, checkpointable_name="state")["params"]
+
+
+def metadata(path: pathlib.Path) -> dict[str, Any]:
+    """What `describe` wrote into a checkpoint."""
+    run, step = locate(path)
+    return dict(ocp.metadata(str((run / "checkpoints" / str(step)).resolve())).custom_metadata or {})
+
+
+def architecture(meta: dict[str, Any]) -> Architecture:
+    """The architecture a checkpoint was trained with."""
+    values = dict(meta["architecture"])
+    for name in ("local_attention", "global_attention"):
+        values[name] = AttentionSpec(**values[name])
+    return Architecture(**{**values, "widths": tuple(values["widths"])})
+
+
+def load_layout(path: pathlib.Path) -> Layout:
+    """The layout a checkpoint was trained with. Raises CheckpointError where its tokenizer is not the one beside it."""
+    run, _ = locate(path)
+    contract = metadata(path)["contract"]
+    tokenizer = Tokenizer.load(run / "tokenizer.json")
+    layout = Layout(
+        tokenizer, contract["patch"], contract["image_patches"], contract["frame_patches"], contract["audio_frame"]
+    )
+    check(path, layout)
+    return layout
+
+
+def check(path: pathlib.Path, layout: Layout) -> None:
+    """Raises CheckpointError, naming every difference, where a checkpoint expects other inputs than `layout` gives."""
+    contract = metadata(path)["contract"]
+    wrong = {k: (contract.get(k), v) for k, v in layout.contract().items() if contract.get(k) != v}
+    if wrong:
+        listed = "; ".join(f"{k}: checkpoint {a!r}, here {b!r}" for k, (a, b) in wrong.items())
+        raise CheckpointError(f"{path} was trained with other inputs: {listed}")

@@ -1,0 +1,65 @@
+"""A documentation page as a small picture: the name in large type, a rule, and the first words of the text.
+
+Large type is one letter to a cell of 8 x 8 pixels. So each letter of the name is one patch of a model with 8-pixel
+patches, and one that has only ever seen other pages can still read it.
+"""
+
+import functools
+import io
+import pathlib
+import textwrap
+
+import matplotlib
+from PIL import Image, ImageDraw, ImageFont
+
+CELL = 8
+COLUMNS, ROWS = 12, 8
+WIDTH, HEIGHT = COLUMNS * CELL, ROWS * CELL
+NAME_ROWS = 2
+BODY_COLUMNS = 19  # letters of 5 pixels
+FONTS = pathlib.Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+
+
+def fits(module: str, name: str) -> bool:
+    """Whether the title has room for them whole."""
+    return len(module) <= COLUMNS and len(_name_rows(name)) <= NAME_ROWS
+
+
+def png(module: str, name: str, body: str) -> bytes:
+    """The page, WIDTH x HEIGHT grey pixels: module on the first row, name on the next, a rule, the body below."""
+    page = Image.new("L", (WIDTH, HEIGHT), 255)
+    rows = [module, *_name_rows(name)]
+    for y, row in enumerate(rows):
+        for x, letter in enumerate(row):
+            page.paste(_large(letter), (x * CELL, y * CELL))
+    top = len(rows) * CELL + 1
+    draw = ImageDraw.Draw(page)
+    draw.line((0, top, WIDTH, top), fill=120)
+    lines = textwrap.wrap(" ".join(body.split()), BODY_COLUMNS)
+    for i in range((HEIGHT - top - 2) // CELL):
+        draw.text((1, top + 2 + i * CELL), lines[i] if i < len(lines) else "", fill=40, font=_font("DejaVuSansMono", 8))
+    file = io.BytesIO()
+    page.save(file, "PNG", optimize=False)
+    return file.getvalue()
+
+
+def _name_rows(name: str) -> list[str]:
+    """The name in rows of COLUMNS letters: a class and its method on a row each where they fit, else cut anywhere."""
+    head, dot, tail = name.rpartition(".")
+    if dot and len(name) > COLUMNS and len(head) < COLUMNS and len(tail) <= COLUMNS:
+        return [head + dot, tail]
+    return [name[i : i + COLUMNS] for i in range(0, len(name), COLUMNS)]
+
+
+@functools.cache
+def _large(letter: str) -> Image.Image:
+    """The letter drawn large and squeezed to a cell, 8 x 8."""
+    size = 48
+    cell = Image.new("L", (round(size * 0.602), size), 255)
+    ImageDraw.Draw(cell).text((0, size * 0.77), letter, fill=0, font=_font("DejaVuSansMono-Bold", size), anchor="ls")
+    return cell.resize((CELL, CELL), Image.Resampling.LANCZOS)
+
+
+@functools.cache
+def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(FONTS / f"{name}.ttf", size, layout_engine=ImageFont.Layout.BASIC)

@@ -1,0 +1,167 @@
+"""The Python standard library as three corpora: docstring -> code, summary -> text, question -> page image.
+
+The sources are read, not imported. A module with its submodules and its pure-Python twin is on one side of the split,
+so every test item comes from a module that training has never seen.
+"""
+
+import ast
+import collections
+import dataclasses
+import functools
+import inspect
+import pathlib
+import random
+import re
+import sysconfig
+import textwrap
+from collections.abc import Iterator
+
+from embed.data.corpora import pages
+from embed.data.corpora.splits import by_share, stable_hash
+from embed.data.records import Content, Image, Record, Text, content_hash
+
+SKIPPED = {
+    "site-packages",
+    "test",
+    "tests",
+    "idlelib",
+    "lib2to3",
+    "ensurepip",
+    "turtledemo",
+    "pydoc_data",
+    "__pycache__",
+}
+# modules that repeat or implement another one: they go to its side of the split
+FAMILY = {"_pyio": "io", "_pydecimal": "decimal", "_strptime": "time", "_collections_abc": "collections"} | {
+    "ntpath": "os", "posixpath": "os", "genericpath": "os", "sre_parse": "re", "sre_compile": "re", "sre_constants": "re"
+}  # fmt: skip
+DEV, TEST = 0.05, 0.15  # shares of the modules
+MOST = {"train": 300, "dev": 20, "test": 40}  # records of one module in a split: tkinter is not half of a corpus
+MAX_SOURCE, MAX_QUERY, MAX_TEXT = 1500, 400, 1500  # characters
+QUESTIONS = (
+    "What does {} do?",
+    "How do I use {}?",
+    "Which page documents {}?",
+    "the documentation of {}",
+    "Show me the reference for {}.",
+    "python {}",
+    "Can you explain {} to me?",
+    "help with {}",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """A documented module, class or function."""
+
+    module: str  # dotted: "concurrent.futures"
+    name: str  # inside the module: "Executor.submit"; "" for the module itself
+    doc: str  # its docstring, dedented
+    code: str  # the source of a function without its docstring; "" for a class or a module
+
+    @property
+    def path(self) -> str:
+        return f"{self.module}.{self.name}" if self.name else self.module
+
+    @property
+    def family(self) -> str:
+        top = self.module.split(".")[0]
+        return FAMILY.get(top, top)
+
+
+@functools.cache
+def items() -> tuple[Item, ...]:
+    """Everything in the standard library that has a docstring, one of each name, in a shuffled order that never changes."""
+    root = pathlib.Path(sysconfig.get_path("stdlib"))
+    found: dict[str, Item] = {}
+    for file in sorted(root.rglob("*.py")):
+        parts = file.relative_to(root).with_suffix("").parts
+        if SKIPPED & set(parts) or any("-" in part for part in parts):
+            continue
+        module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        source = file.read_text(encoding="utf-8", errors="replace")
+        for item in _walk(ast.parse(source), source.splitlines(), module, ""):
+            found.setdefault(item.path, item)
+    return tuple(sorted(found.values(), key=lambda item: stable_hash(item.path)))
+
+
+def code(split: str) -> Iterator[Record]:
+    """Docstring -> the function, its docstring taken out."""
+    pairs = [(item, (Text(_cut(item.doc, MAX_QUERY)),), (Text(item.code),)) for item in items() if item.code]
+    return _records("stdlib_code", split, pairs)
+
+
+def text(split: str) -> Iterator[Record]:
+    """First paragraph of a docstring -> what follows it."""
+    pairs: list[tuple[Item, Content, Content]] = []
+    for item in items():
+        summary, _, rest = item.doc.partition("\n\n")
+        summary = " ".join(summary.split())
+        if 20 <= len(summary) <= MAX_QUERY and len(rest) >= 80 and summary not in " ".join(rest.split()):
+            pairs.append((item, (Text(summary),), (Text(_cut(textwrap.dedent(rest).strip(), MAX_TEXT)),)))
+    return _records("stdlib_text", split, pairs)
+
+
+def document(split: str) -> Iterator[Record]:
+    """Question about a public object -> its page."""
+    pairs: list[tuple[Item, Content, Content]] = []
+    for item in items():
+        public = not any(part.startswith("_") for part in item.path.split("."))
+        if public and item.name and pages.fits(item.module, item.name) and _split(item) == split:
+            question = random.Random(item.path).choice(QUESTIONS).format(item.path)
+            pairs.append((item, (Text(question),), (Image(pages.png(item.module, item.name, item.doc)),)))
+    return _records("stdlib_document", split, pairs)
+
+
+def _split(item: Item) -> str:
+    return by_share(item.family, DEV, TEST)
+
+
+def _records(dataset: str, split: str, pairs: list[tuple[Item, Content, Content]]) -> Iterator[Record]:
+    """Pairs of a split with no query and no target twice in the whole dataset; in train, a sibling is the negative."""
+    seen: set[bytes] = set()
+    families: dict[str, list[tuple[Item, Content, Content]]] = collections.defaultdict(list)
+    for item, query, target in pairs:
+        hashes = {content_hash(query).tobytes(), content_hash(target).tobytes()}
+        if not hashes & seen and _split(item) == split and len(families[item.family]) < MOST[split]:
+            families[item.family].append((item, query, target))
+        seen |= hashes
+    kept = [(family, i) for family, members in families.items() for i in range(len(members))]
+    for family, i in sorted(kept, key=lambda place: stable_hash(families[place[0]][place[1]][0].path)):
+        members = families[family]
+        item, query, target = members[i]
+        sibling = members[(i + 1) % len(members)][2]
+        negatives = (sibling,) if split == "train" and len(members) > 1 else ()
+        yield Record(f"{dataset}/{item.path}", query, target, negatives, lang="en")
+
+
+def _walk(node: ast.AST, lines: list[str], module: str, name: str) -> Iterator[Item]:
+    """The documented objects of a module or class body, itself first; functions inside functions are left out."""
+    assert isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+    is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    doc = inspect.cleandoc(ast.get_docstring(node) or "").strip()
+    if len(doc) >= 20:
+        code = _source(node, lines) if is_function else ""
+        yield Item(module, name, doc, code)
+    if not is_function:
+        for child in node.body:
+            if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                yield from _walk(child, lines, module, f"{name}.{child.name}" if name else child.name)
+
+
+def _source(node: ast.AST, lines: list[str]) -> str:
+    """The lines of a function without those of its docstring; "" where nothing else is in it."""
+    assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None
+    doc = node.body[0]
+    if len(node.body) == 1 or doc.lineno == node.lineno or node.body[1].lineno == doc.end_lineno:
+        return ""
+    first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+    kept = lines[first - 1 : doc.lineno - 1] + lines[doc.end_lineno : node.end_lineno]
+    return _cut(textwrap.dedent("\n".join(kept)).strip(), MAX_SOURCE)
+
+
+def _cut(text: str, most: int) -> str:
+    """At most `most` characters of a text, ending where a line or a word ends."""
+    if len(text) <= most:
+        return text
+    return re.sub(r"\s+\S*$", "", text[:most])

@@ -1,0 +1,36 @@
+"""From a config's folders to what training needs: corpora built, a tokenizer trained on them, sources opened."""
+
+import logging
+import pathlib
+from collections.abc import Sequence
+
+from embed.data import corpora, prompts
+from embed.data.layout import Layout
+from embed.data.records import Source, open_split
+from embed.data.tasks import Task, texts
+from embed.data.tokenizer import Tokenizer, train
+from embed.model.presets import Architecture
+
+log = logging.getLogger(__name__)
+SAMPLE = 1500  # records of each dataset that the tokenizer is trained on
+
+
+def layout_for(arch: Architecture, data: pathlib.Path) -> Layout:
+    """The layout of `arch` with the tokenizer in `data`; corpora and tokenizer are made first where they are missing."""
+    corpora.build(data)
+    path = data / "tokenizer.json"
+    if not path.exists():
+        log.info("training a tokenizer of %d ids", arch.vocabulary)
+        sample: list[str] = [prompts.QUERY.format(task=task, text="") for task in prompts.QUERY_TASKS] * 50
+        sample += [prompts.DOCUMENT.format(title="none", text="")] * 50
+        for name in corpora.CORPORA:
+            source = open_split(data / name, "train")
+            sample += [text for i in range(min(SAMPLE, len(source))) for text in texts(source[i])]
+        train(sample, arch.vocabulary).save(path.with_suffix(".partial"))
+        path.with_suffix(".partial").replace(path)
+    return Layout(Tokenizer.load(path), arch.patch, arch.image_patches, arch.frame_patches, arch.audio_frame)
+
+
+def sources(tasks: Sequence[Task], data: pathlib.Path, split: str = "train") -> list[Source]:
+    """One source a task, from `data/<task name>`. Raises FileNotFoundError where a dataset is not there."""
+    return [open_split(data / task.name, split) for task in tasks]

@@ -1,0 +1,47 @@
+"""What every experiment does before its first line: read the config flag, name the log, join the pod, set the mesh."""
+
+import logging
+import os
+import pathlib
+import sys
+from collections.abc import Callable
+
+import jax
+from absl import app
+from absl import logging as absl_logging
+from ml_collections import ConfigDict, config_flags
+
+from embed.mesh import make_mesh
+
+
+def run(main: Callable[[ConfigDict], None]) -> None:
+    """Runs `main(config)`; `--config=configs/NAME.py` picks the config, `--config.field=value` changes a field of it.
+
+    An unknown or ill-typed field stops the program with its name and a suggestion.
+    """
+    holder = config_flags.DEFINE_config_file("config", "configs/cpu.py")
+
+    def start(argv: list[str]) -> None:
+        if len(argv) > 1:
+            raise app.UsageError(f"unexpected argument {argv[1]!r}; settings are given as --config.name=value")
+        absl_logging.use_absl_handler()
+        absl_logging.set_verbosity(absl_logging.INFO)
+        absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        for noisy in ("orbax", "absl"):
+            logging.getLogger(noisy).setLevel(logging.WARNING)
+        prepare(holder.value)
+        with jax.set_mesh(make_mesh(holder.value.mesh)):
+            main(holder.value)
+
+    try:
+        app.run(start)
+    except KeyboardInterrupt:
+        sys.exit("\ninterrupted; the same command goes on from the last checkpoint")
+
+
+def prepare(config: ConfigDict) -> None:
+    """Joins the other hosts of a pod, and keeps compiled programs so that stages and restarts do not compile twice."""
+    if os.environ.get("JAX_COORDINATOR_ADDRESS") or os.environ.get("TPU_WORKER_HOSTNAMES", "").count(","):
+        jax.distributed.initialize()
+    jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(config.workdir).absolute() / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

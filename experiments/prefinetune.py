@@ -1,0 +1,67 @@
+"""Pre-fine-tuning: noisy image, text and code pairs, large batches, no hard negatives.
+
+Gemini Embedding 2, §3.3: turns the foundation model (here: random weights) into an encoder. No audio, video or document
+task on purpose.
+  smoke   python -m experiments.prefinetune --config.steps=2
+  run     python -m experiments.prefinetune --config=configs/cpu.py
+"""
+
+import pathlib
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from embed import optim, train
+from embed.data.layout import Budget
+from embed.data.prepare import layout_for, sources
+from embed.data.tasks import Task
+from embed.loss.contrast import Candidates, contrast
+from embed.model.encoder import Encoder, encode_by_microbatch
+from embed.model.presets import PRESETS
+from embed.program import run
+
+STEPS = 240
+TEMPERATURE = 0.05
+BOTH = Candidates(both_directions=True)
+WORDS, LONG, IMAGE = Budget(40), Budget(96), Budget(20, images=1, patches=16)
+TASKS = (
+    Task("scenes_noisy", 256, 0.55, WORDS, IMAGE, candidates=BOTH),
+    Task("glyphs", 256, 0.15, WORDS, IMAGE, candidates=BOTH),
+    Task("stdlib_code", 128, 0.15, LONG, LONG, prompt="code retrieval", drop=0.5, candidates=BOTH),
+    Task("stdlib_text", 128, 0.15, LONG, LONG, prompt="search result", drop=0.5, candidates=BOTH),
+)
+
+
+def main(config: ConfigDict) -> None:
+    arch, data = PRESETS[config.model], pathlib.Path(config.data)
+    encoder = Encoder(arch, jnp.dtype(config.dtype), config.remat)
+    steps = config.steps or STEPS
+
+    def loss(params, pairs, candidates):
+        def embed(inputs):
+            return encode_by_microbatch(
+                lambda rows: encoder.apply({"params": params}, rows)[:, 0], inputs, config.microbatch
+            )
+
+        query, target, negative = embed(pairs.query), embed(pairs.target), embed(pairs.negative)
+        return contrast(
+            query, target, negative, pairs, temperature=TEMPERATURE, widths=arch.widths, candidates=candidates
+        )
+
+    train.fit(
+        pathlib.Path(config.workdir) / "prefinetune",
+        encoder,
+        layout_for(arch, data),
+        TASKS,
+        sources(TASKS, data),
+        loss,
+        optim.adamw(3e-3, warmup=20, steps=STEPS),
+        steps=steps,
+        seed=0,
+        schedule=train.Schedule(config.save, config.keep, config.log, config.workers),
+        about={"experiment": "prefinetune", "config": config.to_dict()},
+    )
+
+
+if __name__ == "__main__":
+    run(main)
