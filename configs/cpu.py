@@ -9,10 +9,12 @@ def get_config() -> config_dict.ConfigDict:
         mesh=(1, -1, 1),  # replica, data (-1 = the devices that are left), model
         dtype="float32",  # of activations
         remat=False,  # recompute layer groups in the backward pass: memory for time
+        unroll=4,  # layer groups written out in the compiled loop
         microbatch=1024,  # rows encoded at a time; must divide the batches that are larger
         workers=0,  # reading processes; 0 = threads
         workdir="runs",
         data="runs/data",  # where the corpora are, or are built
+        checkpoint="",  # what evaluate reads
         pairs="",  # a folder of your own datasets (see README.md), trained and evaluated beside the corpora
         save=50,  # steps between checkpoints
         keep=3,

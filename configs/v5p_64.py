@@ -8,5 +8,5 @@ from configs import cpu
 def get_config() -> config_dict.ConfigDict:
     config = cpu.get_config()
     with config.ignore_type():
-        config.update({"model": "base", "dtype": "bfloat16", "remat": True, "workers": 8, "save": 500})
+        config.update({"model": "base", "dtype": "bfloat16", "remat": True, "unroll": 1, "workers": 8, "save": 500})
     return config

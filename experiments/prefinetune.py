@@ -23,7 +23,7 @@ from embed.program import run
 STEPS = 240
 TEMPERATURE = 0.05
 BOTH = Candidates(both_directions=True)
-WORDS, LONG, IMAGE = Budget(40), Budget(96), Budget(20, images=1, patches=16)
+WORDS, LONG, IMAGE = Budget(20), Budget(64), Budget(20, images=1, patches=16)
 TASKS = (
     Task("scenes_noisy", 256, 0.55, WORDS, IMAGE, candidates=BOTH),
     Task("glyphs", 256, 0.15, WORDS, IMAGE, candidates=BOTH),
@@ -34,7 +34,7 @@ TASKS = (
 
 def main(config: ConfigDict) -> None:
     arch, data = PRESETS[config.model], pathlib.Path(config.data)
-    encoder = Encoder(arch, jnp.dtype(config.dtype), config.remat)
+    encoder = Encoder(arch, jnp.dtype(config.dtype), config.remat, config.unroll)
     steps = config.steps or STEPS
 
     def loss(params, pairs, candidates):

@@ -132,14 +132,20 @@ def _parse_part(part: Any, folder: pathlib.Path, where: str) -> Part:
         raise RecordError(f"{where}: cannot read {value!r}: {error.strerror}") from error
 
 
-def parse_line(line: bytes, folder: pathlib.Path, where: str) -> Record:
-    """One JSONL line -> Record. Fields it does not know are ignored. Raises RecordError, naming `where`."""
+def parse_json(line: bytes, where: str) -> dict[str, Any]:
+    """One line -> its JSON object. Raises RecordError, naming `where`."""
     try:
         value = json.loads(line)
     except ValueError as error:
         raise RecordError(f"{where}: not JSON: {error}") from error
     if not isinstance(value, dict):
         raise RecordError(f"{where}: expected an object, got {type(value).__name__}")
+    return value
+
+
+def parse_line(line: bytes, folder: pathlib.Path, where: str) -> Record:
+    """One JSONL line -> Record. Fields it does not know are ignored. Raises RecordError, naming `where`."""
+    value = parse_json(line, where)
     negatives = value.get("negatives") or []
     if not isinstance(negatives, list):
         raise RecordError(f"{where}: negatives: expected a list of lists of parts")

@@ -64,9 +64,7 @@ def contrast(
 
     # Every device sees every candidate; embed/loss/ring.py is for batches where that does not fit.
     targets = jax.reshard(target, P())
-    negatives = (
-        jax.reshard(negative, P()) if candidates.shared_negatives else _by_query(negative, rows)
-    )
+    negatives = jax.reshard(negative, P()) if candidates.shared_negatives else _by_query(negative, rows)
     to_negatives = "qe,ne->qn" if candidates.shared_negatives else "qe,qhe->qh"
     out = mesh.EMBEDDINGS
 

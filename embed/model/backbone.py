@@ -59,11 +59,13 @@ class Group(nn.Module):
 class Backbone(nn.Module):
     """All groups by `lax.scan` over stacked parameters (one compiled body), then the final norm.
 
-    `remat` recomputes each group's activations in the backward pass instead of keeping them.
+    `remat` recomputes each group's activations in the backward pass instead of keeping them; `unroll` writes out that many
+    groups in the compiled loop (on CPU, where loops run slower than straight code, all of them).
     """
 
     arch: Architecture
     remat: bool = True
+    unroll: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, segments: jax.Array, positions: jax.Array) -> jax.Array:
@@ -87,7 +89,7 @@ class Backbone(nn.Module):
             params, per_layer = xs
             return group.apply({"params": params}, x, per_layer, positions, local_mask, global_mask), None
 
-        x, _ = jax.lax.scan(jax.checkpoint(body) if self.remat else body, x, (stacked, per_layer))
+        x, _ = jax.lax.scan(jax.checkpoint(body) if self.remat else body, x, (stacked, per_layer), unroll=self.unroll)
         return RMSNorm(name="final_norm")(x)
 
 

@@ -26,6 +26,7 @@ class Encoder(nn.Module):
     arch: Architecture
     dtype: jnp.dtype = jnp.float32
     remat: bool = True
+    unroll: int = 1
 
     @nn.compact
     def __call__(self, inputs: Inputs, segments: int = 1) -> jax.Array:
@@ -47,7 +48,7 @@ class Encoder(nn.Module):
         taken = jnp.take_along_axis(jnp.concatenate(soft, axis=1), slots + 1, axis=1)
         x = jnp.where(slots >= 0, taken, words)
 
-        x = Backbone(arch, self.remat, name="backbone")(x, inputs.segments, inputs.positions)
+        x = Backbone(arch, self.remat, self.unroll, name="backbone")(x, inputs.segments, inputs.positions)
         pooled = mean_pool(x, inputs.segments, segments)
         project = Einsum("bsd,de->bse", (d, arch.embedding), mesh.OUT, mesh.TOKENS, name="projection")
         return project(pooled)

@@ -1,0 +1,193 @@
+"""A benchmark: queries, candidates, and which candidates answer which query; made of pairs or read from a folder.
+
+Contents are identified by hash, so a text that occurs in many pairs is one candidate, with all its right answers.
+"""
+
+import collections
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from embed.data.records import KEY_OF, Content, Record, RecordError, content_hash, parse_parts
+from embed.eval.metrics import chance_hit, evaluate_ranking
+from embed.search import top_k, truncate
+
+
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+    """Raises ValueError for a query that has no relevant candidate, or one that does not exist."""
+
+    name: str
+    kind: str  # what it is grouped under: text, code, image, ...
+    queries: tuple[Content, ...] = dataclasses.field(repr=False)
+    corpus: tuple[Content, ...] = dataclasses.field(repr=False)
+    relevance: tuple[dict[int, int], ...] = dataclasses.field(repr=False)  # candidate -> grade >= 1, for every query
+
+    def __post_init__(self):
+        if not self.queries or len(self.queries) != len(self.relevance):
+            raise ValueError(f"{self.name}: {len(self.queries)} queries, relevance of {len(self.relevance)}")
+        for i, grades in enumerate(self.relevance):
+            if not grades or min(grades.values()) < 1 or min(grades) < 0 or max(grades) >= len(self.corpus):
+                raise ValueError(f"{self.name}: query {i} needs graded candidates in 0..{len(self.corpus) - 1}")
+
+    @functools.cached_property
+    def own(self) -> np.ndarray:
+        """i32[q]: the candidate that is the query itself and does not answer it, else -1.
+
+        Where both sides of pairs are of a kind (translations both ways, code to code) every query may stand in the corpus:
+        it would be its own nearest neighbour, and the better the encoder, the worse the score.
+        """
+        places = {_key(content): j for j, content in enumerate(self.corpus)}
+        found = [places.get(_key(query), -1) for query in self.queries]
+        return np.array([-1 if j in grades else j for j, grades in zip(found, self.relevance, strict=True)], np.int32)
+
+
+def _key(content: Content) -> bytes:
+    return content_hash(content).tobytes()
+
+
+def from_pairs(
+    name: str, kind: str, records: Iterable[Record], sides: tuple[str, str] | None = None, negatives: bool = True
+) -> tuple[Benchmark, Benchmark]:
+    """Pairs -> (query → target, target → query). `sides` names the two in the benchmarks' names; else their modalities do.
+
+    Forward, the candidates are the distinct positives and, with `negatives`, the distinct hard negatives. Backward, they are
+    the distinct queries. A candidate is relevant (grade 1) for a query if some record pairs contents equal to theirs.
+    """
+    queries: dict[bytes, Content] = {}
+    targets: dict[bytes, Content] = {}
+    pairs: dict[tuple[bytes, bytes], None] = {}  # in order, once each
+    for record in records:
+        query, positive = _key(record.query), _key(record.positive)
+        queries.setdefault(query, record.query)
+        targets.setdefault(positive, record.positive)
+        pairs[query, positive] = None
+        for negative in record.negatives if negatives else ():
+            targets.setdefault(_key(negative), negative)
+    if not pairs:
+        raise ValueError(f"{name}: no records, so no benchmark")
+    query_at, target_at = ({key: i for i, key in enumerate(side)} for side in (queries, targets))
+    forward: dict[int, dict[int, int]] = collections.defaultdict(dict)
+    backward: dict[int, dict[int, int]] = collections.defaultdict(dict)
+    for query, target in pairs:
+        forward[query_at[query]][target_at[target]] = 1
+        backward[target_at[target]][query_at[query]] = 1
+    everything, candidates = tuple(queries.values()), tuple(targets.values())
+    answered = sorted(backward)  # a candidate that is nobody's positive is no query
+    left, right = sides or (modality(everything), modality(candidates))
+    arrow = "→" if left != right else "←"  # text ← text is the way back of text → text
+    there = Benchmark(
+        f"{name}: {left} → {right}", kind, everything, candidates, tuple(forward[i] for i in sorted(forward))
+    )
+    back = Benchmark(
+        f"{name}: {right} {arrow} {left}",
+        kind,
+        tuple(candidates[j] for j in answered),
+        everything,
+        tuple(backward[j] for j in answered),
+    )
+    return there, back
+
+
+def modality(contents: Iterable[Content]) -> str:
+    """What contents are made of, for people: `text`, `image+text`, `image/text` (some this, some that)."""
+    found = collections.Counter("+".join(sorted({KEY_OF[type(part)] for part in content})) for content in contents)
+    return "/".join(name for name, _ in found.most_common(3)) + ("/…" if len(found) > 3 else "")
+
+
+def from_folder(folder: str | os.PathLike, kind: str, name: str | None = None) -> Benchmark:
+    """Reads corpus.jsonl, queries.jsonl and qrels.tsv (`query-id<TAB>corpus-id<TAB>relevance`, no header).
+
+    Queries that no line of qrels.tsv judges relevant are left out, as trec_eval does; relevance 0 is "judged, not relevant".
+    Raises RecordError naming file and line, and OSError where a file is missing.
+    """
+    folder = pathlib.Path(folder)
+    corpus, queries = _contents(folder, "corpus.jsonl"), _contents(folder, "queries.jsonl")
+    place = {key: j for j, key in enumerate(corpus)}
+    relevance: dict[str, dict[int, int]] = collections.defaultdict(dict)
+    for where, line in _lines(folder / "qrels.tsv"):
+        fields = line.decode(errors="replace").split("\t")
+        if len(fields) != 3 or not fields[2].strip().isdecimal():
+            raise RecordError(f"{where}: expected query-id<TAB>corpus-id<TAB>relevance (an integer), got {line[:80]!r}")
+        query, candidate, grade = fields[0], fields[1], int(fields[2])
+        if query not in queries or candidate not in place:
+            missing = f"query {query!r}" if query not in queries else f"candidate {candidate!r}"
+            raise RecordError(f"{where}: no {missing} in {folder}")
+        if grade:
+            relevance[query][place[candidate]] = grade
+    if not relevance:
+        raise RecordError(f"{folder / 'qrels.tsv'}: no query has a relevant candidate")
+    kept = [key for key in queries if key in relevance]
+    return Benchmark(
+        name or folder.resolve().name,
+        kind,
+        tuple(queries[key] for key in kept),
+        tuple(corpus.values()),
+        tuple(relevance[key] for key in kept),
+    )
+
+
+def _contents(folder: pathlib.Path, file: str) -> dict[str, Content]:
+    found: dict[str, Content] = {}
+    for where, line in _lines(folder / file):
+        try:
+            value: Any = json.loads(line)
+        except ValueError as error:
+            raise RecordError(f"{where}: not JSON: {error}") from error
+        if not isinstance(value, dict) or "id" not in value:
+            raise RecordError(f"{where}: expected an object with id and content")
+        if str(value["id"]) in found:
+            raise RecordError(f"{where}: id {value['id']!r} occurs twice")
+        found[str(value["id"])] = parse_parts(value.get("content"), folder, f"{where}: content")
+    return found
+
+
+def _lines(path: pathlib.Path) -> Iterator[tuple[str, bytes]]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield f"{path}:{number}", line.rstrip(b"\r\n")
+
+
+def rank(
+    benchmark: Benchmark, queries: np.ndarray, corpus: np.ndarray, k: int, width: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(scores f32[q,k'], candidates i32[q,k']) at a Matryoshka width, best first, k' = min(k, n).
+
+    A query that stands in the corpus itself is not among its own results (see `Benchmark.own`): -1 with score -inf where
+    that leaves fewer than k'. Raises ValueError where vectors f32[q,e], f32[n,e] do not fit the benchmark.
+    """
+    if len(queries) != len(benchmark.queries) or len(corpus) != len(benchmark.corpus):
+        raise ValueError(
+            f"{benchmark.name}: {len(queries)} query and {len(corpus)} corpus vectors for "
+            f"{len(benchmark.queries)} queries and {len(benchmark.corpus)} candidates"
+        )
+    scores, found = top_k(truncate(queries, width), truncate(corpus, width), k + 1)
+    itself = found == benchmark.own[:, None]
+    order = np.argsort(itself, axis=1, kind="stable")[:, : min(k, len(corpus))]  # itself last, the rest in order
+    scores, found = np.where(itself, -np.inf, scores), np.where(itself, -1, found)
+    return np.take_along_axis(scores, order, axis=1), np.take_along_axis(found, order, axis=1)
+
+
+def score(
+    benchmark: Benchmark, queries: np.ndarray, corpus: np.ndarray, widths: Sequence[int], ks: Sequence[int] = (1, 10)
+) -> dict[int, dict[str, float]]:
+    """Metrics of `metrics.evaluate_ranking` at every Matryoshka width, of query vectors f32[q,e] and corpus f32[n,e].
+
+    Beside them `chance R@k` (exact, of a random ranking), `queries` and `candidates`. Raises ValueError as `rank` does.
+    """
+    counts = np.array([len(grades) for grades in benchmark.relevance])
+    pool = len(benchmark.corpus) - (benchmark.own >= 0)
+    size = {f"chance R@{k}": chance_hit(counts, pool, k) for k in ks}
+    size |= {"queries": float(len(benchmark.queries)), "candidates": float(len(benchmark.corpus))}
+    found: dict[int, dict[str, float]] = {}
+    for width in widths:
+        _, ranking = rank(benchmark, queries, corpus, max(ks), width)
+        found[width] = evaluate_ranking(ranking, benchmark.relevance, ks) | size
+    return found

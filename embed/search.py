@@ -1,0 +1,72 @@
+"""Exact nearest neighbours by cosine, in tiles: memory is bounded by the tile, whatever the size of the corpus."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+QUERY_TILE = 1024
+CORPUS_TILE = 16_384
+SMALLEST_TILE = 128
+
+
+def truncate(vectors: np.ndarray, width: int) -> np.ndarray:
+    """f32[n,e] -> f32[n,width]: the Matryoshka prefix at unit norm; a zero prefix stays zero.
+
+    Raises ValueError where width is not in 1..e.
+    """
+    if not 1 <= width <= vectors.shape[1]:
+        raise ValueError(f"cannot truncate vectors of {vectors.shape[1]} numbers to {width}")
+    prefix = np.asarray(vectors[:, :width], np.float32)
+    norm = np.linalg.norm(prefix.astype(np.float64), axis=1, keepdims=True)  # squares of small floats underflow in f32
+    return np.divide(prefix, norm, out=np.zeros_like(prefix), where=norm > 0, casting="same_kind")
+
+
+def top_k(queries: np.ndarray, corpus: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k best candidates of every query by dot product: (scores f32[q,k], indices i32[q,k]), best first.
+
+    Of equal scores the lower index comes first. k larger than the corpus is clipped to it, so the result may be narrower
+    than asked. Raises ValueError for k < 1, an empty corpus, unequal widths, and vectors that are not finite (a NaN would
+    rank first everywhere).
+    """
+    queries, corpus = np.asarray(queries, np.float32), np.asarray(corpus, np.float32)
+    if queries.ndim != 2 or corpus.ndim != 2 or queries.shape[1] != corpus.shape[1]:
+        raise ValueError(f"queries [q,e] and corpus [n,e] must have one width, got {queries.shape} and {corpus.shape}")
+    if k < 1 or not len(corpus):
+        raise ValueError(f"need k >= 1 and a corpus, got k = {k} and {len(corpus)} candidates")
+    for name, vectors in (("queries", queries), ("corpus", corpus)):
+        bad = int((~np.isfinite(vectors).all(axis=1)).sum())
+        if bad:
+            raise ValueError(f"{bad} of {len(vectors)} {name} vectors are not finite")
+    k, n = min(k, len(corpus)), len(corpus)
+    rows, columns = _tile(len(queries), QUERY_TILE), _tile(n, CORPUS_TILE)
+    scores, indices = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int32)
+    for top in range(0, len(queries), rows):
+        block = jnp.asarray(_padded(queries[top : top + rows], rows))
+        best = jnp.full((rows, k), -jnp.inf), jnp.zeros((rows, k), jnp.int32)
+        for start in range(0, n, columns):
+            best = _merge(best, block, _padded(corpus[start : start + columns], columns), start, n)
+        count = min(rows, len(queries) - top)
+        scores[top : top + count], indices[top : top + count] = (np.asarray(b)[:count] for b in best)
+    return scores, indices
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _merge(best: tuple, queries: jax.Array, tile: jax.Array, start: int, n: int) -> tuple[jax.Array, jax.Array]:
+    """The best k of those so far and of a tile of candidates start..; those past n are padding."""
+    scores = jnp.einsum("qe,ne->qn", queries, tile, precision=jax.lax.Precision.HIGHEST)
+    index = jnp.broadcast_to(start + jnp.arange(len(tile), dtype=jnp.int32), scores.shape)
+    scores = jnp.where(index < n, scores, -jnp.inf)
+    # lax.top_k keeps the earlier of equal values, and those so far have lower indices: ties need nothing else.
+    scores, at = jax.lax.top_k(jnp.concatenate([best[0], scores], axis=1), best[0].shape[1])
+    return scores, jnp.take_along_axis(jnp.concatenate([best[1], index], axis=1), at, axis=1)
+
+
+def _tile(count: int, largest: int) -> int:
+    """A power of two that holds `count` rows where it can: few shapes to compile."""
+    return min(largest, max(SMALLEST_TILE, 1 << (count - 1).bit_length()))
+
+
+def _padded(rows: np.ndarray, count: int) -> np.ndarray:
+    return np.pad(rows, ((0, count - len(rows)), (0, 0)))

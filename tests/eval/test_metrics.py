@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+import pytrec_eval
+from sklearn.metrics import accuracy_score, ndcg_score, top_k_accuracy_score
+
+from embed.eval.metrics import accuracy, chance_hit, evaluate_ranking
+
+KS = (1, 3, 10)
+
+
+def random_case(rng: np.random.Generator):
+    """A ranking of a few queries with graded, possibly unretrieved relevant documents, often shorter than k."""
+    n = int(rng.integers(3, 40))
+    depth = int(rng.integers(1, min(n, 15) + 1))
+    q = int(rng.integers(1, 4))
+    ranking = np.stack([rng.permutation(n)[:depth] for _ in range(q)]).astype(np.int32)
+    judged = [rng.permutation(n)[: rng.integers(1, n)] for _ in range(q)]
+    return ranking, [{int(j): int(rng.integers(0, 4)) for j in row} for row in judged]
+
+
+def test_equals_trec_eval_on_random_cases():
+    rng = np.random.default_rng(0)
+    cases = [random_case(rng) for _ in range(600)]
+    for ranking, relevance in cases:
+        names = [f"q{i}" for i in range(len(ranking))]
+        qrel = {name: {f"d{j}": grade for j, grade in r.items()} for name, r in zip(names, relevance, strict=True)}
+        run = {
+            name: {f"d{j}": float(-place) for place, j in enumerate(row)}
+            for name, row in zip(names, ranking.tolist(), strict=True)
+        }
+        wanted = {f"{m}.{','.join(map(str, KS))}" for m in ("success", "recall", "ndcg_cut")} | {"recip_rank"}
+        result = pytrec_eval.RelevanceEvaluator(qrel, wanted).evaluate(run)
+        ours = evaluate_ranking(ranking, relevance, (*KS, 50))
+        for k in KS:
+            for mine, theirs in ((f"R@{k}", "success"), (f"recall@{k}", "recall"), (f"nDCG@{k}", "ndcg_cut")):
+                mean = np.mean([result[name][f"{theirs}_{k}"] for name in names])
+                assert ours[mine] == pytest.approx(mean, abs=1e-9), (mine, ranking, relevance)
+            ranks = [result[name]["recip_rank"] for name in names]
+            assert ours[f"MRR@{k}"] == pytest.approx(np.mean([r if r >= 1 / k - 1e-9 else 0 for r in ranks]), abs=1e-9)
+        assert ours["MRR@50"] == pytest.approx(np.mean([result[name]["recip_rank"] for name in names]), abs=1e-9)
+
+
+def test_equals_scikit_learn():
+    rng = np.random.default_rng(1)
+    grades = rng.integers(0, 4, size=(50, 20))
+    scores = rng.random((50, 20))
+    ranking = np.argsort(-scores, axis=1)
+    relevance = [dict(enumerate(row)) for row in grades.tolist()]
+    ours = evaluate_ranking(ranking, relevance, (1, 5, 20))
+    for k in (1, 5, 20):
+        assert ours[f"nDCG@{k}"] == pytest.approx(ndcg_score(grades, scores, k=k))
+    labels = rng.integers(0, 20, size=50)
+    ours = evaluate_ranking(ranking, [{int(label): 1} for label in labels], (1, 5))
+    for k in (1, 5):
+        assert ours[f"R@{k}"] == pytest.approx(top_k_accuracy_score(labels, scores, k=k, labels=np.arange(20)))
+    assert accuracy(ranking[:, 0], labels) == pytest.approx(accuracy_score(labels, ranking[:, 0])) == ours["R@1"]
+
+
+def test_missing_candidates_and_queries_without_relevant_ones_count_zero():
+    metrics = evaluate_ranking(np.array([[-1, 4, -1], [2, 1, 0]]), [{4: 1, 9: 1}, {}], (3,))
+    assert metrics["R@3"] == 0.5 and metrics["recall@3"] == 0.25 and metrics["MRR@3"] == 0.25
+    assert evaluate_ranking(np.array([[0]]), [{-1: 5, 0: 0}], (1,))["R@1"] == 0
+
+
+def test_bad_rankings_are_refused():
+    for ranking, relevance, ks, message in [
+        ([[0, 1]], [], (1,), "1 rankings"),
+        ([[0, 1]], [{0: 1}], (0,), "cut-offs"),
+        ([[1, 1]], [{0: 1}], (1,), "twice"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            evaluate_ranking(np.array(ranking), relevance, ks)
+    with pytest.raises(ValueError, match="predictions"):
+        accuracy(np.zeros(2), np.zeros(3))
+    with pytest.raises(ValueError, match="more relevant"):
+        chance_hit(np.array([5]), 4, 1)
+
+
+def test_chance_is_what_random_rankings_score():
+    rng = np.random.default_rng(2)
+    counts, n, draws = np.array([1, 2, 7]), np.array([12, 30, 12]), 20_000
+    for k in (1, 5, 12):
+        hits = [
+            (rng.random((draws, m)).argsort(axis=1)[:, :k] < r).any(axis=1).mean()
+            for r, m in zip(counts, n, strict=True)
+        ]
+        assert chance_hit(counts, n, k) == pytest.approx(np.mean(hits), abs=0.01)
+    assert chance_hit(np.array([1, 1]), 200, 1) == pytest.approx(1 / 200)
+    assert chance_hit(np.array([1]), 200, 10) == pytest.approx(10 / 200)
+    assert chance_hit(np.array([3]), 4, 10) == 1 and chance_hit(np.array([0]), 4, 10) == 0
