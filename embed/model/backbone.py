@@ -13,6 +13,9 @@ from embed import mesh
 from embed.model.layers import Attention, Einsum, GatedFeedForward, RMSNorm, attention_mask
 from embed.model.presets import Architecture, AttentionSpec
 
+# Trained from scratch, every branch starts small: the encoder begins as a bag of its tokens and learns to look around.
+BRANCH = 0.1
+
 
 class Layer(nn.Module):
     """One transformer layer."""
@@ -25,15 +28,15 @@ class Layer(nn.Module):
         """x[b,l,d], per_layer[b,l,p], positions i32[b,l], mask bool[b,1,l,l] -> [b,l,d]."""
         arch = self.arch
         y = Attention(self.attention, arch.width, name="attention")(RMSNorm(name="attention_pre")(x), positions, mask)
-        x = x + RMSNorm(name="attention_post")(y)
+        x = x + RMSNorm(initial=BRANCH, name="attention_post")(y)
         y = GatedFeedForward(arch.width, arch.hidden, name="mlp")(RMSNorm(name="mlp_pre")(x))
-        x = x + RMSNorm(name="mlp_post")(y)
+        x = x + RMSNorm(initial=BRANCH, name="mlp_post")(y)
         if arch.per_layer:
             p, d = arch.per_layer, arch.width
             gate = Einsum("bld,dp->blp", (d, p), mesh.OUT, mesh.TOKENS, name="per_layer_gate")(x)
             y = nn.gelu(gate, approximate=True) * per_layer
             y = Einsum("blp,pd->bld", (p, d), mesh.IN, mesh.TOKENS, name="per_layer_out")(y)
-            x = x + RMSNorm(name="per_layer_post")(y)
+            x = x + RMSNorm(initial=BRANCH, name="per_layer_post")(y)
         scalar = self.param("scalar", nn.initializers.ones, (), jnp.float32)
         return x * scalar.astype(x.dtype)
 

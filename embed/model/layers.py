@@ -43,9 +43,10 @@ class Einsum(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x), over the last axis in float32, times a learned scale that starts at one (or none)."""
+    """x / rms(x), over the last axis in float32, times a learned scale that starts at `initial` (or none)."""
 
     scale: bool = True
+    initial: float = 1.0
     epsilon: float = 1e-6
 
     @nn.compact
@@ -53,7 +54,7 @@ class RMSNorm(nn.Module):
         y = x.astype(jnp.float32)
         y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.epsilon)
         if self.scale:
-            scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32, mesh.VECTOR)
+            scale = self.param("scale", nn.initializers.constant(self.initial), x.shape[-1:], jnp.float32, mesh.VECTOR)
             y = jnp.einsum("...d,d->...d", y, scale)
         return y.astype(x.dtype)
 

@@ -1,0 +1,76 @@
+"""What does pre-fine-tuning buy? Here fine-tuning starts from random weights.
+
+Parent: finetune.py.
+  smoke   python -m experiments.finetune__from_scratch --config.steps=2
+  run     python -m experiments.finetune__from_scratch --config=configs/cpu.py
+"""
+
+import pathlib
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from embed import optim, train
+from embed.data.layout import Budget
+from embed.data.prepare import layout_for, sources
+from embed.data.tasks import Task
+from embed.loss.contrast import Candidates, contrast
+from embed.model.encoder import Encoder, encode_by_microbatch
+from embed.model.presets import PRESETS
+from embed.program import run
+
+NAME = "finetune__from_scratch"
+STEPS = 200
+RATE = 2e-3
+TEMPERATURE = 0.05
+DROP = 0.5
+HARD = 1
+BOTH = Candidates(both_directions=True)
+WORDS, LONG, IMAGE = Budget(20), Budget(64), Budget(20, images=1, patches=16)
+QUESTION, PAGE = Budget(28), Budget(100, images=1, patches=96)
+VIDEO, AUDIO = Budget(76, images=4, patches=16), Budget(28, clips=1, frames=24)
+TASKS = (
+    Task("scenes_image", 128, 0.20, WORDS, IMAGE, negatives=HARD, candidates=BOTH),
+    Task("scenes_video", 64, 0.20, WORDS, VIDEO, negatives=HARD, candidates=BOTH),
+    Task("scenes_audio", 128, 0.20, WORDS, AUDIO, negatives=HARD, candidates=BOTH),
+    Task("scenes_edit", 128, 0.08, Budget(28, images=1, patches=16), IMAGE, negatives=HARD, candidates=BOTH),
+    Task("scenes_labels", 128, 0.04, WORDS, WORDS, prompt="classification", drop=DROP, negatives=HARD),
+    Task("glyphs", 128, 0.08, WORDS, IMAGE, negatives=HARD, candidates=BOTH),
+    Task("stdlib_document", 32, 0.10, QUESTION, PAGE, negatives=HARD, candidates=BOTH),
+    Task("stdlib_code", 64, 0.05, LONG, LONG, prompt="code retrieval", drop=DROP, negatives=HARD, candidates=BOTH),
+    Task("stdlib_text", 64, 0.05, LONG, LONG, prompt="search result", drop=DROP, negatives=HARD, candidates=BOTH),
+)
+
+
+def main(config: ConfigDict) -> None:
+    arch, data, work = PRESETS[config.model], pathlib.Path(config.data), pathlib.Path(config.workdir)
+    encoder = Encoder(arch, jnp.dtype(config.dtype), config.remat, config.unroll)
+
+    def loss(params, pairs, candidates):
+        def embed(inputs):
+            return encode_by_microbatch(
+                lambda rows: encoder.apply({"params": params}, rows)[:, 0], inputs, config.microbatch
+            )
+
+        query, target, negative = embed(pairs.query), embed(pairs.target), embed(pairs.negative)
+        return contrast(
+            query, target, negative, pairs, temperature=TEMPERATURE, widths=arch.widths, candidates=candidates
+        )
+
+    train.fit(
+        work / NAME,
+        encoder,
+        layout_for(arch, data),
+        TASKS,
+        sources(TASKS, data),
+        loss,
+        optim.adamw(RATE, warmup=10, steps=STEPS),
+        steps=config.steps or STEPS,
+        seed=1,
+        schedule=train.Schedule(config.save, config.keep, config.log, config.workers),
+        about={"experiment": NAME, "config": config.to_dict()},
+    )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,47 @@
+"""Model soup: average the parameters of fine-tuning checkpoints, over steps of a run and over runs.
+
+Gemini Embedding 2, §3.3. Uniform over the runs' last steps, weighted by a share for each run, and greedy by validation
+score over the last two checkpoints of every run.
+  run     python -m experiments.soup --config=configs/cpu.py
+"""
+
+import json
+import logging
+import pathlib
+
+import jax
+from ml_collections import ConfigDict
+
+from embed import checkpoint, soup
+from embed.api import Embedder
+from embed.program import run
+from experiments.evaluate import evaluate, load_suite, mean
+
+log = logging.getLogger(__name__)
+RUNS = ("finetune", "finetune__more_media")
+WEIGHTS = (2.0, 1.0)  # of the weighted soup, as in the report's Table 6
+STEPS_OF_A_RUN = 2  # last checkpoints offered to the greedy soup
+
+
+def main(config: ConfigDict) -> None:
+    work = pathlib.Path(config.workdir)
+    runs = [work / name for name in RUNS]
+    embedder = Embedder.load(runs[0])
+    suite = load_suite(embedder, pathlib.Path(config.data), "dev")
+
+    def score(params: dict) -> float:
+        return mean(evaluate(embedder, params, suite))
+
+    last = [run / "checkpoints" / str(checkpoint.locate(run)[1]) for run in runs]
+    for name, weights in {"soup_uniform": (1.0,) * len(runs), "soup_weighted": WEIGHTS}.items():
+        params = soup.average(last, weights)
+        soup.save(work / name, params, last, weights=weights, score=score(params))
+    offered = [run / "checkpoints" / str(step) for run in runs for step in checkpoint.steps(run)[-STEPS_OF_A_RUN:]]
+    params, kept, trials = soup.greedy(offered, score)
+    soup.save(work / "soup_greedy", params, kept, weights=[1.0] * len(kept), trials=trials)
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    log.info("soups of %s parameters: %s", f"{size:,}", json.dumps(trials))
+
+
+if __name__ == "__main__":
+    run(main)
