@@ -26,9 +26,9 @@ def truncate(vectors: np.ndarray, width: int) -> np.ndarray:
 def top_k(queries: np.ndarray, corpus: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The k best candidates of every query by dot product: (scores f32[q,k], indices i32[q,k]), best first.
 
-    Of equal scores the lower index comes first. k larger than the corpus is clipped to it, so the result may be narrower
-    than asked. Raises ValueError for k < 1, an empty corpus, unequal widths, and vectors that are not finite (a NaN would
-    rank first everywhere).
+    Of equal scores the lower index comes first. k is clipped to the size of the corpus: the result may be narrower.
+    Raises ValueError for k < 1, an empty corpus, unequal widths, and vectors that are not finite (a NaN would rank
+    first everywhere).
     """
     queries, corpus = np.asarray(queries, np.float32), np.asarray(corpus, np.float32)
     if queries.ndim != 2 or corpus.ndim != 2 or queries.shape[1] != corpus.shape[1]:

@@ -26,7 +26,7 @@ class Task:
     target: Budget
     prompt: str | None = None  # the task string, on text-only sides (see embed/data/prompts.py)
     drop: float = 0.0  # probability that a pair is shown without its task string
-    negatives: int = 0  # hard negatives a query; records with fewer repeat theirs
+    negatives: int = 0  # hard negatives a query; records with fewer repeat theirs, with none go without
     candidates: Candidates = REPORT
 
     def __post_init__(self):
@@ -76,11 +76,11 @@ def _example(task: Task, layout: Layout, source: Source, index: int, seed: int) 
 
 def _present(task: Task, layout: Layout, record: Record, rng: np.random.Generator) -> Example:
     chosen = _choose(record.negatives, task.negatives, rng)
-    if task.negatives and not chosen:
-        raise LimitError(f"the task takes {task.negatives} hard negatives and the record has none")
     prompted = rng.random() >= task.drop
     contents = [record.query, record.positive, *chosen]
-    hashes = np.stack([content_hash(content) for content in contents])
+    # Where a record has no hard negative, padding stands in under its target's own hash: the loss masks what equals it.
+    absent = task.negatives - len(chosen)
+    hashes = np.stack([content_hash(content) for content in contents + [record.positive] * absent])
 
     def side(content: Content, budget: Budget, is_query: bool) -> Inputs:
         if task.prompt is not None and prompted:
@@ -89,6 +89,7 @@ def _present(task: Task, layout: Layout, record: Record, rng: np.random.Generato
         return row(fit(pieces, budget, layout.tokenizer), budget, layout)
 
     negatives = [side(content, task.target, False) for content in chosen]
+    negatives += [empty(task.target, layout)] * absent
     return side(record.query, task.query, True), side(record.positive, task.target, False), negatives, hashes, True
 
 

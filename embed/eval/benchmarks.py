@@ -18,6 +18,8 @@ from embed.data.records import KEY_OF, Content, Record, RecordError, content_has
 from embed.eval.metrics import chance_hit, evaluate_ranking
 from embed.search import top_k, truncate
 
+KS = (1, 10)  # where rankings are cut
+
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
@@ -40,12 +42,16 @@ class Benchmark:
     def own(self) -> np.ndarray:
         """i32[q]: the candidate that is the query itself and does not answer it, else -1.
 
-        Where both sides of pairs are of a kind (translations both ways, code to code) every query may stand in the corpus:
-        it would be its own nearest neighbour, and the better the encoder, the worse the score.
+        Where both sides are of a kind (translations both ways, code to code) a query may stand in the corpus too: it
+        would be its own nearest neighbour, and the better the encoder, the worse the score.
         """
         places = {_key(content): j for j, content in enumerate(self.corpus)}
         found = [places.get(_key(query), -1) for query in self.queries]
         return np.array([-1 if j in grades else j for j, grades in zip(found, self.relevance, strict=True)], np.int32)
+
+    def chance(self, k: int) -> float:
+        """Exact hit@k of a random ranking."""
+        return chance_hit(np.array([len(r) for r in self.relevance]), len(self.corpus) - (self.own >= 0), k)
 
 
 def _key(content: Content) -> bytes:
@@ -53,12 +59,17 @@ def _key(content: Content) -> bytes:
 
 
 def from_pairs(
-    name: str, kind: str, records: Iterable[Record], sides: tuple[str, str] | None = None, negatives: bool = True
+    name: str,
+    records: Iterable[Record],
+    kind: str | None = None,
+    sides: tuple[str, str] = ("query", "target"),
+    negatives: bool = True,
 ) -> tuple[Benchmark, Benchmark]:
-    """Pairs -> (query → target, target → query). `sides` names the two in the benchmarks' names; else their modalities do.
+    """Pairs -> two benchmarks, `name: query→target` and `name: target→query`, or the words of `sides` instead.
 
-    Forward, the candidates are the distinct positives and, with `negatives`, the distinct hard negatives. Backward, they are
-    the distinct queries. A candidate is relevant (grade 1) for a query if some record pairs contents equal to theirs.
+    Forward, the candidates are the distinct positives and, with `negatives`, the distinct hard negatives. Backward,
+    they are the distinct queries. A candidate is relevant (grade 1) for a query if some record pairs contents equal to
+    theirs. `kind` is found from the contents where it is not given. Raises ValueError where there are no records.
     """
     queries: dict[bytes, Content] = {}
     targets: dict[bytes, Content] = {}
@@ -80,13 +91,13 @@ def from_pairs(
         backward[target_at[target]][query_at[query]] = 1
     everything, candidates = tuple(queries.values()), tuple(targets.values())
     answered = sorted(backward)  # a candidate that is nobody's positive is no query
-    left, right = sides or (modality(everything), modality(candidates))
-    arrow = "→" if left != right else "←"  # text ← text is the way back of text → text
+    left, right = sides
+    kind = kind or _kind(everything + candidates)
     there = Benchmark(
-        f"{name}: {left} → {right}", kind, everything, candidates, tuple(forward[i] for i in sorted(forward))
+        f"{name}: {left}→{right}", kind, everything, candidates, tuple(forward[i] for i in sorted(forward))
     )
     back = Benchmark(
-        f"{name}: {right} {arrow} {left}",
+        f"{name}: {right}→{left}",
         kind,
         tuple(candidates[j] for j in answered),
         everything,
@@ -95,16 +106,18 @@ def from_pairs(
     return there, back
 
 
-def modality(contents: Iterable[Content]) -> str:
-    """What contents are made of, for people: `text`, `image+text`, `image/text` (some this, some that)."""
-    found = collections.Counter("+".join(sorted({KEY_OF[type(part)] for part in content})) for content in contents)
-    return "/".join(name for name, _ in found.most_common(3)) + ("/…" if len(found) > 3 else "")
+def _kind(contents: Iterable[Content]) -> str:
+    """The modality that is not text; `interleaved` where a content mixes some; `text` where all is text."""
+    names = [{KEY_OF[type(part)] for part in content} for content in contents]
+    if any(len(name) > 1 for name in names):
+        return "interleaved"
+    return next(iter(sorted(set().union(*names) - {"text"})), "text")
 
 
 def from_folder(folder: str | os.PathLike, kind: str, name: str | None = None) -> Benchmark:
     """Reads corpus.jsonl, queries.jsonl and qrels.tsv (`query-id<TAB>corpus-id<TAB>relevance`, no header).
 
-    Queries that no line of qrels.tsv judges relevant are left out, as trec_eval does; relevance 0 is "judged, not relevant".
+    Queries for which no line of qrels.tsv names an answer are left out, as trec_eval does; 0 is "judged, not relevant".
     Raises RecordError naming file and line, and OSError where a file is missing.
     """
     folder = pathlib.Path(folder)
@@ -160,7 +173,7 @@ def rank(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(scores f32[q,k'], candidates i32[q,k']) at a Matryoshka width, best first, k' = min(k, n).
 
-    A query that stands in the corpus itself is not among its own results (see `Benchmark.own`): -1 with score -inf where
+    A query that stands in the corpus too is not among its own results (see `Benchmark.own`): -1 with score -inf where
     that leaves fewer than k'. Raises ValueError where vectors f32[q,e], f32[n,e] do not fit the benchmark.
     """
     if len(queries) != len(benchmark.queries) or len(corpus) != len(benchmark.corpus):
@@ -176,15 +189,13 @@ def rank(
 
 
 def score(
-    benchmark: Benchmark, queries: np.ndarray, corpus: np.ndarray, widths: Sequence[int], ks: Sequence[int] = (1, 10)
+    benchmark: Benchmark, queries: np.ndarray, corpus: np.ndarray, widths: Sequence[int], ks: Sequence[int] = KS
 ) -> dict[int, dict[str, float]]:
     """Metrics of `metrics.evaluate_ranking` at every Matryoshka width, of query vectors f32[q,e] and corpus f32[n,e].
 
-    Beside them `chance R@k` (exact, of a random ranking), `queries` and `candidates`. Raises ValueError as `rank` does.
+    Beside them `chance@k` (exact hit@k at random), `queries` and `candidates`. Raises ValueError as `rank` does.
     """
-    counts = np.array([len(grades) for grades in benchmark.relevance])
-    pool = len(benchmark.corpus) - (benchmark.own >= 0)
-    size = {f"chance R@{k}": chance_hit(counts, pool, k) for k in ks}
+    size = {f"chance@{k}": benchmark.chance(k) for k in ks}
     size |= {"queries": float(len(benchmark.queries)), "candidates": float(len(benchmark.corpus))}
     found: dict[int, dict[str, float]] = {}
     for width in widths:

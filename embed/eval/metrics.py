@@ -10,8 +10,8 @@ Relevance = Sequence[Mapping[int, int]]  # of every query: candidate -> grade; t
 def evaluate_ranking(ranking: np.ndarray, relevance: Relevance, ks: Sequence[int]) -> dict[str, float]:
     """Means over the queries of a ranking i32[q,m], best first, cut at every k of `ks`.
 
-    `R@k`: a relevant candidate is among the first k (what retrieval papers call R@k; with one right label it is accuracy).
-    `recall@k`: the share of the relevant ones that is. `nDCG@k`: linear gain. `MRR@k`: 1 / rank of the first, else 0.
+    `hit@k`: a relevant candidate is among the first k (what retrieval papers call R@k; hit@1 over labels is accuracy).
+    `recall@k`: the share of the relevant ones that is. `ndcg@k`: linear gain. `mrr@k`: 1 / rank of the first, else 0.
     A query without relevant candidates counts 0. A ranking shorter than k is all there is; -1 stands for no candidate.
     Raises ValueError where queries and relevance differ in number, a k is < 1, or a query lists a candidate twice.
     """
@@ -38,10 +38,10 @@ def evaluate_ranking(ranking: np.ndarray, relevance: Relevance, ks: Sequence[int
         right = gains[:, :k] > 0
         best = (ideal[:, :k] * discount[:k]).sum(axis=1)
         gained = (gains[:, :k] * discount[:k]).sum(axis=1)
-        metrics[f"R@{k}"] = right.any(axis=1).mean()
+        metrics[f"hit@{k}"] = right.any(axis=1).mean()
         metrics[f"recall@{k}"] = (right.sum(axis=1) / np.maximum(counts, 1)).mean()
-        metrics[f"nDCG@{k}"] = np.divide(gained, best, out=np.zeros_like(best), where=best > 0).mean()
-        metrics[f"MRR@{k}"] = (right / ranks[:k]).max(axis=1).mean()
+        metrics[f"ndcg@{k}"] = np.divide(gained, best, out=np.zeros_like(best), where=best > 0).mean()
+        metrics[f"mrr@{k}"] = (right / ranks[:k]).max(axis=1).mean()
     return {name: float(value) for name, value in metrics.items()}
 
 
@@ -53,7 +53,7 @@ def accuracy(predicted: np.ndarray, truth: np.ndarray) -> float:
 
 
 def chance_hit(counts: np.ndarray, n: np.ndarray | int, k: int) -> float:
-    """Exact R@k of a random ranking, averaged over queries with `counts` i[q] relevant ones among n (i[q] or one number).
+    """Exact hit@k of a random ranking, averaged over queries with `counts` i[q] relevant ones among n (one, or i[q]).
 
     Raises ValueError where a query has more relevant candidates than candidates.
     """

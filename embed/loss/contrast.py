@@ -86,7 +86,8 @@ def contrast(
         cos_negatives = dots[1] * rearrange(rq, "q -> q 1") * across
         positive = dots[2] * rq * rown
 
-        near_targets, near_negatives, near_queries = keep_targets, keep_negatives, keep_targets
+        near_targets, near_negatives = keep_targets, keep_negatives
+        near_queries = keep_targets & rearrange(valid, "q -> q 1")
         if candidates.margin is not None:
             ceiling = positive + candidates.margin
             near_targets &= cos_targets <= rearrange(ceiling, "q -> q 1")
@@ -129,7 +130,8 @@ def _masks(pairs: Pairs, h: int, candidates: Candidates) -> tuple[jax.Array, jax
     if candidates.shared_negatives:
         owner = jnp.arange(rows * h) // max(h, 1)
         mine = jnp.arange(rows).reshape(-1, 1) == owner.reshape(1, -1)
-        others = jnp.take(~same_query & there, owner, axis=1, out_sharding=mesh.EMBEDDINGS) if h else mine
+        others = jnp.broadcast_to((~same_query & there)[..., None], (rows, rows, h))
+        others = others.reshape(rows, rows * h, out_sharding=mesh.EMBEDDINGS)
         return targets, (mine | others) & ~_equal(pairs.target_hash, pairs.negative_hash)
     hashes = _by_query(pairs.negative_hash, rows)
     return targets, jnp.any(hashes != rearrange(pairs.target_hash, "q w -> q 1 w"), axis=-1)

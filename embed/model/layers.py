@@ -37,7 +37,7 @@ class Einsum(nn.Module):
         lead = sum(letter not in letters for letter in inputs)
         rows = math.prod(x.shape[:lead])
         flat = x.reshape(rows, *x.shape[lead:], out_sharding=P(mesh.BATCH, *jax.typeof(x).sharding.spec[lead:]))
-        equation = f"n{inputs[lead:]},{letters}->n{output[lead:]}"
+        equation = f"r{inputs[lead:]},{letters}->r{output[lead:]}"
         out = jnp.einsum(equation, flat, weight.astype(x.dtype), out_sharding=P(mesh.BATCH, *self.out[lead:]))
         return out.reshape(*x.shape[:lead], *out.shape[1:], out_sharding=self.out)
 

@@ -5,7 +5,7 @@ import pytest
 
 from embed.data.records import Image, Record, RecordError, Text
 from embed.eval import benchmarks
-from embed.eval.benchmarks import Benchmark, from_folder, from_pairs, modality, rank, score
+from embed.eval.benchmarks import Benchmark, from_folder, from_pairs, rank, score
 
 
 def text(*values: str):
@@ -22,38 +22,42 @@ def test_pairs_of_equal_content_are_one_candidate_with_all_its_answers():
         Record("4", a, cat),
         Record("5", a, dog),
     ]
-    forward, backward = from_pairs("pets", "image", records)
-    assert (forward.name, backward.name) == ("pets: text → image", "pets: image → text")
+    forward, backward = from_pairs("pets", records)
+    assert (forward.name, backward.name) == ("pets: query→target", "pets: target→query")
     assert forward.queries == (a, katze, b) and forward.corpus == (cat, fox, dog)
     assert forward.relevance == ({0: 1, 2: 1}, {0: 1}, {2: 1})
     assert backward.queries == (cat, dog) and backward.corpus == (a, katze, b)
     assert backward.relevance == ({0: 1, 1: 1}, {2: 1, 0: 1})
-    assert from_pairs("pets", "image", records, negatives=False)[0].corpus == (cat, dog)
-    assert from_pairs("pets", "image", records, sides=("name", "photo"))[1].name == "pets: photo → name"
+    assert from_pairs("pets", records, negatives=False)[0].corpus == (cat, dog)
+    assert from_pairs("pets", records, sides=("name", "photo"))[1].name == "pets: photo→name"
     with pytest.raises(ValueError, match="no records"):
-        from_pairs("none", "image", [])
+        from_pairs("none", [])
 
 
-def test_modality_names_what_contents_are_made_of():
-    assert modality([(Image(b""), Text("")), (Text(""), Image(b"")), (Text(""),)]) == "image+text/text"
-    forward, backward = from_pairs("mt", "text", [Record("1", *text("a", "b"))])
-    assert (forward.name, backward.name) == ("mt: text → text", "mt: text ← text")
+@pytest.mark.parametrize(
+    "query, kind",
+    [((Text("x"),), "text"), ((Image(b"x"),), "image"), ((Text("x"), Image(b"x")), "interleaved")],
+)
+def test_kind_is_found_from_the_contents(query, kind):
+    records = [Record("1", query, (Text("a"),))]
+    assert from_pairs("one", records)[0].kind == kind
+    assert from_pairs("one", records, kind="mine")[1].kind == "mine"
 
 
 def test_a_query_is_not_its_own_answer():
     """Translations both ways in one file: the perfect encoder finds the query itself first, and is still perfect."""
     cat, katze, dog, hund = text("cat", "Katze", "dog", "Hund")
     pairs = [(cat, katze), (katze, cat), (dog, hund), (hund, dog)]
-    forward, _ = from_pairs("mt", "text", [Record(str(i), q, p) for i, (q, p) in enumerate(pairs)])
+    forward, _ = from_pairs("mt", [Record(str(i), q, p) for i, (q, p) in enumerate(pairs)])
     meaning = {cat: [1, 0.1, 0], katze: [1, -0.1, 0], dog: [0, 0.1, 1], hund: [0, -0.1, 1]}
     queries, corpus = (np.array([meaning[c] for c in side], np.float32) for side in (forward.queries, forward.corpus))
     found = score(forward, queries, corpus, (3, 1), ks=(1, 4))
-    assert found[3]["R@1"] == 1 and found[3]["chance R@1"] == pytest.approx(1 / 3)
+    assert found[3]["hit@1"] == 1 and found[3]["chance@1"] == pytest.approx(1 / 3)
     assert found[3]["queries"] == 4 and found[3]["candidates"] == 4
     scores, order = rank(forward, queries, corpus, 9, 3)
     assert order.shape == (4, 4) and (order[:, -1] == -1).all() and np.isneginf(scores[:, -1]).all()
     # A query that is paired with itself does answer itself.
-    assert from_pairs("id", "text", [Record("1", cat, cat)])[0].own.tolist() == [-1]
+    assert from_pairs("id", [Record("1", cat, cat)])[0].own.tolist() == [-1]
 
 
 def test_few_label_classification_is_accuracy():
@@ -61,19 +65,19 @@ def test_few_label_classification_is_accuracy():
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 3, 40)
     records = [Record(str(i), (Text(f"utterance {i}"),), labels[t]) for i, t in enumerate(truth)]
-    forward, _ = from_pairs("orders", "classification", records)
+    forward, _ = from_pairs("orders", records)
     queries = rng.normal(size=(40, 8)).astype(np.float32)
     corpus = rng.normal(size=(3, 8)).astype(np.float32)
     corpus /= np.linalg.norm(corpus, axis=1, keepdims=True)
     places = [forward.corpus.index(labels[t]) for t in truth]
     metrics = score(forward, queries, corpus, (8,))[8]
-    assert metrics["R@1"] == pytest.approx(np.mean((queries @ corpus.T).argmax(axis=1) == places))
-    assert metrics["R@10"] == metrics["chance R@10"] == 1 and metrics["chance R@1"] == pytest.approx(1 / 3)
+    assert metrics["hit@1"] == pytest.approx(np.mean((queries @ corpus.T).argmax(axis=1) == places))
+    assert metrics["hit@10"] == metrics["chance@10"] == 1 and metrics["chance@1"] == pytest.approx(1 / 3)
 
 
 def test_score_refuses_other_vectors():
-    forward, _ = from_pairs("one", "text", [Record("1", *text("a", "b"))])
-    with pytest.raises(ValueError, match="one: text → text: 2 query and 1 corpus vectors for 1 queries"):
+    forward, _ = from_pairs("one", [Record("1", *text("a", "b"))])
+    with pytest.raises(ValueError, match="one: query→target: 2 query and 1 corpus vectors for 1 queries"):
         score(forward, np.eye(2), np.eye(2)[:1], (2,))
     for relevance in (({},), ({1: 1},), ({0: 0},), ()):
         with pytest.raises(ValueError, match="x: "):
@@ -124,7 +128,7 @@ def test_folder_json_errors(tmp_path):
 
 
 def test_own_is_looked_up_once(monkeypatch):
-    forward, _ = from_pairs("one", "text", [Record("1", *text("a", "b"))])
+    forward, _ = from_pairs("one", [Record("1", *text("a", "b"))])
     assert forward.own.tolist() == [-1]
     monkeypatch.setattr(benchmarks, "content_hash", None)
     assert forward.own.tolist() == [-1]

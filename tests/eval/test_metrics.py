@@ -32,12 +32,12 @@ def test_equals_trec_eval_on_random_cases():
         result = pytrec_eval.RelevanceEvaluator(qrel, wanted).evaluate(run)
         ours = evaluate_ranking(ranking, relevance, (*KS, 50))
         for k in KS:
-            for mine, theirs in ((f"R@{k}", "success"), (f"recall@{k}", "recall"), (f"nDCG@{k}", "ndcg_cut")):
+            for mine, theirs in ((f"hit@{k}", "success"), (f"recall@{k}", "recall"), (f"ndcg@{k}", "ndcg_cut")):
                 mean = np.mean([result[name][f"{theirs}_{k}"] for name in names])
                 assert ours[mine] == pytest.approx(mean, abs=1e-9), (mine, ranking, relevance)
             ranks = [result[name]["recip_rank"] for name in names]
-            assert ours[f"MRR@{k}"] == pytest.approx(np.mean([r if r >= 1 / k - 1e-9 else 0 for r in ranks]), abs=1e-9)
-        assert ours["MRR@50"] == pytest.approx(np.mean([result[name]["recip_rank"] for name in names]), abs=1e-9)
+            assert ours[f"mrr@{k}"] == pytest.approx(np.mean([r if r >= 1 / k - 1e-9 else 0 for r in ranks]), abs=1e-9)
+        assert ours["mrr@50"] == pytest.approx(np.mean([result[name]["recip_rank"] for name in names]), abs=1e-9)
 
 
 def test_equals_scikit_learn():
@@ -48,18 +48,18 @@ def test_equals_scikit_learn():
     relevance = [dict(enumerate(row)) for row in grades.tolist()]
     ours = evaluate_ranking(ranking, relevance, (1, 5, 20))
     for k in (1, 5, 20):
-        assert ours[f"nDCG@{k}"] == pytest.approx(ndcg_score(grades, scores, k=k))
+        assert ours[f"ndcg@{k}"] == pytest.approx(ndcg_score(grades, scores, k=k))
     labels = rng.integers(0, 20, size=50)
     ours = evaluate_ranking(ranking, [{int(label): 1} for label in labels], (1, 5))
     for k in (1, 5):
-        assert ours[f"R@{k}"] == pytest.approx(top_k_accuracy_score(labels, scores, k=k, labels=np.arange(20)))
-    assert accuracy(ranking[:, 0], labels) == pytest.approx(accuracy_score(labels, ranking[:, 0])) == ours["R@1"]
+        assert ours[f"hit@{k}"] == pytest.approx(top_k_accuracy_score(labels, scores, k=k, labels=np.arange(20)))
+    assert accuracy(ranking[:, 0], labels) == pytest.approx(accuracy_score(labels, ranking[:, 0])) == ours["hit@1"]
 
 
 def test_missing_candidates_and_queries_without_relevant_ones_count_zero():
     metrics = evaluate_ranking(np.array([[-1, 4, -1], [2, 1, 0]]), [{4: 1, 9: 1}, {}], (3,))
-    assert metrics["R@3"] == 0.5 and metrics["recall@3"] == 0.25 and metrics["MRR@3"] == 0.25
-    assert evaluate_ranking(np.array([[0]]), [{-1: 5, 0: 0}], (1,))["R@1"] == 0
+    assert metrics["hit@3"] == 0.5 and metrics["recall@3"] == 0.25 and metrics["mrr@3"] == 0.25
+    assert evaluate_ranking(np.array([[0]]), [{-1: 5, 0: 0}], (1,))["hit@1"] == 0
 
 
 def test_bad_rankings_are_refused():

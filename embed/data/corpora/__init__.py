@@ -1,10 +1,10 @@
-"""Corpora that need no download: built from the standard library, the plotting fonts, and a procedural world."""
+"""Corpora that need no download: the standard library, the plotting library's fonts, and a procedural world."""
 
-import functools
 import hashlib
+import itertools
 import json
 import logging
-import multiprocessing
+import os
 import pathlib
 import sys
 from collections.abc import Callable, Iterator
@@ -13,22 +13,25 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from embed.data import records
-from embed.data.corpora import glyphs, scenes, stdlib
+from embed.data.corpora import glyphs, melody, motion, scenes, stdlib
+from embed.data.corpora.splits import SPLITS
 from embed.data.records import Record
 
 log = logging.getLogger(__name__)
-SPLITS = ("train", "dev", "test")
 
 
 class Corpus(NamedTuple):
+    """How a dataset is made, and what its manifest says of it."""
+
     records: Callable[[str], Iterator[Record]]  # of a split
     task: str
     source: str
     licence: str
+    splits: tuple[str, ...] = SPLITS
 
 
-PYTHON = "the Python standard library of this interpreter", "PSF-2.0"
-FONTS = "Unicode names; DejaVu fonts", "Unicode-3.0; Bitstream Vera"
+PYTHON = f"the standard library of Python {sys.version_info.major}.{sys.version_info.minor}", "PSF-2.0"
+FONTS = "Unicode character names; DejaVu and STIX fonts", "Unicode-3.0; Bitstream-Vera; OFL-1.1"
 WORLD = "procedural", "Apache-2.0"
 CORPORA = {
     "stdlib_code": Corpus(stdlib.code, "code", *PYTHON),
@@ -36,41 +39,43 @@ CORPORA = {
     "stdlib_document": Corpus(stdlib.document, "document", *PYTHON),
     "glyphs": Corpus(glyphs.glyphs, "image", *FONTS),
     "scenes_image": Corpus(scenes.images, "image", *WORLD),
-    "scenes_noisy": Corpus(scenes.noisy, "image", *WORLD),
-    "scenes_video": Corpus(scenes.videos, "video", *WORLD),
-    "scenes_audio": Corpus(scenes.sounds, "audio", *WORLD),
+    "scenes_noisy": Corpus(scenes.noisy, "image", *WORLD, ("train",)),
+    "scenes_video": Corpus(motion.videos, "video", *WORLD),
+    "scenes_audio": Corpus(melody.sounds, "audio", *WORLD),
     "scenes_edit": Corpus(scenes.edits, "interleaved", *WORLD),
     "scenes_labels": Corpus(scenes.labels, "classification", *WORLD),
 }
 
 
-def build(root: pathlib.Path, processes: int = 2) -> None:
-    """Writes every corpus to `root/<name>/<split>.array_record` with a manifest, leaving alone what is already whole.
+def build(root: pathlib.Path, most: int | None = None) -> None:
+    """Writes `root/<name>/<split>.array_record` and `root/<name>/manifest.json` of every corpus that is not there yet.
 
-    A manifest is written last, so a build that was killed is done again.
+    The manifest is written last: a dataset without one was left by a build that was killed, and is built again. `most`
+    is the number of records of a split, for tests.
     """
     missing = [name for name in CORPORA if not (root / name / "manifest.json").exists()]
-    if not missing:
-        return
-    log.info("building %d corpora in %s", len(missing), root)
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        done = pool.imap_unordered(functools.partial(build_one, root), missing)
-        for name in tqdm(done, total=len(missing), desc="corpora", unit="corpus", disable=not sys.stderr.isatty()):
-            log.info("built %s", name)
+    terminal = sys.stderr.isatty()
+    for name in tqdm(missing, desc=f"corpora in {root}", unit="corpus", disable=not terminal or not missing):
+        counts = _build(root / name, CORPORA[name], most)
+        if not terminal:
+            log.info("%s: %s", root / name, ", ".join(f"{count} {split}" for split, count in counts.items()))
 
 
-def build_one(root: pathlib.Path, name: str) -> str:
-    """One corpus: its splits, then its manifest."""
-    corpus, folder = CORPORA[name], root / name
-    counts = {split: records.write(folder / f"{split}.array_record", corpus.records(split)) for split in SPLITS}
+def _build(folder: pathlib.Path, corpus: Corpus, most: int | None) -> dict[str, int]:
+    """One dataset, its manifest last; returns the number of records of each split."""
+    counts, sha256 = {}, {}
+    for split in corpus.splits:
+        path = folder / f"{split}.array_record"
+        counts[split] = records.write(path, itertools.islice(corpus.records(split), most))
+        sha256[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
     manifest = {
         "task": corpus.task,
         "source": corpus.source,
         "licence": corpus.licence,
         "counts": counts,
-        "sha256": {s: hashlib.sha256((folder / f"{s}.array_record").read_bytes()).hexdigest() for s in SPLITS},
+        "sha256": sha256,
     }
     partial = folder / "manifest.partial"
-    partial.write_text(json.dumps(manifest, indent=1))
-    partial.replace(folder / "manifest.json")
-    return name
+    partial.write_text(json.dumps(manifest, indent=2) + "\n")
+    os.replace(partial, folder / "manifest.json")
+    return counts

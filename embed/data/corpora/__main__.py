@@ -1,4 +1,4 @@
-"""python -m embed.data.corpora FOLDER: builds every corpus there."""
+"""Builds every corpus in a folder: python -m embed.data.corpora FOLDER"""
 
 import logging
 import pathlib
@@ -9,5 +9,6 @@ from embed.data.corpora import build
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit(__doc__)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    # force: absl, which grain imports, has already taken the root logger
+    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     build(pathlib.Path(sys.argv[1]))

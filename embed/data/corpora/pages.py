@@ -16,7 +16,7 @@ CELL = 8
 COLUMNS, ROWS = 12, 8
 WIDTH, HEIGHT = COLUMNS * CELL, ROWS * CELL
 NAME_ROWS = 2
-BODY_COLUMNS = 19  # letters of 5 pixels
+BODY_COLUMNS = 18  # letters of 5 pixels
 FONTS = pathlib.Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 
 
@@ -25,6 +25,7 @@ def fits(module: str, name: str) -> bool:
     return len(module) <= COLUMNS and len(_name_rows(name)) <= NAME_ROWS
 
 
+@functools.cache
 def png(module: str, name: str, body: str) -> bytes:
     """The page, WIDTH x HEIGHT grey pixels: module on the first row, name on the next, a rule, the body below."""
     page = Image.new("L", (WIDTH, HEIGHT), 255)
@@ -47,7 +48,7 @@ def _name_rows(name: str) -> list[str]:
     """The name in rows of COLUMNS letters: a class and its method on a row each where they fit, else cut anywhere."""
     head, dot, tail = name.rpartition(".")
     if dot and len(name) > COLUMNS and len(head) < COLUMNS and len(tail) <= COLUMNS:
-        return [head + dot, tail]
+        return [f"{head}.", tail]
     return [name[i : i + COLUMNS] for i in range(0, len(name), COLUMNS)]
 
 

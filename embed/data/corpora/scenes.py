@@ -1,117 +1,32 @@
-"""A procedural world: coloured shapes seen, moving, heard, edited and asked for, described in four languages.
+"""A procedural world of single objects: pictures with captions, noisy captions, edits, and labels.
 
-Every attribute is named in a full caption, so a caption means one combination. Combinations, not pictures, are split: what
-is tested was never trained on, in any of the datasets.
+Every attribute is in a full caption, so a caption means one scene. Scenes are split, not their pictures: a scene that
+is tested is in no training set, neither as a positive, nor as a negative, nor as the start of an edit.
 """
 
 import dataclasses
-import hashlib
+import functools
 import itertools
 import random
 from collections.abc import Iterator
 
 from embed.data.corpora import render
-from embed.data.records import Audio, Content, Image, Record, Text, Video
+from embed.data.corpora.captions import (
+    BACKGROUNDS,
+    COLOURS,
+    LANGUAGES,
+    POSITIONS,
+    SHAPES,
+    SIZES,
+    Language,
+    without_words,
+)
+from embed.data.corpora.splits import SPLITS, by_rank
+from embed.data.records import Content, Image, Record, Text
 
-LANGUAGES = ("en", "de", "es", "fr")
-# Per value: its name in each language, phrased so that no agreement in gender or case is needed.
-SHAPES = {
-    "circle": ("circle", "Kreis", "círculo", "cercle"),
-    "square": ("square", "Quadrat", "cuadrado", "carré"),
-    "triangle": ("triangle", "Dreieck", "triángulo", "triangle"),
-    "star": ("star", "Stern", "estrella", "étoile"),
-    "cross": ("cross", "Kreuz", "cruz", "croix"),
-    "ring": ("ring", "Ring", "anillo", "anneau"),
-}
-COLOURS = {
-    "red": ("red", "rot", "rojo", "rouge"),
-    "orange": ("orange", "orange", "naranja", "orange"),
-    "yellow": ("yellow", "gelb", "amarillo", "jaune"),
-    "green": ("green", "grün", "verde", "vert"),
-    "cyan": ("cyan", "türkis", "turquesa", "turquoise"),
-    "blue": ("blue", "blau", "azul", "bleu"),
-    "purple": ("purple", "lila", "morado", "violet"),
-    "black": ("black", "schwarz", "negro", "noir"),
-}
-SIZES = {"small": ("small", "klein", "pequeño", "petit"), "large": ("large", "groß", "grande", "grand")}
-PLACES = {
-    (0, 0): ("at the top left", "oben links", "arriba a la izquierda", "en haut à gauche"),
-    (1, 0): ("at the top", "oben in der Mitte", "arriba en el centro", "en haut au centre"),
-    (2, 0): ("at the top right", "oben rechts", "arriba a la derecha", "en haut à droite"),
-    (0, 1): ("on the left", "links", "a la izquierda", "à gauche"),
-    (1, 1): ("in the middle", "in der Mitte", "en el centro", "au milieu"),
-    (2, 1): ("on the right", "rechts", "a la derecha", "à droite"),
-    (0, 2): ("at the bottom left", "unten links", "abajo a la izquierda", "en bas à gauche"),
-    (1, 2): ("at the bottom", "unten in der Mitte", "abajo en el centro", "en bas au centre"),
-    (2, 2): ("at the bottom right", "unten rechts", "abajo a la derecha", "en bas à droite"),
-}
-GROUNDS = {
-    "plain": ("plain", "einfarbig", "liso", "uni"),
-    "striped": ("striped", "gestreift", "rayado", "rayé"),
-    "dotted": ("dotted", "gepunktet", "punteado", "pointillé"),
-}
-MOTIONS = {
-    "right": ("moves to the right", "bewegt sich nach rechts", "se mueve a la derecha", "va vers la droite"),
-    "left": ("moves to the left", "bewegt sich nach links", "se mueve a la izquierda", "va vers la gauche"),
-    "up": ("rises", "steigt auf", "sube", "monte"),
-    "down": ("falls", "fällt herab", "baja", "descend"),
-    "rising": ("climbs to the upper right", "klettert nach rechts oben", "trepa a la derecha", "grimpe à droite"),
-    "falling": ("slides to the lower right", "rutscht nach rechts unten", "resbala a la derecha", "glisse à droite"),
-    "grows": ("grows", "wächst", "crece", "grandit"),
-    "shrinks": ("shrinks", "schrumpft", "se encoge", "rétrécit"),
-}
-PITCHES = {
-    200: ("very low", "sehr tief", "muy grave", "très grave"),
-    350: ("low", "tief", "grave", "grave"),
-    600: ("middle", "mittel", "media", "moyen"),
-    1000: ("high", "hoch", "aguda", "aigu"),
-    1600: ("very high", "sehr hoch", "muy aguda", "très aigu"),
-}
-TIMBRES = {
-    "sine": ("flute", "Flöte", "flauta", "flûte"),
-    "square": ("clarinet", "Klarinette", "clarinete", "clarinette"),
-    "saw": ("violin", "Geige", "violín", "violon"),
-    "organ": ("organ", "Orgel", "órgano", "orgue"),
-}
-TEMPI = {"fast": ("fast", "schnell", "rápido", "vite"), "slow": ("slowly", "langsam", "lento", "lentement")}
-
-IMAGE_CAPTIONS = (
-    (
-        "a {size} {colour} {shape} {place} on a {ground} background",
-        "{place}, a {shape}: {size}, {colour}, {ground} ground",
-    ),
-    (
-        "ein {shape}, {colour} und {size}, {place}, Hintergrund {ground}",
-        "{place} ein {shape}: {size}, {colour}, {ground}",
-    ),
-    (
-        "{shape} de color {colour}, tamaño {size}, {place}, fondo {ground}",
-        "{place}: {shape}, {colour}, {size}, {ground}",
-    ),
-    (
-        "{shape} de couleur {colour}, format {size}, {place}, fond {ground}",
-        "{place} : {shape}, {colour}, {size}, {ground}",
-    ),
-)
-VIDEO_CAPTIONS = (
-    ("a {size} {colour} {shape} {motion}",),
-    ("ein {shape}, {colour} und {size}, {motion}",),
-    ("{shape} de color {colour}, tamaño {size}, {motion}",),
-    ("{shape} de couleur {colour}, format {size}, {motion}",),
-)
-AUDIO_CAPTIONS = (
-    ("the {timbre} plays {tempo}: {a}, {b}, {c}", "three notes on the {timbre}, {tempo}: {a}, then {b}, then {c}"),
-    ("{timbre}, {tempo} gespielt: {a}, {b}, {c}",),
-    ("{timbre}, {tempo}: nota {a}, nota {b}, nota {c}",),
-    ("{timbre}, joué {tempo} : {a}, {b}, {c}",),
-)
-EDITS = ("the same, but {change}", "dasselbe, aber {change}", "lo mismo, pero {change}", "le même, mais {change}")
-WISHES = (
-    ("can you see a {colour} {shape} anywhere?", "show me the {size} {colour} {shape}", "is that {shape} {colour}?"),
-    ("wo ist der {shape} in {colour}?", "zeig mir: {shape}, {size}, {colour}"),
-    ("¿dónde hay {shape} de color {colour}?", "dibuja {shape}, {size}, {colour}"),
-    ("où est {shape} de couleur {colour} ?", "montre {shape}, {size}, {colour}"),
-)
+DEV, TEST = 100, 256  # scenes
+VARIANTS = 3  # renderings of a scene, and captions of each in training
+MISMATCHED, INCOMPLETE, GARBLED = 0.1, 0.1, 0.1  # shares of the noisy captions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,159 +36,133 @@ class Scene:
     shape: str
     colour: str
     size: str
-    place: tuple[int, int]
-    ground: str
+    position: str
+    background: str
+
+    @property
+    def name(self) -> str:
+        return "-".join(dataclasses.astuple(self)).replace(" ", "_")
+
+    @property
+    def label(self) -> str:
+        return f"{self.colour} {self.shape}"
 
 
-@dataclasses.dataclass(frozen=True)
-class Clip:
-    """What a video shows."""
-
-    shape: str
-    colour: str
-    size: str
-    motion: str
+CHOICES = {"shape": SHAPES, "colour": COLOURS, "size": SIZES, "position": POSITIONS, "background": BACKGROUNDS}
 
 
-@dataclasses.dataclass(frozen=True)
-class Melody:
-    """What a sound plays: three pitches in Hz."""
-
-    timbre: str
-    tempo: str
-    a: int
-    b: int
-    c: int
+@functools.cache
+def scenes() -> dict[str, tuple[Scene, ...]]:
+    """split -> its scenes, in a shuffled order that never changes."""
+    found = {scene.name: scene for scene in itertools.starmap(Scene, itertools.product(*CHOICES.values()))}
+    side = by_rank(found, DEV, TEST)
+    return {split: tuple(found[name] for name in side if side[name] == split) for split in SPLITS}
 
 
-Combination = Scene | Clip | Melody
-VALUES = {
-    **{"shape": SHAPES, "colour": COLOURS, "size": SIZES, "place": PLACES, "ground": GROUNDS, "motion": MOTIONS},
-    **{"timbre": TIMBRES, "tempo": TEMPI, "a": PITCHES, "b": PITCHES, "c": PITCHES},
-}
+@functools.cache
+def _seen() -> frozenset[Scene]:
+    return frozenset(scenes()["train"])
 
 
-def split_of(combination: Combination) -> str:
-    """The side a combination is on, by a hash of its attributes."""
-    bucket = int(hashlib.md5(repr(combination).encode()).hexdigest(), 16) % 100
-    # Melodies and clips are fewer, so a larger share is held out to leave 200 candidates.
-    held = 16 if isinstance(combination, Scene) else 30
-    return "test" if bucket < held else "dev" if bucket < held + 7 else "train"
+def neighbours(scene: Scene, attributes: tuple[str, ...] = tuple(CHOICES)) -> list[Scene]:
+    """The training scenes that differ in exactly one of the attributes."""
+    others = [dataclasses.replace(scene, **{name: value}) for name in attributes for value in CHOICES[name]]
+    return [other for other in others if other != scene and other in _seen()]
 
 
-def combinations(kind: type, split: str) -> list[Combination]:
-    """Every combination of one kind on one side, in a fixed shuffled order; at most 256 in a test, 96 in a dev split."""
-    fields = [field.name for field in dataclasses.fields(kind)]
-    found = [kind(*values) for values in itertools.product(*(VALUES[name] for name in fields))]
-    found = [combination for combination in found if split_of(combination) == split]
-    random.Random(f"{kind.__name__} {split}").shuffle(found)
-    return found[: {"test": 256, "dev": 96}.get(split)]
+@functools.cache
+def picture(scene: Scene, variant: int) -> Image:
+    """One of the renderings of a scene."""
+    place = divmod(POSITIONS.index(scene.position), 3)
+    rng = random.Random(f"picture {scene.name} {variant}")
+    return Image(render.still(scene.shape, scene.colour, scene.size, place[1], place[0], scene.background, rng))
 
 
-def words(combination: Combination, language: int) -> dict[str, str]:
-    """The name of every attribute value in one language."""
-    return {name: VALUES[name][value][language] for name, value in vars(combination).items()}
-
-
-def caption(combination: Combination, templates: tuple, rng: random.Random) -> tuple[str, str]:
-    """(a full description in some language, the language)."""
-    language = rng.randrange(len(LANGUAGES))
-    return rng.choice(templates[language]).format(**words(combination, language)), LANGUAGES[language]
-
-
-def changed(combination: Combination, rng: random.Random, names: tuple[str, ...]) -> Combination:
-    """The combination with one of the named attributes changed: on its side of the split where there is one, else in train."""
-    others = [
-        dataclasses.replace(combination, **{name: value})
-        for name in names
-        for value in VALUES[name]
-        if value != getattr(combination, name)
-    ]
-    near = [other for other in others if split_of(other) == split_of(combination)]
-    return rng.choice(near or [other for other in others if split_of(other) == "train"])
-
-
-def _pairs(kind: type, split: str, count: int, templates: tuple, draw, name: str) -> Iterator[Record]:
-    """Caption -> media records: each test combination once; in training, `count` of them, each with a near miss."""
-    pool, names = combinations(kind, split), tuple(field.name for field in dataclasses.fields(kind))
-    for i in range(count if split == "train" else len(pool)):
-        combination, rng = pool[i % len(pool)], random.Random(f"{name} {split} {i}")
-        text, language = caption(combination, templates, rng)
-        negatives: tuple[Content, ...] = ()
-        if split == "train":
-            negatives = ((draw(changed(combination, rng, names), rng),),)
-        yield Record(f"{name}-{split}-{i}", (Text(text),), (draw(combination, rng),), negatives, language)
-
-
-def _image(scene: Combination, rng: random.Random) -> Image:
-    assert isinstance(scene, Scene)
-    return Image(render.image(scene, rng))
-
-
-def _video(clip: Combination, rng: random.Random) -> Video:
-    assert isinstance(clip, Clip)
-    return Video(render.video(clip, rng))
-
-
-def _audio(melody: Combination, rng: random.Random) -> Audio:
-    assert isinstance(melody, Melody)
-    return Audio(render.audio(melody, rng))
+def caption(scene: Scene, language: Language, rng: random.Random) -> str:
+    """A full description."""
+    return rng.choice(language.scenes).format(
+        thing=language.thing(scene.shape, scene.colour, scene.size),
+        position=language.words[scene.position],
+        background=language.words[scene.background],
+    )
 
 
 def images(split: str) -> Iterator[Record]:
-    """Caption -> picture."""
-    return _pairs(Scene, split, 5000, IMAGE_CAPTIONS, _image, "scenes_image")
-
-
-def videos(split: str) -> Iterator[Record]:
-    """Caption -> clip."""
-    return _pairs(Clip, split, 1800, VIDEO_CAPTIONS, _video, "scenes_video")
-
-
-def sounds(split: str) -> Iterator[Record]:
-    """Caption -> melody."""
-    return _pairs(Melody, split, 1800, AUDIO_CAPTIONS, _audio, "scenes_audio")
+    """Caption -> picture. In training every scene comes in three languages, each against a scene that is nearly it."""
+    for variant, i, scene in _rounds(split):
+        rng = random.Random(f"images {scene.name} {variant}")
+        language = LANGUAGES[(i + variant) % len(LANGUAGES)]
+        near = picture(rng.choice(neighbours(scene)), variant)
+        negatives: tuple[Content, ...] = ((near,),) if split == "train" else ()
+        query, target = (Text(caption(scene, language, rng)),), (picture(scene, variant),)
+        yield Record(f"scenes_image/{scene.name}/{variant}", query, target, negatives, language.code)
 
 
 def noisy(split: str) -> Iterator[Record]:
-    """Caption -> picture as the web has them: one in ten belongs to another picture, one in five lost words."""
-    pool = combinations(Scene, split)
-    for i in range(6000 if split == "train" else len(pool)):
-        scene, rng = pool[i % len(pool)], random.Random(f"scenes_noisy {split} {i}")
-        fate = rng.random() if split == "train" else 1.0
-        text, language = caption(rng.choice(pool) if fate < 0.1 else scene, IMAGE_CAPTIONS, rng)
-        if 0.1 <= fate < 0.3:
-            text = " ".join(word for word in text.split() if rng.random() > 0.3) or text
-        yield Record(f"scenes_noisy-{split}-{i}", (Text(text),), (_image(scene, rng),), (), language)
+    """Caption -> picture as the web has them: captions of other pictures, with attributes missing, with words lost."""
+    for variant, i, scene in _rounds(split):
+        rng = random.Random(f"noisy {scene.name} {variant}")
+        language, fate = LANGUAGES[(i + variant + 1) % len(LANGUAGES)], rng.random()
+        text = caption(scene, language, rng)
+        if fate < MISMATCHED:
+            text = caption(rng.choice(scenes()[split]), language, rng)
+        elif fate < MISMATCHED + INCOMPLETE:
+            where = rng.choice(("", language.words[scene.position], language.words[scene.background]))
+            text = f"{language.thing(scene.shape, scene.colour, rng.choice(('', scene.size)))} {where}".strip()
+        elif fate < MISMATCHED + INCOMPLETE + GARBLED:
+            text = without_words(text, rng)
+        query, target = (Text(text),), (picture(scene, variant),)
+        yield Record(f"scenes_noisy/{scene.name}/{variant}", query, target, (), language.code)
 
 
 def edits(split: str) -> Iterator[Record]:
-    """Picture and "the same, but blue" -> the other picture; the unchanged picture is the hard negative in training."""
-    pool, names = combinations(Scene, split), ("shape", "colour", "size", "place", "ground")
-    for i in range(4000 if split == "train" else len(pool)):
-        after, rng = pool[i % len(pool)], random.Random(f"scenes_edit {split} {i}")
-        before, language = changed(after, rng, names), rng.randrange(len(LANGUAGES))
-        (name,) = (name for name in names if getattr(before, name) != getattr(after, name))
-        wish = EDITS[language].format(change=words(after, language)[name])
-        start = _image(before, rng)
+    """[picture, "the same, but blue"] -> the picture after that; the unchanged one is the hard negative.
+
+    The scene after the edit decides the split. The one before it is a training scene on every side.
+    """
+    for variant, i, after in _rounds(split):
+        rng = random.Random(f"edits {after.name} {variant}")
+        language = LANGUAGES[(i + variant + 2) % len(LANGUAGES)]
+        before = rng.choice(neighbours(after, (rng.choice(tuple(CHOICES)),)) or neighbours(after))
+        (new,) = (getattr(after, name) for name in CHOICES if getattr(after, name) != getattr(before, name))
+        wish = rng.choice(language.edits).format(language.alone(new))
+        start, target = picture(before, variant), (picture(after, variant),)
         negatives: tuple[Content, ...] = ((start,),) if split == "train" else ()
-        query = (start, Text(wish))
-        yield Record(f"scenes_edit-{split}-{i}", query, (_image(after, rng),), negatives, LANGUAGES[language])
+        name = f"scenes_edit/{after.name}/from-{before.name}/{variant}"
+        yield Record(name, (start, Text(wish)), target, negatives, language.code)
 
 
 def labels(split: str) -> Iterator[Record]:
-    """Utterance -> one of 48 labels such as "red star"; labels are on every side, combinations are not."""
-    seen: set[str] = set()
-    for i, (scene, n) in enumerate(itertools.product(combinations(Scene, split), range(3 if split == "train" else 2))):
-        rng = random.Random(f"scenes_labels {split} {i} {n}")
-        assert isinstance(scene, Scene)
-        text, language = caption(scene, WISHES, rng)
-        if text in seen and split != "train":
-            continue
-        seen.add(text)
-        label, negatives = f"{scene.colour} {scene.shape}", ()
+    """Utterance -> "red star" or another of 48 labels. Labels are on every side on purpose, utterances on one."""
+    for i, (text, (scene, language)) in enumerate(_utterances()[split].items()):
+        rng = random.Random(f"labels {text}")
+        negatives: tuple[Content, ...] = ()
         if split == "train":
-            other = changed(scene, rng, ("shape", "colour"))
-            assert isinstance(other, Scene)
-            negatives = ((Text(f"{other.colour} {other.shape}"),),)
-        yield Record(f"scenes_labels-{split}-{i}", (Text(text),), (Text(label),), negatives, language, label)
+            name = rng.choice(("shape", "colour"))
+            other = rng.choice([value for value in CHOICES[name] if value != getattr(scene, name)])
+            negatives = ((Text(dataclasses.replace(scene, **{name: other}).label),),)
+        target = (Text(scene.label),)
+        yield Record(f"scenes_labels/{split}/{i}", (Text(text),), target, negatives, language.code, scene.label)
+
+
+def _rounds(split: str) -> Iterator[tuple[int, int, Scene]]:
+    """(variant, i, scene): every scene once a variant in training, once at all elsewhere."""
+    for variant in range(VARIANTS if split == "train" else 1):
+        for i, scene in enumerate(scenes()[split]):
+            yield variant, i, scene
+
+
+@functools.cache
+def _utterances() -> dict[str, dict[str, tuple[Scene, Language]]]:
+    """split -> utterance -> what it is about. They are loose, so two scenes can share one: the tested side keeps it."""
+    found: dict[str, dict[str, tuple[Scene, Language]]] = {}
+    for split in reversed(SPLITS):
+        found[split] = {}
+        for turn, (i, scene) in itertools.product(range(2), enumerate(scenes()[split])):
+            rng = random.Random(f"utterance {scene.name} {turn}")
+            language = LANGUAGES[(i + 2 * turn) % len(LANGUAGES)]
+            thing = language.thing(scene.shape, scene.colour, rng.choice(("", scene.size)))
+            text = rng.choice(language.utterances).format(thing=thing, position=language.words[scene.position])
+            if not any(text in known for known in found.values()):
+                found[split][text] = scene, language
+    return found

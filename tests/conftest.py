@@ -1,0 +1,53 @@
+"""Eight CPU devices, a mesh for every test, and a small world to run in."""
+
+import dataclasses
+import pathlib
+
+import jax
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+import pytest  # noqa: E402
+from absl import flags  # noqa: E402
+
+from embed.data.layout import Layout  # noqa: E402
+from embed.data.tokenizer import Tokenizer, train  # noqa: E402
+from embed.mesh import make_mesh  # noqa: E402
+from embed.model.presets import TINY_PER_LAYER, AttentionSpec  # noqa: E402
+
+flags.FLAGS.mark_as_parsed()  # grain's worker processes read absl flags
+
+# Every feature of the architecture, as small as the meshes allow.
+ARCH = dataclasses.replace(
+    TINY_PER_LAYER,
+    vocabulary=512,
+    width=32,
+    hidden=64,
+    groups=2,
+    per_layer=8,
+    local_attention=AttentionSpec(heads=4, groups=2, head_dim=8, theta=1e4, window=4),
+    global_attention=AttentionSpec(heads=4, groups=1, head_dim=16, theta=1e6, rotary=0.5),
+    widths=(8, 16, 32),
+)
+
+
+@pytest.fixture(autouse=True)
+def one_device():
+    with jax.set_mesh(make_mesh((1, 1, 1))):
+        yield
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    return train(["a red square on the left", "def f(x): return x", "größer als <|image|>"] * 20, ARCH.vocabulary)
+
+
+@pytest.fixture
+def layout(tokenizer) -> Layout:
+    return Layout(tokenizer, ARCH.patch, ARCH.image_patches, ARCH.frame_patches, ARCH.audio_frame)
+
+
+@pytest.fixture(scope="session")
+def root() -> pathlib.Path:
+    return pathlib.Path(__file__).parent.parent

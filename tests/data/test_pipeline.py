@@ -1,0 +1,110 @@
+"""`batch = mixture[step]`: the same for any workers and hosts; what cannot be read is counted, not replaced."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+from embed.data import pipeline
+from embed.data.layout import Budget, LimitError, decode
+from embed.data.records import ArrayRecordSource, Image, JsonlSource, Record, RecordError, Text, TfdsSource, write
+from embed.data.tasks import Task
+
+
+def png(shade: int) -> bytes:
+    out = io.BytesIO()
+    Pillow.new("RGB", (16, 16), (shade, 40, 200)).save(out, "PNG")
+    return out.getvalue()
+
+
+def records(count: int, bad: tuple[int, ...] = ()) -> list[Record]:
+    return [
+        Record(str(i), (Text(f"number {i}"),), (Image(png(i)[: 40 if i in bad else None]),), ((Image(png(i + 100)),),))
+        for i in range(count)
+    ]
+
+
+TASKS = (
+    Task("one", 8, 2.0, Budget(16), Budget(8, 1, 4), negatives=1),
+    Task("two", 4, 1.0, Budget(24), Budget(12, 1, 4), prompt="search result", drop=0.5),
+)
+
+
+@pytest.fixture
+def sources(tmp_path):
+    write(tmp_path / "train.array_record", records(21))
+    return [ArrayRecordSource(tmp_path / "train.array_record")] * 2
+
+
+def same(a, b) -> bool:
+    return a[0] == b[0] and all(
+        np.array_equal(x, y)
+        for side in ("query", "target", "negative")
+        for x, y in zip(vars(getattr(a[1], side)).values(), vars(getattr(b[1], side)).values(), strict=True)
+    )
+
+
+def test_same_batches_for_any_workers_and_any_start(sources, layout):
+    data = pipeline.mixture(TASKS, sources, layout, seed=3)
+    plain = list(pipeline.batches(data, 0, 9, workers=0))
+    assert [number for number, _ in plain].count(0) == 6
+    assert all(same(a, b) for a, b in zip(plain, pipeline.batches(data, 0, 9, workers=2), strict=True))
+    assert all(same(a, b) for a, b in zip(plain[5:], pipeline.batches(data, 5, 9, workers=0), strict=True))
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_hosts_together_read_the_same_rows_in_the_same_places(sources, layout, hosts):
+    whole = pipeline.mixture(TASKS, sources, layout, seed=3)
+    parts = [pipeline.mixture(TASKS, sources, layout, seed=3, host=h, hosts=hosts) for h in range(hosts)]
+    for step in range(6):
+        number, pairs = whole[step]
+        shares = [part[step] for part in parts]
+        assert {n for n, _ in shares} == {number}
+        for name in ("query_hash", "target_hash", "negative_hash"):
+            joined = np.concatenate([getattr(share, name) for _, share in shares])
+            assert np.array_equal(joined, getattr(pairs, name))
+
+
+def test_a_record_that_cannot_be_decoded_is_kept_out_and_logged(tmp_path, layout, caplog):
+    write(tmp_path / "train.array_record", records(8, bad=(2, 5)))
+    task = Task("broken", 8, 1.0, Budget(16), Budget(8, 1, 4))
+    _, pairs = pipeline.mixture([task], [ArrayRecordSource(tmp_path / "train.array_record")], layout, seed=0)[0]
+    assert pairs.valid.sum() == 6
+    assert not pairs.target.segments[~pairs.valid].any()
+    assert caplog.text.count("quarantined: task broken, record") == 2 and "image" in caplog.text
+
+
+def test_jsonl_names_file_line_and_field(tmp_path):
+    lines = [
+        {"id": "a", "query": [{"text": "x"}], "positive": [{"image": "../secret.png"}]},
+        {"id": "b", "query": [{"text": "x", "image": "y"}], "positive": [{"text": "z"}]},
+        {"id": "c", "query": [{"text": "x"}], "positive": [{"text": "z"}], "more": 1},
+    ]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\nnot json\n")
+    source = JsonlSource(tmp_path, "train")
+    assert len(source) == 4 and source[2].positive == (Text("z"),)
+    for index, message in [(0, "leaves the dataset folder"), (1, "exactly one of"), (3, "not JSON")]:
+        with pytest.raises(RecordError, match=rf"train.jsonl:{index + 1}.*{message}"):
+            source[index]
+
+
+def test_any_random_access_examples_are_a_source():
+    source = TfdsSource([{"caption": b"a cat"}], lambda e: Record("0", (Text(e["caption"].decode()),), (Text("cat"),)))
+    assert source[0].query == (Text("a cat"),)
+
+
+def test_a_text_of_a_million_characters_is_refused(layout):
+    with pytest.raises(LimitError, match="1,000,000 characters"):
+        decode((Text("a" * 1_000_000),), layout)
+
+
+def test_special_tokens_in_a_text_are_text(layout):
+    ids = layout.tokenizer.encode("<|image|> <pad> <bos>")
+    assert not {layout.tokenizer.image[1], layout.tokenizer.pad} & set(ids) and len(ids) > 6
+
+
+def test_an_unknown_prompt_is_an_error():
+    with pytest.raises(ValueError, match="unknown prompt 'sarch result'; one of: search result"):
+        Task("t", 1, 1.0, Budget(8), Budget(8), prompt="sarch result")

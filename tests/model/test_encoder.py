@@ -1,0 +1,136 @@
+"""Properties of the encoder: packing, padding, both directions, interleaving, meshes, microbatches."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ARCH
+
+from embed import mesh
+from embed.data.layout import Budget, Picture, Sound, Words, row, stack
+from embed.inputs import Inputs
+from embed.model.encoder import Encoder, encode_by_microbatch, init
+
+MODEL = Encoder(ARCH, remat=True)
+
+
+def pieces(layout, rng, order="wpsw"):
+    """Random words, a picture and a sound in the given order."""
+    made = {
+        "w": lambda: Words(tuple(rng.integers(20, 400, 5).tolist())),
+        "p": lambda: Picture(
+            rng.random((4, 192), np.float32), np.array([[0, 0], [1, 0], [0, 1], [1, 1]]), layout.tokenizer.image
+        ),
+        "s": lambda: Sound(
+            rng.standard_normal((3, 640)).astype(np.float32),
+        ),
+    }
+    return [made[kind]() for kind in order]
+
+
+BUDGET = Budget(32, 2, 4, 1, 4)
+
+
+def rows(layout, many, budget=BUDGET):
+    return stack([row(one, budget, layout) for one in many], budget, layout)
+
+
+@pytest.fixture
+def params(layout):
+    return init(MODEL, jax.random.key(0), mesh.to_global(rows(layout, [pieces(layout, np.random.default_rng(0))])))
+
+
+def embed(params, inputs: Inputs, segments=1):
+    return np.asarray(jax.jit(MODEL.apply, static_argnums=2)({"params": params}, mesh.to_global(inputs), segments))
+
+
+def test_packed_equals_unpacked(layout, params):
+    rng = np.random.default_rng(1)
+    one, two = pieces(layout, rng, "wpw"), pieces(layout, rng, "sw")
+    alone = embed(params, rows(layout, [one, two]))[:, 0]
+    a, b = (row(x, BUDGET, layout) for x in (one, two))
+    n, m = int((a.segments > 0).sum()), int((b.segments > 0).sum())
+    # One row: the second input behind the first, its own segment and positions, its soft tokens where they lie.
+    packed = jax.tree.map(np.copy, rows(layout, [one], Budget(48, 2, 4, 1, 4)))
+    for name, shift in (("tokens", 0), ("segments", 1), ("positions", 0), ("slots", 0)):
+        getattr(packed, name)[0, n : n + m] = getattr(b, name)[:m] + (shift if name == "segments" else 0)
+    packed.audio[0], packed.audio_mask[0] = b.audio, b.audio_mask
+    np.testing.assert_allclose(embed(params, packed, 2)[0], alone, atol=2e-5)
+
+
+def test_padding_changes_nothing(layout, params):
+    one = [pieces(layout, np.random.default_rng(2))]
+    small = embed(params, rows(layout, one))
+    large = embed(params, rows(layout, one, Budget(61, 3, 7, 2, 9)))
+    np.testing.assert_allclose(small, large, atol=2e-5)
+
+
+def test_every_token_sees_both_sides_and_no_other_segment(layout, params):
+    inputs = rows(layout, [[Words(tuple(range(30, 58)))]])
+    inputs.segments[0, 15:30] = 2
+    inputs.positions[0, 15:30] = np.arange(15)
+    inputs = mesh.to_global(inputs)
+
+    def out(table):
+        found = MODEL.apply({"params": {**params, "vocabulary": table}}, inputs, 2)
+        return found[0]
+
+    # Distinct tokens, so the gradient of a table row is the influence of that place.
+    jacobian = jax.jacobian(lambda t: jnp.sum(jnp.sin(out(t)), axis=-1))(params["vocabulary"])
+    tokens = np.asarray(inputs.tokens[0])
+    for segment, (start, stop) in enumerate([(1, 15), (15, 29)]):
+        influence = np.abs(np.asarray(jacobian)[segment]).sum(-1)
+        assert (influence[tokens[start:stop]] > 0).all()
+        other = tokens[15:29] if segment == 0 else tokens[1:15]
+        assert (influence[other] == 0).all()
+
+
+def test_a_hidden_state_depends_on_what_is_before_and_behind_it(layout, params):
+    inputs = mesh.to_global(rows(layout, [[Words(tuple(range(30, 58)))]]))
+    module = Encoder(ARCH, remat=False)
+
+    def middle(table):
+        variables = {"params": {**params, "vocabulary": table}}
+        _, state = module.apply(variables, inputs, capture_intermediates=lambda m, _: m.name == "backbone")
+        return jnp.sum(jnp.sin(state["intermediates"]["backbone"]["__call__"][0][0, 15]))
+
+    influence = np.abs(np.asarray(jax.grad(middle)(params["vocabulary"]))).sum(-1)
+    assert (influence[np.asarray(inputs.tokens[0, 1:29])] > 0).all()
+
+
+def test_order_of_parts_matters(layout, params):
+    rng = np.random.default_rng(3)
+    w, p, s, v = pieces(layout, rng, "wpsw")
+    orders = [[w, p, s, v], [p, w, s, v], [s, p, w, v], [v, p, s, w], [w, s, p, v]]
+    found = embed(params, rows(layout, orders))[:, 0]
+    gaps = np.linalg.norm(found[:, None] - found[None], axis=-1) + np.eye(5)
+    assert gaps.min() > 1e-4
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 1), (1, 4, 2), (1, 2, 4)])
+def test_same_numbers_on_every_mesh_and_microbatch(layout, shape):
+    many = [pieces(layout, np.random.default_rng(i), "wpsw"[i % 3 :]) for i in range(16)]
+
+    def run(microbatch):
+        inputs = mesh.to_global(rows(layout, many))
+        params = init(MODEL, jax.random.key(0), inputs)
+
+        def value(params):
+            out = encode_by_microbatch(lambda x: MODEL.apply({"params": params}, x)[:, 0], inputs, microbatch)
+            return jnp.sum(jnp.sin(out))
+
+        value, grads = jax.jit(jax.value_and_grad(value))(params)
+        return float(value), jax.tree.map(np.asarray, grads)
+
+    value, grads = run(16)
+    with jax.set_mesh(mesh.make_mesh(shape)):
+        other, others = run(8)  # another mesh and another microbatch at once
+    np.testing.assert_allclose(value, other, rtol=1e-4, atol=1e-4)
+    largest = max(np.abs(g).max() for g in jax.tree.leaves(grads))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-5 * largest), grads, others)
+
+
+def test_a_microbatch_that_does_not_divide_is_an_error(layout, params):
+    inputs = mesh.to_global(rows(layout, [pieces(layout, np.random.default_rng(0))] * 6))
+    with pytest.raises(ValueError, match="4 rows does not divide the batch of 6"):
+        encode_by_microbatch(lambda x: x.tokens, inputs, 4)
