@@ -15,8 +15,23 @@ from PIL import Image as Pillow
 
 from embed import checkpoint, mesh
 from embed.data import prompts
-from embed.data.layout import Budget, Layout, Picture, Piece, Sound, decode, empty, length, row, stack
-from embed.data.records import Audio, Content, Image, Part, Pdf, Text, Video
+from embed.data.layout import (
+    MAX_FRAMES,
+    Budget,
+    Layout,
+    LimitError,
+    Picture,
+    Piece,
+    Sound,
+    decode,
+    empty,
+    length,
+    row,
+    stack,
+)
+from embed.data.media import MediaError
+from embed.data.patches import resize_to_patches
+from embed.data.records import MAX_MEDIA_BYTES, Audio, Content, Image, Part, Pdf, Text, Video
 from embed.inputs import Inputs
 from embed.model.encoder import Encoder, encode
 from embed.search import truncate
@@ -27,7 +42,9 @@ SUFFIXES: dict[str, type] = {
     **dict.fromkeys((".mp4", ".mov", ".mkv", ".webm", ".avi"), Video),
     ".pdf": Pdf,
 }
-TOKENS = 16  # rows are padded to a multiple of this, so that few shapes are compiled
+TOKENS = 32  # rows are padded to this or to a power of two above it, so that few shapes are compiled
+FEW = 8  # a batch has this many rows or all of them, for the same reason
+ATTENTION = 2**26  # rows times tokens squared of one batch: 64 rows of 1,024 tokens, 1 of 8,192
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +63,7 @@ class Embedder:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Embedder":
-        """From a run's or soup's folder (its last step) or one `checkpoints/STEP` of it, onto one device or the set mesh.
+        """From a run's or soup's folder (its last step) or one `checkpoints/STEP` of it.
 
         Raises CheckpointError where there is none or its tokenizer is not the one it was trained with.
         """
@@ -60,25 +77,35 @@ class Embedder:
         """Vectors f32[n, dim] of unit norm, one an item, in order.
 
         An item is a string, a `pathlib.Path` (image, audio, video, PDF, else text), a PIL image, (waveform f32[n] or
-        f32[n,channels], rate), video frames u8[i,h,w,3] at one a second, a record's part, or a list of these, interleaved.
+        f32[n,channels], rate), video frames u8[i,h,w,3] at one a second, a record's part, or a list of these in order.
         `task` is a query's task name ("search result", ...) or "document", for items of text alone; `dim` a Matryoshka
         width; `patches` the soft tokens of an image or page, if not the model's own number.
 
         Raises ValueError (MediaError, LimitError, ...) naming the item that cannot be embedded and why.
         """
-        widths = self.encoder.arch.widths
-        if dim is not None and not 1 <= dim <= widths[-1]:
-            raise ValueError(f"dim {dim} is not within 1..{widths[-1]}; trained widths: {', '.join(map(str, widths))}")
+        if isinstance(items, str | bytes | os.PathLike):
+            raise ValueError(f"expected a list of items, got one {type(items).__name__}: put it in a list")
+        width = self.width(dim)
         pieces = []
         for number, item in enumerate(items):
             try:
-                pieces.append(self._pieces(item, task, patches))
+                pieces.append(self.pieces(item, task, patches))
             except (ValueError, OSError) as error:
-                kind = type(error) if isinstance(error, ValueError) else ValueError
+                kind = type(error) if isinstance(error, MediaError | LimitError) else ValueError
                 raise kind(f"item {number}: {error}") from error
-        return truncate(self.encode(self.prepare(pieces)), dim or widths[-1])
+        return truncate(self.encode(self.prepare(pieces)), width)
 
-    def _pieces(self, item: Any, task: str | None, patches: int | None) -> list[Piece]:
+    def width(self, dim: int | None) -> int:
+        """The numbers of a vector where `dim` are asked for, all if None. Raises ValueError for more than there are."""
+        widths = self.encoder.arch.widths
+        if dim is not None and not 1 <= dim <= widths[-1]:
+            raise ValueError(f"dim {dim} is not within 1..{widths[-1]}; trained widths: {', '.join(map(str, widths))}")
+        return dim or widths[-1]
+
+    def pieces(self, item: Any, task: str | None = None, patches: int | None = None) -> list[Piece]:
+        """One item of `embed` decoded and cut to soft tokens. Raises ValueError and OSError."""
+        if patches is not None and patches < 1:
+            raise ValueError(f"{patches} soft tokens of an image; at least 1")
         parts = [to_part(part) for part in (item if isinstance(item, list) else [item])]
         if not parts:
             raise ValueError("an empty list; an input has at least one part")
@@ -94,27 +121,30 @@ class Embedder:
             else:
                 pieces += decode((part,), self.layout, patches)
         length(pieces, self.layout.tokenizer)
+        side = max((1 + int(piece.xy.max()) for piece in pieces if isinstance(piece, Picture)), default=0)
+        most = self.encoder.arch.patch_positions
+        if side > most:
+            raise ValueError(f"an image of {side} patches in a row or column; at most {most}: cut it or give it fewer")
         return pieces
 
     def _frames(self, frames: np.ndarray) -> list[Piece]:
-        from embed.data.patches import resize_to_patches
-
-        if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not 1 <= len(frames) <= 32:
-            raise ValueError(f"a video array is u8[1..32,h,w,3]; got {frames.dtype}{list(frames.shape)}")
+        if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not 1 <= len(frames) <= MAX_FRAMES:
+            raise ValueError(f"a video array is u8[1..{MAX_FRAMES},h,w,3]; got {frames.dtype}{list(frames.shape)}")
         most, around = self.layout.frame_patches, self.layout.tokenizer.video
         return [Picture(*resize_to_patches(frame, self.layout.patch, most), around) for frame in frames]
 
     def prepare(self, pieces: Sequence[list[Piece]], batch: int = 64) -> Prepared:
-        """Inputs grouped by shape into batches of at most `batch` rows (smaller ones padded to a power of two)."""
+        """Inputs by shape, in batches of at most `batch` rows, fewer of long ones, padded to a power of two."""
         groups: dict[Budget, list[int]] = defaultdict(list)
         for i, one in enumerate(pieces):
             groups[_shape(one, self.layout)].append(i)
         batches = []
         for budget, members in groups.items():
-            for start in range(0, len(members), batch):
-                chosen = members[start : start + batch]
+            most = min(batch, max(ATTENTION // budget.tokens**2, 1))
+            for start in range(0, len(members), most):
+                chosen = members[start : start + most]
                 rows = [row(pieces[i], budget, self.layout) for i in chosen]
-                padded = 1 << (len(rows) - 1).bit_length()
+                padded = batch if len(rows) > FEW else min(FEW, batch)
                 rows += [empty(budget, self.layout)] * (padded - len(rows))
                 batches.append((np.array(chosen), stack(rows, budget, self.layout)))
         return Prepared(tuple(batches), len(pieces))
@@ -130,50 +160,68 @@ class Embedder:
 
     def prepare_contents(self, contents: Sequence[Content], task: str | None, patches: int | None) -> Prepared:
         """`prepare` for a benchmark's contents."""
-        return self.prepare([self._pieces(list(content), task, patches) for content in contents])
+        return self.prepare([self.pieces(list(content), task, patches) for content in contents])
 
 
 def _shape(pieces: list[Piece], layout: Layout) -> Budget:
-    """The smallest of the standard shapes that holds an input: tokens by 16, images, patches and frames by powers of two."""
+    """The smallest standard shape that holds an input: tokens, images, patches and frames by powers of two."""
 
     def up(n: int) -> int:
         return 1 << (n - 1).bit_length() if n else 0
 
     pictures = [len(piece.xy) for piece in pieces if isinstance(piece, Picture)]
     sounds = [len(piece.frames) for piece in pieces if isinstance(piece, Sound)]
-    tokens = -(-length(pieces, layout.tokenizer) // TOKENS) * TOKENS
-    tokens = tokens if tokens <= 128 else up(tokens)
+    tokens = max(TOKENS, up(length(pieces, layout.tokenizer)))
     return Budget(tokens, up(len(pictures)), up(max(pictures, default=0)), up(len(sounds)), up(max(sounds, default=0)))
 
 
 def to_part(item: Any) -> Part | np.ndarray:
-    """One item of `Embedder.embed` that is not a list -> a record's part, or an array of video frames."""
+    """One item of `Embedder.embed` that is not a list -> a record's part, or an array of video frames.
+
+    Raises ValueError for what is none of these, OSError for a file that cannot be read.
+    """
     match item:
         case Text() | Image() | Audio() | Video() | Pdf():
             return item
         case str():
             return Text(item)
         case pathlib.Path():
-            kind = SUFFIXES.get(item.suffix.lower())
-            data = item.read_bytes()
-            if not data:
-                raise ValueError(f"{item} is an empty file")
-            if kind is not None:
-                return kind(data)
-            try:
-                return Text(data.decode())
-            except UnicodeDecodeError as error:
-                raise ValueError(f"{item}: neither a known media file nor UTF-8 text") from error
+            return _read(item)
         case Pillow.Image():
             out = io.BytesIO()
             (item if item.mode in ("RGB", "RGBA", "L", "P", "LA", "1") else item.convert("RGB")).save(out, "PNG")
             return Image(out.getvalue())
-        case (np.ndarray() as samples, int() as rate):
+        case (np.ndarray() as samples, int() | np.integer() as rate):
+            if samples.ndim not in (1, 2) or not np.issubdtype(samples.dtype, np.floating):
+                raise ValueError(
+                    f"a waveform is f32[n] or f32[n,channels] in -1..1; got {samples.dtype}{list(samples.shape)}"
+                )
             out = io.BytesIO()
-            soundfile.write(out, np.asarray(samples, np.float32), rate, format="WAV", subtype="FLOAT")
+            try:
+                soundfile.write(out, samples.astype(np.float32), int(rate), format="WAV", subtype="FLOAT")
+            except soundfile.SoundFileError as error:
+                raise ValueError(f"a waveform {list(samples.shape)} at {rate} Hz is no sound: {error}") from error
             return Audio(out.getvalue())
         case np.ndarray():
             return item
     raise ValueError(
         f"cannot embed {type(item).__name__}: give a string, a path, a PIL image, (waveform, rate), frames"
     )
+
+
+def _read(path: pathlib.Path) -> Part:
+    """A file as a part, by its name: a known medium, else text."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is not a file")
+    if path.stat().st_size > MAX_MEDIA_BYTES:
+        raise ValueError(f"{path} is larger than {MAX_MEDIA_BYTES >> 20} MiB")
+    data = path.read_bytes()
+    if not data:
+        raise ValueError(f"{path} is an empty file")
+    kind = SUFFIXES.get(path.suffix.lower())
+    if kind is not None:
+        return kind(data)
+    try:
+        return Text(data.decode())
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: neither a known media file nor UTF-8 text") from error

@@ -82,8 +82,5 @@ def save(folder: pathlib.Path, params: dict, parents: Sequence[pathlib.Path], **
     folder.mkdir(parents=True, exist_ok=True)
     run, _ = checkpoint.locate(parents[0])
     shutil.copyfile(run / "tokenizer.json", folder / "tokenizer.json")
-    target = folder / "checkpoints" / "0"
     with checkpoint.checkpointer(folder, every=1, keep=1) as writer:
-        if checkpoint.steps(folder):
-            shutil.rmtree(target)
-        writer.save(0, {"params": params}, custom_metadata=described, force=True)
+        writer.save(0, {"params": params}, custom_metadata=described, force=True, overwrite=True)

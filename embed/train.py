@@ -116,14 +116,15 @@ def fit(
                 journal.write(*late, every=schedule.log, patience=schedule.patience)
             late = (step, number, metrics)
             if (step + 1) % schedule.save == 0 or step + 1 == steps:
+                # Before the checkpoint: a run killed right after it would never write this line again.
+                journal.write(*late, every=schedule.log, patience=schedule.patience)
+                late = None
                 saver.save_async(
                     step + 1,
                     {"step": state.step, "params": state.params, "opt": state.opt},
                     custom_metadata=meta,
                     force=True,
                 )
-        if late is not None:
-            journal.write(*late, every=1, patience=schedule.patience)
         journal.close()
     return state
 
@@ -163,7 +164,9 @@ class Journal:
         # Lines after the last checkpoint belong to steps that are about to run again.
         rows = self.path.read_text().splitlines() if self.path.exists() else []
         kept = [line for line in rows if line.endswith("}") and json.loads(line)["step"] < start]
-        self.path.write_text("".join(line + "\n" for line in kept))
+        partial = self.path.with_suffix(".partial")
+        partial.write_text("".join(line + "\n" for line in kept))
+        partial.replace(self.path)
         self.file = self.path.open("a")
         self.board = SummaryWriter(str(run / "tensorboard"), purge_step=start)
         self.bar = tqdm(total=steps, initial=start, desc=run.name, unit="step", disable=not sys.stderr.isatty())

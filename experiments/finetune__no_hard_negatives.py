@@ -21,23 +21,23 @@ from embed.program import run
 
 NAME = "finetune__no_hard_negatives"
 START = "prefinetune"
-STEPS = 200
+STEPS = 170
 RATE = 2e-3
 TEMPERATURE = 0.05
 DROP = 0.5
 HARD = 0
 BOTH = Candidates(both_directions=True)
-WORDS, LONG, IMAGE = Budget(20), Budget(64), Budget(20, images=1, patches=16)
+WORDS, LONG, IMAGE = Budget(32), Budget(64), Budget(20, images=1, patches=16)
 QUESTION, PAGE = Budget(28), Budget(100, images=1, patches=96)
-VIDEO, AUDIO = Budget(76, images=4, patches=16), Budget(28, clips=1, frames=24)
+VIDEO, AUDIO = Budget(76, images=4, patches=16), Budget(24, clips=1, frames=20)
 TASKS = (
-    Task("scenes_image", 128, 0.20, WORDS, IMAGE, negatives=HARD, candidates=BOTH),
+    Task("scenes_image", 128, 0.15, WORDS, IMAGE, negatives=HARD, candidates=BOTH),
     Task("scenes_video", 64, 0.20, WORDS, VIDEO, negatives=HARD, candidates=BOTH),
-    Task("scenes_audio", 128, 0.20, WORDS, AUDIO, negatives=HARD, candidates=BOTH),
-    Task("scenes_edit", 128, 0.08, Budget(28, images=1, patches=16), IMAGE, negatives=HARD, candidates=BOTH),
+    Task("scenes_audio", 128, 0.25, Budget(48), AUDIO, negatives=HARD, candidates=BOTH),
+    Task("scenes_edit", 128, 0.06, Budget(40, images=1, patches=16), IMAGE, negatives=HARD, candidates=BOTH),
     Task("scenes_labels", 128, 0.04, WORDS, WORDS, prompt="classification", drop=DROP, negatives=HARD),
     Task("glyphs", 128, 0.08, WORDS, IMAGE, negatives=HARD, candidates=BOTH),
-    Task("stdlib_document", 32, 0.10, QUESTION, PAGE, negatives=HARD, candidates=BOTH),
+    Task("stdlib_document", 64, 0.15, QUESTION, PAGE, negatives=HARD, candidates=BOTH),
     Task("stdlib_code", 64, 0.05, LONG, LONG, prompt="code retrieval", drop=DROP, negatives=HARD, candidates=BOTH),
     Task("stdlib_text", 64, 0.05, LONG, LONG, prompt="search result", drop=DROP, negatives=HARD, candidates=BOTH),
 )

@@ -20,10 +20,10 @@ from embed.model.encoder import Encoder, encode_by_microbatch
 from embed.model.presets import PRESETS
 from embed.program import run
 
-STEPS = 240
+STEPS = 200
 TEMPERATURE = 0.05
 BOTH = Candidates(both_directions=True)
-WORDS, LONG, IMAGE = Budget(20), Budget(64), Budget(20, images=1, patches=16)
+WORDS, LONG, IMAGE = Budget(32), Budget(64), Budget(20, images=1, patches=16)
 TASKS = (
     Task("scenes_noisy", 256, 0.55, WORDS, IMAGE, candidates=BOTH),
     Task("glyphs", 256, 0.15, WORDS, IMAGE, candidates=BOTH),

@@ -27,6 +27,7 @@ SHOWN = 3  # queries of each benchmark in the gallery
 def main(config: ConfigDict) -> None:
     started, work, data = time.monotonic(), pathlib.Path(config.workdir), pathlib.Path(config.data)
     for stage in (prefinetune, finetune, finetune__more_media, soup):
+        # Every stage goes on from its own last checkpoint, and does nothing where it is done.
         log.info("stage: %s", stage.__name__.removeprefix("experiments."))
         stage.main(config)
 

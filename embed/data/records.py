@@ -119,8 +119,14 @@ def _parse_part(part: Any, folder: pathlib.Path, where: str) -> Part:
             f"{where}: a part has exactly one of {', '.join(PART_KEYS)}, as a string; got {str(part)[:80]!r}"
         )
     value = part[keys[0]]
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # JSON can write "\ud800"
+        raise RecordError(f"{where}: {keys[0]}: character {error.start} is half a surrogate pair") from error
     if keys[0] == "text":
         return Text(value)
+    if "\0" in value:
+        raise RecordError(f"{where}: {value!r} is not the name of a file")
     path = (folder / value).resolve()
     if not path.is_relative_to(folder.resolve()):
         raise RecordError(f"{where}: {value!r} leaves the dataset folder {folder}")

@@ -50,7 +50,11 @@ class Tokenizer:
         return self.backend.get_vocab_size()
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text` alone, nothing put around it."""
+        """Ids of `text` alone, nothing put around it. Raises ValueError where half a surrogate pair is in it."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"a text that is not Unicode: character {error.start} is half a surrogate pair") from error
         return self.backend.encode(text, add_special_tokens=False).ids
 
     @classmethod

@@ -66,9 +66,9 @@ def test_padding_changes_nothing(layout, params):
 
 
 def test_every_token_sees_both_sides_and_no_other_segment(layout, params):
-    inputs = rows(layout, [[Words(tuple(range(30, 58)))]])
-    inputs.segments[0, 15:30] = 2
-    inputs.positions[0, 15:30] = np.arange(15)
+    inputs = rows(layout, [[Words(tuple(range(30, 58)))]] * 2)
+    inputs.segments[:, 15:30] = 2
+    inputs.positions[:, 15:30] = np.arange(15)
     inputs = mesh.to_global(inputs)
 
     def out(table):
@@ -86,7 +86,7 @@ def test_every_token_sees_both_sides_and_no_other_segment(layout, params):
 
 
 def test_a_hidden_state_depends_on_what_is_before_and_behind_it(layout, params):
-    inputs = mesh.to_global(rows(layout, [[Words(tuple(range(30, 58)))]]))
+    inputs = mesh.to_global(rows(layout, [[Words(tuple(range(30, 58)))]] * 2))
     module = Encoder(ARCH, remat=False)
 
     def middle(table):

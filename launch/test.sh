@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Sets up a virtual environment and runs the tests: launch/test.sh [pytest arguments]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source launch/environment.sh
+pip install --quiet ".[test]"
+exec python -m pytest -n 2 --dist worksteal "$@"

@@ -1,0 +1,91 @@
+"""Every experiment runs; a fork is its parent with a few lines changed; a misspelt flag is an error that helps."""
+
+import ast
+import difflib
+import importlib
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import pytest
+from conftest import ARCH
+from jax.experimental.compilation_cache import compilation_cache
+
+from configs import cpu
+from embed import checkpoint
+from embed.data import corpora
+from embed.data.prepare import layout_for
+from embed.model.presets import PRESETS
+
+ROOT = pathlib.Path(__file__).parent.parent
+FINETUNES = sorted(path.stem for path in (ROOT / "experiments").glob("finetune*.py"))
+FORKS = [name for name in FINETUNES if "__" in name]
+CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("[!_]*.py"))
+CHANGED = 8  # lines, beside the docstring
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """The data, and a folder for runs, with compiled programs kept from one experiment to the next."""
+    folder = tmp_path_factory.mktemp("experiments")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PRESETS, "tiny", ARCH)
+        corpora.build(folder / "data", most=16)
+        layout_for(ARCH, folder / "data")
+        before = {name: getattr(jax.config, name) for name in ("jax_compilation_cache_dir",)}
+        jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
+        compilation_cache.reset_cache()
+        yield folder
+        jax.config.update("jax_compilation_cache_dir", before["jax_compilation_cache_dir"])
+        compilation_cache.reset_cache()
+
+
+def run(name: str, folder: pathlib.Path) -> None:
+    config = cpu.get_config()
+    config.update({"steps": 2, "workdir": str(folder / "runs"), "data": str(folder / "data"), "unroll": 1})
+    importlib.import_module(f"experiments.{name}").main(config)
+
+
+@pytest.mark.parametrize("name", ["prefinetune", *FINETUNES])
+def test_runs_two_steps(small, name):
+    work = small / "runs"
+    if name != "prefinetune" and not (work / "prefinetune").exists():
+        run("prefinetune", small)
+    run(name, small)
+    rows = [json.loads(line) for line in (work / name / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [0, 1] and not any(row["skipped"] for row in rows)
+    meta = checkpoint.metadata(work / name)
+    assert checkpoint.steps(work / name) == [2] and meta["experiment"] == name
+    assert (meta["init"] is None) == (name in ("prefinetune", "finetune__from_scratch"))
+
+
+def body(name: str) -> list[str]:
+    """The lines of an experiment after its docstring."""
+    source = (ROOT / "experiments" / f"{name}.py").read_text()
+    return source.splitlines()[ast.parse(source).body[0].end_lineno :]
+
+
+@pytest.mark.parametrize("name", FORKS)
+def test_a_fork_is_its_parent_with_few_lines_changed(name):
+    parent = name.rpartition("__")[0]
+    module = importlib.import_module(f"experiments.{name}")
+    assert f"Parent: {parent}.py." in module.__doc__ and f"python -m experiments.{name} " in module.__doc__
+    assert name == module.NAME
+    changes = [line for line in difflib.ndiff(body(parent), body(name)) if line[0] in "+-"]
+    assert 0 < len(changes) <= CHANGED, "\n".join(changes)
+
+
+def test_a_misspelt_flag_is_named_with_a_suggestion(tmp_path):
+    command = [sys.executable, "-m", "experiments.finetune", f"--config.workdir={tmp_path}", "--config.stepz=2"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0
+    assert "stepz" in done.stderr and 'Did you mean "steps"' in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_configs_have_the_same_fields(name):
+    config = importlib.import_module(f"configs.{name}").get_config()
+    assert list(config) == list(cpu.get_config()) and config.model in PRESETS

@@ -1,0 +1,92 @@
+"""Updates that are not finite are left out and counted; logs say what happened, step by step and source by source."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ARCH
+
+from embed import checkpoint, optim, train
+from embed.data.layout import Budget
+from embed.data.records import Record, RecordError, Text
+from embed.data.tasks import Task
+from embed.loss.contrast import Candidates
+from embed.model.encoder import Encoder
+
+GOOD = Task("good", 4, 1.0, Budget(8), Budget(8))
+BAD = dataclasses.replace(GOOD, name="bad", candidates=Candidates(margin=0.1))  # the mark that `loss` looks at
+
+
+class Records:
+    """Four records, of which the last cannot be read where it is `broken`."""
+
+    def __init__(self, broken: bool = False):
+        self.broken = broken
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Record:
+        if self.broken and index == 3:
+            raise RecordError("line 3: not JSON")
+        return Record(str(index), (Text(f"number {index}"),), (Text(f"def f{index}"),))
+
+
+def loss(params, pairs, candidates):
+    value = jnp.sum(jnp.square(params["vocabulary"] - 1))
+    return value * (1.0 if candidates.margin is None else jnp.nan), {"accuracy": jnp.float32(0.5)}
+
+
+def fit(run, layout, tasks, sources, steps, **schedule):
+    optimizer = optim.adamw(1e-2, warmup=1, steps=100)
+    often = train.Schedule(save=1, keep=100, **schedule)
+    encoder = Encoder(ARCH, remat=False)
+    return train.fit(run, encoder, layout, tasks, sources, loss, optimizer, steps=steps, seed=0, schedule=often)
+
+
+def rows(run) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_an_update_that_is_not_finite_is_skipped_and_counted(tmp_path, layout):
+    state = fit(tmp_path, layout, [GOOD, BAD], [Records(), Records()], steps=6)
+    log = rows(tmp_path)
+    assert [row["step"] for row in log] == list(range(6))
+    bad = [row["task"] == "bad" for row in log]
+    assert sum(bad) == 3
+    assert [np.isnan(row["loss"]) for row in log] == bad
+    assert [row["skipped"] for row in log] == list(np.cumsum(bad))
+    assert [row["skipped_in_a_row"] > 0 for row in log] == bad
+
+    tables = [checkpoint.load_params(tmp_path / "checkpoints" / str(step))["vocabulary"] for step in range(1, 7)]
+    warm = 1 + bad.index(False)  # the first update of the warm-up has a rate of zero
+    for step in range(warm, 6):
+        assert np.array_equal(tables[step], tables[step - 1]) == bad[step]
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+    assert int(state.step) == 6
+    assert [path for path in (tmp_path / "tensorboard").glob("events.out.tfevents.*") if path.stat().st_size > 500]
+
+
+def test_too_many_in_a_row_stop_the_run(tmp_path, layout):
+    with pytest.raises(train.Diverged, match="3 updates in a row were not finite, at step 2 of task bad"):
+        fit(tmp_path, layout, [BAD], [Records()], steps=9, patience=3)
+    assert [row["skipped_in_a_row"] for row in rows(tmp_path)] == [1, 2, 3]
+    assert checkpoint.steps(tmp_path)[-1] < 3
+
+
+def test_quarantined_records_are_counted_by_source(tmp_path, layout, caplog):
+    broken = dataclasses.replace(GOOD, name="broken")
+    fit(tmp_path, layout, [GOOD, broken], [Records(), Records(broken=True)], steps=4)
+    log = rows(tmp_path)
+    assert {(row["task"], row["quarantined"]) for row in log} == {("good", 0), ("broken", 1)}
+    assert "quarantined so far, by source: {'broken': 2}" in caplog.text
+
+
+def test_the_journal_forgets_steps_after_the_checkpoint_and_a_torn_line(tmp_path):
+    lines = [json.dumps({"step": step, "loss": 1.0}) for step in range(5)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 5, "lo')
+    train.Journal(tmp_path, [GOOD], start=3, steps=9).close()
+    assert [row["step"] for row in rows(tmp_path)] == [0, 1, 2]
