@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 setup(
     name="embed",
     version="0.1.0",
-    description="Train one encoder for text, code, images, video, audio and documents: pre-fine-tuning, fine-tuning, soup.",
+    description="One encoder for text, code, images, video, audio, documents: pre-fine-tuning, fine-tuning, soup.",
     long_description=pathlib.Path(__file__).with_name("README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

@@ -15,7 +15,6 @@ def get_config() -> config_dict.ConfigDict:
         workdir="runs",
         data="runs/data",  # where the corpora are, or are built
         checkpoint="",  # what evaluate reads
-        pairs="",  # a folder of your own datasets (see README.md), trained and evaluated beside the corpora
         save=50,  # steps between checkpoints
         keep=3,
         log=10,

@@ -151,7 +151,7 @@ def fingerprint(params: dict) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for name, leaf in jax.tree.leaves_with_path(params):
         digest.update(f"{jax.tree_util.keystr(name)} {leaf.dtype} {leaf.shape}".encode())
-        digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
+        digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 

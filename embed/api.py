@@ -23,6 +23,7 @@ from embed.data.layout import (
     Picture,
     Piece,
     Sound,
+    check_images,
     decode,
     empty,
     length,
@@ -114,6 +115,7 @@ class Embedder:
             parts = list(prompts.as_document(content) if task == "document" else prompts.as_query(content, task))
         elif task is not None and task != "document":
             prompts.as_query((), task)  # no prompt beside media, but the name must be a known one
+        check_images(parts)
         pieces: list[Piece] = []
         for part in parts:
             if isinstance(part, np.ndarray):
@@ -134,7 +136,7 @@ class Embedder:
         return [Picture(*resize_to_patches(frame, self.layout.patch, most), around) for frame in frames]
 
     def prepare(self, pieces: Sequence[list[Piece]], batch: int = 64) -> Prepared:
-        """Inputs by shape, in batches of at most `batch` rows, fewer of long ones, padded to a power of two."""
+        """Inputs by shape, in batches of at most `batch` rows, fewer of long ones, padded to that number or to 8."""
         groups: dict[Budget, list[int]] = defaultdict(list)
         for i, one in enumerate(pieces):
             groups[_shape(one, self.layout)].append(i)
@@ -144,7 +146,7 @@ class Embedder:
             for start in range(0, len(members), most):
                 chosen = members[start : start + most]
                 rows = [row(pieces[i], budget, self.layout) for i in chosen]
-                padded = batch if len(rows) > FEW else min(FEW, batch)
+                padded = most if len(rows) > FEW else min(FEW, most)
                 rows += [empty(budget, self.layout)] * (padded - len(rows))
                 batches.append((np.array(chosen), stack(rows, budget, self.layout)))
         return Prepared(tuple(batches), len(pieces))
@@ -199,7 +201,7 @@ def to_part(item: Any) -> Part | np.ndarray:
             out = io.BytesIO()
             try:
                 soundfile.write(out, samples.astype(np.float32), int(rate), format="WAV", subtype="FLOAT")
-            except soundfile.SoundFileError as error:
+            except (soundfile.SoundFileError, OverflowError) as error:
                 raise ValueError(f"a waveform {list(samples.shape)} at {rate} Hz is no sound: {error}") from error
             return Audio(out.getvalue())
         case np.ndarray():

@@ -1,7 +1,7 @@
 """Checkpoints: {step, params, opt} by orbax, written asynchronously, with the input contract beside the weights.
 
-A run's folder holds `checkpoints/<step>`, `tokenizer.json` and the logs. A soup's folder has the same form with parameters
-alone, so everything that reads a run reads a soup.
+A run's folder holds `checkpoints/<step>`, `tokenizer.json` and the logs. A soup's folder has the same form with
+parameters alone, so everything that reads a run reads a soup.
 """
 
 import dataclasses
@@ -51,7 +51,8 @@ def code_version() -> str:
 
 
 def concrete(tree: Any) -> Any:
-    """ShapeDtypeStructs on the present mesh, as restore targets (abstract meshes would fall back to the saved layout)."""
+    """ShapeDtypeStructs on the present mesh, as restore targets (abstract meshes would fall back to the saved
+    layout)."""
     mesh = jax.sharding.get_mesh()
 
     def leaf(x: Any) -> jax.ShapeDtypeStruct:

@@ -4,11 +4,11 @@ Shape letters: b rows, l tokens, i images or frames, p patches, c patch content,
 content, q queries, h hard negatives per query. A modality that a task lacks is an array of length zero, never None.
 """
 
-import flax.struct
-import jax
-import numpy as np
+from typing import Any
 
-Array = jax.Array | np.ndarray
+import flax.struct
+
+Array = Any  # np.ndarray as the pipeline makes it, jax.Array once it is on the mesh
 
 
 @flax.struct.dataclass

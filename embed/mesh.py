@@ -1,7 +1,8 @@
 """The device mesh, and the one table that says how every kind of tensor lies on it.
 
 Axes: `replica` (across slices; parameters are copied), `data` (batch, and parameters sharded over it), `model` (heads,
-hidden units, vocabulary). Axes are explicit, so an array's layout is part of its type and a wrong one fails at trace time.
+hidden units, vocabulary). Axes are explicit, so an array's layout is part of its type and a wrong one fails at trace
+time.
 """
 
 from collections.abc import Sequence

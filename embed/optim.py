@@ -11,8 +11,8 @@ def adamw(
 ) -> optax.GradientTransformation:
     """AdamW whose learning rate rises to `peak` in `warmup` updates and falls to a tenth of it at `steps`.
 
-    Gradients are clipped to global norm `clip`; weight decay is for matrices alone, not norms, biases or scalars. An update
-    that is not finite is skipped and counted (`skipped`), never applied.
+    Gradients are clipped to global norm `clip`; weight decay is for matrices alone, not norms, biases or scalars. An
+    update that is not finite is skipped and counted (`skipped`), never applied.
     """
     schedule = optax.warmup_cosine_decay_schedule(0.0, peak, warmup, max(steps, warmup + 1), end_value=peak / 10)
     inner = optax.chain(

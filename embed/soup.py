@@ -1,7 +1,7 @@
 """Model soup: the weighted mean of checkpoints, streamed in float32, one parent in memory at a time.
 
-Parents may be steps of one run or of several. The result is a params-only checkpoint whose metadata names parents, weights
-and scores (report §3.3; Wortsman et al., arXiv 2203.05482, for the greedy form).
+Parents may be steps of one run or of several. The result is a params-only checkpoint whose metadata names parents,
+weights and scores (report §3.3; Wortsman et al., arXiv 2203.05482, for the greedy form).
 """
 
 import pathlib

@@ -3,14 +3,17 @@
 Restore order: the run's own last checkpoint, else the parameters of `init`, else fresh ones from the seed.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
 import logging
 import pathlib
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import flax.struct
@@ -56,7 +59,8 @@ class Schedule:
 
 
 def make_step(loss: Loss, optimizer: optax.GradientTransformation) -> Callable:
-    """(state, pairs, candidates) -> (state, metrics), compiled once a batch shape and mask rule; the state is donated."""
+    """(state, pairs, candidates) -> (state, metrics), compiled once a batch shape and mask rule; the state is
+    donated."""
 
     @functools.partial(jax.jit, static_argnums=2, donate_argnums=0)
     def step(state: TrainState, pairs: Pairs, candidates: Candidates) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -94,8 +98,8 @@ def fit(
 ) -> TrainState:
     """Trains to `steps` batches and returns the last state, going on from the last checkpoint in `run` if there is one.
 
-    Needs a mesh (`jax.set_mesh`). Raises CheckpointError where `init` or the run's own checkpoint expects other inputs or
-    belongs to other tasks, and Diverged after `schedule.patience` updates in a row that were not finite.
+    Needs a mesh (`jax.set_mesh`). Raises CheckpointError where `init` or the run's own checkpoint expects other
+    inputs or belongs to other tasks, and Diverged after `schedule.patience` updates in a row that were not finite.
     """
     run.mkdir(parents=True, exist_ok=True)
     meta = checkpoint.describe(
@@ -103,7 +107,7 @@ def fit(
     )
     data = mixture(tasks, sources, layout, seed, jax.process_index(), jax.process_count())
     step_fn = make_step(loss, optimizer)
-    with checkpoint.checkpointer(run, schedule.save, schedule.keep) as saver:
+    with checkpoint.checkpointer(run, schedule.save, schedule.keep) as saver, _interrupts() as interrupted:
         state, start = _restore_or_init(run, saver, encoder, optimizer, data[0][1], seed, init, meta, layout)
         layout.tokenizer.save(run / "tokenizer.json")
         journal = Journal(run, tasks, start, steps)
@@ -125,8 +129,31 @@ def fit(
                     custom_metadata=meta,
                     force=True,
                 )
+            if interrupted():
+                raise KeyboardInterrupt
         journal.close()
     return state
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed, to stop between steps: in a save it would break orbax's threads. A second one
+    raises."""
+    pressed = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield pressed.is_set
+        return
+
+    def press(*_: Any) -> None:
+        if pressed.is_set():
+            raise KeyboardInterrupt
+        pressed.set()
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield pressed.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _restore_or_init(run, saver, encoder, optimizer, sample, seed, init, meta, layout) -> tuple[TrainState, int]:

@@ -2,7 +2,8 @@
 
   python -m experiments.evaluate --config.checkpoint=runs/soup_greedy
 
-Scores are hits among the whole test split by exact search: R@k is the share of queries with a right item in the first k.
+Scores are hits among the whole test split by exact search: R@k is the share of queries with a right item in the first
+k.
 """
 
 import json
@@ -42,12 +43,15 @@ def load_suite(embedder: Embedder, data: pathlib.Path, split: str) -> list[Ready
 def load_one(embedder: Embedder, data: pathlib.Path, name: str, split: str) -> Iterator[Ready]:
     """One dataset in both directions; its sides keep their prompts whichever way they are searched."""
     patches, task = SUITE[name]
-    forward, backward = from_pairs(name, read(open_split(data / name, split)))
+    kind = json.loads((data / name / "manifest.json").read_text())["task"]
+    forward, backward = from_pairs(name, read(open_split(data / name, split)), kind)
+    document = "document" if task else None
     queries = embedder.prepare_contents(forward.queries, task, patches)
-    corpus = embedder.prepare_contents(forward.corpus, "document" if task else None, patches)
+    corpus = embedder.prepare_contents(forward.corpus, document, patches)
     yield forward, queries, corpus
-    if len(backward.queries) == len(forward.corpus):
-        yield backward, corpus, queries
+    if backward.queries != forward.corpus:  # hard negatives are candidates, and nobody's query
+        corpus = embedder.prepare_contents(backward.queries, document, patches)
+    yield backward, corpus, queries
 
 
 def evaluate(embedder: Embedder, params: dict, suite: list[Ready]) -> dict[str, dict[int, dict[str, float]]]:

@@ -17,7 +17,7 @@ from conftest import ARCH
 from PIL import Image as Pillow
 
 from embed import __main__ as command
-from embed import checkpoint
+from embed import api, checkpoint
 from embed.api import Embedder
 from embed.data.layout import Budget, Layout, LimitError, empty, stack
 from embed.data.media import MediaError
@@ -82,13 +82,12 @@ NAMES = ["clip.mp4", "note.txt", "page.pdf", "photo.png", "tone.wav", "deep/er/c
 
 @pytest.fixture(scope="module", autouse=True)
 def few_quick_compilations():
-    """Most of the time here is XLA's: no optimisation, and files are indexed one by one, in shapes that others share."""
+    """Most of the time here is XLA's: it does not optimise, and files are indexed one by one, in shapes seen before."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(command, "CHUNK", 1)
-        before = jax.config.jax_disable_most_optimizations
         jax.config.update("jax_disable_most_optimizations", True)
         yield
-        jax.config.update("jax_disable_most_optimizations", before)
+        jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")
@@ -168,9 +167,10 @@ def test_order_and_company_do_not_matter(embedder, vectors, items):
 
 
 def test_batches_shrink_as_rows_grow(embedder, monkeypatch):
-    monkeypatch.setattr("embed.api.ATTENTION", 2 * 16**2)
+    monkeypatch.setattr(api, "ATTENTION", 2 * api.TOKENS**2)
     prepared = embedder.prepare([embedder.pieces(text) for text in ["red"] * 3 + ["left"] * 2])
     assert [members.tolist() for members, _ in prepared.batches] == [[0, 1], [2, 3], [4]]
+    assert all(inputs.tokens.shape == (2, api.TOKENS) for _, inputs in prepared.batches)
 
 
 def test_parts_in_another_order_are_another_input(embedder, vectors, items):

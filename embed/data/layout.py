@@ -1,6 +1,7 @@
 """Parts in order -> one row of Inputs: tokens, places for soft tokens, and the media that fill them."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -84,13 +85,15 @@ def decode(content: Content, layout: Layout, patches: int | None = None) -> list
     `patches` is the soft-token budget of each image or page, the layout's own if None. Raises media.MediaError for what
     cannot be decoded and LimitError for what is over the limits.
     """
-    pieces: list[Piece] = []
-    for part in content:
-        pieces += _decode_part(part, layout, patches)
-    images = sum(isinstance(part, Image) for part in content)
+    check_images(content)
+    return [piece for part in content for piece in _decode_part(part, layout, patches)]
+
+
+def check_images(parts: Iterable[Any]) -> None:
+    """Raises LimitError where more than six parts are images."""
+    images = sum(isinstance(part, Image) for part in parts)
     if images > MAX_IMAGES:
         raise LimitError(f"{images} images in one input; at most {MAX_IMAGES}: embed them apart")
-    return pieces
 
 
 def _decode_part(part: Part, layout: Layout, patches: int | None) -> list[Piece]:

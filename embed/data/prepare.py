@@ -16,7 +16,8 @@ SAMPLE = 1500  # records of each dataset that the tokenizer is trained on
 
 
 def layout_for(arch: Architecture, data: pathlib.Path) -> Layout:
-    """The layout of `arch` with the tokenizer in `data`; corpora and tokenizer are made first where they are missing."""
+    """The layout of `arch` with the tokenizer in `data`; corpora and tokenizer are made first where they are
+    missing."""
     corpora.build(data)
     path = data / "tokenizer.json"
     if not path.exists():

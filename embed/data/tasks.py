@@ -41,12 +41,12 @@ class Task:
 def make_pairs(task: Task, layout: Layout, source: Source, keys: np.ndarray) -> Pairs:
     """Records `keys[:, 0]` as a batch of Pairs (numpy); `keys[:, 1]` seeds each record's own randomness.
 
-    A record that cannot be read, decoded or fitted stays in its place with `valid` False and zeros, and is logged with its
-    task: quarantined, never replaced.
+    A record that cannot be read, decoded or fitted stays in its place with `valid` False and zeros, and is logged
+    with its task: quarantined, never replaced.
     """
     examples = [_example(task, layout, source, int(index), int(seed)) for index, seed in keys]
-    queries, targets, negatives, hashes, valid = zip(*examples, strict=True)
-    hashes = np.stack(hashes)  # u32[q, 2 + h, 2]
+    queries, targets, negatives, identities, valid = zip(*examples, strict=True)
+    hashes = np.stack(identities)  # u32[q, 2 + h, 2]
     return Pairs(
         query=stack(list(queries), task.query, layout),
         target=stack(list(targets), task.target, layout),

@@ -137,7 +137,7 @@ def _moving(data: bytes) -> list[Pillow.Image]:
     """The first seconds at a low rate; nothing where the file cannot be played through, which is not worth a word."""
     found: list[Pillow.Image] = []
     try:
-        with av.open(io.BytesIO(data)) as container:
+        with av.open(io.BytesIO(data), "r") as container:
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1
             start = None

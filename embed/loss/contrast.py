@@ -1,8 +1,8 @@
 """The report's contrastive loss with all its masks, dense: the reference you can read.
 
-Gemini Embedding 2 (arXiv 2605.27295), Eq. 2-3: for query i with cosine s and temperature t, cross-entropy of the positive
-against its own hard negatives and every other target j, except those with an equal query or an equal target (by content
-hash), which would be false negatives. The positive enters the denominator exactly once.
+Gemini Embedding 2 (arXiv 2605.27295), Eq. 2-3: for query i with cosine s and temperature t, cross-entropy of the
+positive against its own hard negatives and every other target j, except those with an equal query or an equal target
+(by content hash), which would be false negatives. The positive enters the denominator exactly once.
 """
 
 import dataclasses
@@ -47,13 +47,13 @@ def contrast(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Mean loss over the valid pairs, and over Matryoshka widths with `weights` (equal ones if none are given).
 
-    query f32[q,e], target f32[q,e] and negative f32[q·h,e] (h >= 0) need not be normalised; `pairs` gives content hashes
-    and validity; `scale` f32[q] multiplies each query's logits. Each width is a loss of its own on renormalised prefixes;
-    all come from one pass, since dot products over nested prefixes add up.
+    query f32[q,e], target f32[q,e] and negative f32[q·h,e] (h >= 0) need not be normalised; `pairs` gives content
+    hashes and validity; `scale` f32[q] multiplies each query's logits. Each width is a loss of its own on renormalised
+    prefixes; all come from one pass, since dot products over nested prefixes add up.
 
-    Returns f32[] and metrics of the widest width over valid pairs: `accuracy`, the share of queries whose positive beats
-    every candidate; `effective_negatives`, the mean number of candidates left to a query after masking; `masked`, the
-    share of the others' targets and of hard negatives that was masked out.
+    Returns f32[] and metrics of the widest width over valid pairs: `accuracy`, the share of queries whose positive
+    beats every candidate; `effective_negatives`, the mean number of candidates left to a query after masking;
+    `masked`, the share of the others' targets and of hard negatives that was masked out.
     """
     rows = query.shape[0]
     h = negative.shape[0] // rows

@@ -1,4 +1,5 @@
-"""Raw audio frames -> soft tokens, encoder-free as Gemma 4 12B Unified does it: 640 samples (40 ms), a norm, a linear map."""
+"""Raw audio frames -> soft tokens, encoder-free as Gemma 4 12B Unified does it: 640 samples (40 ms), a norm, a linear
+map."""
 
 import flax.linen as nn
 import jax

@@ -4,6 +4,8 @@ As EmbeddingGemma 2 and Gemma 4 have it: sandwich norms (before and after attent
 projection-only per-layer embeddings where the preset asks for them, one learned scalar a layer.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -62,8 +64,8 @@ class Group(nn.Module):
 class Backbone(nn.Module):
     """All groups by `lax.scan` over stacked parameters (one compiled body), then the final norm.
 
-    `remat` recomputes each group's activations in the backward pass instead of keeping them; `unroll` writes out that many
-    groups in the compiled loop (on CPU, where loops run slower than straight code, all of them).
+    `remat` recomputes each group's activations in the backward pass instead of keeping them; `unroll` writes out that
+    many groups in the compiled loop (on CPU, where loops run slower than straight code, all of them).
     """
 
     arch: Architecture
@@ -88,7 +90,7 @@ class Backbone(nn.Module):
 
         stacked = self.param("groups", init_groups)
 
-        def body(x: jax.Array, xs: tuple) -> tuple[jax.Array, None]:
+        def body(x: jax.Array, xs: tuple) -> tuple[Any, None]:
             params, per_layer = xs
             return group.apply({"params": params}, x, per_layer, positions, local_mask, global_mask), None
 
@@ -97,7 +99,8 @@ class Backbone(nn.Module):
 
 
 class PerLayerEmbedding(nn.Module):
-    """Projection-only per-layer embeddings (EmbeddingGemma 2): one vector a token and layer, from the embedded input."""
+    """Projection-only per-layer embeddings (EmbeddingGemma 2): one vector a token and layer, from the embedded
+    input."""
 
     arch: Architecture
 

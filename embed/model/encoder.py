@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -62,8 +63,8 @@ def mean_pool(x: jax.Array, segments: jax.Array, count: int) -> jax.Array:
 
 
 def encode_by_microbatch(encode: Callable[[Inputs], jax.Array], inputs: Inputs, rows: int) -> jax.Array:
-    """`encode` over microbatches of `rows` rows, each recomputed in the backward pass: exact gradients of the whole batch
-    with the memory of one microbatch (GradCache, arXiv 2101.06983, as two transforms).
+    """`encode` over microbatches of `rows` rows, each recomputed in the backward pass: exact gradients of the whole
+    batch with the memory of one microbatch (GradCache, arXiv 2101.06983, as two transforms).
 
     Raises ValueError where `rows` does not divide the batch.
     """
@@ -87,4 +88,5 @@ def init(model: Encoder, key: jax.Array, inputs: Inputs) -> dict:
 @functools.partial(jax.jit, static_argnums=0)
 def encode(model: Encoder, params: dict, inputs: Inputs) -> jax.Array:
     """One input a row -> f32[b,e], not normalised."""
-    return rearrange(model.apply({"params": params}, inputs), "b 1 e -> b e")
+    out: Any = model.apply({"params": params}, inputs)
+    return rearrange(out, "b 1 e -> b e")

@@ -1,4 +1,5 @@
-"""The layers everything is made of: an einsum with its shape and layout on one line, norms, rotary positions, attention."""
+"""The layers everything is made of: an einsum with its shape and layout on one line, norms, rotary positions,
+attention."""
 
 import math
 from typing import Any
@@ -16,8 +17,8 @@ from embed.model.presets import AttentionSpec
 class Einsum(nn.Module):
     """A bias-free linear map: `equation` takes the input and a weight of `shape`, laid out as `layout`.
 
-    The weight starts normal with variance 1 / (product of its contracted sizes), is stored in float32, and is cast to the
-    input's dtype at use.
+    The weight starts normal with variance 1 / (product of its contracted sizes), is stored in float32, and is cast to
+    the input's dtype at use.
     """
 
     equation: str
@@ -78,8 +79,8 @@ class LayerNorm(nn.Module):
 def rotate(x: jax.Array, positions: jax.Array, spec: AttentionSpec) -> jax.Array:
     """Rotary positions on x[b,l,h,k] at positions i32[b,l]: the first half of k against the second.
 
-    With `rotary` < 1 only that share of the frequencies turns ("proportional" in Gemma 4): exponents stay relative to the
-    whole head, the remaining angles are zero.
+    With `rotary` < 1 only that share of the frequencies turns ("proportional" in Gemma 4): exponents stay relative to
+    the whole head, the remaining angles are zero.
     """
     half = spec.head_dim // 2
     index = jnp.arange(half, dtype=jnp.float32)
