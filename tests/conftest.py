@@ -1,10 +1,17 @@
 """Eight CPU devices, a mesh for every test, and a small world to run in."""
 
 import dataclasses
+import os
 import pathlib
+
+# Most of a test's time is compiling: leave the code unoptimised, and share what is compiled between the workers.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
 
 import jax
 
+COMPILED = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "compiled"
+jax.config.update("jax_compilation_cache_dir", str(COMPILED))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -72,11 +72,10 @@ def test_every_token_sees_both_sides_and_no_other_segment(layout, params):
     inputs = mesh.to_global(inputs)
 
     def out(table):
-        found = MODEL.apply({"params": {**params, "vocabulary": table}}, inputs, 2)
-        return found[0]
+        return MODEL.apply({"params": {**params, "vocabulary": table}}, inputs, 2)
 
     # Distinct tokens, so the gradient of a table row is the influence of that place.
-    jacobian = jax.jacobian(lambda t: jnp.sum(jnp.sin(out(t)), axis=-1))(params["vocabulary"])
+    jacobian = jax.jacobian(lambda t: jnp.sum(jnp.sin(out(t)), axis=(0, 2)))(params["vocabulary"])
     tokens = np.asarray(inputs.tokens[0])
     for segment, (start, stop) in enumerate([(1, 15), (15, 29)]):
         influence = np.abs(np.asarray(jacobian)[segment]).sum(-1)
@@ -92,7 +91,7 @@ def test_a_hidden_state_depends_on_what_is_before_and_behind_it(layout, params):
     def middle(table):
         variables = {"params": {**params, "vocabulary": table}}
         _, state = module.apply(variables, inputs, capture_intermediates=lambda m, _: m.name == "backbone")
-        return jnp.sum(jnp.sin(state["intermediates"]["backbone"]["__call__"][0][0, 15]))
+        return jnp.sum(jnp.sin(state["intermediates"]["backbone"]["__call__"][0][:, 15]))
 
     influence = np.abs(np.asarray(jax.grad(middle)(params["vocabulary"]))).sum(-1)
     assert (influence[np.asarray(inputs.tokens[0, 1:29])] > 0).all()
