@@ -17,7 +17,6 @@ AXES = ("replica", "data", "model")
 BATCH = ("replica", "data")
 
 # Activations: what is sharded is the row, and inside a layer its heads or hidden units.
-REPLICATED = P()
 ROWS = P(BATCH)  # [b, ...]
 TOKENS = P(BATCH, None, None)  # [b, l, d], [b, s, e]
 HEADS = P(BATCH, None, "model", None)  # [b, l, h, k]
