@@ -14,6 +14,7 @@ def get_config() -> config_dict.ConfigDict:
         workers=0,  # reading processes; 0 = threads
         workdir="runs",
         data="runs/data",  # where the corpora are, or are built
+        pairs="",  # a folder of your own datasets (see README.md), trained and evaluated on as well
         checkpoint="",  # what evaluate reads
         save=50,  # steps between checkpoints
         keep=3,

@@ -1,11 +1,12 @@
 """Load once, embed anything: strings, files, pictures, sounds, videos, PDFs, and lists of these in order."""
 
+import contextlib
 import dataclasses
 import io
 import os
 import pathlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -22,13 +23,14 @@ from embed.data.layout import (
     LimitError,
     Picture,
     Piece,
-    Sound,
     check_images,
+    cut_text,
     decode,
     empty,
     length,
     row,
     stack,
+    standard_budget,
 )
 from embed.data.media import MediaError
 from embed.data.patches import resize_to_patches
@@ -43,8 +45,7 @@ SUFFIXES: dict[str, type] = {
     **dict.fromkeys((".mp4", ".mov", ".mkv", ".webm", ".avi"), Video),
     ".pdf": Pdf,
 }
-TOKENS = 32  # rows are padded to this or to a power of two above it, so that few shapes are compiled
-FEW = 8  # a batch has this many rows or all of them, for the same reason
+FEW = 8  # a batch has this many rows or all of them, so that few shapes are compiled
 ATTENTION = 2**26  # rows times tokens squared of one batch: 64 rows of 1,024 tokens, 1 of 8,192
 
 
@@ -89,11 +90,8 @@ class Embedder:
         width = self.width(dim)
         pieces = []
         for number, item in enumerate(items):
-            try:
+            with _naming(f"item {number}"):
                 pieces.append(self.pieces(item, task, patches))
-            except (ValueError, OSError) as error:
-                kind = type(error) if isinstance(error, MediaError | LimitError) else ValueError
-                raise kind(f"item {number}: {error}") from error
         return truncate(self.encode(self.prepare(pieces)), width)
 
     def width(self, dim: int | None) -> int:
@@ -139,7 +137,7 @@ class Embedder:
         """Inputs by shape, in batches of at most `batch` rows, fewer of long ones, padded to that number or to 8."""
         groups: dict[Budget, list[int]] = defaultdict(list)
         for i, one in enumerate(pieces):
-            groups[_shape(one, self.layout)].append(i)
+            groups[standard_budget(one, self.layout.tokenizer)].append(i)
         batches = []
         for budget, members in groups.items():
             most = min(batch, max(ATTENTION // budget.tokens**2, 1))
@@ -160,21 +158,25 @@ class Embedder:
                 out[members] = np.asarray(encode(self.encoder, params, mesh.to_global(inputs)))[: len(members)]
         return out
 
-    def prepare_contents(self, contents: Sequence[Content], task: str | None, patches: int | None) -> Prepared:
-        """`prepare` for a benchmark's contents."""
-        return self.prepare([self.pieces(list(content), task, patches) for content in contents])
+    def prepare_contents(
+        self, contents: Sequence[Content], task: str | None, patches: int | None, tokens: int
+    ) -> Prepared:
+        """`prepare` for a benchmark's contents, with at most `tokens` tokens of text each. Raises as `embed` does."""
+        pieces = []
+        for number, content in enumerate(contents):
+            with _naming(f"content {number}"):
+                pieces.append(cut_text(self.pieces(list(content), task, patches), tokens))
+        return self.prepare(pieces)
 
 
-def _shape(pieces: list[Piece], layout: Layout) -> Budget:
-    """The smallest standard shape that holds an input: tokens, images, patches and frames by powers of two."""
-
-    def up(n: int) -> int:
-        return 1 << (n - 1).bit_length() if n else 0
-
-    pictures = [len(piece.xy) for piece in pieces if isinstance(piece, Picture)]
-    sounds = [len(piece.frames) for piece in pieces if isinstance(piece, Sound)]
-    tokens = max(TOKENS, up(length(pieces, layout.tokenizer)))
-    return Budget(tokens, up(len(pictures)), up(max(pictures, default=0)), up(len(sounds)), up(max(sounds, default=0)))
+@contextlib.contextmanager
+def _naming(item: str) -> Iterator[None]:
+    """Puts what an error is about in front of it."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        kind = type(error) if isinstance(error, MediaError | LimitError) else ValueError
+        raise kind(f"{item}: {error}") from error
 
 
 def to_part(item: Any) -> Part | np.ndarray:

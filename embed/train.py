@@ -1,4 +1,4 @@
-"""The training loop: one jitted step, an endless mixture, checkpoints, and metrics read one step late.
+"""The training loop: a jitted step, an endless mixture, checkpoints, and metrics read one step late.
 
 Restore order: the run's own last checkpoint, else the parameters of `init`, else fresh ones from the seed.
 """
@@ -59,24 +59,27 @@ class Schedule:
 
 
 def make_step(loss: Loss, optimizer: optax.GradientTransformation) -> Callable:
-    """(state, pairs, candidates) -> (state, metrics), compiled once a batch shape and mask rule; the state is
-    donated."""
+    """(state, pairs, candidates) -> (state, metrics); the state is donated.
 
-    @functools.partial(jax.jit, static_argnums=2, donate_argnums=0)
-    def step(state: TrainState, pairs: Pairs, candidates: Candidates) -> tuple[TrainState, dict[str, jax.Array]]:
-        (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params, pairs, candidates)
+    Gradients are compiled once a batch shape and mask rule, the optimizer once: with many tasks, half of the compiling.
+    """
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def differentiate(params: dict, pairs: Pairs, candidates: Candidates) -> tuple[dict, dict[str, jax.Array]]:
+        (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params, pairs, candidates)
+        return grads, {"loss": value, **metrics, "quarantined": jnp.sum(~pairs.valid)}
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def update(state: TrainState, grads: dict) -> tuple[TrainState, dict[str, jax.Array]]:
         updates, opt = optimizer.update(grads, state.opt, state.params)
-        params = optax.apply_updates(state.params, updates)
         consecutive, total = optim.skipped(opt)
-        metrics = {
-            "loss": value,
-            **metrics,
-            "grad_norm": optax.tree.norm(grads),
-            "quarantined": jnp.sum(~pairs.valid),
-            "skipped": total,
-            "skipped_in_a_row": consecutive,
-        }
-        return TrainState(state.step + 1, params, opt), metrics
+        metrics = {"grad_norm": optax.tree.norm(grads), "skipped": total, "skipped_in_a_row": consecutive}
+        return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt), metrics
+
+    def step(state: TrainState, pairs: Pairs, candidates: Candidates) -> tuple[TrainState, dict[str, jax.Array]]:
+        grads, metrics = differentiate(state.params, pairs, candidates)
+        state, more = update(state, grads)
+        return state, {**metrics, **more}
 
     return step
 

@@ -9,14 +9,16 @@ k.
 import json
 import logging
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from embed import checkpoint
 from embed.api import Embedder, Prepared
+from embed.data.folders import with_split
 from embed.data.records import open_split, read
-from embed.eval.benchmarks import KS, Benchmark, from_pairs, score
+from embed.eval.benchmarks import KS, Benchmark, from_folder, from_pairs, score
 from embed.program import run
 
 log = logging.getLogger(__name__)
@@ -32,39 +34,64 @@ SUITE: dict[str, tuple[int | None, str | None]] = {
     "scenes_edit": (None, None),
     "scenes_labels": (None, "classification"),
 }
+TOKENS = 126  # of text that are read, a row of 128 with its ends; longer texts are cut
 Ready = tuple[Benchmark, Prepared, Prepared]
+Vectors = list[tuple[np.ndarray, np.ndarray]]  # of a suite: f32[q,e] and f32[n,e] of each benchmark
 
 
 def load_suite(embedder: Embedder, data: pathlib.Path, split: str) -> list[Ready]:
     """Every benchmark of the suite, decoded and laid out once for any number of checkpoints."""
-    return [ready for name in SUITE for ready in load_one(embedder, data, name, split)]
+    suite: list[Ready] = []
+    for name, (patches, task) in SUITE.items():
+        kind = json.loads((data / name / "manifest.json").read_text())["task"]
+        there, back = from_pairs(name, read(open_split(data / name, split)), kind)
+        suite += lay_out(embedder, there, back, task, patches)
+    return suite
 
 
-def load_one(embedder: Embedder, data: pathlib.Path, name: str, split: str) -> Iterator[Ready]:
-    """One dataset in both directions; its sides keep their prompts whichever way they are searched."""
-    patches, task = SUITE[name]
-    kind = json.loads((data / name / "manifest.json").read_text())["task"]
-    forward, backward = from_pairs(name, read(open_split(data / name, split)), kind)
+def load_pairs(embedder: Embedder, root: str, split: str) -> list[Ready]:
+    """Benchmarks of the datasets under `root`: those of a split's pairs, and those given as corpus and queries."""
+    suite: list[Ready] = []
+    for folder in with_split(root, split):
+        suite += lay_out(embedder, *from_pairs(folder.name, read(open_split(folder, split))))
+    for corpus in sorted(pathlib.Path(root).glob("*/corpus.jsonl")):
+        suite += lay_out(embedder, from_folder(corpus.parent))
+    return suite
+
+
+def lay_out(
+    embedder: Embedder,
+    there: Benchmark,
+    back: Benchmark | None = None,
+    task: str | None = None,
+    patches: int | None = None,
+) -> Iterator[Ready]:
+    """One dataset, in both directions if it has two; its sides keep their prompts whichever way they are searched."""
     document = "document" if task else None
-    queries = embedder.prepare_contents(forward.queries, task, patches)
-    corpus = embedder.prepare_contents(forward.corpus, document, patches)
-    yield forward, queries, corpus
-    if backward.queries != forward.corpus:  # hard negatives are candidates, and nobody's query
-        corpus = embedder.prepare_contents(backward.queries, document, patches)
-    yield backward, corpus, queries
+    queries = embedder.prepare_contents(there.queries, task, patches, TOKENS)
+    corpus = embedder.prepare_contents(there.corpus, document, patches, TOKENS)
+    yield there, queries, corpus
+    if back is not None:
+        if back.queries != there.corpus:  # hard negatives are candidates, and nobody's query
+            corpus = embedder.prepare_contents(back.queries, document, patches, TOKENS)
+        yield back, corpus, queries
 
 
-def evaluate(embedder: Embedder, params: dict, suite: list[Ready]) -> dict[str, dict[int, dict[str, float]]]:
-    """Benchmark -> width -> metric -> value for one set of parameters."""
-    vectors: dict[int, object] = {}
+def encode(embedder: Embedder, params: dict, suite: list[Ready]) -> Vectors:
+    """The vectors of every benchmark for one set of parameters; what two directions share is encoded once."""
+    found: dict[int, np.ndarray] = {}
 
-    def encode(prepared: Prepared):
-        if id(prepared) not in vectors:
-            vectors[id(prepared)] = embedder.encode(prepared, params)
-        return vectors[id(prepared)]
+    def of(prepared: Prepared) -> np.ndarray:
+        if id(prepared) not in found:
+            found[id(prepared)] = embedder.encode(prepared, params)
+        return found[id(prepared)]
 
-    widths = embedder.encoder.arch.widths
-    return {b.name: score(b, encode(queries), encode(corpus), widths) for b, queries, corpus in suite}
+    return [(of(queries), of(corpus)) for _, queries, corpus in suite]
+
+
+def evaluate(suite: list[Ready], vectors: Vectors, widths: Sequence[int]) -> dict[str, dict[int, dict[str, float]]]:
+    """Benchmark -> width -> metric -> value."""
+    return {one.name: score(one, *both, widths) for (one, *_), both in zip(suite, vectors, strict=True)}
 
 
 def mean(results: dict[str, dict[int, dict[str, float]]]) -> float:
@@ -91,7 +118,8 @@ def main(config: ConfigDict) -> None:
     path = pathlib.Path(config.checkpoint)
     embedder = Embedder.load(path)
     suite = load_suite(embedder, pathlib.Path(config.data), "test")
-    results = evaluate(embedder, embedder.params, suite)
+    suite += load_pairs(embedder, config.pairs, "test") if config.pairs else []
+    results = evaluate(suite, encode(embedder, embedder.params, suite), embedder.encoder.arch.widths)
     out = checkpoint.locate(path)[0] / "results.json"
     out.write_text(json.dumps(results, indent=1))
     print(table({path.name: results}, suite))

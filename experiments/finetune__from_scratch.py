@@ -15,12 +15,12 @@ from embed.data.layout import Budget
 from embed.data.prepare import layout_for, sources
 from embed.data.tasks import Task
 from embed.loss.contrast import Candidates, contrast
-from embed.model.encoder import Encoder, encode_by_microbatch
+from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs
 from embed.model.presets import PRESETS
 from embed.program import run
 
 NAME = "finetune__from_scratch"
-STEPS = 170
+STEPS = 250
 RATE = 2e-3
 TEMPERATURE = 0.05
 DROP = 0.5
@@ -30,15 +30,15 @@ WORDS, LONG, IMAGE = Budget(32), Budget(64), Budget(20, images=1, patches=16)
 QUESTION, PAGE = Budget(28), Budget(100, images=1, patches=96)
 VIDEO, AUDIO = Budget(76, images=4, patches=16), Budget(24, clips=1, frames=20)
 TASKS = (
-    Task("scenes_image", 128, 0.15, WORDS, IMAGE, negatives=HARD, candidates=BOTH),
-    Task("scenes_video", 64, 0.20, WORDS, VIDEO, negatives=HARD, candidates=BOTH),
-    Task("scenes_audio", 128, 0.25, Budget(48), AUDIO, negatives=HARD, candidates=BOTH),
-    Task("scenes_edit", 128, 0.06, Budget(40, images=1, patches=16), IMAGE, negatives=HARD, candidates=BOTH),
-    Task("scenes_labels", 128, 0.04, WORDS, WORDS, prompt="classification", drop=DROP, negatives=HARD),
-    Task("glyphs", 128, 0.08, WORDS, IMAGE, negatives=HARD, candidates=BOTH),
-    Task("stdlib_document", 64, 0.15, QUESTION, PAGE, negatives=HARD, candidates=BOTH),
-    Task("stdlib_code", 64, 0.05, LONG, LONG, prompt="code retrieval", drop=DROP, negatives=HARD, candidates=BOTH),
-    Task("stdlib_text", 64, 0.05, LONG, LONG, prompt="search result", drop=DROP, negatives=HARD, candidates=BOTH),
+    Task("scenes_image", 64, 0.07, WORDS, IMAGE, negatives=HARD, candidates=BOTH),
+    Task("scenes_video", 32, 0.22, WORDS, VIDEO, negatives=HARD, candidates=BOTH),
+    Task("scenes_audio", 64, 0.26, Budget(48), AUDIO, negatives=HARD, candidates=BOTH),
+    Task("scenes_edit", 64, 0.04, Budget(40, images=1, patches=16), IMAGE, negatives=HARD, candidates=BOTH),
+    Task("scenes_labels", 32, 0.02, LONG, LONG, prompt="classification", drop=DROP, negatives=HARD, candidates=BOTH),
+    Task("glyphs", 64, 0.05, WORDS, IMAGE, negatives=HARD, candidates=BOTH),
+    Task("stdlib_document", 32, 0.20, QUESTION, PAGE, negatives=HARD, candidates=BOTH),
+    Task("stdlib_code", 32, 0.04, LONG, LONG, prompt="code retrieval", drop=DROP, negatives=HARD, candidates=BOTH),
+    Task("stdlib_text", 32, 0.04, LONG, LONG, prompt="search result", drop=DROP, negatives=HARD, candidates=BOTH),
 )
 
 
@@ -52,7 +52,7 @@ def main(config: ConfigDict) -> None:
                 lambda rows: encoder.apply({"params": params}, rows)[:, 0], inputs, config.microbatch
             )
 
-        query, target, negative = embed(pairs.query), embed(pairs.target), embed(pairs.negative)
+        query, target, negative = encode_pairs(embed, pairs)
         return contrast(
             query, target, negative, pairs, temperature=TEMPERATURE, widths=arch.widths, candidates=candidates
         )
@@ -60,7 +60,7 @@ def main(config: ConfigDict) -> None:
     train.fit(
         work / NAME,
         encoder,
-        layout_for(arch, data),
+        layout_for(arch, data, config.pairs),
         TASKS,
         sources(TASKS, data),
         loss,

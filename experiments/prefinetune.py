@@ -16,19 +16,21 @@ from embed.data.layout import Budget
 from embed.data.prepare import layout_for, sources
 from embed.data.tasks import Task
 from embed.loss.contrast import Candidates, contrast
-from embed.model.encoder import Encoder, encode_by_microbatch
+from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs
 from embed.model.presets import PRESETS
 from embed.program import run
 
-STEPS = 200
+STEPS = 290
 TEMPERATURE = 0.05
 BOTH = Candidates(both_directions=True)
 WORDS, LONG, IMAGE = Budget(32), Budget(64), Budget(20, images=1, patches=16)
+TITLE = Budget(40, images=1, patches=36)
 TASKS = (
-    Task("scenes_noisy", 256, 0.55, WORDS, IMAGE, candidates=BOTH),
-    Task("glyphs", 256, 0.15, WORDS, IMAGE, candidates=BOTH),
-    Task("stdlib_code", 128, 0.15, LONG, LONG, prompt="code retrieval", drop=0.5, candidates=BOTH),
-    Task("stdlib_text", 128, 0.15, LONG, LONG, prompt="search result", drop=0.5, candidates=BOTH),
+    Task("scenes_noisy", 128, 0.34, WORDS, IMAGE, candidates=BOTH),
+    Task("stdlib_titles", 64, 0.30, WORDS, TITLE, candidates=BOTH),
+    Task("glyphs", 128, 0.12, WORDS, IMAGE, candidates=BOTH),
+    Task("stdlib_code", 64, 0.12, LONG, LONG, prompt="code retrieval", drop=0.5, candidates=BOTH),
+    Task("stdlib_text", 64, 0.12, LONG, LONG, prompt="search result", drop=0.5, candidates=BOTH),
 )
 
 
@@ -43,7 +45,7 @@ def main(config: ConfigDict) -> None:
                 lambda rows: encoder.apply({"params": params}, rows)[:, 0], inputs, config.microbatch
             )
 
-        query, target, negative = embed(pairs.query), embed(pairs.target), embed(pairs.negative)
+        query, target, negative = encode_pairs(embed, pairs)
         return contrast(
             query, target, negative, pairs, temperature=TEMPERATURE, widths=arch.widths, candidates=candidates
         )
@@ -51,7 +53,7 @@ def main(config: ConfigDict) -> None:
     train.fit(
         pathlib.Path(config.workdir) / "prefinetune",
         encoder,
-        layout_for(arch, data),
+        layout_for(arch, data, config.pairs),
         TASKS,
         sources(TASKS, data),
         loss,

@@ -1,6 +1,7 @@
 """The whole recipe in one command: pre-fine-tune, fine-tune on two mixtures, soup, evaluate, and a page of results.
 
   run     python -m experiments.recipe --config=configs/cpu.py
+  yours   python -m experiments.recipe --config=configs/cpu.py --config.pairs=FOLDER
 Stopped anywhere, the same command goes on from the last checkpoint.
 """
 
@@ -8,6 +9,7 @@ import json
 import logging
 import pathlib
 import time
+from collections.abc import Sequence
 
 import jax
 from ml_collections import ConfigDict
@@ -16,41 +18,64 @@ from embed import checkpoint
 from embed.api import Embedder
 from embed.eval import report
 from embed.program import run
-from experiments import evaluate, finetune, finetune__more_media, prefinetune, soup
+from experiments import evaluate, finetune, finetune__more_media, pairs, prefinetune, soup
 
 log = logging.getLogger(__name__)
 STAGES = ("prefinetune", "finetune", "finetune__more_media", "soup_uniform", "soup_weighted", "soup_greedy")
 FINAL = "soup_greedy"
+PAIRS_STAGES = ("prefinetune", FINAL, "pairs")  # what is compared on datasets of your own
 SHOWN = 3  # queries of each benchmark in the gallery
 
 
 def main(config: ConfigDict) -> None:
     started, work, data = time.monotonic(), pathlib.Path(config.workdir), pathlib.Path(config.data)
-    for stage in (prefinetune, finetune, finetune__more_media, soup):
+    for stage in (prefinetune, finetune, finetune__more_media, soup, *([pairs] if config.pairs else [])):
         # Every stage goes on from its own last checkpoint, and does nothing where it is done.
         log.info("stage: %s", stage.__name__.removeprefix("experiments."))
         stage.main(config)
 
     embedder = Embedder.load(work / FINAL)
     suite = evaluate.load_suite(embedder, data, "test")
-    columns = {}
-    for name in STAGES:
-        columns[name] = evaluate.evaluate(embedder, checkpoint.load_params(work / name), suite)
-        log.info("evaluated %s: mean nDCG@10 %.3f", name, evaluate.mean(columns[name]))
+    columns, gallery = compare(embedder, work, STAGES, suite)
     (work / "results.json").write_text(json.dumps(columns, indent=1))
-
     facts = {
         "parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(embedder.params)):,}",
         "code": checkpoint.code_version(),
-        "minutes of this call": f"{(time.monotonic() - started) / 60:.1f}",
         **{f"mean nDCG@10, {name}": f"{evaluate.mean(columns[name]):.3f}" for name in STAGES},
     }
     curves = [report.read_curves(work / name) for name in STAGES if (work / name / "metrics.jsonl").exists()]
-    gallery = [example for ready in suite for example in report.examples(embedder, ready, SHOWN)]
+    facts["minutes of this call"] = f"{(time.monotonic() - started) / 60:.1f}"
     page = work / "report.html"
     report.write(page, facts, columns, [benchmark for benchmark, *_ in suite], curves, gallery)
     print(evaluate.table(columns, suite))
     print(f"\nThe page of results: {page.resolve()}")
+
+    if config.pairs:
+        suite = evaluate.load_pairs(embedder, config.pairs, "test")
+        columns, gallery = compare(embedder, work, PAIRS_STAGES, suite)
+        (work / "results_pairs.json").write_text(json.dumps(columns, indent=1))
+        page, curves = work / "report_pairs.html", [report.read_curves(work / "pairs")]
+        facts = {"code": checkpoint.code_version(), "datasets": config.pairs}
+        report.write(page, facts, columns, [benchmark for benchmark, *_ in suite], curves, gallery)
+        print(f"\n{evaluate.table(columns, suite)}")
+        print(f"\nThe page of your datasets: {page.resolve()}")
+
+
+def compare(
+    embedder: Embedder, work: pathlib.Path, stages: Sequence[str], suite: list[evaluate.Ready]
+) -> tuple[dict[str, dict], list[report.Example]]:
+    """(stage -> its results on a suite, a gallery of the last one)."""
+    columns = {}
+    for name in stages:
+        vectors = evaluate.encode(embedder, checkpoint.load_params(work / name), suite)
+        columns[name] = evaluate.evaluate(suite, vectors, embedder.encoder.arch.widths)
+        log.info("evaluated %s: mean nDCG@10 %.3f", name, evaluate.mean(columns[name]))
+    gallery = [
+        example
+        for (benchmark, *_), both in zip(suite, vectors, strict=True)
+        for example in report.examples(benchmark, *both, SHOWN)
+    ]
+    return columns, gallery
 
 
 if __name__ == "__main__":

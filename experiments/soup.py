@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from embed import checkpoint, soup
 from embed.api import Embedder
 from embed.program import run
-from experiments.evaluate import evaluate, load_suite, mean
+from experiments.evaluate import encode, evaluate, load_suite, mean
 
 log = logging.getLogger(__name__)
 RUNS = ("finetune", "finetune__more_media")
@@ -30,7 +30,7 @@ def main(config: ConfigDict) -> None:
     suite = load_suite(embedder, pathlib.Path(config.data), "dev")
 
     def score(params: dict) -> float:
-        return mean(evaluate(embedder, params, suite))
+        return mean(evaluate(suite, encode(embedder, params, suite), embedder.encoder.arch.widths))
 
     last = [run / "checkpoints" / str(checkpoint.locate(run)[1]) for run in runs]
     for name, weights in {"soup_uniform": (1.0,) * len(runs), "soup_weighted": WEIGHTS}.items():

@@ -199,21 +199,21 @@ def test_unknown_task_lists_the_known_ones(embedder, item):
         embedder.embed([item], task="poetry")
 
 
-@pytest.mark.parametrize(
-    "name, data, error, why",
-    [
-        ("a.png", png(PHOTO)[:200], MediaError, "cut short"),
-        ("a.png", b"", ValueError, "empty file"),
-        ("a.txt", b"", ValueError, "empty file"),
-        ("a.txt", b"x" * 1_000_000, LimitError, "1,000,000 characters"),
-        ("a.txt", b"caf\xe9", ValueError, "neither a known media file nor UTF-8"),
-        ("a.wav", wav(SOUND)[:40] + struct.pack("<I", 2**31) + wav(SOUND)[44:], MediaError, "claims 2,147,483,648"),
-        ("a.mp4", mp4(None), MediaError, "without frames"),
-        ("a.pdf", b"%PDF-1.4 no", MediaError, "cannot be read"),
-        ("a.png", None, ValueError, "No such file"),
-        ("", None, ValueError, "not a file"),
-    ],
-)
+BAD = [
+    ("a.png", png(PHOTO)[:200], MediaError, "cut short"),
+    ("a.png", b"", ValueError, "empty file"),
+    ("a.txt", b"", ValueError, "empty file"),
+    ("a.txt", b"x" * 1_000_000, LimitError, "1,000,000 characters"),
+    ("a.txt", b"caf\xe9", ValueError, "neither a known media file nor UTF-8"),
+    ("a.wav", wav(SOUND)[:40] + struct.pack("<I", 2**31) + wav(SOUND)[44:], MediaError, "claims 2,147,483,648"),
+    ("a.mp4", mp4(None), MediaError, "without frames"),
+    ("a.pdf", b"%PDF-1.4 no", MediaError, "cannot be read"),
+    ("a.png", None, ValueError, "No such file"),
+    ("", None, ValueError, "not a file"),
+]
+
+
+@pytest.mark.parametrize("name, data, error, why", BAD)
 def test_bad_files(embedder, tmp_path, name, data, error, why):
     if data is not None:
         (tmp_path / name).write_bytes(data)
@@ -330,6 +330,19 @@ def test_index_counts_and_names_what_it_skips(run, tree, tmp_path, capsys):
         assert file["vectors"].shape == (6, 8) and file["vectors"].dtype == np.float32
         assert file["paths"].tolist() == NAMES
     out.unlink()
+
+
+def test_index_says_of_every_bad_file_what_is_wrong(run, tmp_path, capsys):
+    bad = [(f"{i}{name}", data, why) for i, (name, data, _, why) in enumerate(BAD) if data is not None]
+    for name, data, _ in bad:
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "good.txt").write_text("good")
+    assert command.main(["index", str(run), str(tmp_path), "--out", str(tmp_path / "index.npz")]) == 0
+    said = capsys.readouterr()
+    assert f"1 files embedded, {len(bad)} skipped" in said.out
+    lines = dict(line.removeprefix("skipped ").split(": ", 1) for line in said.err.splitlines())
+    for name, _, why in bad:
+        assert why in lines[name]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -28,7 +28,7 @@ from embed.data.records import ArrayRecordSource, Image, Record, Text, write
 from embed.data.tasks import Task
 from embed.loss.contrast import contrast
 from embed.mesh import make_mesh
-from embed.model.encoder import Encoder, encode_by_microbatch
+from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs
 
 STEPS = 24
 SAVE = 3
@@ -57,7 +57,7 @@ def fit(
         def embed(inputs):
             return encode_by_microbatch(lambda rows: encoder.apply({"params": params}, rows)[:, 0], inputs, 4)
 
-        sides = embed(pairs.query), embed(pairs.target), embed(pairs.negative)
+        sides = encode_pairs(embed, pairs)
         return contrast(*sides, pairs, temperature=0.05, widths=ARCH.widths, candidates=candidates)
 
     sources = [Slow(data / "train.array_record") for _ in tasks]

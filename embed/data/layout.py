@@ -15,6 +15,7 @@ from embed.inputs import Inputs
 MAX_TOKENS = 8192  # the report's API
 MAX_IMAGES = 6
 MAX_FRAMES = 32
+TOKENS = 32  # of the shortest standard row
 MAX_CHARACTERS = 48 * MAX_TOKENS  # longer text is refused before it is tokenised
 
 
@@ -157,6 +158,11 @@ def fit(pieces: list[Piece], budget: Budget, tokenizer: Tokenizer) -> list[Piece
     room = budget.tokens - length([piece for piece in pieces if not isinstance(piece, Words)], tokenizer)
     if room < 0:
         raise LimitError(f"media need {-room} tokens more than the task's {budget.tokens}: raise the budget")
+    return cut_text(pieces, room)
+
+
+def cut_text(pieces: list[Piece], room: int) -> list[Piece]:
+    """The pieces with at most `room` tokens of text, cut at its end."""
     cut: list[Piece] = []
     for piece in pieces:
         if isinstance(piece, Words):
@@ -164,6 +170,24 @@ def fit(pieces: list[Piece], budget: Budget, tokenizer: Tokenizer) -> list[Piece
             room -= len(piece.ids)
         cut.append(piece)
     return cut
+
+
+def standard_budget(pieces: list[Piece], tokenizer: Tokenizer) -> Budget:
+    """The smallest standard shape that holds an input: everything a power of two, tokens at least 32, so that few
+    shapes are compiled."""
+
+    def up(n: int) -> int:
+        return 1 << (n - 1).bit_length() if n else 0
+
+    pictures = [len(piece.xy) for piece in pieces if isinstance(piece, Picture)]
+    sounds = [len(piece.frames) for piece in pieces if isinstance(piece, Sound)]
+    return Budget(
+        tokens=max(TOKENS, up(length(pieces, tokenizer))),
+        images=up(len(pictures)),
+        patches=up(max(pictures, default=0)),
+        clips=up(len(sounds)),
+        frames=up(max(sounds, default=0)),
+    )
 
 
 def empty(budget: Budget, layout: Layout) -> Inputs:

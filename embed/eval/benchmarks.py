@@ -114,10 +114,11 @@ def _kind(contents: Iterable[Content]) -> str:
     return next(iter(sorted(set().union(*names) - {"text"})), "text")
 
 
-def from_folder(folder: str | os.PathLike, kind: str, name: str | None = None) -> Benchmark:
+def from_folder(folder: str | os.PathLike, kind: str | None = None, name: str | None = None) -> Benchmark:
     """Reads corpus.jsonl, queries.jsonl and qrels.tsv (`query-id<TAB>corpus-id<TAB>relevance`, no header).
 
     Queries for which no line of qrels.tsv names an answer are left out, as trec_eval does; 0 is "judged, not relevant".
+    `kind` is found from the contents where it is not given.
     Raises RecordError naming file and line, and OSError where a file is missing.
     """
     folder = pathlib.Path(folder)
@@ -139,7 +140,7 @@ def from_folder(folder: str | os.PathLike, kind: str, name: str | None = None) -
     kept = [key for key in queries if key in relevance]
     return Benchmark(
         name or folder.resolve().name,
-        kind,
+        kind or _kind([*queries.values(), *corpus.values()]),
         tuple(queries[key] for key in kept),
         tuple(corpus.values()),
         tuple(relevance[key] for key in kept),

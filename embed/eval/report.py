@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from embed.api import Embedder, Prepared
 from embed.data.records import Content
 from embed.eval import sections
 from embed.eval.benchmarks import Benchmark, rank
@@ -59,13 +58,7 @@ def read_curves(run: pathlib.Path) -> Curves:
     return Curves(run.name, dict(lines))
 
 
-def examples(embedder: Embedder, ready: tuple[Benchmark, Prepared, Prepared], count: int) -> list[Example]:
-    """`choose` with the vectors of an embedder's own parameters."""
-    benchmark, queries, corpus = ready
-    return choose(benchmark, embedder.encode(queries), embedder.encode(corpus), count)
-
-
-def choose(benchmark: Benchmark, queries: np.ndarray, corpus: np.ndarray, count: int) -> list[Example]:
+def examples(benchmark: Benchmark, queries: np.ndarray, corpus: np.ndarray, count: int) -> list[Example]:
     """Queries in even steps over the benchmark, never by how well they do, from vectors f32[q,e] and f32[n,e]."""
     taken = np.unique(np.linspace(0, len(queries) - 1, min(count, len(queries))).round().astype(int)).tolist()
     few = dataclasses.replace(

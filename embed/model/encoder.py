@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from embed import mesh
-from embed.inputs import Inputs
+from embed.inputs import Inputs, Pairs
 from embed.model.audio import FrameEmbedder
 from embed.model.backbone import Backbone
 from embed.model.layers import Einsum
@@ -60,6 +60,27 @@ def mean_pool(x: jax.Array, segments: jax.Array, count: int) -> jax.Array:
     member = (segments[..., None] == jnp.arange(1, count + 1).reshape(1, 1, -1)).astype(jnp.float32)
     total = jnp.einsum("bls,bld->bsd", member, x.astype(jnp.float32), out_sharding=mesh.TOKENS)
     return total / jnp.maximum(jnp.sum(member, axis=1)[..., None], 1)
+
+
+def encode_pairs(encode: Callable[[Inputs], jax.Array], pairs: Pairs) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Embeddings of queries f32[q,e], targets f32[q,e] and hard negatives f32[q·h,e].
+
+    A target and its negatives have one shape and go through the encoder together: one pass less to compile and run.
+    """
+    q = pairs.target.tokens.shape[0]
+    h = pairs.negative.tokens.shape[0] // q
+    query = encode(pairs.query)
+    if not h:
+        target = encode(pairs.target)
+        return query, target, target[:0]
+
+    def together(target: jax.Array, negative: jax.Array) -> jax.Array:
+        own = rearrange(negative, "(q h) ... -> q h ...", h=h)
+        return rearrange(jnp.concatenate([target[:, None], own], axis=1), "q n ... -> (q n) ...")
+
+    both = encode(jax.tree.map(together, pairs.target, pairs.negative))
+    both = rearrange(both, "(q n) e -> q n e", q=q)
+    return query, both[:, 0], rearrange(both[:, 1:], "q h e -> (q h) e")
 
 
 def encode_by_microbatch(encode: Callable[[Inputs], jax.Array], inputs: Inputs, rows: int) -> jax.Array:

@@ -46,7 +46,7 @@ class Architecture:
 TINY = Architecture(
     vocabulary=4096,
     width=128,
-    hidden=384,
+    hidden=256,
     groups=2,
     locals=1,
     local_attention=AttentionSpec(heads=4, groups=2, head_dim=32, theta=1e4, window=32),

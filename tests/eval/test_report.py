@@ -103,7 +103,7 @@ def made(tmp_path_factory):
         for benchmark in benchmarks:
             sides = [rng.normal(size=(len(s), 16)).astype(np.float32) for s in (benchmark.queries, benchmark.corpus)]
             columns[column][benchmark.name] = score(benchmark, *sides, (8, 16))
-            gallery += report.choose(benchmark, *sides, 20)
+            gallery += report.examples(benchmark, *sides, 20)
     del columns["first"][benchmarks[-1].name]  # a checkpoint that was not scored on everything
     run = folder / "stage"
     run.mkdir()
@@ -152,7 +152,7 @@ def test_examples_are_ranked_as_the_scores_are():
     rng = np.random.default_rng(3)
     queries, corpus = (rng.normal(size=(30, 8)).astype(np.float32) for _ in range(2))
     scores, ranking = rank(forward, queries, corpus, 30, 8)
-    for example in report.choose(forward, queries, corpus, 7):
+    for example in report.examples(forward, queries, corpus, 7):
         i = forward.queries.index(example.query)
         assert [r.content for r in example.results[:5]] == [forward.corpus[j] for j in ranking[i, :5]]
         np.testing.assert_allclose([r.score for r in example.results[:5]], scores[i, :5], atol=1e-6)

@@ -8,8 +8,8 @@ from conftest import ARCH
 
 from embed import mesh
 from embed.data.layout import Budget, Picture, Sound, Words, row, stack
-from embed.inputs import Inputs
-from embed.model.encoder import Encoder, encode_by_microbatch, init
+from embed.inputs import Inputs, Pairs
+from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, init
 
 MODEL = Encoder(ARCH, remat=True)
 
@@ -133,3 +133,34 @@ def test_a_microbatch_that_does_not_divide_is_an_error(layout, params):
     inputs = mesh.to_global(rows(layout, [pieces(layout, np.random.default_rng(0))] * 6))
     with pytest.raises(ValueError, match="4 rows does not divide the batch of 6"):
         encode_by_microbatch(lambda x: x.tokens, inputs, 4)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 4, 2)])
+@pytest.mark.parametrize("h", [0, 2])
+def test_targets_and_negatives_together_are_as_apart(layout, params, h, shape):
+    """With gradients through all three sides, and the two halves of the batch on different devices."""
+    q = 8
+    sides = {}
+    for seed, (name, count) in enumerate({"query": q, "target": q, "negative": q * h}.items()):
+        many = [pieces(layout, np.random.default_rng(100 * seed + i)) for i in range(count)]
+        sides[name] = stack([row(one, BUDGET, layout) for one in many], BUDGET, layout)
+    hashes = {f"{name}_hash": np.zeros((len(side.tokens), 2), np.uint32) for name, side in sides.items()}
+    with jax.set_mesh(mesh.make_mesh(shape)):
+        pairs = mesh.to_global(Pairs(**sides, **hashes, valid=np.ones(q, bool)))
+        params = init(MODEL, jax.random.key(0), pairs.query)
+
+        def run(encode_all):
+            def value(params):
+                out = encode_all(lambda x: MODEL.apply({"params": params}, x)[:, 0])
+                return sum(jnp.sum(jnp.sin((i + 1) * x)) for i, x in enumerate(out)), out
+
+            return jax.jit(jax.grad(value, has_aux=True))(params)
+
+        grads, out = run(lambda encode: encode_pairs(encode, pairs))
+        parts = [pairs.query, pairs.target] + ([pairs.negative] if h else [])
+        expected_grads, expected = run(lambda encode: [encode(part) for part in parts])
+    assert out[2].shape == (q * h, ARCH.embedding)
+    for a, b in zip(out, expected, strict=False):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+    largest = max(np.abs(g).max() for g in jax.tree.leaves(expected_grads))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5 * largest), grads, expected_grads)

@@ -37,6 +37,7 @@ CORPORA = {
     "stdlib_code": Corpus(stdlib.code, "code", *PYTHON),
     "stdlib_text": Corpus(stdlib.text, "text", *PYTHON),
     "stdlib_document": Corpus(stdlib.document, "document", *PYTHON),
+    "stdlib_titles": Corpus(stdlib.titles, "image", *PYTHON, ("train",)),
     "glyphs": Corpus(glyphs.glyphs, "image", *FONTS),
     "scenes_image": Corpus(scenes.images, "image", *WORLD),
     "scenes_noisy": Corpus(scenes.noisy, "image", *WORLD, ("train",)),

@@ -28,17 +28,31 @@ def fits(module: str, name: str) -> bool:
 @functools.cache
 def png(module: str, name: str, body: str) -> bytes:
     """The page, WIDTH x HEIGHT grey pixels: module on the first row, name on the next, a rule, the body below."""
-    page = Image.new("L", (WIDTH, HEIGHT), 255)
+    page, top = _titled(module, name, HEIGHT)
+    draw = ImageDraw.Draw(page)
+    draw.line((0, top + 1, WIDTH, top + 1), fill=120)
+    lines = textwrap.wrap(" ".join(body.split()), BODY_COLUMNS)
+    for i in range((HEIGHT - top - 3) // CELL):
+        draw.text((1, top + 3 + i * CELL), lines[i] if i < len(lines) else "", fill=40, font=_font("DejaVuSansMono", 8))
+    return _encode(page)
+
+
+def title_png(module: str, name: str) -> bytes:
+    """The upper part of the page alone, room for the longest title."""
+    return _encode(_titled(module, name, (1 + NAME_ROWS) * CELL)[0])
+
+
+def _titled(module: str, name: str, height: int) -> tuple[Image.Image, int]:
+    """A white page with its title, and the row of pixels where that ends."""
+    page = Image.new("L", (WIDTH, height), 255)
     rows = [module, *_name_rows(name)]
     for y, row in enumerate(rows):
         for x, letter in enumerate(row):
             page.paste(_large(letter), (x * CELL, y * CELL))
-    top = len(rows) * CELL + 1
-    draw = ImageDraw.Draw(page)
-    draw.line((0, top, WIDTH, top), fill=120)
-    lines = textwrap.wrap(" ".join(body.split()), BODY_COLUMNS)
-    for i in range((HEIGHT - top - 2) // CELL):
-        draw.text((1, top + 2 + i * CELL), lines[i] if i < len(lines) else "", fill=40, font=_font("DejaVuSansMono", 8))
+    return page, len(rows) * CELL
+
+
+def _encode(page: Image.Image) -> bytes:
     file = io.BytesIO()
     page.save(file, "PNG", optimize=False)
     return file.getvalue()

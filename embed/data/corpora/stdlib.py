@@ -122,6 +122,15 @@ def document(split: str) -> Iterator[Record]:
     return _records("stdlib_document", split, pairs)
 
 
+def titles(split: str) -> Iterator[Record]:
+    """The name of any object -> a picture of it in a page's large type: learning to read, before pages."""
+    pairs: list[Pair] = []
+    for item in items():
+        if item.name and pages.fits(item.module, item.name) and _split(item) == split:
+            pairs.append((item, (Text(item.path),), (Image(pages.title_png(item.module, item.name)),)))
+    return _records("stdlib_titles", split, pairs)
+
+
 def _split(item: Item) -> str:
     return by_share(item.family, DEV, TEST)
 

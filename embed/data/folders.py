@@ -1,0 +1,71 @@
+"""Datasets that someone brings: found under one folder, and turned into tasks by what is in them."""
+
+import dataclasses
+import os
+import pathlib
+
+import numpy as np
+
+from embed.data.layout import Budget, Layout, LimitError, decode, standard_budget
+from embed.data.media import MediaError
+from embed.data.records import Content, RecordError, open_split
+from embed.data.tasks import Task
+from embed.loss.contrast import REPORT, Candidates
+
+SAMPLE = 64  # records of a dataset that are looked at
+
+
+def with_split(root: str | os.PathLike, split: str) -> list[pathlib.Path]:
+    """The folders in `root` that have records of a split, by name. Raises FileNotFoundError where there are none."""
+    found = sorted(
+        {path.parent for form in ("jsonl", "array_record") for path in pathlib.Path(root).glob(f"*/{split}.{form}")}
+    )
+    if not found:
+        raise FileNotFoundError(f"no dataset in {root}: expected FOLDER/{split}.jsonl or FOLDER/{split}.array_record")
+    return found
+
+
+def tasks(
+    root: str | os.PathLike, layout: Layout, most: Budget, batch: int, candidates: Candidates = REPORT
+) -> tuple[Task, ...]:
+    """One task a dataset with a train split: rates by the square root of its size, rows as large as its contents need.
+
+    `most` is the largest row of a side. A dataset smaller than `batch` has a batch of its own size. One hard negative a
+    query, where there are any. Raises FileNotFoundError where there is no dataset, ValueError where one has no readable
+    record.
+    """
+    return tuple(_task(folder, layout, most, batch, candidates) for folder in with_split(root, "train"))
+
+
+def _task(folder: pathlib.Path, layout: Layout, most: Budget, batch: int, candidates: Candidates) -> Task:
+    source = open_split(folder, "train")
+    records = []
+    for i in np.unique(np.linspace(0, len(source) - 1, SAMPLE).round().astype(int)):
+        try:
+            records.append(source[int(i)])
+        except RecordError:
+            continue  # training will quarantine and count it
+    queries = [record.query for record in records]
+    targets = [side for record in records for side in (record.positive, *record.negatives[:1])]
+    return Task(
+        folder.name,
+        min(batch, len(source)),
+        len(source) ** 0.5,
+        _budget(queries, layout, most, folder),
+        _budget(targets, layout, most, folder),
+        negatives=int(any(record.negatives for record in records)),
+        candidates=candidates,
+    )
+
+
+def _budget(contents: list[Content], layout: Layout, most: Budget, folder: pathlib.Path) -> Budget:
+    """The largest standard shape among the contents, none of its sizes above that of `most`."""
+    shapes = []
+    for content in contents:
+        try:
+            shapes.append(dataclasses.astuple(standard_budget(decode(content, layout), layout.tokenizer)))
+        except (MediaError, LimitError):
+            continue
+    if not shapes:
+        raise ValueError(f"{folder}: none of {len(contents)} records looked at can be read and decoded")
+    return Budget(*np.minimum(np.max(shapes, axis=0), dataclasses.astuple(most)).tolist())

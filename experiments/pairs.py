@@ -1,0 +1,73 @@
+"""Fine-tuning on datasets of your own: every folder under --config.pairs with a train split (README.md has the form).
+
+Starts from the greedy soup of experiments/recipe.py. Tasks, their rates and the size of their rows come from the data.
+  smoke   python -m experiments.pairs --config.pairs=FOLDER --config.steps=2
+  run     python -m experiments.pairs --config.pairs=FOLDER --config=configs/cpu.py
+"""
+
+import logging
+import pathlib
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from embed import optim, train
+from embed.data import folders
+from embed.data.layout import Budget
+from embed.data.prepare import layout_for
+from embed.data.records import open_split
+from embed.loss.contrast import Candidates, contrast
+from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs
+from embed.model.presets import PRESETS
+from embed.program import run
+
+log = logging.getLogger(__name__)
+NAME = "pairs"
+START = "soup_greedy"
+STEPS = 400
+RATE = 2e-3
+TEMPERATURE = 0.05
+BATCH = 64
+BOTH = Candidates(both_directions=True)
+MOST = Budget(128, images=4, patches=16, clips=1, frames=64)  # of a row; longer contents are cut
+
+
+def main(config: ConfigDict) -> None:
+    arch, data, work = PRESETS[config.model], pathlib.Path(config.data), pathlib.Path(config.workdir)
+    encoder = Encoder(arch, jnp.dtype(config.dtype), config.remat, config.unroll)
+    layout = layout_for(arch, data, config.pairs)
+    tasks = folders.tasks(config.pairs, layout, MOST, BATCH, BOTH)
+    for task in tasks:
+        log.info(
+            "%s: batch %d, rate %.0f, query %s, target %s", task.name, task.batch, task.rate, task.query, task.target
+        )
+
+    def loss(params, pairs, candidates):
+        def embed(inputs):
+            return encode_by_microbatch(
+                lambda rows: encoder.apply({"params": params}, rows)[:, 0], inputs, config.microbatch
+            )
+
+        query, target, negative = encode_pairs(embed, pairs)
+        return contrast(
+            query, target, negative, pairs, temperature=TEMPERATURE, widths=arch.widths, candidates=candidates
+        )
+
+    train.fit(
+        work / NAME,
+        encoder,
+        layout,
+        tasks,
+        [open_split(pathlib.Path(config.pairs) / task.name, "train") for task in tasks],
+        loss,
+        optim.adamw(RATE, warmup=10, steps=STEPS),
+        steps=config.steps or STEPS,
+        seed=2,
+        init=work / START,
+        schedule=train.Schedule(config.save, config.keep, config.log, config.workers),
+        about={"experiment": NAME, "config": config.to_dict()},
+    )
+
+
+if __name__ == "__main__":
+    run(main)
