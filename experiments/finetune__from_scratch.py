@@ -20,7 +20,7 @@ from embed.model.presets import PRESETS
 from embed.program import run
 
 NAME = "finetune__from_scratch"
-STEPS = 250
+STEPS = 300
 RATE = 2e-3
 TEMPERATURE = 0.05
 DROP = 0.5

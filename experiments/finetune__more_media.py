@@ -21,7 +21,7 @@ from embed.program import run
 
 NAME = "finetune__more_media"
 START = "prefinetune"
-STEPS = 250
+STEPS = 300
 RATE = 2e-3
 TEMPERATURE = 0.05
 DROP = 0.5

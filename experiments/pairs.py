@@ -24,10 +24,10 @@ from embed.program import run
 log = logging.getLogger(__name__)
 NAME = "pairs"
 START = "soup_greedy"
-STEPS = 400
+STEPS = 600
 RATE = 2e-3
 TEMPERATURE = 0.05
-BATCH = 64
+BATCH = 32
 BOTH = Candidates(both_directions=True)
 MOST = Budget(128, images=4, patches=16, clips=1, frames=64)  # of a row; longer contents are cut
 

@@ -20,7 +20,7 @@ from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs
 from embed.model.presets import PRESETS
 from embed.program import run
 
-STEPS = 290
+STEPS = 340
 TEMPERATURE = 0.05
 BOTH = Candidates(both_directions=True)
 WORDS, LONG, IMAGE = Budget(32), Budget(64), Budget(20, images=1, patches=16)

@@ -6,3 +6,6 @@ command -v "$python" >/dev/null || { echo "no $python here: install Python 3.11 
 [ -x .venv/bin/python ] || "$python" -m venv .venv \
   || { echo "cannot make a virtual environment: install Python's venv module (python3-venv)" >&2; exit 1; }
 source .venv/bin/activate
+# Every step frees its arrays and takes them again; with large pages that costs a CPU little, with small ones a fifth of
+# the time. Read by glibc 2.35 and newer, ignored elsewhere.
+export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}

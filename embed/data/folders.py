@@ -40,7 +40,7 @@ def tasks(
 def _task(folder: pathlib.Path, layout: Layout, most: Budget, batch: int, candidates: Candidates) -> Task:
     source = open_split(folder, "train")
     records = []
-    for i in np.unique(np.linspace(0, len(source) - 1, SAMPLE).round().astype(int)):
+    for i in np.unique(np.linspace(0, len(source) - 1, SAMPLE).round().astype(int)) if len(source) else ():
         try:
             records.append(source[int(i)])
         except RecordError:
@@ -67,5 +67,5 @@ def _budget(contents: list[Content], layout: Layout, most: Budget, folder: pathl
         except (MediaError, LimitError):
             continue
     if not shapes:
-        raise ValueError(f"{folder}: none of {len(contents)} records looked at can be read and decoded")
+        raise ValueError(f"{folder}: none of the records looked at can be read and decoded")
     return Budget(*np.minimum(np.max(shapes, axis=0), dataclasses.astuple(most)).tolist())
