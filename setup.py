@@ -28,6 +28,7 @@ setup(
         "numpy>=2.0",
         "msgpack>=1.1",
         "tokenizers>=0.22",
+        "safetensors>=0.6",
         "pillow>=11.0",
         "av>=16.0",
         "soundfile>=0.13",
@@ -40,7 +41,7 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10.2"],
         "cuda": ["jax[cuda13]>=0.10.2"],
-        "hf": ["torch>=2.6", "transformers>=5.19", "safetensors>=0.6"],
+        "hf": ["torch>=2.6", "transformers>=5.19"],
         "eval": ["mteb>=2.26"],
         "test": [
             "pytest>=9.0",

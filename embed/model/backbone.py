@@ -112,5 +112,5 @@ class PerLayerEmbedding(nn.Module):
         if not p:
             return jnp.zeros((arch.groups, *x.shape[:2], n, 0), x.dtype, out_sharding=jax.P(None, *mesh.MASK))
         project = Einsum("bld,dnp->blnp", (d, arch.layers, p), mesh.PER_LAYER, mesh.PATCHES, name="project")
-        y = RMSNorm(name="norm")(project(x))  # the norm makes the reference's 1/sqrt(d) factor a matter of epsilon
+        y = RMSNorm(name="norm")(project(x) * d**-0.5)  # the factor matters where the norm's epsilon does
         return rearrange(y, "b l (g n) p -> g b l n p", g=arch.groups)
