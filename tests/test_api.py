@@ -19,7 +19,7 @@ from PIL import Image as Pillow
 from embed import __main__ as command
 from embed import api, checkpoint
 from embed.api import Embedder
-from embed.data.layout import Budget, Layout, LimitError, empty, stack
+from embed.data.layout import TOKENS, Budget, Layout, LimitError, empty, stack
 from embed.data.media import MediaError
 from embed.data.prompts import QUERY_TASKS
 from embed.data.records import Audio, Image, Pdf, RecordError, Text, Video, parse_parts
@@ -167,10 +167,10 @@ def test_order_and_company_do_not_matter(embedder, vectors, items):
 
 
 def test_batches_shrink_as_rows_grow(embedder, monkeypatch):
-    monkeypatch.setattr(api, "ATTENTION", 2 * api.TOKENS**2)
+    monkeypatch.setattr(api, "ATTENTION", 2 * TOKENS**2)
     prepared = embedder.prepare([embedder.pieces(text) for text in ["red"] * 3 + ["left"] * 2])
     assert [members.tolist() for members, _ in prepared.batches] == [[0, 1], [2, 3], [4]]
-    assert all(inputs.tokens.shape == (2, api.TOKENS) for _, inputs in prepared.batches)
+    assert all(inputs.tokens.shape == (2, TOKENS) for _, inputs in prepared.batches)
 
 
 def test_parts_in_another_order_are_another_input(embedder, vectors, items):
@@ -203,7 +203,7 @@ BAD = [
     ("a.png", png(PHOTO)[:200], MediaError, "cut short"),
     ("a.png", b"", ValueError, "empty file"),
     ("a.txt", b"", ValueError, "empty file"),
-    ("a.txt", b"x" * 1_000_000, LimitError, "1,000,000 characters"),
+    ("a.txt", b"x" * 1_000_000, LimitError, " characters; at most 393,216"),
     ("a.txt", b"caf\xe9", ValueError, "neither a known media file nor UTF-8"),
     ("a.wav", wav(SOUND)[:40] + struct.pack("<I", 2**31) + wav(SOUND)[44:], MediaError, "claims 2,147,483,648"),
     ("a.mp4", mp4(None), MediaError, "without frames"),

@@ -3,9 +3,11 @@
 Run as a program, this file is the recipe that the tests kill: two tasks, few steps, the real stages.
 """
 
+import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,7 +39,7 @@ STAGES = ("prefinetune", "finetune", "finetune__more_media", "soup_uniform", "so
 
 def small(folder: pathlib.Path) -> None:
     """The recipe in `folder`, on datasets of a few records."""
-    PRESETS["tiny"] = ARCH
+    PRESETS["tiny"] = dataclasses.replace(ARCH, groups=1, per_layer=0)  # little to compile
     for name in set(corpora.CORPORA) - set(NAMES):
         del corpora.CORPORA[name]
     for stage in (prefinetune, finetune, finetune__more_media):
@@ -98,6 +100,7 @@ def whole(tmp_path_factory) -> pathlib.Path:
 def test_killed_and_started_again_it_ends_the_same(whole):
     killed = whole.parent / "killed"
     runs = killed / "runs"
+    shutil.copytree(whole / "data", killed / "data")
     moments = [
         (signal.SIGKILL, lambda: lines(runs / "prefinetune" / "metrics.jsonl") >= 13),
         (signal.SIGINT, lambda: lines(runs / "finetune__more_media" / "metrics.jsonl") >= 3),

@@ -136,31 +136,33 @@ def test_a_microbatch_that_does_not_divide_is_an_error(layout, params):
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 4, 2)])
-@pytest.mark.parametrize("h", [0, 2])
-def test_targets_and_negatives_together_are_as_apart(layout, params, h, shape):
-    """With gradients through all three sides, and the two halves of the batch on different devices."""
+@pytest.mark.parametrize("h", [0, 1, 3])
+def test_targets_and_negatives_together_are_as_apart(layout, h, shape):
+    """Each row to its own vector, with gradients through all three sides, whatever device a row is on."""
     q = 8
     sides = {}
     for seed, (name, count) in enumerate({"query": q, "target": q, "negative": q * h}.items()):
         many = [pieces(layout, np.random.default_rng(100 * seed + i)) for i in range(count)]
         sides[name] = stack([row(one, BUDGET, layout) for one in many], BUDGET, layout)
     hashes = {f"{name}_hash": np.zeros((len(side.tokens), 2), np.uint32) for name, side in sides.items()}
+
+    def encode(weight, inputs):  # stands in for the encoder: any function of a row will do
+        return jnp.tanh(weight * inputs.tokens / 100 + jnp.sum(inputs.patches, axis=(1, 2, 3))[:, None])
+
     with jax.set_mesh(mesh.make_mesh(shape)):
         pairs = mesh.to_global(Pairs(**sides, **hashes, valid=np.ones(q, bool)))
-        params = init(MODEL, jax.random.key(0), pairs.query)
 
         def run(encode_all):
-            def value(params):
-                out = encode_all(lambda x: MODEL.apply({"params": params}, x)[:, 0])
-                return sum(jnp.sum(jnp.sin((i + 1) * x)) for i, x in enumerate(out)), out
+            def value(weight):
+                out = encode_all(lambda inputs: encode(weight, inputs))
+                return sum(jnp.sum((i + 1) * x) for i, x in enumerate(out)), out
 
-            return jax.jit(jax.grad(value, has_aux=True))(params)
+            return jax.jit(jax.grad(value, has_aux=True))(jnp.float32(0.5))
 
-        grads, out = run(lambda encode: encode_pairs(encode, pairs))
+        slope, out = run(lambda encode: encode_pairs(encode, pairs))
         parts = [pairs.query, pairs.target] + ([pairs.negative] if h else [])
-        expected_grads, expected = run(lambda encode: [encode(part) for part in parts])
-    assert out[2].shape == (q * h, ARCH.embedding)
+        expected_slope, expected = run(lambda encode: [encode(part) for part in parts])
+    assert out[2].shape == (q * h, BUDGET.tokens)
     for a, b in zip(out, expected, strict=False):
-        np.testing.assert_allclose(a, b, atol=2e-5)
-    largest = max(np.abs(g).max() for g in jax.tree.leaves(expected_grads))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5 * largest), grads, expected_grads)
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    np.testing.assert_allclose(slope, expected_slope, rtol=1e-5)
