@@ -17,11 +17,13 @@ SAMPLE = 64  # records of a dataset that are looked at
 
 def with_split(root: str | os.PathLike, split: str) -> list[pathlib.Path]:
     """The folders in `root` that have records of a split, by name. Raises FileNotFoundError where there are none."""
-    found = sorted(
-        {path.parent for form in ("jsonl", "array_record") for path in pathlib.Path(root).glob(f"*/{split}.{form}")}
-    )
+    forms = ("jsonl", "array_record") if os.fspath(root) else ()  # "" is not the present folder
+    found = sorted({path.parent for form in forms for path in pathlib.Path(root).glob(f"*/{split}.{form}")})
     if not found:
-        raise FileNotFoundError(f"no dataset in {root}: expected FOLDER/{split}.jsonl or FOLDER/{split}.array_record")
+        asked = os.fspath(root) or "'' (no folder was given)"
+        raise FileNotFoundError(
+            f"no dataset in {asked}: expected NAME/{split}.jsonl or NAME/{split}.array_record there"
+        )
     return found
 
 

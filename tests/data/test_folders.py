@@ -69,5 +69,7 @@ def test_broken_records_are_passed_over_and_a_dataset_of_them_is_named(root, lay
 
 
 def test_a_folder_without_datasets_is_named(tmp_path, layout):
-    with pytest.raises(FileNotFoundError, match=r"no dataset in .*expected FOLDER/train\.jsonl"):
+    with pytest.raises(FileNotFoundError, match=r"no dataset in .*expected NAME/train\.jsonl"):
         folders.tasks(tmp_path, layout, MOST, 2)
+    with pytest.raises(FileNotFoundError, match="no folder was given"):
+        folders.with_split("", "train")
