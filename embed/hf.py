@@ -162,14 +162,9 @@ def _index(folder: pathlib.Path) -> dict[str, pathlib.Path]:
         raise HubError(f"no .safetensors file in {folder}")
     found: dict[str, pathlib.Path] = {}
     for shard in shards:
-        for name in _names(shard):
-            found[name] = shard
+        with _opened(shard) as file:
+            found |= dict.fromkeys(file.keys(), shard)
     return found
-
-
-def _names(path: pathlib.Path) -> list[str]:
-    with _opened(path) as file:
-        return list(file.keys())
 
 
 def _tensor(path: pathlib.Path, name: str) -> np.ndarray:

@@ -61,7 +61,7 @@ class Schedule:
 def make_step(loss: Loss, optimizer: optax.GradientTransformation) -> Callable:
     """(state, pairs, candidates) -> (state, metrics); the state is donated.
 
-    Gradients are compiled once a batch shape and mask rule, the optimizer once: with many tasks, half of the compiling.
+    Gradients are compiled once a batch shape and mask rule, the optimizer once for all tasks.
     """
 
     @functools.partial(jax.jit, static_argnums=2)

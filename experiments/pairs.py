@@ -14,8 +14,7 @@ from ml_collections import ConfigDict
 from embed import optim, train
 from embed.data import folders
 from embed.data.layout import Budget
-from embed.data.prepare import layout_for
-from embed.data.records import open_split
+from embed.data.prepare import layout_for, sources
 from embed.loss.contrast import Candidates, contrast
 from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs
 from embed.model.presets import PRESETS
@@ -58,7 +57,7 @@ def main(config: ConfigDict) -> None:
         encoder,
         layout,
         tasks,
-        [open_split(pathlib.Path(config.pairs) / task.name, "train") for task in tasks],
+        sources(tasks, pathlib.Path(config.pairs)),
         loss,
         optim.adamw(RATE, warmup=10, steps=STEPS),
         steps=config.steps or STEPS,
