@@ -29,6 +29,7 @@ setup(
         "msgpack>=1.1",
         "tokenizers>=0.22",
         "safetensors>=0.6",
+        "huggingface-hub>=0.34",
         "pillow>=11.0",
         "av>=16.0",
         "soundfile>=0.13",
@@ -41,7 +42,7 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10.2"],
         "cuda": ["jax[cuda13]>=0.10.2"],
-        "hf": ["torch>=2.6", "transformers>=5.19"],
+        "hf": ["torch>=2.6", "transformers>=5.19", "sentence-transformers>=6.0"],
         "eval": ["mteb>=2.26"],
         "test": [
             "pytest>=9.0",

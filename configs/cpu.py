@@ -16,6 +16,7 @@ def get_config() -> config_dict.ConfigDict:
         data="runs/data",  # where the corpora are, or are built
         pairs="",  # a folder of your own datasets (see README.md), trained and evaluated on as well
         checkpoint="",  # what evaluate reads
+        pretrained="",  # a published model for finetune__from_gemma: its folder, or owner/model@COMMIT
         save=50,  # steps between checkpoints
         keep=3,
         log=10,

@@ -14,26 +14,25 @@ import numpy as np
 import soundfile
 from PIL import Image as Pillow
 
-from embed import checkpoint, mesh
+from embed import checkpoint, hf, mesh
 from embed.data import prompts
 from embed.data.layout import (
     MAX_FRAMES,
     Budget,
     Layout,
     LimitError,
-    Picture,
     Piece,
     check_images,
     cut_text,
     decode,
     empty,
+    film,
     length,
     row,
     stack,
     standard_budget,
 )
 from embed.data.media import MediaError
-from embed.data.patches import resize_to_patches
 from embed.data.records import MAX_MEDIA_BYTES, Audio, Content, Image, Part, Pdf, Text, Video
 from embed.inputs import Inputs
 from embed.model.encoder import Encoder, encode
@@ -65,11 +64,16 @@ class Embedder:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Embedder":
-        """From a run's or soup's folder (its last step) or one `checkpoints/STEP` of it.
+        """From a run's or soup's folder (its last step), one `checkpoints/STEP` of it, or a published model: its
+        folder, or owner/model@COMMIT of the Hugging Face hub.
 
-        Raises CheckpointError where there is none or its tokenizer is not the one it was trained with.
+        Raises CheckpointError where there is none or its tokenizer is not the one it was trained with, HubError for a
+        folder of another kind of model.
         """
-        path = pathlib.Path(path)
+        path = hf.folder(path) if "@" in str(path) else pathlib.Path(path)
+        if (path / "config.json").exists():
+            with jax.set_mesh(mesh.make_mesh((1, 1, 1))):
+                return cls(Encoder(hf.architecture(path), remat=False), hf.load(path), hf.layout(path))
         encoder = Encoder(checkpoint.architecture(checkpoint.metadata(path)), remat=False)
         return cls(encoder, checkpoint.load_params(path), checkpoint.load_layout(path))
 
@@ -117,21 +121,16 @@ class Embedder:
         pieces: list[Piece] = []
         for part in parts:
             if isinstance(part, np.ndarray):
-                pieces += self._frames(part)
+                pieces += self._frames(part, patches)
             else:
                 pieces += decode((part,), self.layout, patches)
         length(pieces, self.layout.tokenizer)
-        side = max((1 + int(piece.xy.max()) for piece in pieces if isinstance(piece, Picture)), default=0)
-        most = self.encoder.arch.patch_positions
-        if side > most:
-            raise ValueError(f"an image of {side} patches in a row or column; at most {most}: cut it or give it fewer")
         return pieces
 
-    def _frames(self, frames: np.ndarray) -> list[Piece]:
+    def _frames(self, frames: np.ndarray, patches: int | None) -> list[Piece]:
         if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not 1 <= len(frames) <= MAX_FRAMES:
             raise ValueError(f"a video array is u8[1..{MAX_FRAMES},h,w,3]; got {frames.dtype}{list(frames.shape)}")
-        most, around = self.layout.frame_patches, self.layout.tokenizer.video
-        return [Picture(*resize_to_patches(frame, self.layout.patch, most), around) for frame in frames]
+        return film(frames, range(len(frames)), self.layout, patches)
 
     def prepare(self, pieces: Sequence[list[Piece]], batch: int = 64) -> Prepared:
         """Inputs by shape, in batches of at most `batch` rows, fewer of long ones, padded to that number or to 8."""

@@ -8,15 +8,19 @@ import dataclasses
 import json
 import pathlib
 import subprocess
+import types
+import typing
 from typing import Any
 
 import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from embed import lora, partition
 from embed.data.layout import Layout
 from embed.data.tokenizer import Tokenizer
-from embed.model.presets import Architecture, AttentionSpec
+from embed.inputs import MediaFormat
+from embed.model.presets import Architecture
 
 
 class CheckpointError(ValueError):
@@ -84,16 +88,36 @@ def locate(path: pathlib.Path) -> tuple[pathlib.Path, int]:
 
 
 def load_params(path: pathlib.Path, like: Any = None) -> dict:
-    """Parameters of a checkpoint: onto the layout of `like`, or as host numpy arrays of what is there."""
+    """Parameters of a checkpoint: onto the layout of `like`, or as host numpy arrays of what is there, adapters merged.
+
+    Raises CheckpointError where there is none, or where its parameters are not those of `like`.
+    """
     run, step = locate(path)
     context = ocp.Context()
     context.pytree_options.loading.partial_load = True
     folder = str((run / "checkpoints" / str(step)).resolve())
     with context:
+        saved = ocp.metadata(folder, checkpointable_name="state").metadata["params"]
         if like is None:
-            saved = ocp.metadata(folder, checkpointable_name="state").metadata["params"]
             like = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved)
+            params = ocp.load(folder, {"params": like}, checkpointable_name="state")["params"]
+            return jax.tree.map(np.asarray, lora.merged(params))
+        # Asked for alone, the encoder's leaves would come without adapters and without a word.
+        other = sorted(dict(partition.shapes(saved).items() ^ partition.shapes(like).items()))
+        if other:
+            raise CheckpointError(
+                f"{len(other)} parameters of {path} are not the encoder's, or not of its shapes, such as {other[0]}; "
+                "where that is an adapter, start from a soup of that one run, which has it merged"
+            )
         return ocp.load(folder, {"params": like}, checkpointable_name="state")["params"]
+
+
+def save_params(run: pathlib.Path, params: dict, meta: dict[str, Any], tokenizer: Tokenizer) -> None:
+    """Writes parameters alone as `run/checkpoints/0`, with the metadata that `describe` made and their tokenizer."""
+    run.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(run / "tokenizer.json")
+    with checkpointer(run, every=1, keep=1) as writer:
+        writer.save(0, {"params": params}, custom_metadata=meta, force=True, overwrite=True)
 
 
 def metadata(path: pathlib.Path) -> dict[str, Any]:
@@ -103,29 +127,50 @@ def metadata(path: pathlib.Path) -> dict[str, Any]:
 
 
 def architecture(meta: dict[str, Any]) -> Architecture:
-    """The architecture a checkpoint was trained with."""
-    values = dict(meta["architecture"])
-    for name in ("local_attention", "global_attention"):
-        values[name] = AttentionSpec(**values[name])
-    return Architecture(**{**values, "widths": tuple(values["widths"])})
+    """The architecture a checkpoint was trained with. Raises CheckpointError where it is not of this version's form."""
+    return from_json(Architecture, meta["architecture"])
+
+
+def from_json(kind: Any, value: Any) -> Any:
+    """What plain JSON says, as its type hint has it: a dataclass, a tuple, None, a number or a string.
+
+    Raises CheckpointError where the fields are not those of the dataclass.
+    """
+    if isinstance(kind, types.UnionType):  # X | None
+        (kind,) = (each for each in typing.get_args(kind) if each is not types.NoneType)
+        return None if value is None else from_json(kind, value)
+    if typing.get_origin(kind) is tuple:
+        return tuple(from_json(typing.get_args(kind)[0], each) for each in value)
+    if not isinstance(kind, type) or not dataclasses.is_dataclass(kind):
+        return value
+    hints = typing.get_type_hints(kind)
+    if hints.keys() != value.keys():
+        odd = ", ".join(sorted(hints.keys() ^ value.keys()))
+        raise CheckpointError(
+            f"a checkpoint of another version of embed: {kind.__name__} differs in {odd}; use that version"
+        )
+    return kind(**{name: from_json(hints[name], each) for name, each in value.items()})
 
 
 def load_layout(path: pathlib.Path) -> Layout:
     """The layout a checkpoint was trained with. Raises CheckpointError where its tokenizer is not the one beside it."""
     run, _ = locate(path)
     contract = metadata(path)["contract"]
-    tokenizer = Tokenizer.load(run / "tokenizer.json")
-    layout = Layout(
-        tokenizer, contract["patch"], contract["image_patches"], contract["frame_patches"], contract["audio_frame"]
-    )
+    layout = Layout(Tokenizer.load(run / "tokenizer.json"), from_json(MediaFormat, contract.get("media", {})))
     check(path, layout)
     return layout
 
 
 def check(path: pathlib.Path, layout: Layout) -> None:
     """Raises CheckpointError, naming every difference, where a checkpoint expects other inputs than `layout` gives."""
-    contract = metadata(path)["contract"]
-    wrong = {k: (contract.get(k), v) for k, v in layout.contract().items() if contract.get(k) != v}
+    trained = _flat(metadata(path)["contract"])
+    wrong = {k: (trained.get(k), v) for k, v in _flat(layout.contract()).items() if trained.get(k) != v}
     if wrong:
         listed = "; ".join(f"{k}: checkpoint {a!r}, here {b!r}" for k, (a, b) in wrong.items())
         raise CheckpointError(f"{path} was trained with other inputs: {listed}")
+
+
+def _flat(contract: dict[str, Any]) -> dict[str, Any]:
+    """The contract with the fields of its media format beside the others, as media.NAME."""
+    media = {f"media.{name}": value for name, value in contract.get("media", {}).items()}
+    return {name: value for name, value in contract.items() if name != "media"} | media

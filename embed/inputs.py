@@ -4,11 +4,31 @@ Shape letters: b rows, l tokens, i images or frames, p patches, c patch content,
 content, q queries, h hard negatives per query. A modality that a task lacks is an array of length zero, never None.
 """
 
+import dataclasses
 from typing import Any
 
 import flax.struct
 
 Array = Any  # np.ndarray as the pipeline makes it, jax.Array once it is on the mesh
+
+
+@dataclasses.dataclass(frozen=True)
+class MediaFormat:
+    """How images, video and audio become soft tokens: what the data cuts and the model expects."""
+
+    patch: int  # side in pixels of the square that becomes one soft token; 0 = the model takes no images
+    side: int  # patches in a row or column at most
+    image_patches: int  # soft tokens of an image or page, unless a task or a caller gives another budget
+    frame_patches: int  # soft tokens of a video frame
+    timestamps: bool  # "mm:ss " before every video frame
+    audio_frame: int  # samples of one soft token (640 = 40 ms); 0 = the model takes no audio
+    mel: int = 0  # m, bins of log-mel frames of 10 ms, four of them a soft token; 0 = the samples themselves
+    clip: int = 4500  # soft tokens of one audio clip at most; a longer sound becomes several (750 = 30 s)
+
+    @property
+    def audio_shape(self) -> tuple[int, int]:
+        """(frames of a soft token, m numbers of a frame)."""
+        return (4, self.mel) if self.mel else (1, self.audio_frame)
 
 
 @flax.struct.dataclass
@@ -23,7 +43,7 @@ class Inputs:
     )
     patches: Array  # f32[b,i,p,c] pixels of image or video-frame patches, 0..1
     patch_xy: Array  # i32[b,i,p,2] column, row of the patch; -1,-1 = padding
-    audio: Array  # f32[b,a,t,m]   raw 640-sample frames (40 ms at 16 kHz), or mel frames for presets with a tower
+    audio: Array  # f32[b,a,t,m]   raw frames of 640 samples (40 ms at 16 kHz), or mel frames of 10 ms
     audio_mask: Array  # bool[b,a,t]
 
 

@@ -5,7 +5,6 @@ weights and scores (report §3.3; Wortsman et al., arXiv 2203.05482, for the gre
 """
 
 import pathlib
-import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -79,8 +78,4 @@ def save(folder: pathlib.Path, params: dict, parents: Sequence[pathlib.Path], **
         "code": checkpoint.code_version(),
         "soup": {"parents": [str(parent) for parent in parents], **lineage},
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    run, _ = checkpoint.locate(parents[0])
-    shutil.copyfile(run / "tokenizer.json", folder / "tokenizer.json")
-    with checkpoint.checkpointer(folder, every=1, keep=1) as writer:
-        writer.save(0, {"params": params}, custom_metadata=described, force=True, overwrite=True)
+    checkpoint.save_params(folder, params, described, checkpoint.load_layout(parents[0]).tokenizer)

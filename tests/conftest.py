@@ -1,6 +1,7 @@
 """Eight CPU devices, a mesh for every test, and a small world to run in."""
 
 import dataclasses
+import importlib.util
 import os
 import pathlib
 
@@ -21,13 +22,26 @@ from absl import flags  # noqa: E402
 from embed.data.layout import Layout  # noqa: E402
 from embed.data.tokenizer import Tokenizer, train  # noqa: E402
 from embed.mesh import make_mesh  # noqa: E402
-from embed.model.presets import TINY_PER_LAYER, AttentionSpec  # noqa: E402
+from embed.model.presets import TINY, AttentionSpec  # noqa: E402
 
 flags.FLAGS.mark_as_parsed()  # grain's worker processes read absl flags
 
+if importlib.util.find_spec("torchvision"):  # for the processors of transformers, which use its Python part alone
+    import torch
+
+    try:
+        import torchvision
+    except RuntimeError:  # its compiled part is not of this torch: name the operators it would have brought
+        operators = torch.library.Library("torchvision", "FRAGMENT")
+        for name in ("nms", "qnms"):
+            operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        import torchvision  # noqa: F401
+
+SENTENCES = ["a red square on the left", "def f(x): return x", "größer als <|image|>"] * 20  # for a tokenizer
+
 # Every feature of the architecture, as small as the meshes allow.
 ARCH = dataclasses.replace(
-    TINY_PER_LAYER,
+    TINY,
     vocabulary=512,
     width=32,
     hidden=64,
@@ -47,12 +61,12 @@ def one_device():
 
 @pytest.fixture(scope="session")
 def tokenizer() -> Tokenizer:
-    return train(["a red square on the left", "def f(x): return x", "größer als <|image|>"] * 20, ARCH.vocabulary)
+    return train(SENTENCES, ARCH.vocabulary)
 
 
 @pytest.fixture
 def layout(tokenizer) -> Layout:
-    return Layout(tokenizer, ARCH.patch, ARCH.image_patches, ARCH.frame_patches, ARCH.audio_frame)
+    return Layout(tokenizer, ARCH.media)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ from typing import Any
 
 import av
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pypdfium2
 import pytest
@@ -19,7 +18,7 @@ from PIL import Image as Pillow
 from embed import __main__ as command
 from embed import api, checkpoint
 from embed.api import Embedder
-from embed.data.layout import TOKENS, Budget, Layout, LimitError, empty, stack
+from embed.data.layout import TOKENS, Layout, LimitError
 from embed.data.media import MediaError
 from embed.data.prompts import QUERY_TASKS
 from embed.data.records import Audio, Image, Pdf, RecordError, Text, Video, parse_parts
@@ -100,11 +99,10 @@ def run(tokenizer, tmp_path_factory) -> pathlib.Path:
 
 def save(folder: pathlib.Path, tokenizer, seed: int) -> None:
     """Parameters by numpy: compiling their initialisation would take most of this file's time."""
-    layout = Layout(tokenizer, ARCH.patch, ARCH.image_patches, ARCH.frame_patches, ARCH.audio_frame)
-    budget, rng = Budget(16, images=1, patches=4, clips=1, frames=4), np.random.default_rng(seed)
+    layout = Layout(tokenizer, ARCH.media)
+    rng = np.random.default_rng(seed)
     with jax.set_mesh(make_mesh((1, 1, 1))), checkpoint.checkpointer(folder, every=1, keep=1) as saver:
-        inputs = jax.tree.map(jnp.asarray, stack([empty(budget, layout)], budget, layout))
-        shapes = jax.eval_shape(lambda: init(Encoder(ARCH), jax.random.key(0), inputs))
+        shapes = jax.eval_shape(lambda: init(Encoder(ARCH), jax.random.key(0)))
         params = jax.tree.map(lambda leaf: rng.normal(0, 0.2, leaf.shape).astype(leaf.dtype), shapes)
         saver.save(1, {"params": params}, custom_metadata=checkpoint.describe(ARCH, layout), force=True)
     tokenizer.save(folder / "tokenizer.json")

@@ -29,6 +29,7 @@ from embed.data.tasks import Task
 from embed.loss.contrast import contrast
 from embed.mesh import make_mesh
 from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs
+from embed.model.presets import PRESETS
 
 STEPS = 24
 SAVE = 3
@@ -51,7 +52,7 @@ def fit(
 ):
     encoder = Encoder(ARCH, remat=False)
     words = tokenizers.Tokenizer.load(data / "tokenizer.json")
-    layout = layout or Layout(words, ARCH.patch, ARCH.image_patches, ARCH.frame_patches, ARCH.audio_frame)
+    layout = layout or Layout(words, ARCH.media)
 
     def contrastive(params, pairs, candidates):
         def embed(inputs):
@@ -168,7 +169,7 @@ def test_a_changed_run_is_refused_by_what_changed(data, short, change, named):
 
 def other_layout() -> Layout:
     words = tokenizers.train(["other words than those, in another order"] * 20, ARCH.vocabulary)
-    return Layout(words, ARCH.patch, ARCH.image_patches, ARCH.frame_patches, ARCH.audio_frame)
+    return Layout(words, ARCH.media)
 
 
 def test_another_tokenizer_is_refused_in_a_run_and_as_init(data, short, tmp_path):
@@ -180,7 +181,29 @@ def test_another_tokenizer_is_refused_in_a_run_and_as_init(data, short, tmp_path
     assert (short / "tokenizer.json").read_bytes() == kept
 
 
-def test_init_gives_the_parameters_and_nothing_else(data, short, tmp_path):
+def test_other_media_are_refused_by_what_differs(short, layout):
+    changed = dataclasses.replace(ARCH.media, patch=16, timestamps=True)
+    with pytest.raises(checkpoint.CheckpointError, match=r"media.patch: checkpoint 8, here 16; media.timestamps: ch"):
+        checkpoint.check(short, Layout(checkpoint.load_layout(short).tokenizer, changed))
+    assert checkpoint.load_layout(short).media == ARCH.media
+
+
+@pytest.mark.parametrize("arch", [ARCH, *PRESETS.values()])
+def test_an_architecture_comes_back_from_a_checkpoint(layout, arch):
+    described = checkpoint.describe(arch, layout)
+    assert checkpoint.architecture(described) == arch
+    del described["architecture"]["media"]["clip"]
+    with pytest.raises(checkpoint.CheckpointError, match="another version of embed: MediaFormat differs in clip"):
+        checkpoint.architecture(described)
+
+
+def test_init_gives_the_parameters_and_nothing_else(data, short, tmp_path, monkeypatch):
+    def shapes_alone(encoder, key):
+        assert isinstance(key, jax.core.Tracer)  # nothing random is made, to be replaced
+        return made(encoder, key)
+
+    made = train.encoders.init
+    monkeypatch.setattr(train.encoders, "init", shapes_alone)
     state = fit(tmp_path / "new", data, steps=0, init=short)
     loaded = checkpoint.load_params(short)
     assert all(map(np.array_equal, jax.tree.leaves(state.params), jax.tree.leaves(loaded)))

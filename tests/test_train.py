@@ -1,4 +1,5 @@
-"""Updates that are not finite are left out and counted; logs say what happened, step by step and source by source."""
+"""Updates that are not finite are left out and counted; logs say what happened, step by step and source by source;
+what is frozen stays as it is, and costs no gradient and no optimizer state."""
 
 import dataclasses
 import json
@@ -9,10 +10,11 @@ import numpy as np
 import pytest
 from conftest import ARCH
 
-from embed import checkpoint, optim, train
+from embed import checkpoint, journal, optim, partition, train
 from embed.data.layout import Budget
 from embed.data.records import Record, RecordError, Text
 from embed.data.tasks import Task
+from embed.inputs import Pairs
 from embed.loss.contrast import Candidates
 from embed.model.encoder import Encoder
 
@@ -40,11 +42,28 @@ def loss(params, pairs, candidates):
     return value * (1.0 if candidates.margin is None else jnp.nan), {"accuracy": jnp.float32(0.5)}
 
 
-def fit(run, layout, tasks, sources, steps, **schedule):
+def fit(run, layout, tasks, sources, steps, loss=loss, trains=partition.everything, **schedule):
     optimizer = optim.adamw(1e-2, warmup=1, steps=100)
     often = train.Schedule(save=1, keep=100, **schedule)
     encoder = Encoder(ARCH, remat=False)
-    return train.fit(run, encoder, layout, tasks, sources, loss, optimizer, steps=steps, seed=0, schedule=often)
+    return train.fit(
+        run, encoder, layout, tasks, sources, loss, optimizer, steps=steps, seed=0, trains=trains, schedule=often
+    )
+
+
+def every_leaf(params, pairs, candidates):
+    """A loss with a gradient for every parameter."""
+    value = sum(jnp.mean(jnp.square(leaf - 3)) for leaf in jax.tree.leaves(params))
+    return value, {"accuracy": jnp.float32(0)}
+
+
+def backbone(path):
+    return path[0] == "backbone"
+
+
+def same(a, b) -> list[bool]:
+    """Which leaves are equal bit for bit."""
+    return jax.tree.leaves(jax.tree.map(np.array_equal, a, b))
 
 
 def rows(run) -> list[dict]:
@@ -71,7 +90,7 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted(tmp_path, layout):
 
 
 def test_too_many_in_a_row_stop_the_run(tmp_path, layout):
-    with pytest.raises(train.Diverged, match="3 updates in a row were not finite, at step 2 of task bad"):
+    with pytest.raises(journal.Diverged, match="3 updates in a row were not finite, at step 2 of task bad"):
         fit(tmp_path, layout, [BAD], [Records()], steps=9, patience=3)
     assert [row["skipped_in_a_row"] for row in rows(tmp_path)] == [1, 2, 3]
     assert checkpoint.steps(tmp_path)[-1] < 3
@@ -88,5 +107,56 @@ def test_quarantined_records_are_counted_by_source(tmp_path, layout, caplog):
 def test_the_journal_forgets_steps_after_the_checkpoint_and_a_torn_line(tmp_path):
     lines = [json.dumps({"step": step, "loss": 1.0}) for step in range(5)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 5, "lo')
-    train.Journal(tmp_path, [GOOD], start=3, steps=9).close()
+    journal.Journal(tmp_path, [GOOD], start=3, steps=9).close()
     assert [row["step"] for row in rows(tmp_path)] == [0, 1, 2]
+
+
+def test_what_is_frozen_stays_and_has_no_optimizer_state(tmp_path, layout):
+    begun = fit(tmp_path, layout, [GOOD], [Records()], steps=0, loss=every_leaf, trains=backbone)
+    before = jax.tree.map(np.asarray, begun.params)
+    state = fit(tmp_path, layout, [GOOD], [Records()], steps=3, loss=every_leaf, trains=backbone)
+    (trained, frozen), (trained_before, frozen_before) = (partition.split(p, backbone) for p in (state.params, before))
+    assert all(same(frozen, frozen_before)) and not any(same(trained, trained_before))
+    moments = state.opt.inner_state[1][0]
+    assert partition.shapes(moments.mu) == partition.shapes(moments.nu) == partition.shapes(trained)
+    counters = sum(leaf.ndim == 0 for leaf in jax.tree.leaves(state.opt))
+    elements = sum(leaf.size for leaf in jax.tree.leaves(state.opt))
+    assert elements == counters + 2 * sum(leaf.size for leaf in jax.tree.leaves(trained))
+    assert all(same(checkpoint.load_params(tmp_path), state.params))  # the checkpoint is whole
+
+
+def test_a_step_keeps_frozen_parameters_where_they_are():
+    params = {"backbone": {"weight": jnp.ones((8, 8))}, "vocabulary": jnp.ones((64, 64))}
+    optimizer = optim.adamw(1e-2, warmup=0, steps=9)
+
+    def loss(params, pairs, candidates):
+        return jnp.sum(params["backbone"]["weight"] @ params["vocabulary"][:8]), {}
+
+    state = train.TrainState(jnp.int32(0), params, optimizer.init(partition.split(params, backbone)[0]))
+    where = params["vocabulary"].unsafe_buffer_pointer()
+    pairs = Pairs(*(None,) * 6, valid=jnp.ones(4, bool))  # the loss looks at none of it
+    state, _ = train.make_step(loss, optimizer, backbone)(state, pairs, Candidates())
+    assert state.params["vocabulary"].unsafe_buffer_pointer() == where
+    assert params["backbone"]["weight"].is_deleted()
+
+
+def test_a_run_with_frozen_parts_goes_on_bit_for_bit(tmp_path, layout):
+    straight = fit(tmp_path / "straight", layout, [GOOD], [Records()], steps=4, loss=every_leaf, trains=backbone)
+    fit(tmp_path / "stopped", layout, [GOOD], [Records()], steps=2, loss=every_leaf, trains=backbone)
+    resumed = fit(tmp_path / "stopped", layout, [GOOD], [Records()], steps=4, loss=every_leaf, trains=backbone)
+    assert all(same(resumed, straight)) and int(resumed.step) == 4
+
+
+def test_another_choice_of_what_trains_is_refused(tmp_path, layout):
+    fit(tmp_path, layout, [GOOD], [Records()], steps=1, loss=every_leaf, trains=backbone)
+    saved = checkpoint.metadata(tmp_path)["trained_parameters"]
+    assert saved["backbone/final_norm/scale"] == [ARCH.width] and "vocabulary" not in saved
+    for other in (partition.everything, lambda path: path[0] == "vocabulary"):
+        with pytest.raises(checkpoint.CheckpointError, match="other trained_parameters; give this one another workdir"):
+            fit(tmp_path, layout, [GOOD], [Records()], steps=2, loss=every_leaf, trains=other)
+
+
+def test_where_nothing_trains_the_paths_are_named(tmp_path, layout):
+    with pytest.raises(ValueError, match=r"nothing trains: .*\('audio', 'project', 'weight'\) and \('vocabulary',\)"):
+        fit(tmp_path, layout, [GOOD], [Records()], steps=1, trains=lambda path: path[0] == "bakcbone")
+    assert not list(tmp_path.iterdir())

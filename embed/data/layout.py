@@ -1,16 +1,18 @@
 """Parts in order -> one row of Inputs: tokens, places for soft tokens, and the media that fill them."""
 
 import dataclasses
+import math
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from embed.data import media, prompts
+from embed.data.mel import log_mel
 from embed.data.patches import resize_to_patches
 from embed.data.records import Audio, Content, Image, Part, Pdf, Text, Video
 from embed.data.tokenizer import Tokenizer
-from embed.inputs import Inputs
+from embed.inputs import Inputs, MediaFormat
 
 MAX_TOKENS = 8192  # the report's API
 MAX_IMAGES = 6
@@ -31,7 +33,7 @@ class Budget:
     images: int = 0  # i, frames of a video included
     patches: int = 0  # p of each image; larger images are scaled down to it
     clips: int = 0  # a
-    frames: int = 0  # t of each clip, 40 ms each; longer audio is cut in training
+    frames: int = 0  # soft tokens of each clip, 40 ms each; longer audio is cut in training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,19 +41,13 @@ class Layout:
     """How content becomes a row; with the tokenizer's hash it is the input contract that travels with the weights."""
 
     tokenizer: Tokenizer
-    patch: int  # side of a patch in pixels
-    image_patches: int  # soft tokens of an image or page at most
-    frame_patches: int  # soft tokens of a video frame at most
-    audio_frame: int  # samples of one soft token
+    media: MediaFormat
 
     def contract(self) -> dict[str, Any]:
         """What an encoder trained with this layout expects, as plain JSON."""
         return {
             "tokenizer": self.tokenizer.hash,
-            "patch": self.patch,
-            "image_patches": self.image_patches,
-            "frame_patches": self.frame_patches,
-            "audio_frame": self.audio_frame,
+            "media": dataclasses.asdict(self.media),
             "sample_rate": media.SAMPLE_RATE,
             "frames_per_second": 1,
             "query_prompt": prompts.QUERY,
@@ -70,11 +66,18 @@ class Picture:
     patches: np.ndarray  # f32[p,c]
     xy: np.ndarray  # i32[p,2]
     around: tuple[int, int, int]  # begin, placeholder and end ids
+    before: tuple[int, ...] = ()  # ids of a video frame's time, which stay or go with it
 
 
 @dataclasses.dataclass(frozen=True)
 class Sound:
     frames: np.ndarray  # f32[t,m]
+    per_token: int = 1  # frames of a soft token, as the layout has it: for sizes, before there is a row
+    continued: bool = False  # goes on where the sound before it ends
+
+    @property
+    def tokens(self) -> int:
+        return math.ceil(len(self.frames) / self.per_token)
 
 
 Piece = Words | Picture | Sound
@@ -83,8 +86,9 @@ Piece = Words | Picture | Sound
 def decode(content: Content, layout: Layout, patches: int | None = None) -> list[Piece]:
     """Every part decoded, sampled and cut to soft tokens, in order.
 
-    `patches` is the soft-token budget of each image or page, the layout's own if None. Raises media.MediaError for what
-    cannot be decoded and LimitError for what is over the limits.
+    `patches` is the soft-token budget of each image or page, the layout's own if None; a video frame has the layout's
+    own number, or this where it is smaller. Raises media.MediaError for what cannot be decoded and LimitError for what
+    is over the limits or what the model does not take.
     """
     check_images(content)
     return [piece for part in content for piece in _decode_part(part, layout, patches)]
@@ -98,40 +102,94 @@ def check_images(parts: Iterable[Any]) -> None:
 
 
 def _decode_part(part: Part, layout: Layout, patches: int | None) -> list[Piece]:
-    tokenizer = layout.tokenizer
-    patches = patches or layout.image_patches
-
-    def picture(pixels: np.ndarray, most: int, around: tuple[int, int, int]) -> Picture:
-        return Picture(*resize_to_patches(pixels, layout.patch, most), around)
-
+    around, patches = layout.tokenizer.image, patches or layout.media.image_patches
     match part:
         case Text(text):
             if len(text) > MAX_CHARACTERS:
                 raise LimitError(f"a text of {len(text):,} characters; at most {MAX_CHARACTERS:,}: split it")
-            return [Words(tuple(tokenizer.encode(text)))]
+            return [Words(tuple(layout.tokenizer.encode(text)))]
         case Image(data):
-            return [picture(media.decode_image(data), patches, tokenizer.image)]
+            _check_taken(layout.media.patch, "images")
+            return [_picture(media.decode_image(data), patches, around, layout)]
         case Video(data):
-            frames, _ = media.decode_video(data, MAX_FRAMES)
-            return [picture(frame, layout.frame_patches, tokenizer.video) for frame in frames]
+            _check_taken(layout.media.patch, "video")
+            return film(*media.decode_video(data, MAX_FRAMES), layout, patches)
         case Pdf(data):
-            return [picture(page, patches, tokenizer.image) for page in media.render_pdf(data)]
+            _check_taken(layout.media.patch, "PDF")
+            return [_picture(page, patches, around, layout) for page in media.render_pdf(data)]
         case Audio(data):
-            return [Sound(media.frame_audio(media.decode_audio(data), layout.audio_frame))]
+            _check_taken(layout.media.audio_frame, "audio")
+            return _sounds(media.decode_audio(data), layout)
+
+
+def _check_taken(size: int, kind: str) -> None:
+    if not size:
+        raise LimitError(f"this model takes no {kind}: leave it out, or use a model that takes it")
+
+
+def _picture(
+    pixels: np.ndarray, most: int, around: tuple[int, int, int], layout: Layout, before: tuple[int, ...] = ()
+) -> Picture:
+    patches, xy = resize_to_patches(pixels, layout.media.patch, most)
+    side = 1 + int(xy.max())
+    if side > layout.media.side:
+        raise LimitError(
+            f"an image of {side} patches in a row or column; at most {layout.media.side}: cut it or give it fewer"
+        )
+    return Picture(patches, xy, around, before)
+
+
+def film(frames: np.ndarray, times: Iterable[float], layout: Layout, patches: int | None = None) -> list[Piece]:
+    """Video frames u8[i,h,w,3] and the seconds they are shown at, f[i] -> a Picture each. Raises LimitError."""
+    _check_taken(layout.media.patch, "video")
+    most, around = layout.media.frame_patches, layout.tokenizer.video
+    most = min(most, patches or most)
+    return [
+        _picture(frame, most, around, layout, _stamp(at, i > 0, layout))
+        for i, (frame, at) in enumerate(zip(frames, times, strict=True))
+    ]
+
+
+def _stamp(seconds: float, later: bool, layout: Layout) -> tuple[int, ...]:
+    """The ids of "mm:ss " before a frame, a space more between it and the frame before; none in a model without."""
+    if not layout.media.timestamps:
+        return ()
+    text = f"{int(seconds // 60):02d}:{int(seconds % 60):02d} "
+    return tuple(layout.tokenizer.encode(" " + text if later else text))
+
+
+def _sounds(samples: np.ndarray, layout: Layout) -> list[Piece]:
+    """A waveform f32[n] -> its clips in order. Raises media.MediaError where it is too short for a frame."""
+    form = layout.media
+    size = form.clip * form.audio_frame
+    clips = [_frames(samples[start : start + size], form) for start in range(0, len(samples), size)]
+    clips = [frames for frames in clips if len(frames)]  # a short last one may have none
+    if not clips:
+        milliseconds = 1000 * len(samples) / media.SAMPLE_RATE
+        raise media.MediaError(f"a sound of {milliseconds:.1f} ms; this model hears 10.1 ms or more: give a longer one")
+    return [Sound(frames, form.audio_shape[0], number > 0) for number, frames in enumerate(clips)]
+
+
+def _frames(samples: np.ndarray, form: MediaFormat) -> np.ndarray:
+    return log_mel(samples, form.mel) if form.mel else media.frame_audio(samples, form.audio_frame)
 
 
 def length(pieces: list[Piece], tokenizer: Tokenizer) -> int:
     """Tokens of the row these pieces make. Raises LimitError above 8,192."""
-    sizes = [
-        len(piece.ids)
-        if isinstance(piece, Words)
-        else 2 + len(piece.xy if isinstance(piece, Picture) else piece.frames)
-        for piece in pieces
-    ]
-    total = len(tokenizer.prefix) + sum(sizes) + len(tokenizer.suffix)
+    total = len(tokenizer.prefix) + sum(map(_tokens, pieces)) + len(tokenizer.suffix)
     if total > MAX_TOKENS:
         raise LimitError(f"an input of {total:,} tokens; at most {MAX_TOKENS:,}: split it or give it less media")
     return total
+
+
+def _tokens(piece: Piece) -> int:
+    match piece:
+        case Words(ids):
+            return len(ids)
+        case Picture():
+            return len(piece.before) + 2 + len(piece.xy)
+        case Sound():
+            return 2 + piece.tokens
 
 
 def fit(pieces: list[Piece], budget: Budget, tokenizer: Tokenizer) -> list[Piece]:
@@ -144,7 +202,7 @@ def fit(pieces: list[Piece], budget: Budget, tokenizer: Tokenizer) -> list[Piece
     if len(pictures) > budget.images and budget.images and all(p.around == tokenizer.video for p in pictures):
         keep = {id(pictures[i]) for i in np.linspace(0, len(pictures) - 1, budget.images).round().astype(int)}
         pieces = [piece for piece in pieces if not isinstance(piece, Picture) or id(piece) in keep]
-    pieces = [Sound(piece.frames[: budget.frames]) if isinstance(piece, Sound) else piece for piece in pieces]
+    pieces = _cut_sounds(pieces, budget)
     over = [
         f"{count} {name} (at most {most})"
         for count, most, name in [
@@ -159,6 +217,20 @@ def fit(pieces: list[Piece], budget: Budget, tokenizer: Tokenizer) -> list[Piece
     if room < 0:
         raise LimitError(f"media need {-room} tokens more than the task's {budget.tokens}: raise the budget")
     return cut_text(pieces, room)
+
+
+def _cut_sounds(pieces: list[Piece], budget: Budget) -> list[Piece]:
+    """Without the last clips of long sounds that are too many, and each of the others within the budget's frames."""
+    sounds = [piece for piece in pieces if isinstance(piece, Sound)]
+    spare = [id(sound) for sound in sounds if sound.continued][::-1][: max(len(sounds) - budget.clips, 0)]
+    cut: list[Piece] = []
+    for piece in pieces:
+        if isinstance(piece, Sound):
+            if id(piece) in spare:
+                continue
+            piece = dataclasses.replace(piece, frames=piece.frames[: budget.frames * piece.per_token])
+        cut.append(piece)
+    return cut
 
 
 def cut_text(pieces: list[Piece], room: int) -> list[Piece]:
@@ -180,7 +252,7 @@ def standard_budget(pieces: list[Piece], tokenizer: Tokenizer) -> Budget:
         return 1 << (n - 1).bit_length() if n else 0
 
     pictures = [len(piece.xy) for piece in pieces if isinstance(piece, Picture)]
-    sounds = [len(piece.frames) for piece in pieces if isinstance(piece, Sound)]
+    sounds = [piece.tokens for piece in pieces if isinstance(piece, Sound)]
     return Budget(
         tokens=max(TOKENS, up(length(pieces, tokenizer))),
         images=up(len(pictures)),
@@ -191,23 +263,26 @@ def standard_budget(pieces: list[Piece], tokenizer: Tokenizer) -> Budget:
 
 
 def empty(budget: Budget, layout: Layout) -> Inputs:
-    """A row of padding, without the row axis."""
-    l, i, p = budget.tokens, budget.images, budget.patches
+    """A row of padding, without the row axis; no images where the model takes none, whatever the budget."""
+    l, p = budget.tokens, budget.patches
+    i = budget.images if layout.media.patch else 0
+    per_token, content = layout.media.audio_shape
+    clips, frames = budget.clips, budget.frames * per_token
     return Inputs(
         tokens=np.full(l, layout.tokenizer.pad, np.int32),
         segments=np.zeros(l, np.int32),
         positions=np.zeros(l, np.int32),
         slots=np.full(l, -1, np.int32),
-        patches=np.zeros((i, p, 3 * layout.patch**2), np.float32),
+        patches=np.zeros((i, p, 3 * layout.media.patch**2), np.float32),
         patch_xy=np.full((i, p, 2), -1, np.int32),
-        audio=np.zeros((budget.clips, budget.frames, layout.audio_frame), np.float32),
-        audio_mask=np.zeros((budget.clips, budget.frames), bool),
+        audio=np.zeros((clips, frames, content), np.float32),
+        audio_mask=np.zeros((clips, frames), bool),
     )
 
 
 def row(pieces: list[Piece], budget: Budget, layout: Layout) -> Inputs:
     """One input as a row of one segment, without the row axis; the pieces must fit (see `fit`)."""
-    tokenizer, out = layout.tokenizer, empty(budget, layout)
+    tokenizer, out, per_token = layout.tokenizer, empty(budget, layout), layout.media.audio_shape[0]
     ids: list[int] = list(tokenizer.prefix)
     slots: list[int] = [-1] * len(ids)
     image = clip = 0
@@ -217,17 +292,18 @@ def row(pieces: list[Piece], budget: Budget, layout: Layout) -> Inputs:
                 ids += words
                 slots += [-1] * len(words)
                 continue
-            case Picture(patches, xy, around):
+            case Picture(patches, xy, around, before):
                 out.patches[image, : len(patches)] = patches
                 out.patch_xy[image, : len(xy)] = xy
                 first, count, image = image * budget.patches, len(xy), image + 1
             case Sound(frames):
                 out.audio[clip, : len(frames)] = frames
                 out.audio_mask[clip, : len(frames)] = True
-                first = budget.images * budget.patches + clip * budget.frames
-                count, clip, around = len(frames), clip + 1, tokenizer.audio
-        ids += [around[0], *[around[1]] * count, around[2]]
-        slots += [-1, *range(first, first + count), -1]
+                first = len(out.patches) * budget.patches + clip * budget.frames
+                count = math.ceil(len(frames) / per_token)
+                clip, around, before = clip + 1, tokenizer.audio, ()
+        ids += [*before, around[0], *[around[1]] * count, around[2]]
+        slots += [*[-1] * (len(before) + 1), *range(first, first + count), -1]
     ids += tokenizer.suffix
     slots += [-1] * len(tokenizer.suffix)
     n = len(ids)

@@ -192,8 +192,8 @@ def frame_audio(samples: np.ndarray, frame: int = 640) -> np.ndarray:
 def decode_video(data: bytes, max_frames: int) -> tuple[np.ndarray, np.ndarray]:
     """An encoded video -> (u8[i,h,w,3] RGB frames, upright; f32[i] seconds from its first frame), i <= `max_frames`.
 
-    The frames on screen at 0, 1, 2, ... s or, in a video longer than `max_frames` seconds, at that many even steps; the
-    sound is not read. Raises MediaError, also above an hour or 4096x2304 pixels, or where a frame it needs is broken.
+    The frames on screen at the `sample_times` of its length; the sound is not read. Raises MediaError, also above an
+    hour or 4096x2304 pixels, or where a frame it needs is broken.
     """
     with _explained("a video", data, "MP4, WebM, MKV, MOV or AVI"), _open(data) as container:
         cover = av.stream.Disposition.attached_pic
@@ -209,22 +209,24 @@ def decode_video(data: bytes, max_frames: int) -> tuple[np.ndarray, np.ndarray]:
         shown.sort(key=lambda n: stamps[n])
         tick = float(stream.time_base or 0)
         at = np.array([(stamps[n] - stamps[shown[0]]) * tick for n in shown])
-        have = at[-1] + ((packets[shown[-1]].duration or 0) * tick or at[-1] / max(len(at) - 1, 1))
+        gap = float(np.median(np.diff(at))) if len(at) > 1 else 0.0  # containers may say too little of the last frame
+        have = at[-1] + max((packets[shown[-1]].duration or 0) * tick, gap)
         seconds = max(have, _claimed_seconds(container, stream))
         if seconds > MAX_VIDEO_SECONDS:
             raise MediaError(f"a video of {seconds:,.0f} s; at most {MAX_VIDEO_SECONDS:,} s: cut it into pieces")
         times = sample_times(seconds, max_frames)
         if times[-1] > have + 0.1:
             raise MediaError(f"a video that claims {seconds:.1f} s and has {have:.1f} s: it is cut short")
-        # a millisecond of grace: some containers round their times to it
-        places = np.searchsorted(at, times + 1e-3, side="right") - 1
+        # no more grace than ticks times a float need: at 29.97 a second, frame 30 comes a millisecond after second 1
+        places = np.searchsorted(at, times + 1e-6, side="right") - 1
         return _decode_chosen(stream, packets, stamps, [shown[p] for p in places]), times.astype(np.float32)
 
 
 def sample_times(seconds: float, most: int) -> np.ndarray:
-    """f64[i], when to look at a video: every second from 0, or at `most` even steps where that would be more."""
-    count = max(math.ceil(seconds - 1e-3), 1)
-    return np.arange(count, dtype=np.float64) if count <= most else np.arange(most) * (seconds / most)
+    """f64[i], when to look at a video: at each whole second it lasts, at 0 s alone if shorter; of more than `most` such
+    seconds, `most` spread evenly and rounded down."""
+    count = max(math.floor(seconds + 1e-3), 1)  # a container may round its times to milliseconds
+    return np.linspace(0, count - 1, min(count, most), dtype=int).astype(np.float64)
 
 
 def _check_frame(width: int, height: int) -> None:

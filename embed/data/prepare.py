@@ -30,7 +30,7 @@ def layout_for(arch: Architecture, data: pathlib.Path, pairs: str = "") -> Layou
             sample += [text for i in range(min(SAMPLE, len(source))) for text in texts(source[i])]
         train(sample, arch.vocabulary).save(path.with_suffix(".partial"))
         path.with_suffix(".partial").replace(path)
-    return Layout(Tokenizer.load(path), arch.patch, arch.image_patches, arch.frame_patches, arch.audio_frame)
+    return Layout(Tokenizer.load(path), arch.media)
 
 
 def sources(tasks: Sequence[Task], data: pathlib.Path, split: str = "train") -> list[Source]:

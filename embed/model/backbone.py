@@ -1,7 +1,7 @@
 """The bidirectional Gemma-4-family transformer: groups of local layers and one global layer, scanned.
 
-As EmbeddingGemma 2 and Gemma 4 have it: sandwich norms (before and after attention and feed-forward), gated GELU,
-projection-only per-layer embeddings where the preset asks for them, one learned scalar a layer.
+Sandwich norms, gated GELU, one learned scalar a layer; per-layer embeddings, keys shared with the values or with an
+earlier group where the preset asks for them.
 """
 
 from typing import Any
@@ -12,11 +12,14 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from embed import mesh
-from embed.model.layers import Attention, Einsum, GatedFeedForward, RMSNorm, attention_mask
+from embed.model.layers import Einsum, KeysValues, RMSNorm, Rotary, attention_mask, repeated, rotary, sandwich, stacked
 from embed.model.presets import Architecture, AttentionSpec
 
 # Trained from scratch, every branch starts small: the encoder begins as a bag of its tokens and learns to look around.
 BRANCH = 0.1
+
+View = tuple[Rotary, jax.Array]  # how a kind of layer sees positions: the rotation, and who sees whom bool[b,1,l,l]
+Shared = tuple[KeysValues | None, KeysValues]  # of the last local layer (if there is one) and the global one
 
 
 class Layer(nn.Module):
@@ -24,41 +27,44 @@ class Layer(nn.Module):
 
     arch: Architecture
     attention: AttentionSpec
+    hidden: int
 
     @nn.compact
-    def __call__(self, x: jax.Array, per_layer: jax.Array, positions: jax.Array, mask: jax.Array) -> jax.Array:
-        """x[b,l,d], per_layer[b,l,p], positions i32[b,l], mask bool[b,1,l,l] -> [b,l,d]."""
-        arch = self.arch
-        y = Attention(self.attention, arch.width, name="attention")(RMSNorm(name="attention_pre")(x), positions, mask)
-        x = x + RMSNorm(initial=BRANCH, name="attention_post")(y)
-        y = GatedFeedForward(arch.width, arch.hidden, name="mlp")(RMSNorm(name="mlp_pre")(x))
-        x = x + RMSNorm(initial=BRANCH, name="mlp_post")(y)
-        if arch.per_layer:
-            p, d = arch.per_layer, arch.width
+    def __call__(
+        self, x: jax.Array, per_layer: jax.Array, view: View, shared: KeysValues | None
+    ) -> tuple[jax.Array, KeysValues]:
+        """x[b,l,d], per_layer[b,l,p] -> [b,l,d] and the keys and values it used."""
+        x, keys_values = sandwich(x, *view, self.attention, self.hidden, shared=shared, initial=BRANCH)
+        p, d = self.arch.per_layer, self.arch.width
+        if p:
             gate = Einsum("bld,dp->blp", (d, p), mesh.OUT, mesh.TOKENS, name="per_layer_gate")(x)
             y = nn.gelu(gate, approximate=True) * per_layer
             y = Einsum("blp,pd->bld", (p, d), mesh.IN, mesh.TOKENS, name="per_layer_out")(y)
             x = x + RMSNorm(initial=BRANCH, name="per_layer_post")(y)
         scalar = self.param("scalar", nn.initializers.ones, (), jnp.float32)
-        return x * scalar.astype(x.dtype)
+        return x * scalar.astype(x.dtype), keys_values
 
 
 class Group(nn.Module):
     """`locals` local layers, then one global layer."""
 
     arch: Architecture
+    hidden: int
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, per_layer: jax.Array, positions: jax.Array, local_mask: jax.Array, global_mask: jax.Array
-    ) -> jax.Array:
-        """x[b,l,d], per_layer[b,l,n,p] for the n = locals + 1 layers of the group -> [b,l,d]."""
+        self, x: jax.Array, per_layer: jax.Array, local_view: View, global_view: View, shared: Shared | None
+    ) -> tuple[jax.Array, Shared]:
+        """x[b,l,d], per_layer[b,l,n,p] for the n = locals + 1 layers of the group -> [b,l,d], keys and values."""
         arch = self.arch
+        local, whole = shared or (None, None)
+        used = None
         for i in range(arch.locals):
-            layer = Layer(arch, arch.local_attention, name=f"local_{i}")
-            x = layer(x, per_layer[:, :, i], positions, local_mask)
-        layer = Layer(arch, arch.global_attention, name="global")
-        return layer(x, per_layer[:, :, -1], positions, global_mask)
+            layer = Layer(arch, arch.local_attention, self.hidden, name=f"local_{i}")
+            x, used = layer(x, per_layer[:, :, i], local_view, local)
+        layer = Layer(arch, arch.global_attention, self.hidden, name="global")
+        x, whole = layer(x, per_layer[:, :, -1], global_view, whole)
+        return x, (used, whole)
 
 
 class Backbone(nn.Module):
@@ -73,44 +79,69 @@ class Backbone(nn.Module):
     unroll: int = 1
 
     @nn.compact
-    def __call__(self, x: jax.Array, segments: jax.Array, positions: jax.Array) -> jax.Array:
-        """x[b,l,d] embedded tokens, segments i32[b,l] (0 = padding), positions i32[b,l] -> [b,l,d]."""
+    def __call__(self, x: jax.Array, tokens: jax.Array, segments: jax.Array, positions: jax.Array) -> jax.Array:
+        """x[b,l,d] embedded tokens, their ids i32[b,l] (padding where media are), segments i32[b,l] (0 = padding),
+        positions i32[b,l] -> [b,l,d]."""
         arch = self.arch
-        local_mask, global_mask = (
-            attention_mask(segments, positions, spec.window) for spec in (arch.local_attention, arch.global_attention)
+        own = arch.groups - arch.shared_groups
+        local_view, global_view = (
+            (rotary(positions[..., None], spec, x.dtype), attention_mask(segments, positions, spec.window))
+            for spec in (arch.local_attention, arch.global_attention)
         )
-        per_layer = PerLayerEmbedding(arch, name="per_layer")(x)
-        group = Group(arch, parent=None)
+        per_layer = PerLayerEmbedding(arch, name="per_layer")(x, tokens)
 
-        def init_groups(key: jax.Array) -> dict:
-            # One key a group, whatever the mesh. The sample carries the layout, not the values.
-            keys = jax.random.split(key, arch.groups)
-            sample = (x, per_layer[0], positions, local_mask, global_mask)
-            return jax.vmap(lambda k: group.init(k, *sample)["params"])(keys)
+        def scan(body: Any, carry: Any, params: dict, per_layer: jax.Array) -> Any:
+            return repeated(jax.checkpoint(body) if self.remat else body, carry, (params, per_layer), self.unroll)
 
-        stacked = self.param("groups", init_groups)
+        group = Group(arch, arch.hidden, parent=None)
+        params = self.param("groups", stacked(group, own, x, per_layer[0], local_view, global_view, None))
 
-        def body(x: jax.Array, xs: tuple) -> tuple[Any, None]:
-            params, per_layer = xs
-            return group.apply({"params": params}, x, per_layer, positions, local_mask, global_mask), None
+        def step(carry: Any, xs: Any) -> Any:
+            x, used = group.apply({"params": xs[0]}, carry[0], xs[1], local_view, global_view, None)
+            return x, used if arch.shared_groups else None
 
-        x, _ = jax.lax.scan(jax.checkpoint(body) if self.remat else body, x, (stacked, per_layer), unroll=self.unroll)
+        x, shared = scan(step, (x, self._nothing_shared(x)), params, per_layer[:own])
+        if arch.shared_groups:
+            sharing = Group(arch, arch.shared_hidden, parent=None)
+            sample = (x, per_layer[0], local_view, global_view, shared)
+            params = self.param("shared_groups", stacked(sharing, arch.shared_groups, *sample))
+
+            def share(x: Any, xs: Any) -> Any:
+                return sharing.apply({"params": xs[0]}, x, xs[1], local_view, global_view, shared)[0]
+
+            x = scan(share, x, params, per_layer[own:])
         return RMSNorm(name="final_norm")(x)
+
+    def _nothing_shared(self, x: jax.Array) -> Shared | None:
+        """What the first group finds where keys and values of the group before go: zeros of their shape."""
+        arch = self.arch
+
+        def zeros(spec: AttentionSpec) -> jax.Array:
+            return jnp.zeros((*x.shape[:2], spec.groups, spec.head_dim), x.dtype, out_sharding=mesh.PATCHES)
+
+        local = (zeros(arch.local_attention),) * 2 if arch.locals else None
+        return (local, (zeros(arch.global_attention),) * 2) if arch.shared_groups else None
 
 
 class PerLayerEmbedding(nn.Module):
-    """Projection-only per-layer embeddings (EmbeddingGemma 2): one vector a token and layer, from the embedded
-    input."""
+    """One small vector a token and layer, from the embedded input (EmbeddingGemma 2) and, where the preset has a
+    token table, from the token itself (Gemma 4 E2B, E4B)."""
 
     arch: Architecture
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """x[b,l,d] -> [groups,b,l,n,p] for the n layers of a group; p = 0 where the preset has none."""
+    def __call__(self, x: jax.Array, tokens: jax.Array) -> jax.Array:
+        """x[b,l,d], tokens i32[b,l] -> [groups,b,l,n,p] for the n layers of a group; p = 0 where there are none."""
         arch = self.arch
         n, p, d = arch.locals + 1, arch.per_layer, arch.width
         if not p:
             return jnp.zeros((arch.groups, *x.shape[:2], n, 0), x.dtype, out_sharding=jax.P(None, *mesh.MASK))
         project = Einsum("bld,dnp->blnp", (d, arch.layers, p), mesh.PER_LAYER, mesh.PATCHES, name="project")
         y = RMSNorm(name="norm")(project(x) * d**-0.5)  # the factor matters where the norm's epsilon does
+        if arch.per_layer_vocabulary:
+            init = nn.initializers.normal(p**-0.5)
+            shape = (arch.per_layer_vocabulary, arch.layers, p)
+            table = self.param("table", init, shape, jnp.float32, mesh.PER_LAYER_TABLE)
+            rows = table.at[tokens].get(out_sharding=mesh.PATCHES).astype(x.dtype)
+            y = (y + rows * jnp.asarray(p**0.5, x.dtype)) * 2**-0.5
         return rearrange(y, "b l (g n) p -> g b l n p", g=arch.groups)

@@ -1,6 +1,7 @@
 """The encoder: look up tokens, put soft tokens in their places, run the backbone, pool per segment, project."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,11 +12,13 @@ from einops import rearrange
 
 from embed import mesh
 from embed.inputs import Inputs, Pairs
-from embed.model.audio import FrameEmbedder
+from embed.model.audio import Conformer, FrameEmbedder
 from embed.model.backbone import Backbone
 from embed.model.layers import Einsum
 from embed.model.presets import Architecture
-from embed.model.vision import PatchEmbedder
+from embed.model.vision import PatchEmbedder, VisionTransformer
+
+PADDING = 0  # the id of <pad>, in Gemma's tokenizers and ours
 
 
 class Encoder(nn.Module):
@@ -38,21 +41,37 @@ class Encoder(nn.Module):
         words = table.astype(self.dtype).at[inputs.tokens].get(out_sharding=mesh.TOKENS)
         words = words * jnp.asarray(d**0.5, self.dtype)
 
-        patches, audio = inputs.patches.astype(self.dtype), inputs.audio.astype(self.dtype)
-        vision = PatchEmbedder(d, arch.patch_positions, name="vision")(patches, inputs.patch_xy)
-        sound = FrameEmbedder(d, name="audio")(audio)
         none = jnp.zeros_like(words[:, :1])  # slot -1 reads this row, so that a row without media has one to read
-        # A reshape with its layout said: with an axis of length zero it cannot be inferred.
-        flat = [x.reshape(x.shape[0], x.shape[1] * x.shape[2], d, out_sharding=mesh.TOKENS) for x in (vision, sound)]
-        soft = [none, *flat]
+        soft = jnp.concatenate([none, *self._soft_tokens(inputs)], axis=1)
         slots = inputs.slots[..., None]
-        taken = jnp.take_along_axis(jnp.concatenate(soft, axis=1), slots + 1, axis=1)
-        x = jnp.where(slots >= 0, taken, words)
+        x = jnp.where(slots >= 0, jnp.take_along_axis(soft, slots + 1, axis=1), words)
 
-        x = Backbone(arch, self.remat, self.unroll, name="backbone")(x, inputs.segments, inputs.positions)
+        tokens = jnp.where(inputs.slots >= 0, PADDING, inputs.tokens)
+        backbone = Backbone(arch, self.remat, self.unroll, name="backbone")
+        x = backbone(x, tokens, inputs.segments, inputs.positions)
         pooled = mean_pool(x, inputs.segments, segments)
         project = Einsum("bsd,de->bse", (d, arch.embedding), mesh.OUT, mesh.TOKENS, name="projection")
         return project(pooled)
+
+    def _soft_tokens(self, inputs: Inputs) -> list[jax.Array]:
+        """Of every row's images, then of its audio clips: [b,i·p,d] and [b,a·t,d]; nothing of what is not there."""
+        arch, d, run = self.arch, self.arch.width, (self.remat, self.unroll)
+        found = []
+        if arch.media.patch and inputs.patches.size:
+            vision: Any = (
+                VisionTransformer(arch.vision, d, *run, name="vision")
+                if arch.vision is not None
+                else PatchEmbedder(d, arch.media.side, name="vision")
+            )
+            found.append(vision(inputs.patches.astype(self.dtype), inputs.patch_xy))
+        if arch.media.audio_frame and inputs.audio.size:
+            audio: Any = (
+                Conformer(arch.audio, d, *run, name="audio")
+                if arch.audio is not None
+                else FrameEmbedder(d, name="audio")
+            )
+            found.append(audio(inputs.audio.astype(self.dtype), inputs.audio_mask))
+        return [x.reshape(x.shape[0], x.shape[1] * x.shape[2], d, out_sharding=mesh.TOKENS) for x in found]
 
 
 def mean_pool(x: jax.Array, segments: jax.Array, count: int) -> jax.Array:
@@ -101,9 +120,22 @@ def encode_by_microbatch(encode: Callable[[Inputs], jax.Array], inputs: Inputs, 
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def init(model: Encoder, key: jax.Array, inputs: Inputs) -> dict:
+def init(model: Encoder, key: jax.Array) -> dict:
     """Parameters of `model`, born in their layout; the same values on every mesh."""
-    return model.init(key, inputs)["params"]
+    return model.init(key, _sample(model.arch))["params"]
+
+
+def _sample(arch: Architecture) -> Inputs:
+    """The smallest inputs that touch every parameter: a token, a patch, a frame, in as many rows as the mesh wants."""
+    rows = math.prod(jax.sharding.get_abstract_mesh().shape[axis] for axis in mesh.BATCH)
+    frames, content = arch.media.audio_shape
+
+    def zeros(dtype: Any, *shape: int) -> jax.Array:
+        return jnp.zeros((rows, *shape), dtype, out_sharding=jax.P(mesh.BATCH))
+
+    ids = zeros(jnp.int32, 1)
+    patches, xy = zeros(jnp.float32, 1, 1, 3 * arch.media.patch**2), zeros(jnp.int32, 1, 1, 2)
+    return Inputs(ids, ids, ids, ids, patches, xy, zeros(jnp.float32, 1, frames, content), zeros(bool, 1, frames))
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -2,6 +2,7 @@
 attention."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -13,18 +14,23 @@ from jax import P
 from embed import mesh
 from embed.model.presets import AttentionSpec
 
+Rotary = tuple[jax.Array, jax.Array]  # cosines and sines
+KeysValues = tuple[jax.Array, jax.Array]
+
 
 class Einsum(nn.Module):
     """A bias-free linear map: `equation` takes the input and a weight of `shape`, laid out as `layout`.
 
     The weight starts normal with variance 1 / (product of its contracted sizes), is stored in float32, and is cast to
-    the input's dtype at use.
+    the input's dtype at use. A clipped map (Gemma 4's towers) keeps its input and its output within `bounds`, four
+    constants (input from, to, output from, to) that come with a checkpoint and are never trained.
     """
 
     equation: str
     shape: tuple[int, ...]
     layout: P
     out: P
+    clipped: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -33,14 +39,23 @@ class Einsum(nn.Module):
         fan_in = math.prod(size for letter, size in zip(letters, self.shape, strict=True) if letter not in output)
         init = nn.initializers.normal(fan_in**-0.5)
         weight = self.param("weight", init, self.shape, jnp.float32, self.layout)
+        if self.clipped:
+            bounds = jax.lax.stop_gradient(self.param("bounds", unbounded)).astype(x.dtype)
+            x = jnp.clip(x, bounds[0], bounds[1])
         # Leading axes become one: the same product everywhere, and on CPU a plain matrix product, 1.6 times as fast.
         inputs = operands.split(",")[0]
         lead = sum(letter not in letters for letter in inputs)
         rows = math.prod(x.shape[:lead])
         flat = x.reshape(rows, *x.shape[lead:], out_sharding=P(mesh.BATCH, *jax.typeof(x).sharding.spec[lead:]))
         equation = f"r{inputs[lead:]},{letters}->r{output[lead:]}"
-        out = jnp.einsum(equation, flat, weight.astype(x.dtype), out_sharding=P(mesh.BATCH, *self.out[lead:]))
-        return out.reshape(*x.shape[:lead], *out.shape[1:], out_sharding=self.out)
+        y = jnp.einsum(equation, flat, weight.astype(x.dtype), out_sharding=P(mesh.BATCH, *self.out[lead:]))
+        y = y.reshape(*x.shape[:lead], *y.shape[1:], out_sharding=self.out)
+        return jnp.clip(y, bounds[2], bounds[3]) if self.clipped else y
+
+
+def unbounded(key: jax.Array) -> jax.Array:
+    """Bounds f32[4] that clip nothing."""
+    return jnp.array([-jnp.inf, jnp.inf, -jnp.inf, jnp.inf], jnp.float32)
 
 
 class RMSNorm(nn.Module):
@@ -61,34 +76,44 @@ class RMSNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """The usual layer normalisation, in float32, as Gemma 4 12B Unified has it around its patch embedder."""
+    """The usual layer normalisation, in float32."""
 
+    bias: bool = True
     epsilon: float = 1e-5
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32, mesh.VECTOR)
-        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32, mesh.VECTOR)
         y = x.astype(jnp.float32)
         y = y - jnp.mean(y, axis=-1, keepdims=True)
         y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.epsilon)
-        lead = (1,) * (x.ndim - 1)
-        return (y * scale.reshape(*lead, -1) + bias.reshape(*lead, -1)).astype(x.dtype)
+        y = jnp.einsum("...d,d->...d", y, scale)
+        if self.bias:
+            bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32, mesh.VECTOR)
+            y = y + jnp.expand_dims(bias, range(x.ndim - 1))
+        return y.astype(x.dtype)
 
 
-def rotate(x: jax.Array, positions: jax.Array, spec: AttentionSpec) -> jax.Array:
-    """Rotary positions on x[b,l,h,k] at positions i32[b,l]: the first half of k against the second.
+def rotary(positions: jax.Array, spec: AttentionSpec, dtype: jnp.dtype) -> Rotary:
+    """Cosines and sines [b,l,1,a,r] of the angles at positions i32[b,l,a]; a = 1 for text, 2 for column and row.
 
-    With `rotary` < 1 only that share of the frequencies turns ("proportional" in Gemma 4): exponents stay relative to
-    the whole head, the remaining angles are zero.
+    Every axis turns its own k / a numbers of a head. With `rotary` < 1 only that share of the frequencies turns
+    ("proportional" in Gemma 4): exponents stay relative to the whole head, the remaining angles are zero.
     """
-    half = spec.head_dim // 2
-    index = jnp.arange(half, dtype=jnp.float32)
-    frequency = jnp.where(index < int(spec.rotary * half), spec.theta ** (-2 * index / spec.head_dim), 0.0)
-    angle = jnp.einsum("bl,k->blk", positions.astype(jnp.float32), frequency)
-    cos, sin = (rearrange(f(angle), "b l k -> b l 1 k").astype(x.dtype) for f in (jnp.cos, jnp.sin))
-    first, second = x[..., :half], x[..., half:]
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    axes = positions.shape[-1]
+    size = spec.head_dim // axes
+    index = jnp.arange(size // 2, dtype=jnp.float32)
+    frequency = jnp.where(index < int(spec.rotary * (size // 2)), spec.theta ** (-2 * index / size), 0.0)
+    angle = rearrange(jnp.einsum("bla,r->blar", positions.astype(jnp.float32), frequency), "b l a r -> b l 1 a r")
+    return jnp.cos(angle).astype(dtype), jnp.sin(angle).astype(dtype)
+
+
+def rotate(x: jax.Array, turn: Rotary) -> jax.Array:
+    """x[b,l,h,k] turned: in each axis's part of k, the first half against the second."""
+    cos, sin = turn
+    first, second = rearrange(x, "b l h (a two r) -> two b l h a r", two=2, a=cos.shape[-2])
+    turned = jnp.stack([first * cos - second * sin, second * cos + first * sin], axis=-2)
+    return rearrange(turned, "b l h a two r -> b l h (a two r)")
 
 
 def attention_mask(segments: jax.Array, positions: jax.Array, window: int) -> jax.Array:
@@ -103,24 +128,35 @@ class Attention(nn.Module):
 
     spec: AttentionSpec
     width: int
+    clipped: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, positions: jax.Array, mask: jax.Array) -> jax.Array:
-        """x[b,l,d], positions i32[b,l], mask bool[b,1,l,l] -> [b,l,d]."""
+    def __call__(
+        self, x: jax.Array, turn: Rotary, mask: jax.Array, shared: KeysValues | None
+    ) -> tuple[jax.Array, KeysValues]:
+        """x[b,l,d], mask bool[b,1,l,l] -> [b,l,d] and its keys and values [b,l,g,k]; `shared` ones are used instead."""
         spec, d = self.spec, self.width
-        kv_shape = (d, spec.groups, spec.head_dim)
-        q = Einsum("bld,dhk->blhk", (d, spec.heads, spec.head_dim), mesh.QUERY, mesh.HEADS, name="query")(x)
-        k = Einsum("bld,dgk->blgk", kv_shape, mesh.KEY_VALUE, mesh.PATCHES, name="key")(x)
-        v = Einsum("bld,dgk->blgk", kv_shape, mesh.KEY_VALUE, mesh.PATCHES, name="value")(x)
-        q = rotate(RMSNorm(name="query_norm")(q), positions, spec)
-        k = rotate(RMSNorm(name="key_norm")(k), positions, spec)
-        v = RMSNorm(scale=False)(v)
+        shape = (d, spec.heads, spec.head_dim)
+        q = Einsum("bld,dhk->blhk", shape, mesh.QUERY, mesh.HEADS, self.clipped, name="query")(x)
+        q = rotate(RMSNorm(name="query_norm")(q), turn)
+        k, v = keys_values = self._keys_values(x, turn) if shared is None else shared
         # Each group serves heads/groups query heads; repeated, keys and values split over `model` whatever groups is.
         copies = spec.heads // spec.groups
         k, v = (jax.reshard(repeat(t, "b l g k -> b l (g r) k", r=copies), mesh.HEADS) for t in (k, v))
         y = jax.nn.dot_product_attention(q, k, v, mask=mask, scale=1.0)
         shape = (spec.heads, spec.head_dim, d)
-        return Einsum("blhk,hkd->bld", shape, mesh.ATTENTION_OUT, mesh.TOKENS, name="out")(y)
+        out = Einsum("blhk,hkd->bld", shape, mesh.ATTENTION_OUT, mesh.TOKENS, self.clipped, name="out")
+        return out(y), keys_values
+
+    def _keys_values(self, x: jax.Array, turn: Rotary) -> KeysValues:
+        shape = (self.width, self.spec.groups, self.spec.head_dim)
+
+        def linear(name: str) -> jax.Array:
+            return Einsum("bld,dgk->blgk", shape, mesh.KEY_VALUE, mesh.PATCHES, self.clipped, name=name)(x)
+
+        k = linear("key")
+        v = k if self.spec.key_is_value else linear("value")
+        return rotate(RMSNorm(name="key_norm")(k), turn), RMSNorm(scale=False)(v)
 
 
 class GatedFeedForward(nn.Module):
@@ -128,11 +164,63 @@ class GatedFeedForward(nn.Module):
 
     width: int
     hidden: int
+    clipped: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         def up(name: str) -> Any:
-            return Einsum("bld,df->blf", (self.width, self.hidden), mesh.UP, mesh.HIDDEN, name=name)(x)
+            shape = (self.width, self.hidden)
+            return Einsum("bld,df->blf", shape, mesh.UP, mesh.HIDDEN, self.clipped, name=name)(x)
 
         y = nn.gelu(up("gate"), approximate=True) * up("up")
-        return Einsum("blf,fd->bld", (self.hidden, self.width), mesh.DOWN, mesh.TOKENS, name="down")(y)
+        shape = (self.hidden, self.width)
+        return Einsum("blf,fd->bld", shape, mesh.DOWN, mesh.TOKENS, self.clipped, name="down")(y)
+
+
+def sandwich(
+    x: jax.Array,
+    turn: Rotary,
+    mask: jax.Array,
+    spec: AttentionSpec,
+    hidden: int,
+    *,
+    shared: KeysValues | None = None,
+    clipped: bool = False,
+    initial: float = 1.0,
+) -> tuple[jax.Array, KeysValues]:
+    """Attention and feed-forward on x[b,l,d], each between two norms and added back: Gemma's layer.
+
+    Called inside a module, whose submodules these become; `initial` is where the scale of each branch starts.
+    """
+    d = x.shape[-1]
+    attention = Attention(spec, d, clipped, name="attention")
+    y, keys_values = attention(RMSNorm(name="attention_pre")(x), turn, mask, shared)
+    x = x + RMSNorm(initial=initial, name="attention_post")(y)
+    y = GatedFeedForward(d, hidden, clipped, name="mlp")(RMSNorm(name="mlp_pre")(x))
+    return x + RMSNorm(initial=initial, name="mlp_post")(y), keys_values
+
+
+def repeated(body: Callable[[Any, Any], Any], carry: Any, xs: Any, unroll: int) -> Any:
+    """carry = body(carry, x) for every x along the leading axis of `xs`: a scan, `unroll` steps of it written out.
+
+    Where that is all of them it is plain code: a scan copies what its backward pass needs into stacks, and out again.
+    """
+    count = jax.tree.leaves(xs)[0].shape[0]
+    if unroll < count:
+        return jax.lax.scan(lambda carry, x: (body(carry, x), None), carry, xs, unroll=unroll)[0]
+    for i in range(count):
+        carry = body(carry, jax.tree.map(lambda leaf, i=i: leaf[i], xs))
+    return carry
+
+
+def stacked(module: nn.Module, count: int, *sample: Any) -> Callable[[jax.Array], dict]:
+    """An initializer of `count` modules' parameters along a leading axis, to be scanned over.
+
+    One key a module, whatever the mesh; the sample carries shapes and layout, not values.
+    """
+
+    def init(key: jax.Array) -> dict:
+        keys = jax.random.split(key, count)
+        return jax.vmap(lambda k: module.init(k, *sample)["params"])(keys)
+
+    return init

@@ -1,0 +1,309 @@
+"""config.json -> Architecture, and back.
+
+Known are the models of the Gemma 4 family: `embedding_gemma2`, `gemma4` without experts, `gemma4_unified`. A causal one
+is read as the encoder it becomes, its window of w tokens as |i - j| <= w // 2.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+from embed.inputs import MediaFormat
+from embed.model.presets import (
+    EMBEDDINGGEMMA2,
+    GEMMA4_12B,
+    GEMMA4_E2B,
+    Architecture,
+    AttentionSpec,
+    AudioTower,
+    VisionTower,
+)
+
+LOCAL, GLOBAL = "sliding_attention", "full_attention"
+ROPE: dict[str, dict[str, Any]] = {
+    LOCAL: {"rope_type": "default", "rope_theta": 1e4},
+    GLOBAL: {"rope_type": "proportional", "rope_theta": 1e6, "partial_rotary_factor": 0.25},
+}
+EPSILON = 1e-6
+# Which of a config's values our modules take for granted.
+FIXED = {"rms_norm_eps": EPSILON, "hidden_activation": "gelu_pytorch_tanh", "attention_bias": False}
+NOT_KNOWN = {"enable_moe_block": False}
+
+
+class HubError(ValueError):
+    """A folder that is not such a model; the message names the file, the field or the tensors."""
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """A JSON object from a file, {} where there is none. Raises HubError where it is no JSON."""
+    if not path.exists():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise HubError(f"{path} is not JSON: {error}") from error
+
+
+def is_embedder(arch: Architecture) -> bool:
+    """Whether `arch` is of the EmbeddingGemma 2 kind: per-layer embeddings projected from the input alone."""
+    return bool(arch.per_layer) and not arch.per_layer_vocabulary
+
+
+def architecture(folder: str | os.PathLike) -> Architecture:
+    """The architecture of a model's folder: its config.json, and what its processor and our own export add.
+
+    Raises HubError for a model of another kind, OSError without a config.json.
+    """
+    folder = pathlib.Path(folder)
+    path = folder / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is not there: give the folder of a model")
+    config = read_json(path)
+    kind = str(config.get("model_type", "")).removesuffix("_text")
+    known = {"embedding_gemma2": EMBEDDINGGEMMA2, "gemma4": GEMMA4_E2B, "gemma4_unified": GEMMA4_12B}
+    if kind not in known:
+        raise HubError(f"{path}: model_type {config.get('model_type')!r}; known are {', '.join(known)}")
+    like = known[kind]
+    vision, audio = (_tower(config.get(f"{part}_config"), path) for part in ("vision", "audio"))
+    own = read_json(folder / "embed.json")
+    arch = _text(config.get("text_config") or config, path, like)
+    arch = dataclasses.replace(
+        arch,
+        media=MediaFormat(**own["media"]) if own else _media(vision, audio, folder, like),
+        vision=_vision(vision) if vision and like.vision else None,
+        audio=_audio(audio) if audio and like.audio else None,
+    )
+    return dataclasses.replace(arch, widths=tuple(own["widths"])) if own else arch
+
+
+def _text(text: dict[str, Any], path: pathlib.Path, like: Architecture) -> Architecture:
+    _check(text, path, FIXED | NOT_KNOWN)
+    embedder = is_embedder(like)
+    kinds = text.get("layer_types") or ([LOCAL] * 5 + [GLOBAL]) * (text["num_hidden_layers"] // 6)
+    n = kinds.index(GLOBAL) + 1
+    if kinds != [*[LOCAL] * (n - 1), GLOBAL] * (len(kinds) // n):
+        raise HubError(f"{path}: layer_types: not whole groups of {n - 1} sliding layers and a full one")
+    shared = text.get("num_kv_shared_layers", 0)
+    if shared % n or shared >= len(kinds):
+        raise HubError(f"{path}: num_kv_shared_layers {shared}: not whole groups of {n} layers with one before them")
+    if "per_layer_config" in text:
+        differing = {int(layer): own for layer, own in text["per_layer_config"].items()}  # keys are "05" and "11"
+    else:  # as earlier versions wrote it
+        heads = text.get("num_global_key_value_heads") if text.get("attention_k_eq_v") else None
+        override = {"head_dim": text.get("global_head_dim", 512)} | ({"num_key_value_heads": heads} if heads else {})
+        differing = {layer: override for layer, kind in enumerate(kinds) if kind == GLOBAL}
+
+    def spec(layer: int, window: int, **more: Any) -> AttentionSpec:
+        own = text | differing.get(layer, {})
+        rope = (text.get("rope_parameters") or ROPE)[kinds[layer]]
+        share = {"default": 1.0, "proportional": rope.get("partial_rotary_factor", 1.0)}.get(rope["rope_type"])
+        if share is None:
+            raise HubError(f"{path}: rope_type {rope['rope_type']!r}; known are default and proportional")
+        heads = own["num_attention_heads"], own["num_key_value_heads"], own["head_dim"]
+        return AttentionSpec(*heads, theta=rope["rope_theta"], window=window, rotary=share, **more)
+
+    full = spec(n - 1, 0, key_is_value=text.get("attention_k_eq_v", False))
+    window = text["sliding_window"]
+    if not embedder:  # a causal layer sees w tokens; one made bidirectional by its config sees |i - j| <= w // 2 + 1
+        window = window // 2 + (text.get("use_bidirectional_attention") == "all")
+    e = text["embedding_dim"] if embedder else like.widths[-1]
+    per_layer = text.get("hidden_size_per_layer_input", 0) if like.per_layer else 0
+    hidden = text["intermediate_size"]
+    return Architecture(
+        vocabulary=text["vocab_size"],
+        width=text["hidden_size"],
+        hidden=hidden,
+        groups=len(kinds) // n,
+        locals=n - 1,
+        local_attention=spec(0, window) if n > 1 else full,
+        global_attention=full,
+        media=like.media,
+        widths=(*(width for width in like.widths if width < e), e),
+        per_layer=per_layer,
+        per_layer_vocabulary=text["vocab_size_per_layer_input"] if per_layer and not embedder else 0,
+        shared_groups=shared // n,
+        shared_hidden=(2 if text.get("use_double_wide_mlp") else 1) * hidden if shared else 0,
+    )
+
+
+def _check(config: dict[str, Any], path: pathlib.Path, expected: dict[str, Any]) -> None:
+    wrong = [f"{k} {config[k]!r} (only {v!r})" for k, v in expected.items() if config.get(k, v) not in (v, None)]
+    if wrong:
+        raise HubError(f"{path}: {', '.join(wrong)}: not a model this code computes")
+
+
+def _tower(config: dict[str, Any] | None, path: pathlib.Path) -> dict[str, Any] | None:
+    if config is not None:
+        _check(config, path, FIXED | {"hidden_act": "silu"})
+    return config
+
+
+def _vision(config: dict[str, Any]) -> VisionTower:
+    heads = config["num_attention_heads"], config["num_key_value_heads"], config["head_dim"]
+    theta = (config.get("rope_parameters") or {}).get("rope_theta", 100.0)
+    return VisionTower(
+        width=config["hidden_size"],
+        hidden=config["intermediate_size"],
+        layers=config["num_hidden_layers"],
+        attention=AttentionSpec(*heads, theta=theta),
+        pool=config["pooling_kernel_size"],
+        positions=config["position_embedding_size"],
+        clipped=config["use_clipped_linears"],
+        standardized=config.get("standardize", False),
+    )
+
+
+def _audio(config: dict[str, Any]) -> AudioTower:
+    return AudioTower(
+        width=config["hidden_size"],
+        layers=config["num_hidden_layers"],
+        heads=config["num_attention_heads"],
+        channels=tuple(config["subsampling_conv_channels"]),
+        kernel=config["conv_kernel_size"],
+        chunk=config["attention_chunk_size"],
+        left=config["attention_context_left"],
+        right=config["attention_context_right"],
+        cap=config["attention_logit_cap"],
+        residual=config["residual_weight"],
+        bound=config["gradient_clipping"],
+        out=config["output_proj_dims"],
+        clipped=config["use_clipped_linears"],
+    )
+
+
+def _media(vision: dict | None, audio: dict | None, folder: pathlib.Path, like: Architecture) -> MediaFormat:
+    processor = read_json(folder / "processor_config.json")
+    image, video = processor.get("image_processor", {}), processor.get("video_processor", {})
+    positions = (vision or {}).get("position_embedding_size", 0) // (vision or {}).get("pooling_kernel_size", 1)
+    return dataclasses.replace(
+        like.media,
+        patch=vision["patch_size"] * vision["pooling_kernel_size"] if vision else 0,
+        side=positions or (vision or {}).get("mm_posemb_size", 0),
+        image_patches=image.get("max_soft_tokens", like.media.image_patches),
+        frame_patches=video.get("max_soft_tokens", like.media.frame_patches),
+        timestamps=video.get("add_timestamps", like.media.timestamps),
+        audio_frame=(audio or {}).get("audio_embed_dim", like.media.audio_frame) if audio else 0,
+        # The tower's first convolution halves its bins twice, and its projection counts on channels[0] of them.
+        mel=audio["subsampling_conv_channels"][0] if audio and like.audio else 0,
+    )
+
+
+def config_json(arch: Architecture, tokens: dict[str, int]) -> dict[str, Any]:
+    """The config.json of a model that transformers builds as `arch`; `tokens` are the ids of <|image|> and such.
+
+    Raises HubError for an architecture that no class of transformers has.
+    """
+    embedder = is_embedder(arch)
+    unified = not arch.per_layer and arch.vision is None and arch.audio is None
+    towers = [
+        bool(arch.media.patch) == (arch.vision is not None),
+        bool(arch.media.audio_frame) == (arch.audio is not None),
+    ]
+    plain = not arch.shared_groups and not arch.global_attention.key_is_value
+    if (embedder and not plain) or not (unified or all(towers)):
+        raise HubError("no class of transformers has this mixture of per-layer embeddings, towers and shared keys")
+    name = "embedding_gemma2" if embedder else "gemma4_unified" if unified else "gemma4"
+    config: dict[str, Any] = {
+        "model_type": name,
+        "architectures": [
+            {"embedding_gemma2": "EmbeddingGemma2Model", "gemma4": "Gemma4Model"}.get(name, "Gemma4UnifiedModel")
+        ],
+        "text_config": _text_json(arch, name),
+        "vision_config": _vision_json(arch),
+        "audio_config": _audio_json(arch),
+        **tokens,
+    }
+    return config
+
+
+def _text_json(arch: Architecture, name: str) -> dict[str, Any]:
+    local, full = arch.local_attention, arch.global_attention
+    kinds = [*[LOCAL] * arch.locals, GLOBAL] * arch.groups
+    own = {"head_dim": full.head_dim, "num_key_value_heads": full.groups}
+    text = {
+        "model_type": f"{name}_text",
+        "vocab_size": arch.vocabulary,
+        "hidden_size": arch.width,
+        "intermediate_size": arch.hidden,
+        "num_hidden_layers": arch.layers,
+        "layer_types": kinds,
+        "num_attention_heads": local.heads,
+        "num_key_value_heads": local.groups,
+        "head_dim": local.head_dim,
+        "per_layer_config": {str(layer): own for layer, kind in enumerate(kinds) if kind == GLOBAL},
+        "rope_parameters": {LOCAL: _rope(local), GLOBAL: _rope(full)},
+        "rms_norm_eps": EPSILON,
+    }
+    if is_embedder(arch):
+        more = {"sliding_window": local.window, "embedding_dim": arch.embedding}
+        return text | more | {"hidden_size_per_layer_input": arch.per_layer}
+    return text | {
+        "sliding_window": 2 * (local.window - 1),  # see _text: transformers adds one to the half
+        "use_bidirectional_attention": "all",
+        "attention_k_eq_v": full.key_is_value,
+        "num_kv_shared_layers": arch.shared_groups * (arch.locals + 1),
+        "use_double_wide_mlp": arch.shared_hidden > arch.hidden,
+        "hidden_size_per_layer_input": arch.per_layer,
+        "vocab_size_per_layer_input": arch.per_layer_vocabulary or arch.vocabulary,
+    }
+
+
+def _rope(spec: AttentionSpec) -> dict[str, Any]:
+    if spec.rotary == 1.0:
+        return {"rope_type": "default", "rope_theta": spec.theta}
+    return {"rope_type": "proportional", "rope_theta": spec.theta, "partial_rotary_factor": spec.rotary}
+
+
+def _vision_json(arch: Architecture) -> dict[str, Any] | None:
+    tower, patch = arch.vision, arch.media.patch
+    if not patch:
+        return None
+    if tower is None:
+        pool = 3 if patch % 3 == 0 else 1
+        widths = {"mm_embed_dim": arch.width, "output_proj_dims": arch.width, "mm_posemb_size": arch.media.side}
+        return {
+            "model_type": "gemma4_unified_vision",
+            "patch_size": patch // pool,
+            "pooling_kernel_size": pool,
+        } | widths
+    return {
+        "model_type": "gemma4_vision",
+        "hidden_size": tower.width,
+        "intermediate_size": tower.hidden,
+        "num_hidden_layers": tower.layers,
+        "num_attention_heads": tower.attention.heads,
+        "num_key_value_heads": tower.attention.groups,
+        "head_dim": tower.attention.head_dim,
+        "rope_parameters": {"rope_type": "axial", "rope_theta": tower.attention.theta},
+        "patch_size": patch // tower.pool,
+        "pooling_kernel_size": tower.pool,
+        "position_embedding_size": tower.positions,
+        "use_clipped_linears": tower.clipped,
+        "standardize": tower.standardized,
+    }
+
+
+def _audio_json(arch: Architecture) -> dict[str, Any] | None:
+    tower, frame = arch.audio, arch.media.audio_frame
+    if not frame:
+        return None
+    if tower is None:
+        return {"model_type": "gemma4_unified_audio", "audio_embed_dim": frame}
+    return {
+        "model_type": "gemma4_audio",
+        "hidden_size": tower.width,
+        "num_hidden_layers": tower.layers,
+        "num_attention_heads": tower.heads,
+        "subsampling_conv_channels": list(tower.channels),
+        "conv_kernel_size": tower.kernel,
+        "residual_weight": tower.residual,
+        "attention_chunk_size": tower.chunk,
+        "attention_context_left": tower.left,
+        "attention_context_right": tower.right,
+        "attention_logit_cap": tower.cap,
+        "gradient_clipping": tower.bound,
+        "use_clipped_linears": tower.clipped,
+        "output_proj_dims": tower.out,
+    }

@@ -1,0 +1,227 @@
+"""A checkpoint of ours -> a folder that transformers and sentence-transformers load as it is.
+
+An EmbeddingGemma 2 becomes that class, with its projection inside; the other Gemma 4 models become their own class,
+made bidirectional, and the projection a module after the pooling.
+"""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+from einops import rearrange
+from flax.traverse_util import flatten_dict
+from safetensors.numpy import save_file
+
+from embed import checkpoint
+from embed.data import prompts
+from embed.data.layout import MAX_FRAMES, MAX_TOKENS
+from embed.data.tokenizer import SPECIAL, VIDEO, Tokenizer
+from embed.hf.card import model_card
+from embed.hf.config import HubError, config_json, is_embedder
+from embed.hf.tensors import DENSE, theirs
+from embed.model.presets import Architecture
+
+SHARD = 2 * 10**9  # bytes of a file of weights
+SOFT_TOKENS = (70, 140, 280, 560, 1120)  # the budgets that transformers' image processors take
+SENTENCE = "sentence_transformers"
+# In the order the parts came, as we train; the processor puts soft tokens where the placeholders are.
+TEMPLATE = (
+    "{%- for message in messages -%}{%- if message['content'] is string -%}{{ message['content'] }}{%- else -%}"
+    "{%- for part in message['content'] -%}{%- if part['type'] == 'text' -%}{{ part['text'] }}{%- else -%}"
+    "{{ '<|' ~ part['type'] ~ '|>' }}{%- endif -%}{%- endfor -%}{%- endif -%}{%- endfor -%}"
+)
+
+
+def export(path: str | os.PathLike, folder: str | os.PathLike, dtype: str = "float32") -> None:
+    """Writes the parameters of a run or soup, its tokenizer and its input contract in the Hugging Face layout.
+
+    `dtype` float32 keeps every bit, bfloat16 halves the size. Raises CheckpointError where there is no checkpoint,
+    HubError for an architecture that no class of transformers has, FileExistsError where `folder` has files in it.
+    """
+    path, folder = pathlib.Path(path), pathlib.Path(folder)
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not empty; give a new folder")
+    meta = checkpoint.metadata(path)
+    arch, layout = checkpoint.architecture(meta), checkpoint.load_layout(path)
+    files = documents(arch, layout.tokenizer)
+    files["embed.json"] = {"widths": arch.widths, "media": meta["contract"]["media"], "about": meta}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    layout.tokenizer.save(folder / "tokenizer.json")
+    (folder / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
+    (folder / "README.md").write_text(model_card(arch, meta, path), encoding="utf-8")
+    write_weights(checkpoint.load_params(path), arch, folder, np.dtype(dtype))
+
+
+def write_weights(params: dict, arch: Architecture, folder: pathlib.Path, dtype: np.dtype) -> None:
+    """Every leaf as their tensors, in safetensors files of at most 2 GB with an index, one file in memory at a time."""
+    embedder = is_embedder(arch)
+    leaves = [(value, theirs(path, arch, embedder)) for path, value in flatten_dict(params).items()]
+    tensors = [
+        (str(name), value, index, place.back) for value, place in leaves for index, name in np.ndenumerate(place.names)
+    ]
+    inside = [entry for entry in tensors if entry[0] != DENSE]
+    size = sum(np.size(value[index]) for _, value, index, _ in inside) * dtype.itemsize
+    shards: list[list] = [[]]
+    room = SHARD
+    for entry in sorted(inside, key=lambda entry: entry[0]):
+        bytes_ = np.size(entry[1][entry[2]]) * dtype.itemsize
+        if shards[-1] and bytes_ > room:
+            shards.append([])
+            room = SHARD
+        shards[-1].append(entry)
+        room -= bytes_
+
+    def tensor(value: np.ndarray, index: tuple, axes: str) -> np.ndarray:
+        return np.array(rearrange(np.asarray(value[index]), axes), dtype, order="C")
+
+    names: dict[str, str] = {}
+    for number, shard in enumerate(shards, 1):
+        name = "model.safetensors" if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
+        save_file({n: tensor(*rest) for n, *rest in shard}, folder / name, metadata={"format": "pt"})
+        names |= {n: name for n, *_ in shard}
+    if len(shards) > 1:
+        listing = {"metadata": {"total_size": size}, "weight_map": names}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(listing, indent=2) + "\n")
+    for n, *rest in tensors:
+        if n == DENSE:
+            save_file({"linear.weight": tensor(*rest)}, folder / "2_Dense" / "model.safetensors", {"format": "pt"})
+
+
+def documents(arch: Architecture, tokenizer: Tokenizer) -> dict[str, dict | list]:
+    """Every JSON file of the folder by its name."""
+    tokens = {
+        "boi_token_id": tokenizer.image[0],
+        "image_token_id": tokenizer.image[1],
+        "eoi_token_id": tokenizer.image[2],
+        "video_token_id": tokenizer.video[1],
+        "boa_token_id": tokenizer.audio[0],
+        "audio_token_id": tokenizer.audio[1],
+        "eoa_token_index": tokenizer.audio[2],
+    }
+    config = config_json(arch, tokens)
+    pooling = {"embedding_dimension": arch.embedding if is_embedder(arch) else arch.width, "pooling_mode": "mean"}
+    modules = [
+        ("", "base.modules.transformer.Transformer"),
+        ("1_Pooling", "sentence_transformer.modules.pooling.Pooling"),
+    ]
+    files: dict[str, dict | list] = {
+        "config.json": config,
+        "tokenizer_config.json": _tokenizer_json(),
+        "processor_config.json": _processor_json(arch, config["model_type"]),
+        "sentence_bert_config.json": _inputs_json(arch),
+        "1_Pooling/config.json": {**pooling, "include_prompt": True},
+        "config_sentence_transformers.json": {
+            "model_type": "SentenceTransformer",
+            "prompts": PROMPTS,
+            "default_prompt_name": None,
+            "similarity_fn_name": "cosine",
+        },
+    }
+    if not is_embedder(arch):
+        modules.append(("2_Dense", "base.modules.dense.Dense"))
+        files["2_Dense/config.json"] = {
+            "in_features": arch.width,
+            "out_features": arch.embedding,
+            "bias": False,
+            "activation_function": "torch.nn.modules.linear.Identity",
+        }
+    modules.append((f"{len(modules)}_Normalize", "base.modules.normalize.Normalize"))
+    files[f"{modules[-1][0]}/config.json"] = {}
+    files["modules.json"] = [
+        {"idx": i, "name": str(i), "path": place, "type": f"{SENTENCE}.{kind}"}
+        for i, (place, kind) in enumerate(modules)
+    ]
+    return files
+
+
+def _inputs_json(arch: Architecture) -> dict[str, Any]:
+    """What sentence-transformers may put in: each kind alone, and messages of parts in order."""
+    kinds = ["text", *(["image", "video"] if arch.media.patch else []), *(["audio"] if arch.media.audio_frame else [])]
+    forward = {"method": "forward", "method_output_name": "last_hidden_state"}
+    accepted: dict[str, Any] = {kind: forward for kind in kinds}
+    return {
+        "transformer_task": "feature-extraction",
+        "modality_config": accepted | {"message": {**forward, "format": "structured"}},
+        "module_output_name": "token_embeddings",
+    }
+
+
+def _tokenizer_json() -> dict[str, Any]:
+    pad, eos, bos, unk, *media = SPECIAL
+    names = ("boi_token", "image_token", "eoi_token", "boa_token", "audio_token", "eoa_token")
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": MAX_TOKENS,
+        "pad_token": pad,
+        "eos_token": eos,
+        "bos_token": bos,
+        "unk_token": unk,
+        **dict(zip(names, media, strict=True)),
+        "video_token": VIDEO,
+    }
+
+
+def _processor_json(arch: Architecture, kind: str) -> dict[str, Any]:
+    """The processor that makes of images, videos and sounds what our own data pipeline makes of them."""
+    media = arch.media
+    if media.patch and not {media.image_patches, media.frame_patches} <= set(SOFT_TOKENS):
+        raise HubError(
+            f"trained with {media.image_patches} soft tokens an image and {media.frame_patches} a video frame; the "
+            f"processors of transformers know {', '.join(map(str, SOFT_TOKENS))}"
+        )
+    pool = arch.vision.pool if arch.vision else 3 if media.patch % 3 == 0 else 1
+    family = "Gemma4Unified" if kind == "gemma4_unified" else "Gemma4"
+    cut = {"patch_size": media.patch // pool, "pooling_kernel_size": pool}
+    video = {"fps": 1, "max_frames": MAX_FRAMES, "overflow_strategy": "uniform", "add_timestamps": media.timestamps}
+    features = {"feature_size": media.mel or media.audio_frame, "sampling_rate": 16_000}
+    if not media.mel:
+        features["audio_samples_per_token"] = media.audio_frame
+    return {
+        "processor_class": "EmbeddingGemma2Processor" if is_embedder(arch) else f"{family}Processor",
+        "image_seq_length": media.image_patches,
+        "audio_seq_length": media.clip,
+        "image_processor": {
+            "image_processor_type": f"{family}ImageProcessor",
+            "max_soft_tokens": media.image_patches,
+            **cut,
+        },
+        "video_processor": {
+            "video_processor_type": "EmbeddingGemma2VideoProcessor",
+            "max_soft_tokens": media.frame_patches,
+            **cut,
+            **video,
+        },
+        "feature_extractor": {"feature_extractor_type": f"{family}AudioFeatureExtractor", **features},
+    }
+
+
+def _query(task: str) -> str:
+    return prompts.QUERY.format(task=task, text="")
+
+
+# By name, for SentenceTransformer.encode(..., prompt_name=...), our task names and those that mteb asks for.
+PROMPTS = {
+    "query": _query("search result"),
+    "document": prompts.DOCUMENT.format(title="none", text=""),
+    **{task: _query(task) for task in prompts.QUERY_TASKS},
+    **{
+        name: _query(task)
+        for name, task in {
+            "BitextMining": "search result",
+            "Classification": "classification",
+            "Clustering": "clustering",
+            "MultilabelClassification": "classification",
+            "PairClassification": "sentence similarity",
+            "Reranking": "search result",
+            "Retrieval": "search result",
+            "STS": "sentence similarity",
+            "Summarization": "sentence similarity",
+        }.items()
+    },
+    "Retrieval-document": prompts.DOCUMENT.format(title="none", text=""),
+}

@@ -1,0 +1,32 @@
+"""Where a model is: a folder of this machine, or a repository of the Hugging Face hub at one fixed commit."""
+
+import os
+import pathlib
+import re
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+from embed.hf.config import HubError
+
+PINNED = re.compile(r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)@(?P<commit>[0-9a-f]{40})")
+NEEDED = ("*.json", "*.safetensors", "*/*.json", "*/*.safetensors")  # no code, nothing pickled
+
+
+def folder(name: str | os.PathLike) -> pathlib.Path:
+    """The folder `name`, or, for "owner/model@COMMIT", what that repository held at that commit, downloaded once.
+
+    The commit has its 40 digits: a branch's name would give another model tomorrow. Raises HubError where there is
+    neither, or the hub cannot be reached.
+    """
+    path = pathlib.Path(name)
+    if path.is_dir():
+        return path
+    pinned = PINNED.fullmatch(str(name))
+    if pinned is None:
+        raise HubError(f"no folder {name}; a model of the hub is named owner/model@COMMIT, with the commit's 40 digits")
+    try:
+        found = snapshot_download(pinned["repository"], revision=pinned["commit"], allow_patterns=list(NEEDED))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise HubError(f"{name} cannot be fetched ({type(error).__name__}: {error}); give a local folder") from error
+    return pathlib.Path(found)

@@ -1,0 +1,70 @@
+"""What a run says of itself, step by step, and when it has nothing good to say any more."""
+
+import json
+import logging
+import pathlib
+import sys
+import time
+from collections.abc import Sequence
+
+import jax
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from embed.data.tasks import Task
+
+log = logging.getLogger(__name__)
+
+
+class Diverged(RuntimeError):
+    """Too many updates in a row were not finite."""
+
+
+class Journal:
+    """Metrics to metrics.jsonl, TensorBoard, and a progress bar (on a terminal) or plain lines (in a log)."""
+
+    def __init__(self, run: pathlib.Path, tasks: Sequence[Task], start: int, steps: int):
+        self.tasks, self.path = tasks, run / "metrics.jsonl"
+        # Lines after the last checkpoint belong to steps that are about to run again.
+        rows = self.path.read_text().splitlines() if self.path.exists() else []
+        kept = [line for line in rows if line.endswith("}") and json.loads(line)["step"] < start]
+        partial = self.path.with_suffix(".partial")
+        partial.write_text("".join(line + "\n" for line in kept))
+        partial.replace(self.path)
+        self.file = self.path.open("a")
+        self.board = SummaryWriter(str(run / "tensorboard"), purge_step=start)
+        self.bar = tqdm(total=steps, initial=start, desc=run.name, unit="step", disable=not sys.stderr.isatty())
+        self.steps, self.first, self.begun = steps, start, time.monotonic()
+        self.last = self.begun
+        self.quarantined: dict[str, int] = {}
+
+    def write(self, step: int, number: int, metrics: dict[str, jax.Array], every: int, patience: int) -> None:
+        """One step's metrics; blocks until that step is done. Raises Diverged."""
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        task = self.tasks[number].name
+        now = time.monotonic()
+        row = {"step": step, "task": task, **values, "seconds": now - self.last}
+        self.last = now
+        self.file.write(json.dumps(row) + "\n")
+        self.file.flush()
+        for name, value in values.items():
+            self.board.add_scalar(f"{task}/{name}", value, step)
+        if values["quarantined"]:
+            self.quarantined[task] = self.quarantined.get(task, 0) + int(values["quarantined"])
+            log.warning("quarantined so far, by source: %s", self.quarantined)
+        self.bar.update()
+        self.bar.set_postfix_str(f"{task} loss {values['loss']:.3f}", refresh=False)
+        if self.bar.disable and ((step + 1) % every == 0 or step + 1 == self.steps):
+            rate = (step + 1 - self.first) / (now - self.begun)
+            left = (self.steps - step - 1) / rate
+            line = "step %d/%d %s loss %.3f accuracy %.3f, %.2f steps/s, %.0f s left"
+            log.info(line, step + 1, self.steps, task, values["loss"], values["accuracy"], rate, left)
+        if values["skipped_in_a_row"] >= patience:
+            raise Diverged(
+                f"{patience} updates in a row were not finite, at step {step} of task {task}; lower the rate"
+            )
+
+    def close(self) -> None:
+        self.file.close()
+        self.board.close()
+        self.bar.close()

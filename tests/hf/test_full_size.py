@@ -1,0 +1,135 @@
+"""The published sizes: every tensor's name and shape as transformers builds it, and the memory that an import takes."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import pytest
+from flax.traverse_util import flatten_dict
+
+torch = pytest.importorskip("torch", reason="needs the extra [hf]")
+transformers = pytest.importorskip("transformers", reason="needs the extra [hf]")
+
+from embed.hf.config import architecture, is_embedder  # noqa: E402
+from embed.hf.load import shapes  # noqa: E402
+from embed.hf.tensors import DENSE, theirs  # noqa: E402
+from embed.model.presets import PUBLISHED  # noqa: E402
+
+LOCAL, GLOBAL = "sliding_attention", "full_attention"
+ROPE = {
+    LOCAL: {"rope_type": "default", "rope_theta": 1e4},
+    GLOBAL: {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1e6},
+}
+
+
+def published(name: str):
+    """The class and the configuration that transformers' own conversion scripts and model cards state."""
+    if name == "embeddinggemma2":
+        text = transformers.EmbeddingGemma2TextConfig()
+        vision = transformers.Gemma4VisionConfig(use_clipped_linears=False)
+        audio = transformers.Gemma4AudioConfig()
+        config = transformers.EmbeddingGemma2Config(text_config=text, vision_config=vision, audio_config=audio)
+        return transformers.EmbeddingGemma2Model, config
+    if name == "gemma4_12b":
+        text = dict(
+            hidden_size=3840, intermediate_size=15_360, num_hidden_layers=48, layer_types=([LOCAL] * 5 + [GLOBAL]) * 8
+        )
+        text |= dict(num_attention_heads=16, num_key_value_heads=8, num_global_key_value_heads=1, sliding_window=1024)
+        text |= dict(attention_k_eq_v=True, rope_parameters=ROPE)
+        parts = dict(vision_config={}, audio_config={})
+        return transformers.Gemma4UnifiedModel, transformers.Gemma4UnifiedConfig(text_config=text, **parts)
+    text = dict(num_attention_heads=8, hidden_size_per_layer_input=256, rope_parameters=ROPE)
+    if name == "gemma4_e2b":
+        text |= dict(
+            hidden_size=1536, intermediate_size=6144, num_hidden_layers=35, layer_types=([LOCAL] * 4 + [GLOBAL]) * 7
+        )
+        text |= dict(num_key_value_heads=1, num_kv_shared_layers=20, use_double_wide_mlp=True)
+    else:
+        text |= dict(hidden_size=2560, intermediate_size=10_240, num_hidden_layers=42)
+        text |= dict(num_key_value_heads=2, num_kv_shared_layers=18)
+    parts = dict(vision_config=transformers.Gemma4VisionConfig(use_clipped_linears=True), audio_config={})
+    return transformers.Gemma4Model, transformers.Gemma4Config(text_config=text, **parts)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_tensor_has_the_name_and_shape_of_the_reference(tmp_path, name):
+    cls, config = published(name)
+    config.save_pretrained(tmp_path)
+    arch = architecture(tmp_path)
+    assert arch == PUBLISHED[name]
+    with torch.device("meta"):
+        model = cls(config)
+    from transformers.core_model_loading import revert_weight_conversion
+
+    there = {key: tuple(t.shape) for key, t in revert_weight_conversion(model, model.state_dict()).items()}
+    here = {}
+    for path, leaf in flatten_dict(shapes(arch)).items():
+        place = theirs(path, arch, is_embedder(arch))
+        sizes = dict(zip(place.axes.split("->")[1].split(), leaf.shape[place.names.ndim :], strict=True)) | {"1": 1}
+        shape, group = [], None
+        for axis in place.axes.split("->")[0].replace("(", "( ").replace(")", " )").split():
+            if axis == "(":
+                group = 1
+            elif axis == ")":
+                shape.append(group)
+                group = None
+            elif group is None:
+                shape.append(sizes[axis])
+            else:
+                group *= sizes[axis]
+        here |= dict.fromkeys(map(str, place.names.flat), tuple(shape))
+    if not is_embedder(arch):
+        assert here.pop(DENSE) == (arch.embedding, arch.width)
+    assert here == there
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes(arch)))
+    added = 0 if is_embedder(arch) else arch.width * arch.embedding
+    assert count == sum(t.numel() for t in model.state_dict().values()) + added
+
+
+LOAD = """
+import pathlib, sys
+import jax, jax.numpy as jnp, numpy as np
+from embed import hf, mesh
+from embed.data.layout import Budget, Layout, Words, row, stack
+from embed.data.tokenizer import Tokenizer
+from embed.hf.load import shapes
+from embed.model.encoder import Encoder, encode
+
+def peak():
+    status = pathlib.Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+
+with jax.set_mesh(mesh.make_mesh((1, 1, 1))):
+    arch = hf.architecture(sys.argv[1])
+    jax.block_until_ready(jnp.ones(8) + 1)
+    before = peak()
+    like = jax.tree.map(lambda leaf: leaf.update(dtype=jnp.bfloat16), shapes(arch))
+    params = hf.load(sys.argv[1], like)
+    after = peak()
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    layout = Layout(Tokenizer.load(sys.argv[2]), arch.media)
+    rows = stack([row([Words(tuple(range(5, 5 + n)))], Budget(32), layout) for n in (4, 20)], Budget(32), layout)
+    vectors = np.asarray(encode(Encoder(arch, jnp.bfloat16, remat=False), params, mesh.to_global(rows)))
+    assert vectors.shape == (2, 768) and np.isfinite(vectors).all()
+    print(before, after, peak(), size)
+"""
+
+
+def test_importing_embeddinggemma2_takes_little_more_than_one_copy(tmp_path, tokenizer):
+    cls, config = published("embeddinggemma2")
+    torch.manual_seed(0)
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        cls(config).save_pretrained(tmp_path, max_shard_size="500MB")
+    finally:
+        torch.set_default_dtype(dtype)
+    tokenizer.save(tmp_path / "tokenizer.json")
+    command = [sys.executable, "-c", LOAD, str(tmp_path), str(tmp_path / "tokenizer.json")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    before, after, embedded, size = map(int, done.stdout.split()[-4:])
+    said = {"imports": before, "import": after, "embedding": embedded, "one copy": size}
+    print(json.dumps({name: round(value / 2**30, 2) for name, value in said.items()}))
+    assert size > 1.4e9
+    assert after < 1.5 * size

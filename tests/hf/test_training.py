@@ -1,0 +1,61 @@
+"""From imported weights: gradients reach everything that trains and nothing else, and the loss goes down."""
+
+import jax
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+from test_golden import GOLDEN, SEEDS
+
+from embed import hf, mesh, optim, partition
+from embed.inputs import Inputs, Pairs
+from embed.loss.contrast import REPORT, contrast
+from embed.model.encoder import Encoder
+from embed.train import TrainState, make_step
+
+
+def start(kind):
+    """Architecture and parameters of a golden model, and its inputs of every modality as the queries of pairs."""
+    arch, params = hf.architecture(GOLDEN / kind), hf.load(GOLDEN / kind)
+    kept = {name: x for name, x in np.load(GOLDEN / kind / "inputs.npz").items() if name != "mean"}
+    kept["patches"] = kept["patches"].astype(np.float32) / 255
+    query = Inputs(**kept)
+    count = len(query.tokens)
+    hashes = np.arange(2 * count, dtype=np.uint32).reshape(2, count, 1).repeat(2, axis=2)
+    none = jax.tree.map(lambda x: x[:0], query)
+    pairs = Pairs(query, none, none, hashes[0], hashes[1], hashes[0][:0], np.ones(count, bool))
+    return arch, params, mesh.to_global(pairs)
+
+
+def objective(arch):
+    """The contrast of every input against the next one, whose vector is taken from the same pass."""
+    encoder = Encoder(arch, remat=False)
+
+    def loss(params, pairs, candidates):
+        query = encoder.apply({"params": params}, pairs.query)[:, 0]
+        target = jax.numpy.roll(query, 1, axis=0)
+        return contrast(query, target, target[:0], pairs, temperature=0.1, widths=arch.widths, candidates=candidates)
+
+    return loss
+
+
+@pytest.mark.parametrize(("kind", "frozen"), [*((kind, ()) for kind in SEEDS), ("gemma4_12b", ("vision", "audio"))])
+def test_twenty_steps_lower_the_loss_and_move_what_trains(kind, frozen):
+    arch, params, pairs = start(kind)
+
+    def trains(path):
+        return path[0] not in frozen
+
+    optimizer = optim.adamw(1e-3, warmup=2, steps=20)
+    before = jax.tree.map(np.asarray, params)
+    opt = optimizer.init(partition.split(params, trains)[0])
+    state, step = TrainState(jax.numpy.int32(0), params, opt), make_step(objective(arch), optimizer, trains)
+    losses = []
+    for _ in range(20):
+        state, metrics = step(state, pairs, REPORT)
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < 0.9 * losses[0] and not metrics["skipped"]
+    trained = flatten_dict(partition.split(state.params, trains)[0])
+    for path, leaf in flatten_dict(state.params).items():
+        moved = bool((np.asarray(leaf) != flatten_dict(before)[path]).any())
+        assert moved == (path in trained), path
+    assert {path for path in trained if path[0] in frozen} == set()
