@@ -50,8 +50,7 @@ class Encoder(nn.Module):
         backbone = Backbone(arch, self.remat, self.unroll, name="backbone")
         x = backbone(x, tokens, inputs.segments, inputs.positions)
         pooled = mean_pool(x, inputs.segments, segments)
-        project = Einsum("bsd,de->bse", (d, arch.embedding), mesh.OUT, mesh.TOKENS, name="projection")
-        return project(pooled)
+        return projection(arch, name="projection")(pooled)
 
     def _soft_tokens(self, inputs: Inputs) -> list[jax.Array]:
         """Of every row's images, then of its audio clips: [b,i·p,d] and [b,a·t,d]; nothing of what is not there."""
@@ -72,6 +71,11 @@ class Encoder(nn.Module):
             )
             found.append(audio(inputs.audio.astype(self.dtype), inputs.audio_mask))
         return [x.reshape(x.shape[0], x.shape[1] * x.shape[2], d, out_sharding=mesh.TOKENS) for x in found]
+
+
+def projection(arch: Architecture, **kwargs: Any) -> Einsum:
+    """The linear map f from the pooled [b,s,d] to the embeddings [b,s,e]."""
+    return Einsum("bsd,de->bse", (arch.width, arch.embedding), mesh.OUT, mesh.TOKENS, **kwargs)
 
 
 def mean_pool(x: jax.Array, segments: jax.Array, count: int) -> jax.Array:

@@ -5,18 +5,26 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
 torch = pytest.importorskip("torch", reason="needs the extra [hf]")
 transformers = pytest.importorskip("transformers", reason="needs the extra [hf]")
 
+from reference import BUDGET, random_pieces, their_inputs, their_states  # noqa: E402
+
+from embed import mesh  # noqa: E402
+from embed.data.layout import Layout, row, stack  # noqa: E402
 from embed.hf.config import architecture, is_embedder  # noqa: E402
-from embed.hf.load import shapes  # noqa: E402
+from embed.hf.load import load, shapes  # noqa: E402
 from embed.hf.tensors import DENSE, theirs  # noqa: E402
+from embed.model.encoder import Encoder, encode  # noqa: E402
 from embed.model.presets import PUBLISHED  # noqa: E402
 
 LOCAL, GLOBAL = "sliding_attention", "full_attention"
+ORDERS = ("w", "p", "s", "v", "wp", "pw", "sw", "wpw", "wvvs", "swpvw", "wpsw", "pspw")
 ROPE = {
     LOCAL: {"rope_type": "default", "rope_theta": 1e4},
     GLOBAL: {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1e6},
@@ -93,7 +101,7 @@ import jax, jax.numpy as jnp, numpy as np
 from embed import hf, mesh
 from embed.data.layout import Budget, Layout, Words, row, stack
 from embed.data.tokenizer import Tokenizer
-from embed.hf.load import shapes
+from embed.hf.load import load, shapes
 from embed.model.encoder import Encoder, encode
 
 def peak():
@@ -116,20 +124,56 @@ with jax.set_mesh(mesh.make_mesh((1, 1, 1))):
 """
 
 
-def test_importing_embeddinggemma2_takes_little_more_than_one_copy(tmp_path, tokenizer):
+@pytest.fixture(scope="module")
+def embeddinggemma2(tmp_path_factory, tokenizer):
+    """The folder of an EmbeddingGemma 2 of the published size with random weights in bfloat16."""
+    folder = tmp_path_factory.mktemp("embeddinggemma2")
     cls, config = published("embeddinggemma2")
+    for name in ("image", "video", "audio"):
+        setattr(config, f"{name}_token_id", getattr(tokenizer, name)[1])
     torch.manual_seed(0)
     dtype = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     try:
-        cls(config).save_pretrained(tmp_path, max_shard_size="500MB")
+        model = cls(config)
     finally:
         torch.set_default_dtype(dtype)
-    tokenizer.save(tmp_path / "tokenizer.json")
-    command = [sys.executable, "-c", LOAD, str(tmp_path), str(tmp_path / "tokenizer.json")]
+    with torch.no_grad():
+        for name, leaf in model.named_parameters():
+            if "q_norm" in name or "k_norm" in name:  # scores of variance 1: at norms of 1 attention is all or nothing
+                leaf.fill_(len(leaf) ** -0.25)
+    model.save_pretrained(folder, max_shard_size="500MB")
+    tokenizer.save(folder / "tokenizer.json")
+    return folder
+
+
+def test_importing_embeddinggemma2_takes_little_more_than_one_copy(embeddinggemma2):
+    command = [sys.executable, "-c", LOAD, str(embeddinggemma2), str(embeddinggemma2 / "tokenizer.json")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     before, after, embedded, size = map(int, done.stdout.split()[-4:])
     said = {"imports": before, "import": after, "embedding": embedded, "one copy": size}
     print(json.dumps({name: round(value / 2**30, 2) for name, value in said.items()}))
     assert size > 1.4e9
     assert after < 1.5 * size
+
+
+def test_in_bfloat16_its_vectors_are_those_of_the_reference_in_float32(embeddinggemma2, tokenizer):
+    """Every modality and interleaving, with padding, at the published size."""
+    arch = architecture(embeddinggemma2)
+    like = jax.tree.map(lambda leaf: leaf.update(dtype=jnp.bfloat16), shapes(arch))
+    params = load(embeddinggemma2, like)
+    layout, rng = Layout(tokenizer, arch.media), np.random.default_rng(0)
+    pieces = [random_pieces(order, arch.media, tokenizer, rng) for order in ORDERS]
+    rows = [row(one, BUDGET, layout) for one in pieces]
+    found = np.asarray(
+        encode(Encoder(arch, jnp.bfloat16, remat=False), params, mesh.to_global(stack(rows, BUDGET, layout)))
+    )
+    del params
+    model = published("embeddinggemma2")[0].from_pretrained(embeddinggemma2, dtype=torch.float32).eval()
+    expected = np.stack([
+        their_states(model, their_inputs(model, laid, one, arch.media))[0] for one, laid in zip(pieces, rows, strict=True)
+    ])  # fmt: skip
+    found, expected = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (found, expected))
+    print((found * expected).sum(1), (expected @ expected.T).round(3))
+    assert (found * expected).sum(1).min() >= 0.999
+    assert np.triu(expected @ expected.T, 1).max() < 0.99  # and the inputs are told apart

