@@ -170,9 +170,12 @@ def test_in_bfloat16_its_vectors_are_those_of_the_reference_in_float32(embedding
     )
     del params
     model = published("embeddinggemma2")[0].from_pretrained(embeddinggemma2, dtype=torch.float32).eval()
-    expected = np.stack([
-        their_states(model, their_inputs(model, laid, one, arch.media))[0] for one, laid in zip(pieces, rows, strict=True)
-    ])  # fmt: skip
+    expected = np.stack(
+        [
+            their_states(model, their_inputs(model, laid, one, arch.media))[0]
+            for one, laid in zip(pieces, rows, strict=True)
+        ]
+    )
     found, expected = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (found, expected))
     print((found * expected).sum(1), (expected @ expected.T).round(3))
     assert (found * expected).sum(1).min() >= 0.999
