@@ -17,7 +17,7 @@ from embed.data.layout import Layout
 from embed.data.tokenizer import Tokenizer
 from embed.hf.config import HubError, architecture, is_embedder
 from embed.hf.tensors import DENSE, Theirs, theirs
-from embed.model.encoder import Encoder, init, projection
+from embed.model.encoder import Encoder, init, init_projection
 from embed.model.presets import Architecture
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def load(folder: str | os.PathLike, like: dict[str, Any] | None = None, seed: in
         place = theirs(name, arch, is_embedder(arch))
         if str(place.names) == DENSE and DENSE not in reader.files:
             new.append("/".join(name))
-            return _projection(arch, seed).astype(wanted.dtype)
+            return init_projection(arch, jax.random.key(seed)).astype(wanted.dtype)
         value = reader.read(place, wanted.shape, wanted.dtype)
         return jax.make_array_from_callback(wanted.shape, wanted.sharding, lambda index: value[index])
 
@@ -63,11 +63,6 @@ def load(folder: str | os.PathLike, like: dict[str, Any] | None = None, seed: in
     dropped = reader.finish()
     log.info("%s: new: %s; left out: %s", folder, ", ".join(new) or "nothing", ", ".join(dropped) or "nothing")
     return params
-
-
-def _projection(arch: Architecture, seed: int) -> jax.Array:
-    pooled = jax.ShapeDtypeStruct((1, 1, arch.width), np.float32)
-    return jax.jit(projection(arch).lazy_init)(jax.random.key(seed), pooled)["params"]["weight"]
 
 
 def to_checkpoint(folder: str | os.PathLike, run: str | os.PathLike) -> None:

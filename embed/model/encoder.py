@@ -129,9 +129,20 @@ def init(model: Encoder, key: jax.Array) -> dict:
     return model.init(key, _sample(model.arch))["params"]
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def init_projection(arch: Architecture, key: jax.Array) -> jax.Array:
+    """A new projection f32[d,e] for a backbone that has none, born in its layout."""
+    pooled = jnp.zeros((_fewest_rows(), 1, arch.width), out_sharding=mesh.TOKENS)
+    return projection(arch).init(key, pooled)["params"]["weight"]
+
+
+def _fewest_rows() -> int:
+    return math.prod(jax.sharding.get_abstract_mesh().shape[axis] for axis in mesh.BATCH)
+
+
 def _sample(arch: Architecture) -> Inputs:
     """The smallest inputs that touch every parameter: a token, a patch, a frame, in as many rows as the mesh wants."""
-    rows = math.prod(jax.sharding.get_abstract_mesh().shape[axis] for axis in mesh.BATCH)
+    rows = _fewest_rows()
     frames, content = arch.media.audio_shape
 
     def zeros(dtype: Any, *shape: int) -> jax.Array:
