@@ -1,17 +1,22 @@
-"""The report's contrastive loss with all its masks, dense: the reference you can read.
+"""The report's contrastive loss with all its masks.
 
 Gemini Embedding 2 (arXiv 2605.27295), Eq. 2-3: for query i with cosine s and temperature t, cross-entropy of the
 positive against its own hard negatives and every other target j, except those with an equal query or an equal target
 (by content hash), which would be false negatives. The positive enters the denominator exactly once.
+
+A query's positive and its own hard negatives are on its device. What others bring goes through `rivals`: here all at
+once (`dense`, the reference you can read), in embed/loss/ring.py in constant memory.
 """
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
+import flax.struct
 import jax
 import jax.numpy as jnp
-from einops import rearrange
+from einops import rearrange, repeat
 from jax import P
 
 from embed import mesh
@@ -33,120 +38,183 @@ class Candidates:
 REPORT = Candidates()
 
 
+@flax.struct.dataclass
+class Side:
+    """Queries, or what they are compared with: n rows, w Matryoshka widths.
+
+    The logit of a query and a key at a width is the dot product of their prefixes times both factors.
+    """
+
+    vector: jax.Array  # [n,e]         not normalised
+    factor: jax.Array  # f32[n,w]      1 / norm of each prefix; a query's times its scale over the temperature
+    sharp: jax.Array  # f32[n]         a query's scale over the temperature; of a key, unused
+    ceiling: jax.Array  # f32[n,w]     cosine above which a candidate is taken for a false negative
+    query_hash: jax.Array  # u32[n,2]  content of the pair's query
+    content_hash: jax.Array  # u32[n,2]  of a query, its positive; of a key, itself
+    valid: jax.Array  # bool[n]
+    pair: jax.Array  # i32[n]          the row of the batch that it belongs to
+
+
+@flax.struct.dataclass
+class Rivals:
+    """What queries and keys have found in each other."""
+
+    total: jax.Array  # f32[q,w]  logsumexp of a query's logits
+    best: jax.Array  # f32[q]     the largest one at the widest width
+    left: jax.Array  # f32[q]     how many there are at the widest width
+    back: jax.Array  # f32[n,w]   logsumexp of a key's logits against valid queries; EXCLUDED where not asked for
+
+
+def logits(query: jax.Array, factor: jax.Array, key: jax.Array, other: jax.Array, widths: Sequence[int]) -> jax.Array:
+    """query [q,e], factor f32[q,w], key [n,e], other f32[n,w] -> f32[w,q,n]. Products over nested prefixes add up."""
+    product, found = jnp.float32(0), []
+    for i, (start, stop) in enumerate(pairwise([0, *widths])):
+        q, k = query[:, start:stop], key[:, start:stop]
+        product = product + jnp.einsum("qe,ne->qn", q, k, preferred_element_type=jnp.float32)
+        found.append(product * rearrange(factor[:, i], "q -> q 1") * rearrange(other[:, i], "n -> 1 n"))
+    return jnp.stack(found)
+
+
+def near(queries: Side, keys: Side, scores: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """bool[w,q,n] twice: which keys a query is compared with, and which queries a key is, at logits f32[w,q,n].
+
+    A key counts where it is the query's own or comes from a valid pair with another query, and is not equal to the
+    positive; above the ceiling it does not.
+    """
+
+    def equal(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jnp.all(rearrange(a, "q ... -> q 1 ...") == rearrange(b, "n ... -> 1 n ..."), axis=range(2, a.ndim + 1))
+
+    others = ~equal(queries.query_hash, keys.query_hash) & rearrange(keys.valid, "n -> 1 n")
+    keep = rearrange(
+        (equal(queries.pair, keys.pair) | others) & ~equal(queries.content_hash, keys.content_hash), "q n -> 1 q n"
+    )
+    cosine = scores / rearrange(queries.sharp, "q -> 1 q 1")
+    forth = keep & (cosine <= rearrange(queries.ceiling, "q w -> w q 1"))
+    back = keep & rearrange(queries.valid, "q -> 1 q 1") & (cosine <= rearrange(keys.ceiling, "n w -> w 1 n"))
+    return forth, back
+
+
+def seen(queries: Side, keys: Side, widths: Sequence[int], columns: bool) -> Rivals:
+    """What queries and keys find in each other, with all logits at once; `columns` says whether keys look back."""
+    scores = logits(queries.vector, queries.factor, keys.vector, keys.factor, widths)
+    forth, back = near(queries, keys, scores)
+    found = jnp.where(forth, scores, EXCLUDED)
+    column = jax.nn.logsumexp(jnp.where(back & columns, scores, EXCLUDED), axis=1)
+    return Rivals(
+        total=rearrange(jax.nn.logsumexp(found, axis=2), "w q -> q w"),
+        best=jnp.max(found[-1], axis=1),
+        left=jnp.sum(forth[-1], axis=1, dtype=jnp.float32),
+        back=rearrange(column, "w n -> n w"),
+    )
+
+
+def dense(queries: Side, keys: Side, widths: Sequence[int], columns: bool) -> Rivals:
+    """Of the whole batch: every device sees every key."""
+    everywhere = jax.tree.map(lambda leaf: jax.reshard(leaf, P()), keys)
+    found = seen(queries, everywhere, widths, columns)
+    return dataclasses.replace(found, back=jax.reshard(found.back, mesh.EMBEDDINGS))
+
+
 def contrast(
     query: jax.Array,
     target: jax.Array,
     negative: jax.Array,
     pairs: Pairs,
     *,
-    temperature: float,
+    temperature: float | jax.Array,
     widths: Sequence[int],
     weights: Sequence[float] | None = None,
     candidates: Candidates = REPORT,
     scale: jax.Array | None = None,
+    rivals: Callable[[Side, Side, Sequence[int], bool], Rivals] = dense,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Mean loss over the valid pairs, and over Matryoshka widths with `weights` (equal ones if none are given).
 
-    query f32[q,e], target f32[q,e] and negative f32[q·h,e] (h >= 0) need not be normalised; `pairs` gives content
-    hashes and validity; `scale` f32[q] multiplies each query's logits. Each width is a loss of its own on renormalised
-    prefixes; all come from one pass, since dot products over nested prefixes add up.
+    query [q,e], target [q,e] and negative [q·h,e] (h >= 0) need not be normalised; products are made in their dtype
+    and added up in float32. `pairs` gives content hashes and validity; `scale` f32[q] multiplies each query's logits.
+    Each width is a loss of its own on renormalised prefixes; all come from one pass. `rivals` is `dense` or `ring`.
 
     Returns f32[] and metrics of the widest width over valid pairs: `accuracy`, the share of queries whose positive
     beats every candidate; `effective_negatives`, the mean number of candidates left to a query after masking;
     `masked`, the share of the others' targets and of hard negatives that was masked out.
     """
-    rows = query.shape[0]
+    rows, widths = query.shape[0], tuple(widths)
     h = negative.shape[0] // rows
     weights = [1 / len(widths)] * len(widths) if weights is None else weights
-    scale = jnp.ones_like(query[:, 0]) if scale is None else scale
-    keep_targets, keep_negatives = _masks(pairs, h, candidates)
-    valid = pairs.valid
+    sharp = (jnp.ones_like(query[:, 0], jnp.float32) if scale is None else scale) / temperature
+    valid, pair = pairs.valid, jnp.arange(rows, out_sharding=mesh.ROWS)
 
-    # Every device sees every candidate; embed/loss/ring.py is for batches where that does not fit.
-    targets = jax.reshard(target, P())
-    negatives = jax.reshard(negative, P()) if candidates.shared_negatives else _by_query(negative, rows)
-    to_negatives = "qe,ne->qn" if candidates.shared_negatives else "qe,qhe->qh"
-    out = mesh.EMBEDDINGS
+    unit_query, unit_target = inverse_norms(query, widths), inverse_norms(target, widths)
+    cosine = _over_prefixes(query, target, widths) * unit_query * unit_target
+    positive = cosine * rearrange(sharp, "q -> q 1")
+    ceiling = jax.lax.stop_gradient(cosine) + (jnp.inf if candidates.margin is None else candidates.margin)
 
-    loss, metrics = jnp.float32(0), {}
-    dots = [jnp.float32(0)] * 3  # query·target, query·negative, query·own target
-    norms = [jnp.float32(0)] * 4  # squared, of query, targets, negatives, own target
-    for (start, stop), weight in zip(pairwise([0, *widths]), weights, strict=True):
-        q, t, n, own = (x[..., start:stop].astype(jnp.float32) for x in (query, targets, negatives, target))
-        products = [
-            jnp.einsum("qe,ne->qn", q, t, out_sharding=out),
-            jnp.einsum(to_negatives, q, n, out_sharding=out),
-            jnp.sum(q * own, axis=-1),
-        ]
-        dots = [total + product for total, product in zip(dots, products, strict=True)]
-        norms = [total + jnp.sum(jnp.square(x), axis=-1) for total, x in zip(norms, (q, t, n, own), strict=True)]
-        rq, rt, rn, rown = (jax.lax.rsqrt(jnp.maximum(norm, 1e-24)) for norm in norms)
-        across = rearrange(rn, "n -> 1 n") if candidates.shared_negatives else rn
-        cos_targets = dots[0] * rearrange(rq, "q -> q 1") * rearrange(rt, "n -> 1 n")
-        cos_negatives = dots[1] * rearrange(rq, "q -> q 1") * across
-        positive = dots[2] * rq * rown
-
-        near_targets, near_negatives = keep_targets, keep_negatives
-        near_queries = keep_targets & rearrange(valid, "q -> q 1")
-        if candidates.margin is not None:
-            ceiling = positive + candidates.margin
-            near_targets &= cos_targets <= rearrange(ceiling, "q -> q 1")
-            near_negatives &= cos_negatives <= rearrange(ceiling, "q -> q 1")
-            near_queries &= cos_targets <= rearrange(jax.reshard(ceiling, P()), "n -> 1 n")
-        sharp = rearrange(scale / temperature, "q -> q 1")
-        rivals = [
-            jnp.where(near_targets, cos_targets * sharp, EXCLUDED),
-            jnp.where(near_negatives, cos_negatives * sharp, EXCLUDED),
-        ]
-        own_logit = positive * scale / temperature
-        each = (
-            jax.nn.logsumexp(jnp.concatenate([rearrange(own_logit, "q -> q 1"), *rivals], axis=1), axis=1) - own_logit
+    factor = unit_query * rearrange(sharp, "q -> q 1")
+    queries = Side(query, factor, sharp, ceiling, pairs.query_hash, pairs.target_hash, valid, pair)
+    targets = Side(target, unit_target, sharp, ceiling, pairs.query_hash, pairs.target_hash, valid, pair)
+    found = []
+    if candidates.in_batch:
+        found.append(rivals(queries, targets, widths, candidates.both_directions))
+    if h:
+        negatives = _hard_negatives(negative, pairs, queries, widths)
+        found.append(
+            rivals(queries, negatives, widths, False)
+            if candidates.shared_negatives
+            else _own(queries, negatives, widths)
         )
-        if candidates.both_directions:
-            # The same scores read by column: a target against the queries. The positive joins its column's sum.
-            column = jax.nn.logsumexp(jnp.where(near_queries, cos_targets * sharp, EXCLUDED), axis=0)
-            each = (each + jnp.logaddexp(jax.reshard(column, mesh.ROWS), own_logit) - own_logit) / 2
-        loss += weight * _mean(each, valid)
 
-        best = jnp.max(jnp.concatenate(rivals, axis=1), axis=1)
-        left = jnp.sum(near_targets, axis=1) + jnp.sum(near_negatives, axis=1)
-        offered = jnp.sum(valid) - 1 if candidates.in_batch else 0
-        offered += jnp.sum(valid) * h if candidates.shared_negatives else h
-        metrics = {
-            "accuracy": _mean(own_logit > best, valid),
-            "effective_negatives": _mean(left, valid),
-            "masked": 1 - _mean(left, valid) / jnp.maximum(offered, 1),
-        }
+    total = jnp.stack([positive, *(one.total for one in found)])
+    each = jax.nn.logsumexp(total, axis=0) - positive
+    if candidates.both_directions:
+        # The same scores read by column: a target against the queries. The positive joins its column's sum.
+        back = found[0].back if candidates.in_batch else jnp.full_like(positive, EXCLUDED)
+        each = (each + jnp.logaddexp(back, positive) - positive) / 2
+    loss = jnp.sum(jnp.asarray(weights, jnp.float32) * _mean(each, valid))
+
+    best = functools.reduce(jnp.maximum, (one.best for one in found), jnp.full_like(sharp, EXCLUDED))
+    left = sum((one.left for one in found), jnp.zeros_like(sharp))
+    offered = jnp.sum(valid) - 1 if candidates.in_batch else 0
+    offered += jnp.sum(valid) * h if candidates.shared_negatives else h
+    metrics = {
+        "accuracy": _mean(positive[:, -1] > best, valid),
+        "effective_negatives": _mean(left, valid),
+        "masked": 1 - _mean(left, valid) / jnp.maximum(offered, 1),
+    }
     return loss, metrics
 
 
-def _masks(pairs: Pairs, h: int, candidates: Candidates) -> tuple[jax.Array, jax.Array]:
-    """bool[q,q] of targets to keep, and bool[q,h] of own (or bool[q,q·h] of everybody's) hard negatives to keep."""
-    rows = pairs.valid.shape[0]
-    same_query = _equal(pairs.query_hash, pairs.query_hash)
-    same_target = _equal(pairs.target_hash, pairs.target_hash)
-    there = rearrange(jax.reshard(pairs.valid, P()), "n -> 1 n")
-    targets = ~(same_query | same_target) & there & candidates.in_batch
-    if candidates.shared_negatives:
-        owner = jnp.arange(rows * h) // max(h, 1)
-        mine = jnp.arange(rows).reshape(-1, 1) == owner.reshape(1, -1)
-        others = jnp.broadcast_to((~same_query & there)[..., None], (rows, rows, h))
-        others = others.reshape(rows, rows * h, out_sharding=mesh.EMBEDDINGS)
-        return targets, (mine | others) & ~_equal(pairs.target_hash, pairs.negative_hash)
-    hashes = _by_query(pairs.negative_hash, rows)
-    return targets, jnp.any(hashes != rearrange(pairs.target_hash, "q w -> q 1 w"), axis=-1)
+def inverse_norms(x: jax.Array, widths: Sequence[int]) -> jax.Array:
+    """[n,e] -> f32[n,w]: 1 / norm of every prefix."""
+    return jax.lax.rsqrt(jnp.maximum(_over_prefixes(x, x, widths), 1e-24))
 
 
-def _equal(a: jax.Array, b: jax.Array) -> jax.Array:
-    """bool[q,n]: which 64-bit hashes u32[q,2], u32[n,2] are equal."""
-    b = jax.reshard(b, P())
-    return jnp.all(rearrange(a, "q w -> q 1 w") == rearrange(b, "n w -> 1 n w"), axis=-1)
+def _over_prefixes(a: jax.Array, b: jax.Array, widths: Sequence[int]) -> jax.Array:
+    """a [n,e], b [n,e] -> f32[n,w]: row by row, the dot product of every prefix."""
+    product = a.astype(jnp.float32) * b.astype(jnp.float32)
+    sums = [jnp.sum(product[:, start:stop], axis=1) for start, stop in pairwise([0, *widths])]
+    return jnp.cumsum(jnp.stack(sums, axis=1), axis=1)
 
 
-def _by_query(x: jax.Array, rows: int) -> jax.Array:
-    """[q·h,...] -> [q,h,...]; its layout said, since for h = 0 it cannot be inferred."""
-    return x.reshape(rows, x.shape[0] // rows, *x.shape[1:], out_sharding=mesh.TOKENS)
+def _hard_negatives(negative: jax.Array, pairs: Pairs, queries: Side, widths: Sequence[int]) -> Side:
+    """negative [q·h,e] as keys; what they share with their query is repeated."""
+    h = negative.shape[0] // queries.pair.shape[0]
+    each = jax.tree.map(lambda leaf: repeat(leaf, "q ... -> (q h) ...", h=h), queries)
+    return dataclasses.replace(
+        each, vector=negative, factor=inverse_norms(negative, widths), content_hash=pairs.negative_hash
+    )
+
+
+def _own(queries: Side, negatives: Side, widths: Sequence[int]) -> Rivals:
+    """Every query against its own h hard negatives alone."""
+    one_query = jax.tree.map(lambda leaf: rearrange(leaf, "q ... -> q 1 ..."), queries)
+    rows = queries.pair.shape[0]
+    own = jax.tree.map(lambda leaf: rearrange(leaf, "(q h) ... -> q h ...", q=rows), negatives)
+    found = jax.vmap(lambda query, keys: seen(query, keys, widths, False))(one_query, own)
+    return jax.tree.map(lambda leaf: leaf[:, 0], found)
 
 
 def _mean(x: jax.Array, valid: jax.Array) -> jax.Array:
-    return jnp.sum(jnp.where(valid, x, 0).astype(jnp.float32)) / jnp.maximum(jnp.sum(valid), 1)
+    """x [q,...] -> f32[...]"""
+    x = jnp.where(valid.reshape(-1, *(1,) * (x.ndim - 1)), x, 0).astype(jnp.float32)
+    return jnp.sum(x, axis=0) / jnp.maximum(jnp.sum(valid), 1)
