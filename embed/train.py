@@ -50,14 +50,50 @@ class Schedule:
     patience: int = 20  # updates in a row that may be skipped as not finite
 
 
+def unchanged(key: jax.Array, params: dict) -> dict:
+    """Adds nothing to the parameters a run starts from."""
+    return params
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What an experiment says: what is trained, on what, and how. It opens nothing and computes nothing."""
+
+    folder: pathlib.Path
+    encoder: encoders.Encoder
+    tasks: Sequence[Task]
+    loss: Loss
+    optimizer: optax.GradientTransformation
+    steps: int
+    seed: int
+    init: pathlib.Path | None = None  # a checkpoint or a published model's folder to start from; None: the seed
+    adapt: Callable[[jax.Array, dict], dict] = (
+        unchanged  # (key, parameters) -> with what is added to them, say adapters
+    )
+    trains: partition.Chooses = partition.everything  # which parameters, by path; the others stay as they are
+    schedule: Schedule = Schedule()
+    about: dict[str, Any] = dataclasses.field(default_factory=dict)  # for the checkpoint's metadata
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One training step, in two compiled parts."""
+
+    differentiate: Callable  # (params, pairs, candidates) -> (gradients, metrics); one program a batch shape and rule
+    update: Callable  # (state, gradients) -> (state, metrics); one program for all tasks; the state is donated
+
+    def __call__(
+        self, state: TrainState, pairs: Pairs, candidates: Candidates
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        grads, metrics = self.differentiate(state.params, pairs, candidates)
+        state, more = self.update(state, grads)
+        return state, {**metrics, **more}
+
+
 def make_step(
     loss: Loss, optimizer: optax.GradientTransformation, trains: partition.Chooses = partition.everything
-) -> Callable:
-    """(state, pairs, candidates) -> (state, metrics); the state is donated.
-
-    Gradients are compiled once a batch shape and mask rule, the optimizer once for all tasks. Both are of the
-    parameters that `trains` chooses by their paths, and `state.opt` is too; the loss takes all.
-    """
+) -> Step:
+    """The step of a loss; gradients and `state.opt` are of the parameters that `trains` chooses by their paths."""
 
     @functools.partial(jax.jit, static_argnums=2)
     def differentiate(params: dict, pairs: Pairs, candidates: Candidates) -> tuple[dict, dict[str, jax.Array]]:
@@ -78,17 +114,7 @@ def make_step(
         metrics = {"grad_norm": optax.tree.norm(grads), "skipped": total, "skipped_in_a_row": consecutive}
         return TrainState(state.step + 1, params, opt), metrics
 
-    def step(state: TrainState, pairs: Pairs, candidates: Candidates) -> tuple[TrainState, dict[str, jax.Array]]:
-        grads, metrics = differentiate(state.params, pairs, candidates)
-        state, more = update(state, grads)
-        return state, {**metrics, **more}
-
-    return step
-
-
-def unchanged(key: jax.Array, params: dict) -> dict:
-    """Adds nothing to the parameters a run starts from."""
-    return params
+    return Step(differentiate, update)
 
 
 def starting_params(init: pathlib.Path, shapes: dict, layout: Layout) -> dict:
@@ -104,61 +130,51 @@ def starting_params(init: pathlib.Path, shapes: dict, layout: Layout) -> dict:
     return checkpoint.load_params(init, shapes)
 
 
-def fit(
-    run: pathlib.Path,
-    encoder: encoders.Encoder,
-    layout: Layout,
-    tasks: Sequence[Task],
-    sources: Sequence[Source],
-    loss: Loss,
-    optimizer: optax.GradientTransformation,
-    *,
-    steps: int,
-    seed: int,
-    init: pathlib.Path | None = None,
-    adapt: Callable[[jax.Array, dict], dict] = unchanged,
-    trains: partition.Chooses = partition.everything,
-    schedule: Schedule = Schedule(),
-    about: dict[str, Any] | None = None,
-) -> TrainState:
-    """Trains to `steps` batches and returns the last state, going on from the last checkpoint in `run` if there is one.
+def begin(run: Run, params: dict) -> TrainState:
+    """The state of a run that starts from `params`, adapted already."""
+    return TrainState(jnp.int32(0), params, run.optimizer.init(partition.split(params, run.trains)[0]))
 
-    `adapt(key, params)` adds to the parameters that a run starts from (adapters, say); of the result, what `trains`
-    chooses by path is trained, and the rest stays as it is.
 
-    Needs a mesh (`jax.set_mesh`). Raises CheckpointError where `init` or the run's own checkpoint expects other
-    inputs, belongs to other tasks or trains other parameters, ValueError where nothing trains, and Diverged after
-    `schedule.patience` updates in a row that were not finite.
+def shapes(run: Run) -> tuple[dict, TrainState]:
+    """The encoder's parameters and the run's first state as ShapeDtypeStructs on the present mesh."""
+    key = jax.random.key(0)
+    base = checkpoint.concrete(jax.eval_shape(lambda key: encoders.init(run.encoder, key), key))
+    return base, checkpoint.concrete(jax.eval_shape(lambda key, params: begin(run, run.adapt(key, params)), key, base))
+
+
+def fit(run: Run, layout: Layout, sources: Sequence[Source]) -> TrainState:
+    """Trains to `run.steps` batches and returns the last state, going on from the last checkpoint of the run's folder.
+
+    `sources` are the tasks' records, and `layout` makes inputs of them. Needs a mesh (`jax.set_mesh`). Raises
+    CheckpointError where `run.init` or the run's own checkpoint expects other inputs, belongs to other tasks or trains
+    other parameters, ValueError where nothing trains, and Diverged after `schedule.patience` updates in a row that
+    were not finite.
     """
-    data = mixture(tasks, sources, layout, seed, jax.process_index(), jax.process_count())
-    key = jax.random.key(seed)
-    adapters_key = jax.random.fold_in(key, 1)
-
-    def begin(params: dict) -> TrainState:
-        return TrainState(jnp.int32(0), params, optimizer.init(partition.split(params, trains)[0]))
-
-    base = checkpoint.concrete(jax.eval_shape(lambda key: encoders.init(encoder, key), key))
-    target = checkpoint.concrete(jax.eval_shape(lambda key, params: begin(adapt(key, params)), adapters_key, base))
+    folder, tasks, schedule, steps = run.folder, run.tasks, run.schedule, run.steps
+    data = mixture(tasks, sources, layout, run.seed, jax.process_index(), jax.process_count())
+    key = jax.random.key(run.seed)
+    base, target = shapes(run)
     meta = checkpoint.describe(
-        encoder.arch,
+        run.encoder.arch,
         layout,
         tasks=[dataclasses.asdict(task) for task in tasks],
-        trained_parameters=partition.shapes(partition.split(target.params, trains)[0]),
-        seed=seed,
-        init=init,
-        **(about or {}),
+        trained_parameters=partition.shapes(partition.split(target.params, run.trains)[0]),
+        seed=run.seed,
+        init=run.init,
+        **run.about,
     )
-    step_fn = make_step(loss, optimizer, trains)
-    run.mkdir(parents=True, exist_ok=True)
-    with checkpoint.checkpointer(run, schedule.save, schedule.keep) as saver, _interrupts() as interrupted:
-        if checkpoint.steps(run):
-            state = _restore(run, saver, target, meta, layout)
+    step_fn = make_step(run.loss, run.optimizer, run.trains)
+    folder.mkdir(parents=True, exist_ok=True)
+    with checkpoint.checkpointer(folder, schedule.save, schedule.keep) as saver, _interrupts() as interrupted:
+        if checkpoint.steps(folder):
+            state = _restore(folder, saver, target, meta, layout)
         else:
-            params = encoders.init(encoder, key) if init is None else starting_params(init, base, layout)
-            state = jax.jit(begin, donate_argnums=0)(adapt(adapters_key, params))
+            params = encoders.init(run.encoder, key) if run.init is None else starting_params(run.init, base, layout)
+            params = run.adapt(jax.random.fold_in(key, 1), params)
+            state = jax.jit(functools.partial(begin, run), donate_argnums=0)(params)
         start = int(state.step)
-        layout.tokenizer.save(run / "tokenizer.json")
-        journal = Journal(run, tasks, start, steps)
+        layout.tokenizer.save(folder / "tokenizer.json")
+        journal = Journal(folder, tasks, start, steps)
         late: tuple[int, int, dict] | None = None
         for step, (number, pairs) in zip(
             range(start, steps), batches(data, start, steps, schedule.workers), strict=False
@@ -204,16 +220,16 @@ def _interrupts() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _restore(run, saver, target: TrainState, meta, layout) -> TrainState:
-    """The last checkpoint of `run` on the layout of `target`. Raises CheckpointError where it is of another run."""
-    checkpoint.check(run, layout)
-    saved = checkpoint.metadata(run)
+def _restore(folder, saver, target: TrainState, meta, layout) -> TrainState:
+    """The last checkpoint of `folder` on the layout of `target`. Raises CheckpointError where it is of another run."""
+    checkpoint.check(folder, layout)
+    saved = checkpoint.metadata(folder)
     changed = [k for k in ("architecture", "tasks", "seed", "trained_parameters") if saved.get(k) != meta.get(k)]
     if changed:
         raise checkpoint.CheckpointError(
-            f"{run} holds a run with other {', '.join(changed)}; give this one another workdir, or delete that one"
+            f"{folder} holds a run with other {', '.join(changed)}; give this one another workdir, or delete that one"
         )
-    last = checkpoint.steps(run)[-1]
+    last = checkpoint.steps(folder)[-1]
     loaded = saver.load(last, {"step": target.step, "params": target.params, "opt": target.opt})
-    log.info("resuming %s at step %d", run, last)
+    log.info("resuming %s at step %d", folder, last)
     return TrainState(loaded["step"], loaded["params"], loaded["opt"])

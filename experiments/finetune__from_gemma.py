@@ -43,10 +43,9 @@ TASKS = (
 )
 
 
-def main(config: ConfigDict) -> None:
-    start, data, work = hf.folder(config.pretrained), pathlib.Path(config.data), pathlib.Path(config.workdir)
+def plan(config: ConfigDict) -> train.Run:
+    start, work = hf.folder(config.pretrained), pathlib.Path(config.workdir)
     arch = hf.architecture(start)
-    corpora.build(data)
     encoder = Encoder(arch, jnp.dtype(config.dtype), config.remat, config.unroll)
 
     def loss(params, pairs, candidates):
@@ -60,12 +59,10 @@ def main(config: ConfigDict) -> None:
             query, target, negative, pairs, temperature=TEMPERATURE, widths=arch.widths, candidates=candidates
         )
 
-    train.fit(
+    return train.Run(
         work / NAME,
         encoder,
-        hf.layout(start),
         TASKS,
-        sources(TASKS, data),
         loss,
         optim.adamw(RATE, warmup=10, steps=STEPS),
         steps=config.steps or STEPS,
@@ -75,6 +72,12 @@ def main(config: ConfigDict) -> None:
         schedule=train.Schedule(config.save, config.keep, config.log, config.workers),
         about={"experiment": NAME, "config": config.to_dict()},
     )
+
+
+def main(config: ConfigDict) -> None:
+    start = hf.folder(config.pretrained)
+    corpora.build(pathlib.Path(config.data))
+    train.fit(plan(config), hf.layout(start), sources(TASKS, pathlib.Path(config.data)))
 
 
 if __name__ == "__main__":

@@ -43,8 +43,8 @@ TASKS = (
 )
 
 
-def main(config: ConfigDict) -> None:
-    arch, data, work = PRESETS[config.model], pathlib.Path(config.data), pathlib.Path(config.workdir)
+def plan(config: ConfigDict) -> train.Run:
+    arch, work = PRESETS[config.model], pathlib.Path(config.workdir)
     encoder = Encoder(arch, jnp.dtype(config.dtype), config.remat, config.unroll)
 
     def loss(params, pairs, candidates):
@@ -58,12 +58,10 @@ def main(config: ConfigDict) -> None:
             query, target, negative, pairs, temperature=TEMPERATURE, widths=arch.widths, candidates=candidates
         )
 
-    train.fit(
+    return train.Run(
         work / NAME,
         encoder,
-        layout_for(arch, data, config.pairs),
         TASKS,
-        sources(TASKS, data),
         loss,
         optim.adamw(RATE, warmup=10, steps=STEPS),
         steps=config.steps or STEPS,
@@ -72,6 +70,11 @@ def main(config: ConfigDict) -> None:
         schedule=train.Schedule(config.save, config.keep, config.log, config.workers),
         about={"experiment": NAME, "config": config.to_dict()},
     )
+
+
+def main(config: ConfigDict) -> None:
+    data = pathlib.Path(config.data)
+    train.fit(plan(config), layout_for(PRESETS[config.model], data, config.pairs), sources(TASKS, data))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ Starts from the greedy soup of experiments/recipe.py. Tasks, their rates and the
 
 import logging
 import pathlib
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -15,6 +16,7 @@ from embed import optim, train
 from embed.data import folders
 from embed.data.layout import Budget
 from embed.data.prepare import layout_for, sources
+from embed.data.tasks import Task
 from embed.loss.contrast import Candidates, contrast
 from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs
 from embed.model.presets import PRESETS
@@ -31,15 +33,9 @@ BOTH = Candidates(both_directions=True)
 MOST = Budget(128, images=4, patches=16, clips=1, frames=64)  # of a row; longer contents are cut
 
 
-def main(config: ConfigDict) -> None:
-    arch, data, work = PRESETS[config.model], pathlib.Path(config.data), pathlib.Path(config.workdir)
+def plan(config: ConfigDict, tasks: Sequence[Task]) -> train.Run:
+    arch, work = PRESETS[config.model], pathlib.Path(config.workdir)
     encoder = Encoder(arch, jnp.dtype(config.dtype), config.remat, config.unroll)
-    layout = layout_for(arch, data, config.pairs)
-    tasks = folders.tasks(config.pairs, layout, MOST, BATCH, BOTH)
-    for task in tasks:
-        log.info(
-            "%s: batch %d, rate %.0f, query %s, target %s", task.name, task.batch, task.rate, task.query, task.target
-        )
 
     def loss(params, pairs, candidates):
         def embed(inputs):
@@ -52,12 +48,10 @@ def main(config: ConfigDict) -> None:
             query, target, negative, pairs, temperature=TEMPERATURE, widths=arch.widths, candidates=candidates
         )
 
-    train.fit(
+    return train.Run(
         work / NAME,
         encoder,
-        layout,
         tasks,
-        sources(tasks, pathlib.Path(config.pairs)),
         loss,
         optim.adamw(RATE, warmup=10, steps=STEPS),
         steps=config.steps or STEPS,
@@ -66,6 +60,16 @@ def main(config: ConfigDict) -> None:
         schedule=train.Schedule(config.save, config.keep, config.log, config.workers),
         about={"experiment": NAME, "config": config.to_dict()},
     )
+
+
+def main(config: ConfigDict) -> None:
+    layout = layout_for(PRESETS[config.model], pathlib.Path(config.data), config.pairs)
+    tasks = folders.tasks(config.pairs, layout, MOST, BATCH, BOTH)
+    for task in tasks:
+        log.info(
+            "%s: batch %d, rate %.0f, query %s, target %s", task.name, task.batch, task.rate, task.query, task.target
+        )
+    train.fit(plan(config, tasks), layout, sources(tasks, pathlib.Path(config.pairs)))
 
 
 if __name__ == "__main__":

@@ -34,8 +34,8 @@ TASKS = (
 )
 
 
-def main(config: ConfigDict) -> None:
-    arch, data = PRESETS[config.model], pathlib.Path(config.data)
+def plan(config: ConfigDict) -> train.Run:
+    arch = PRESETS[config.model]
     encoder = Encoder(arch, jnp.dtype(config.dtype), config.remat, config.unroll)
     steps = config.steps or STEPS
 
@@ -50,12 +50,10 @@ def main(config: ConfigDict) -> None:
             query, target, negative, pairs, temperature=TEMPERATURE, widths=arch.widths, candidates=candidates
         )
 
-    train.fit(
+    return train.Run(
         pathlib.Path(config.workdir) / "prefinetune",
         encoder,
-        layout_for(arch, data, config.pairs),
         TASKS,
-        sources(TASKS, data),
         loss,
         optim.adamw(3e-3, warmup=20, steps=STEPS),
         steps=steps,
@@ -63,6 +61,11 @@ def main(config: ConfigDict) -> None:
         schedule=train.Schedule(config.save, config.keep, config.log, config.workers),
         about={"experiment": "prefinetune", "config": config.to_dict()},
     )
+
+
+def main(config: ConfigDict) -> None:
+    data = pathlib.Path(config.data)
+    train.fit(plan(config), layout_for(PRESETS[config.model], data, config.pairs), sources(TASKS, data))
 
 
 if __name__ == "__main__":

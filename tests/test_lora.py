@@ -170,16 +170,13 @@ def loss(params, pairs, candidates):
     return contrast(*sides, pairs, temperature=0.05, widths=ARCH.widths, candidates=candidates)
 
 
-def fit(run, layout, steps, rank=RANK, adapted=partition.everything, **more):
-    optimizer = optim.adamw(1e-2, warmup=2, steps=100)
-    return train.fit(
-        run,
+def fit(folder, layout, steps, rank=RANK, adapted=partition.everything, **more):
+    run = train.Run(
+        folder,
         ENCODER,
-        layout,
         [TASK],
-        [Records()],
         loss,
-        optimizer,
+        optim.adamw(1e-2, warmup=2, steps=100),
         steps=steps,
         seed=0,
         adapt=functools.partial(lora.init, rank=rank, adapted=adapted),
@@ -187,6 +184,7 @@ def fit(run, layout, steps, rank=RANK, adapted=partition.everything, **more):
         schedule=train.Schedule(save=10, keep=9),
         **more,
     )
+    return train.fit(run, layout, [Records()])
 
 
 def losses(run) -> list[float]:

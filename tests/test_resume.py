@@ -64,12 +64,10 @@ def fit(
     sources = [Slow(data / "train.array_record") for _ in tasks]
     optimizer = optim.adamw(1e-2, warmup=2, steps=STEPS)
     schedule = train.Schedule(save=SAVE, keep=3)
-    return train.fit(
+    plan = train.Run(
         run,
         encoder,
-        layout,
         tasks,
-        sources,
         loss or contrastive,
         optimizer,
         steps=steps,
@@ -77,6 +75,7 @@ def fit(
         schedule=schedule,
         **more,
     )
+    return train.fit(plan, layout, sources)
 
 
 def cheap(params, pairs, candidates):

@@ -42,13 +42,12 @@ def loss(params, pairs, candidates):
     return value * (1.0 if candidates.margin is None else jnp.nan), {"accuracy": jnp.float32(0.5)}
 
 
-def fit(run, layout, tasks, sources, steps, loss=loss, trains=partition.everything, **schedule):
+def fit(folder, layout, tasks, sources, steps, loss=loss, trains=partition.everything, **schedule):
     optimizer = optim.adamw(1e-2, warmup=1, steps=100)
     often = train.Schedule(save=1, keep=100, **schedule)
     encoder = Encoder(ARCH, remat=False)
-    return train.fit(
-        run, encoder, layout, tasks, sources, loss, optimizer, steps=steps, seed=0, trains=trains, schedule=often
-    )
+    run = train.Run(folder, encoder, tasks, loss, optimizer, steps=steps, seed=0, trains=trains, schedule=often)
+    return train.fit(run, layout, sources)
 
 
 def every_leaf(params, pairs, candidates):
