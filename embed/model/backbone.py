@@ -12,13 +12,14 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from embed import mesh
-from embed.model.layers import Einsum, KeysValues, RMSNorm, Rotary, attention_mask, repeated, rotary, sandwich, stacked
+from embed.model.attention import Places
+from embed.model.layers import Einsum, KeysValues, RMSNorm, Rotary, repeated, rotary, sandwich, stacked
 from embed.model.presets import Architecture, AttentionSpec
 
 # Trained from scratch, every branch starts small: the encoder begins as a bag of its tokens and learns to look around.
 BRANCH = 0.1
 
-View = tuple[Rotary, jax.Array]  # how a kind of layer sees positions: the rotation, and who sees whom bool[b,1,l,l]
+View = tuple[Rotary, Places]  # how a kind of layer sees positions
 Shared = tuple[KeysValues | None, KeysValues]  # of the last local layer (if there is one) and the global one
 
 
@@ -46,10 +47,11 @@ class Layer(nn.Module):
 
 
 class Group(nn.Module):
-    """`locals` local layers, then one global layer."""
+    """`locals` local layers, then one global layer. With `remat` the backward pass recomputes one layer at a time."""
 
     arch: Architecture
     hidden: int
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -58,11 +60,11 @@ class Group(nn.Module):
         """x[b,l,d], per_layer[b,l,n,p] for the n = locals + 1 layers of the group -> [b,l,d], keys and values."""
         arch = self.arch
         local, whole = shared or (None, None)
-        used = None
+        used, kind = None, nn.remat(Layer) if self.remat else Layer
         for i in range(arch.locals):
-            layer = Layer(arch, arch.local_attention, self.hidden, name=f"local_{i}")
+            layer = kind(arch, arch.local_attention, self.hidden, name=f"local_{i}")
             x, used = layer(x, per_layer[:, :, i], local_view, local)
-        layer = Layer(arch, arch.global_attention, self.hidden, name="global")
+        layer = kind(arch, arch.global_attention, self.hidden, name="global")
         x, whole = layer(x, per_layer[:, :, -1], global_view, whole)
         return x, (used, whole)
 
@@ -70,7 +72,7 @@ class Group(nn.Module):
 class Backbone(nn.Module):
     """All groups by `lax.scan` over stacked parameters (one compiled body), then the final norm.
 
-    `remat` recomputes each group's activations in the backward pass instead of keeping them; `unroll` writes out that
+    `remat` recomputes each layer's activations in the backward pass instead of keeping them; `unroll` writes out that
     many groups in the compiled loop (on CPU, where loops run slower than straight code, all of them).
     """
 
@@ -85,31 +87,28 @@ class Backbone(nn.Module):
         arch = self.arch
         own = arch.groups - arch.shared_groups
         local_view, global_view = (
-            (rotary(positions[..., None], spec, x.dtype), attention_mask(segments, positions, spec.window))
+            (rotary(positions[..., None], spec, x.dtype), Places(segments, positions))
             for spec in (arch.local_attention, arch.global_attention)
         )
         per_layer = PerLayerEmbedding(arch, name="per_layer")(x, tokens)
 
-        def scan(body: Any, carry: Any, params: dict, per_layer: jax.Array) -> Any:
-            return repeated(jax.checkpoint(body) if self.remat else body, carry, (params, per_layer), self.unroll)
-
-        group = Group(arch, arch.hidden, parent=None)
+        group = Group(arch, arch.hidden, self.remat, parent=None)
         params = self.param("groups", stacked(group, own, x, per_layer[0], local_view, global_view, None))
 
         def step(carry: Any, xs: Any) -> Any:
             x, used = group.apply({"params": xs[0]}, carry[0], xs[1], local_view, global_view, None)
             return x, used if arch.shared_groups else None
 
-        x, shared = scan(step, (x, self._nothing_shared(x)), params, per_layer[:own])
+        x, shared = repeated(step, (x, self._nothing_shared(x)), (params, per_layer[:own]), self.unroll)
         if arch.shared_groups:
-            sharing = Group(arch, arch.shared_hidden, parent=None)
+            sharing = Group(arch, arch.shared_hidden, self.remat, parent=None)
             sample = (x, per_layer[0], local_view, global_view, shared)
             params = self.param("shared_groups", stacked(sharing, arch.shared_groups, *sample))
 
             def share(x: Any, xs: Any) -> Any:
                 return sharing.apply({"params": xs[0]}, x, xs[1], local_view, global_view, shared)[0]
 
-            x = scan(share, x, params, per_layer[own:])
+            x = repeated(share, x, (params, per_layer[own:]), self.unroll)
         return RMSNorm(name="final_norm")(x)
 
     def _nothing_shared(self, x: jax.Array) -> Shared | None:

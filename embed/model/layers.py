@@ -12,6 +12,7 @@ from einops import rearrange, repeat
 from jax import P
 
 from embed import mesh
+from embed.model.attention import Places, attend
 from embed.model.presets import AttentionSpec
 
 Rotary = tuple[jax.Array, jax.Array]  # cosines and sines
@@ -116,13 +117,6 @@ def rotate(x: jax.Array, turn: Rotary) -> jax.Array:
     return rearrange(turned, "b l h a two r -> b l h (a two r)")
 
 
-def attention_mask(segments: jax.Array, positions: jax.Array, window: int) -> jax.Array:
-    """bool[b,1,l,l]: both tokens in one segment and, with a window, at most that far apart. No causality."""
-    across, down = (lambda x: rearrange(x, "b l -> b 1 1 l")), (lambda x: rearrange(x, "b l -> b 1 l 1"))
-    same = across(segments) == down(segments)
-    return same & (jnp.abs(across(positions) - down(positions)) <= window) if window else same
-
-
 class Attention(nn.Module):
     """Bidirectional grouped attention with normalised queries, keys and (scale-free) values, scores not rescaled."""
 
@@ -132,18 +126,19 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, turn: Rotary, mask: jax.Array, shared: KeysValues | None
+        self, x: jax.Array, turn: Rotary, places: Places, shared: KeysValues | None
     ) -> tuple[jax.Array, KeysValues]:
-        """x[b,l,d], mask bool[b,1,l,l] -> [b,l,d] and its keys and values [b,l,g,k]; `shared` ones are used instead."""
+        """x[b,l,d] -> [b,l,d] and its keys and values [b,l,g,k]; `shared` ones are used instead."""
         spec, d = self.spec, self.width
         shape = (d, spec.heads, spec.head_dim)
         q = Einsum("bld,dhk->blhk", shape, mesh.QUERY, mesh.HEADS, self.clipped, name="query")(x)
         q = rotate(RMSNorm(name="query_norm")(q), turn)
         k, v = keys_values = self._keys_values(x, turn) if shared is None else shared
-        # Each group serves heads/groups query heads; repeated, keys and values split over `model` whatever groups is.
-        copies = spec.heads // spec.groups
+        # A group serves heads / groups query heads. Repeated as often as it takes to split them over `model`.
+        split = jax.sharding.get_abstract_mesh().shape["model"]
+        copies = split // math.gcd(split, spec.groups)
         k, v = (jax.reshard(repeat(t, "b l g k -> b l (g r) k", r=copies), mesh.HEADS) for t in (k, v))
-        y = jax.nn.dot_product_attention(q, k, v, mask=mask, scale=1.0)
+        y = attend(q, k, v, places, spec.window)
         shape = (spec.heads, spec.head_dim, d)
         out = Einsum("blhk,hkd->bld", shape, mesh.ATTENTION_OUT, mesh.TOKENS, self.clipped, name="out")
         return out(y), keys_values
@@ -180,7 +175,7 @@ class GatedFeedForward(nn.Module):
 def sandwich(
     x: jax.Array,
     turn: Rotary,
-    mask: jax.Array,
+    places: Places,
     spec: AttentionSpec,
     hidden: int,
     *,
@@ -194,7 +189,7 @@ def sandwich(
     """
     d = x.shape[-1]
     attention = Attention(spec, d, clipped, name="attention")
-    y, keys_values = attention(RMSNorm(name="attention_pre")(x), turn, mask, shared)
+    y, keys_values = attention(RMSNorm(name="attention_pre")(x), turn, places, shared)
     x = x + RMSNorm(initial=initial, name="attention_post")(y)
     y = GatedFeedForward(d, hidden, clipped, name="mlp")(RMSNorm(name="mlp_pre")(x))
     return x + RMSNorm(initial=initial, name="mlp_post")(y), keys_values

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from einops import rearrange, reduce
 
 from embed import mesh
-from embed.model.layers import Einsum, LayerNorm, RMSNorm, attention_mask, repeated, rotary, sandwich, stacked
+from embed.model.attention import Places
+from embed.model.layers import Einsum, LayerNorm, RMSNorm, repeated, rotary, sandwich, stacked
 from embed.model.presets import VisionTower
 
 
@@ -55,8 +56,8 @@ class VisionLayer(nn.Module):
     tower: VisionTower
 
     @nn.compact
-    def __call__(self, x: jax.Array, turn: Any, mask: jax.Array) -> jax.Array:
-        return sandwich(x, turn, mask, self.tower.attention, self.tower.hidden, clipped=self.tower.clipped)[0]
+    def __call__(self, x: jax.Array, turn: Any, places: Places) -> jax.Array:
+        return sandwich(x, turn, places, self.tower.attention, self.tower.hidden, clipped=self.tower.clipped)[0]
 
 
 class VisionTransformer(nn.Module):
@@ -85,12 +86,12 @@ class VisionTransformer(nn.Module):
         table = self.param("position", nn.initializers.normal(0.02), (tower.positions, 2, w), jnp.float32, mesh.TABLE)
         x = x + located(table.astype(x.dtype), small)
         present = (small[..., 0] >= 0).astype(jnp.int32)
-        turn, mask = rotary(small, tower.attention, x.dtype), attention_mask(present, present, 0)
+        turn, places = rotary(small, tower.attention, x.dtype), Places(present, present)
         layer = VisionLayer(tower, parent=None)
-        params = self.param("layers", stacked(layer, tower.layers, x, turn, mask))
+        params = self.param("layers", stacked(layer, tower.layers, x, turn, places))
 
         def body(x: Any, params: dict) -> Any:
-            return layer.apply({"params": params}, x, turn, mask)
+            return layer.apply({"params": params}, x, turn, places)
 
         x = repeated(jax.checkpoint(body) if self.remat else body, x, params, self.unroll)
 
