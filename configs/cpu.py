@@ -8,7 +8,7 @@ def get_config() -> config_dict.ConfigDict:
         model="tiny",  # preset in embed/model/presets.py
         mesh=(1, -1, 1),  # replica, data (-1 = the devices that are left), model
         dtype="float32",  # of activations
-        remat=False,  # recompute layer groups in the backward pass: memory for time
+        remat=False,  # recompute layers in the backward pass: memory for time
         unroll=4,  # layer groups written out in the compiled loop
         microbatch=1024,  # rows encoded at a time; must divide the batches that are larger
         workers=0,  # reading processes; 0 = threads

@@ -144,7 +144,7 @@ class Embedder:
                 chosen = members[start : start + most]
                 rows = [row(pieces[i], budget, self.layout) for i in chosen]
                 padded = most if len(rows) > FEW else min(FEW, most)
-                rows += [empty(budget, self.layout)] * (padded - len(rows))
+                rows += [empty(budget, self.layout.media)] * (padded - len(rows))
                 batches.append((np.array(chosen), stack(rows, budget, self.layout)))
         return Prepared(tuple(batches), len(pieces))
 

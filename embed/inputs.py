@@ -31,6 +31,9 @@ class MediaFormat:
         return (4, self.mel) if self.mel else (1, self.audio_frame)
 
 
+PADDING = 0  # the id of <pad>
+
+
 @flax.struct.dataclass
 class Inputs:
     """Rows of one token sequence each, media in the order the user gave."""

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import pathlib
 import sys
 import time
@@ -11,6 +12,7 @@ import jax
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from embed import hosts
 from embed.data.tasks import Task
 
 log = logging.getLogger(__name__)
@@ -21,19 +23,24 @@ class Diverged(RuntimeError):
 
 
 class Journal:
-    """Metrics to metrics.jsonl, TensorBoard, and a progress bar (on a terminal) or plain lines (in a log)."""
+    """Metrics to metrics.jsonl, TensorBoard, and a progress bar (on a terminal) or plain lines (in a log), by the first
+    host; the others only watch that the run does not diverge."""
 
     def __init__(self, run: pathlib.Path, tasks: Sequence[Task], start: int, steps: int):
-        self.tasks, self.path = tasks, run / "metrics.jsonl"
-        # Lines after the last checkpoint belong to steps that are about to run again.
-        rows = self.path.read_text().splitlines() if self.path.exists() else []
-        kept = [line for line in rows if line.endswith("}") and json.loads(line)["step"] < start]
-        partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(line + "\n" for line in kept))
-        partial.replace(self.path)
-        self.file = self.path.open("a")
-        self.board = SummaryWriter(str(run / "tensorboard"), purge_step=start)
-        self.bar = tqdm(total=steps, initial=start, desc=run.name, unit="step", disable=not sys.stderr.isatty())
+        self.tasks, leads = tasks, hosts.leads()
+        path = run / "metrics.jsonl"
+        if leads:
+            # Lines after the last checkpoint belong to steps that are about to run again.
+            rows = path.read_text().splitlines() if path.exists() else []
+            kept = [line for line in rows if line.endswith("}") and json.loads(line)["step"] < start]
+            partial = path.with_suffix(".partial")
+            partial.write_text("".join(line + "\n" for line in kept))
+            partial.replace(path)
+        self.file = (path if leads else pathlib.Path(os.devnull)).open("a")
+        self.board = SummaryWriter(str(run / "tensorboard"), purge_step=start, write_to_disk=leads)
+        self.plain = leads and not sys.stderr.isatty()
+        hidden = self.plain or not leads
+        self.bar = tqdm(total=steps, initial=start, desc=run.name, unit="step", disable=hidden)
         self.steps, self.first, self.begun = steps, start, time.monotonic()
         self.last = self.begun
         self.quarantined: dict[str, int] = {}
@@ -54,7 +61,7 @@ class Journal:
             log.warning("quarantined so far, by source: %s", self.quarantined)
         self.bar.update()
         self.bar.set_postfix_str(f"{task} loss {values['loss']:.3f}", refresh=False)
-        if self.bar.disable and ((step + 1) % every == 0 or step + 1 == self.steps):
+        if self.plain and ((step + 1) % every == 0 or step + 1 == self.steps):
             rate = (step + 1 - self.first) / (now - self.begun)
             left = (self.steps - step - 1) / rate
             line = "step %d/%d %s loss %.3f accuracy %.3f, %.2f steps/s, %.0f s left"

@@ -41,7 +41,13 @@ def run(main: Callable[[ConfigDict], None]) -> None:
 
 def prepare(config: ConfigDict) -> None:
     """Joins the other hosts of a pod, and keeps compiled programs so that stages and restarts do not compile twice."""
-    if os.environ.get("JAX_COORDINATOR_ADDRESS") or os.environ.get("TPU_WORKER_HOSTNAMES", "").count(","):
+    if "JAX_COORDINATOR_ADDRESS" in os.environ:  # launch/simulate.sh, or a cluster that JAX does not know
+        jax.distributed.initialize(
+            os.environ["JAX_COORDINATOR_ADDRESS"],
+            int(os.environ["JAX_NUM_PROCESSES"]),
+            int(os.environ["JAX_PROCESS_ID"]),
+        )
+    elif os.environ.get("TPU_WORKER_HOSTNAMES", "").count(","):
         jax.distributed.initialize()
     jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(config.workdir).absolute() / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from embed import checkpoint, hf, mesh, optim, partition
+from embed import checkpoint, hf, hosts, mesh, optim, partition
 from embed.data.layout import Layout
 from embed.data.pipeline import batches, mixture
 from embed.data.records import Source
@@ -137,7 +137,7 @@ def begin(run: Run, params: dict) -> TrainState:
 
 def shapes(run: Run) -> tuple[dict, TrainState]:
     """The encoder's parameters and the run's first state as ShapeDtypeStructs on the present mesh."""
-    key = jax.random.key(0)
+    key = jax.eval_shape(lambda: jax.random.key(run.seed))
     base = checkpoint.concrete(jax.eval_shape(lambda key: encoders.init(run.encoder, key), key))
     return base, checkpoint.concrete(jax.eval_shape(lambda key, params: begin(run, run.adapt(key, params)), key, base))
 
@@ -173,7 +173,8 @@ def fit(run: Run, layout: Layout, sources: Sequence[Source]) -> TrainState:
             params = run.adapt(jax.random.fold_in(key, 1), params)
             state = jax.jit(functools.partial(begin, run), donate_argnums=0)(params)
         start = int(state.step)
-        layout.tokenizer.save(folder / "tokenizer.json")
+        if hosts.leads():
+            layout.tokenizer.save(folder / "tokenizer.json")
         journal = Journal(folder, tasks, start, steps)
         late: tuple[int, int, dict] | None = None
         for step, (number, pairs) in zip(

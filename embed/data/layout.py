@@ -12,7 +12,7 @@ from embed.data.mel import log_mel
 from embed.data.patches import resize_to_patches
 from embed.data.records import Audio, Content, Image, Part, Pdf, Text, Video
 from embed.data.tokenizer import Tokenizer
-from embed.inputs import Inputs, MediaFormat
+from embed.inputs import PADDING, Inputs, MediaFormat
 
 MAX_TOKENS = 8192  # the report's API
 MAX_IMAGES = 6
@@ -262,18 +262,18 @@ def standard_budget(pieces: list[Piece], tokenizer: Tokenizer) -> Budget:
     )
 
 
-def empty(budget: Budget, layout: Layout) -> Inputs:
+def empty(budget: Budget, media: MediaFormat) -> Inputs:
     """A row of padding, without the row axis; no images where the model takes none, whatever the budget."""
     l, p = budget.tokens, budget.patches
-    i = budget.images if layout.media.patch else 0
-    per_token, content = layout.media.audio_shape
+    i = budget.images if media.patch else 0
+    per_token, content = media.audio_shape
     clips, frames = budget.clips, budget.frames * per_token
     return Inputs(
-        tokens=np.full(l, layout.tokenizer.pad, np.int32),
+        tokens=np.full(l, PADDING, np.int32),
         segments=np.zeros(l, np.int32),
         positions=np.zeros(l, np.int32),
         slots=np.full(l, -1, np.int32),
-        patches=np.zeros((i, p, 3 * layout.media.patch**2), np.float32),
+        patches=np.zeros((i, p, 3 * media.patch**2), np.float32),
         patch_xy=np.full((i, p, 2), -1, np.int32),
         audio=np.zeros((clips, frames, content), np.float32),
         audio_mask=np.zeros((clips, frames), bool),
@@ -282,7 +282,7 @@ def empty(budget: Budget, layout: Layout) -> Inputs:
 
 def row(pieces: list[Piece], budget: Budget, layout: Layout) -> Inputs:
     """One input as a row of one segment, without the row axis; the pieces must fit (see `fit`)."""
-    tokenizer, out, per_token = layout.tokenizer, empty(budget, layout), layout.media.audio_shape[0]
+    tokenizer, out, per_token = layout.tokenizer, empty(budget, layout.media), layout.media.audio_shape[0]
     ids: list[int] = list(tokenizer.prefix)
     slots: list[int] = [-1] * len(ids)
     image = clip = 0
@@ -315,5 +315,5 @@ def row(pieces: list[Piece], budget: Budget, layout: Layout) -> Inputs:
 def stack(rows: list[Inputs], budget: Budget, layout: Layout) -> Inputs:
     """Rows -> Inputs with the row axis; no rows give zero rows of the budget's shape."""
     if not rows:
-        return Inputs(**{k: v[None][:0] for k, v in vars(empty(budget, layout)).items()})
+        return Inputs(**{k: v[None][:0] for k, v in vars(empty(budget, layout.media)).items()})
     return Inputs(**{name: np.stack([getattr(r, name) for r in rows]) for name in vars(rows[0])})

@@ -4,6 +4,7 @@ import logging
 import pathlib
 from collections.abc import Sequence
 
+from embed import hosts
 from embed.data import corpora, folders, prompts
 from embed.data.layout import Layout
 from embed.data.records import Source, open_split
@@ -19,18 +20,23 @@ def layout_for(arch: Architecture, data: pathlib.Path, pairs: str = "") -> Layou
     """The layout of `arch` with the tokenizer in `data`; corpora and tokenizer are made first where they are missing.
 
     A tokenizer that is made learns from the datasets under `pairs` too, where there are some."""
-    corpora.build(data)
     path = data / "tokenizer.json"
-    if not path.exists():
-        log.info("training a tokenizer of %d ids", arch.vocabulary)
-        sample: list[str] = [prompts.QUERY.format(task=task, text="") for task in prompts.QUERY_TASKS] * 50
-        sample += [prompts.DOCUMENT.format(title="none", text="")] * 50
-        for folder in [data / name for name in corpora.CORPORA] + (folders.with_split(pairs, "train") if pairs else []):
-            source = open_split(folder, "train")
-            sample += [text for i in range(min(SAMPLE, len(source))) for text in texts(source[i])]
-        train(sample, arch.vocabulary).save(path.with_suffix(".partial"))
-        path.with_suffix(".partial").replace(path)
+    with hosts.leader_first("corpora and tokenizer"):
+        corpora.build(data)
+        if not path.exists():
+            _train_tokenizer(path, arch, data, pairs)
     return Layout(Tokenizer.load(path), arch.media)
+
+
+def _train_tokenizer(path: pathlib.Path, arch: Architecture, data: pathlib.Path, pairs: str) -> None:
+    log.info("training a tokenizer of %d ids", arch.vocabulary)
+    sample: list[str] = [prompts.QUERY.format(task=task, text="") for task in prompts.QUERY_TASKS] * 50
+    sample += [prompts.DOCUMENT.format(title="none", text="")] * 50
+    for folder in [data / name for name in corpora.CORPORA] + (folders.with_split(pairs, "train") if pairs else []):
+        source = open_split(folder, "train")
+        sample += [text for i in range(min(SAMPLE, len(source))) for text in texts(source[i])]
+    train(sample, arch.vocabulary).save(path.with_suffix(".partial"))
+    path.with_suffix(".partial").replace(path)
 
 
 def sources(tasks: Sequence[Task], data: pathlib.Path, split: str = "train") -> list[Source]:

@@ -2,14 +2,17 @@
 
 import dataclasses
 import logging
+from typing import Any
 
+import jax
 import numpy as np
 
+from embed import mesh
 from embed.data import prompts
 from embed.data.layout import Budget, Layout, LimitError, decode, empty, fit, row, stack
 from embed.data.media import MediaError
 from embed.data.records import Content, Record, RecordError, Source, Text, content_hash
-from embed.inputs import Inputs, Pairs
+from embed.inputs import Inputs, MediaFormat, Pairs
 from embed.loss.contrast import REPORT, Candidates
 
 log = logging.getLogger(__name__)
@@ -58,6 +61,28 @@ def make_pairs(task: Task, layout: Layout, source: Source, keys: np.ndarray) -> 
     )
 
 
+def shapes(task: Task, media: MediaFormat) -> Pairs:
+    """What a batch of the task is, as ShapeDtypeStructs on the present mesh; nothing is read."""
+    here = jax.sharding.NamedSharding(jax.sharding.get_mesh(), mesh.ROWS)
+
+    def rows(count: int, *shape: int, dtype: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((count, *shape), dtype, sharding=here)
+
+    def side(budget: Budget, count: int) -> Inputs:
+        return jax.tree.map(lambda leaf: rows(count, *leaf.shape, dtype=leaf.dtype), empty(budget, media))
+
+    q, n = task.batch, task.batch * task.negatives
+    return Pairs(
+        query=side(task.query, q),
+        target=side(task.target, q),
+        negative=side(task.target, n),
+        query_hash=rows(q, 2, dtype=np.uint32),
+        target_hash=rows(q, 2, dtype=np.uint32),
+        negative_hash=rows(n, 2, dtype=np.uint32),
+        valid=rows(q, dtype=bool),
+    )
+
+
 Example = tuple[Inputs, Inputs, list[Inputs], np.ndarray, bool]
 
 
@@ -89,7 +114,7 @@ def _present(task: Task, layout: Layout, record: Record, rng: np.random.Generato
         return row(fit(pieces, budget, layout.tokenizer), budget, layout)
 
     negatives = [side(content, task.target, False) for content in chosen]
-    negatives += [empty(task.target, layout)] * absent
+    negatives += [empty(task.target, layout.media)] * absent
     return side(record.query, task.query, True), side(record.positive, task.target, False), negatives, hashes, True
 
 
@@ -101,7 +126,7 @@ def _choose(negatives: tuple[Content, ...], count: int, rng: np.random.Generator
 
 
 def _absent(task: Task, layout: Layout) -> Example:
-    query, target = empty(task.query, layout), empty(task.target, layout)
+    query, target = empty(task.query, layout.media), empty(task.target, layout.media)
     return query, target, [target] * task.negatives, np.zeros((2 + task.negatives, 2), np.uint32), False
 
 

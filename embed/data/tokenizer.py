@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from embed.inputs import PADDING
+
 # Names and order as in the Gemma 4 family: padding is 0.
 SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>", "<|image>", "<|image|>", "<image|>", "<|audio>", "<|audio|>", "<audio|>")
 VIDEO = "<|video|>"
@@ -32,7 +34,8 @@ class Tokenizer:
         around = self.backend.encode("a").ids, self.backend.encode("a", add_special_tokens=False).ids
         start = next(i for i in range(len(around[0])) if around[0][i : i + len(around[1])] == around[1])
         self.prefix, self.suffix = around[0][:start], around[0][start + len(around[1]) :]
-        self.pad = self._id("<pad>")
+        if self._id("<pad>") != PADDING:
+            raise ValueError(f"the tokenizer's <pad> has id {self._id('<pad>')}; it needs {PADDING}, as Gemma's have")
         self.image = self._id("<|image>"), self._id("<|image|>"), self._id("<image|>")  # begin, placeholder, end
         self.video = self.image[0], self._id(VIDEO), self.image[2]
         self.audio = self._id("<|audio>"), self._id("<|audio|>"), self._id("<audio|>")

@@ -19,6 +19,9 @@ from embed.model.presets import Architecture, AttentionSpec
 # Trained from scratch, every branch starts small: the encoder begins as a bag of its tokens and learns to look around.
 BRANCH = 0.1
 
+# What a recomputing backward pass keeps: products with weights. Norms, activations and attention are made again.
+PRODUCTS = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+
 View = tuple[Rotary, Places]  # how a kind of layer sees positions
 Shared = tuple[KeysValues | None, KeysValues]  # of the last local layer (if there is one) and the global one
 
@@ -47,7 +50,7 @@ class Layer(nn.Module):
 
 
 class Group(nn.Module):
-    """`locals` local layers, then one global layer. With `remat` the backward pass recomputes one layer at a time."""
+    """`locals` local layers, then one global layer. With `remat` a layer keeps its products alone."""
 
     arch: Architecture
     hidden: int
@@ -60,7 +63,7 @@ class Group(nn.Module):
         """x[b,l,d], per_layer[b,l,n,p] for the n = locals + 1 layers of the group -> [b,l,d], keys and values."""
         arch = self.arch
         local, whole = shared or (None, None)
-        used, kind = None, nn.remat(Layer) if self.remat else Layer
+        used, kind = None, nn.remat(Layer, policy=PRODUCTS) if self.remat else Layer
         for i in range(arch.locals):
             layer = kind(arch, arch.local_attention, self.hidden, name=f"local_{i}")
             x, used = layer(x, per_layer[:, :, i], local_view, local)
@@ -72,7 +75,7 @@ class Group(nn.Module):
 class Backbone(nn.Module):
     """All groups by `lax.scan` over stacked parameters (one compiled body), then the final norm.
 
-    `remat` recomputes each layer's activations in the backward pass instead of keeping them; `unroll` writes out that
+    `remat` keeps of each layer its products alone and recomputes the rest in the backward pass; `unroll` writes out that
     many groups in the compiled loop (on CPU, where loops run slower than straight code, all of them).
     """
 

@@ -11,14 +11,12 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from embed import mesh
-from embed.inputs import Inputs, Pairs
+from embed.inputs import PADDING, Inputs, Pairs
 from embed.model.audio import Conformer, FrameEmbedder
 from embed.model.backbone import Backbone
 from embed.model.layers import Einsum
 from embed.model.presets import Architecture
 from embed.model.vision import PatchEmbedder, VisionTransformer
-
-PADDING = 0  # the id of <pad>, in Gemma's tokenizers and ours
 
 
 class Encoder(nn.Module):

@@ -95,7 +95,7 @@ def test_a_raw_frame_is_a_soft_token(layout):
     (clip,) = sounds(layout, 1281)
     np.testing.assert_array_equal(clip.frames, frame_audio(NOISE[:1281]))
     assert clip.tokens == 3
-    assert empty(Budget(8, clips=2, frames=3), layout).audio.shape == (2, 3, 640)
+    assert empty(Budget(8, clips=2, frames=3), layout.media).audio.shape == (2, 3, 640)
 
 
 @pytest.mark.parametrize(("samples", "clips"), [(3200, 1), (3201, 1), (3360, 1), (3361, 2), (6400, 2), (7000, 3)])

@@ -1,0 +1,70 @@
+"""Training at the report's sizes: 8,192 pairs of 512 tokens, images of 280 soft tokens, 32 frames, 30 seconds of sound.
+
+Made for a pod; what it takes there is in launch/COMPILED.md, without one. The tasks' datasets are yours to build.
+  compile python -m launch.compile scale --config=configs/v5e_16.py --topology=v5e:4x4
+  run     python -m experiments.scale --config=configs/v5e_16.py --config.data=gs://BUCKET/data
+"""
+
+import pathlib
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from embed import optim, train
+from embed.data.layout import Budget
+from embed.data.prepare import layout_for, sources
+from embed.data.tasks import Task
+from embed.loss.contrast import contrast
+from embed.loss.ring import ring
+from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs
+from embed.model.presets import PRESETS
+from embed.program import run
+
+NAME = "scale"
+STEPS = 20_000
+TEMPERATURE = 0.02
+WORDS, TEXT = Budget(64), Budget(512)
+IMAGE, VIDEO = Budget(288, images=1, patches=280), Budget(2560, images=32, patches=70)
+AUDIO = Budget(768, clips=1, frames=750)
+TASKS = (
+    Task("text", 8192, 0.4, TEXT, TEXT, prompt="search result", drop=0.5),
+    Task("image", 4096, 0.3, WORDS, IMAGE),
+    Task("video", 1024, 0.15, WORDS, VIDEO),
+    Task("audio", 2048, 0.15, WORDS, AUDIO),
+)
+
+
+def plan(config: ConfigDict) -> train.Run:
+    arch = PRESETS[config.model]
+    encoder = Encoder(arch, jnp.dtype(config.dtype), config.remat, config.unroll)
+
+    def loss(params, pairs, candidates):
+        def embed(inputs):
+            return encode_by_microbatch(
+                lambda rows: encoder.apply({"params": params}, rows)[:, 0], inputs, config.microbatch
+            )
+
+        sides = (side.astype(config.dtype) for side in encode_pairs(embed, pairs))
+        return contrast(*sides, pairs, temperature=TEMPERATURE, widths=arch.widths, candidates=candidates, rivals=ring)
+
+    return train.Run(
+        pathlib.Path(config.workdir) / NAME,
+        encoder,
+        TASKS,
+        loss,
+        optim.adamw(1e-4, warmup=1000, steps=STEPS),
+        steps=config.steps or STEPS,
+        seed=0,
+        init=pathlib.Path(config.pretrained) if config.pretrained else None,
+        schedule=train.Schedule(config.save, config.keep, config.log, config.workers),
+        about={"experiment": NAME, "config": config.to_dict()},
+    )
+
+
+def main(config: ConfigDict) -> None:
+    data = pathlib.Path(config.data)
+    train.fit(plan(config), layout_for(PRESETS[config.model], data, config.pairs), sources(TASKS, data))
+
+
+if __name__ == "__main__":
+    run(main)
