@@ -48,7 +48,7 @@ TABLE = P(None, None, "data")  # [positions, 2, d]
 def make_mesh(shape: Sequence[int], devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh of (replica, data, model) devices with explicit axes; data = -1 takes every device that is left.
 
-    Raises ValueError where the shape and the number of devices do not fit.
+    Raises ValueError where the shape and the number of devices do not fit, or a host has no part in it.
     """
     devices = list(jax.devices() if devices is None else devices)
     replica, data, model = shape
@@ -57,6 +57,11 @@ def make_mesh(shape: Sequence[int], devices: Sequence[Any] | None = None) -> Mes
     if replica * data * model > len(devices) or min(replica, data, model) < 1:
         raise ValueError(f"mesh {tuple(shape)} (replica, data, model) does not fit {len(devices)} devices")
     used = devices[: replica * data * model]
+    idle = {device.process_index for device in devices} - {device.process_index for device in used}
+    if idle:
+        raise ValueError(
+            f"mesh {tuple(shape)} (replica, data, model) uses no device of host {min(idle)}; make it larger"
+        )
     return jax.make_mesh((replica, data, model), AXES, axis_types=(AxisType.Explicit,) * 3, devices=used)
 
 

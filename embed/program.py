@@ -41,6 +41,13 @@ def run(main: Callable[[ConfigDict], None]) -> None:
 
 def prepare(config: ConfigDict) -> None:
     """Joins the other hosts of a pod, and keeps compiled programs so that stages and restarts do not compile twice."""
+    join()
+    jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(config.workdir).absolute() / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def join() -> None:
+    """Joins the other hosts of a pod; alone there is nothing to join."""
     if "JAX_COORDINATOR_ADDRESS" in os.environ:  # launch/simulate.sh, or a cluster that JAX does not know
         jax.distributed.initialize(
             os.environ["JAX_COORDINATOR_ADDRESS"],
@@ -49,5 +56,3 @@ def prepare(config: ConfigDict) -> None:
         )
     elif os.environ.get("TPU_WORKER_HOSTNAMES", "").count(","):
         jax.distributed.initialize()
-    jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(config.workdir).absolute() / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -132,7 +132,8 @@ def starting_params(init: pathlib.Path, shapes: dict, layout: Layout) -> dict:
 
 def begin(run: Run, params: dict) -> TrainState:
     """The state of a run that starts from `params`, adapted already."""
-    return TrainState(jnp.int32(0), params, run.optimizer.init(partition.split(params, run.trains)[0]))
+    nothing = jnp.zeros((), jnp.int32, out_sharding=jax.P())  # on every device: all hosts read it
+    return TrainState(nothing, params, run.optimizer.init(partition.split(params, run.trains)[0]))
 
 
 def shapes(run: Run) -> tuple[dict, TrainState]:

@@ -75,8 +75,8 @@ class Group(nn.Module):
 class Backbone(nn.Module):
     """All groups by `lax.scan` over stacked parameters (one compiled body), then the final norm.
 
-    `remat` keeps of each layer its products alone and recomputes the rest in the backward pass; `unroll` writes out that
-    many groups in the compiled loop (on CPU, where loops run slower than straight code, all of them).
+    `remat` keeps of each layer its products alone and recomputes the rest in the backward pass; `unroll` writes out
+    that many groups in the compiled loop (on CPU, where loops run slower than straight code, all of them).
     """
 
     arch: Architecture
