@@ -1,9 +1,10 @@
 """Processes of a pod, simulated: they train what one does, and go on from each other's checkpoints after kills.
 
 Run as a program, this file is what they run: a few steps of a small model on records of two tasks.
-`HOSTS_KILLS=20 pytest tests/test_hosts.py` kills oftener than the two times of the default.
+`HOSTS_KILLS=20 pytest tests/test_hosts.py` kills oftener than the default, which does once, and tries four hosts too.
 """
 
+import dataclasses
 import os
 import pathlib
 import random
@@ -29,8 +30,9 @@ from embed.mesh import make_mesh
 from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs
 
 ROOT = pathlib.Path(__file__).parent.parent
-STEPS, SAVE = 12, 2
-KILLS = int(os.environ.get("HOSTS_KILLS", 2))
+STEPS, SAVE = 6, 2
+KILLS = int(os.environ.get("HOSTS_KILLS", 1))
+SMALL = dataclasses.replace(ARCH, groups=1, per_layer=0)  # little to compile, and to send
 TASKS = [Task(name, 16, 1.0, Budget(16), Budget(16), negatives=1) for name in ("one", "two")]
 WORDS = " ".join(SENTENCES[:3]).split()
 
@@ -48,21 +50,21 @@ def prepare(folder: pathlib.Path) -> None:
 def main(data: pathlib.Path, folder: pathlib.Path) -> None:
     """Trains `folder` to STEPS as one of the hosts."""
     program.join()
-    encoder = Encoder(ARCH, remat=False)
+    encoder = Encoder(SMALL, remat=False)
 
     def loss(params, pairs, candidates):
         def embed(inputs):
             return encode_by_microbatch(lambda rows: encoder.apply({"params": params}, rows)[:, 0], inputs, 8)
 
         sides = encode_pairs(embed, pairs)
-        return contrast(*sides, pairs, temperature=0.05, widths=ARCH.widths, candidates=candidates, rivals=ring)
+        return contrast(*sides, pairs, temperature=0.05, widths=SMALL.widths, candidates=candidates, rivals=ring)
 
     run = train.Run(
         folder, encoder, TASKS, loss, optim.adamw(1e-2, warmup=2, steps=STEPS),
         steps=STEPS, seed=0, schedule=train.Schedule(save=SAVE, keep=2),
     )  # fmt: skip
     with jax.set_mesh(make_mesh((1, 4, 2))):
-        layout = Layout(Tokenizer.load(data / "tokenizer.json"), ARCH.media)
+        layout = Layout(Tokenizer.load(data / "tokenizer.json"), SMALL.media)
         train.fit(run, layout, [open_split(data / task.name, "train") for task in TASKS])
 
 
@@ -108,7 +110,7 @@ def same(one: pathlib.Path, other: pathlib.Path, tolerance: float) -> None:
         np.testing.assert_allclose(x, y, rtol=0, atol=tolerance * max(1, np.abs(y).max()))
 
 
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("count", [2, 4] if KILLS > 1 else [2])
 def test_hosts_train_what_one_process_trains(data, alone, count):
     run = data / f"of{count}"
     finish(start(count, data, run), data)
