@@ -1,6 +1,6 @@
 """Training at the report's sizes: 8,192 pairs of 512 tokens, images of 280 soft tokens, 32 frames, 30 seconds of sound.
 
-Made for a pod; what it takes there is in launch/COMPILED.md, without one. The tasks' datasets are yours to build.
+Made for a pod, and compiled for one on any host. The tasks' datasets are yours to build.
   compile python -m launch.compile scale --config=configs/v5e_16.py --topology=v5e:4x4
   run     python -m experiments.scale --config=configs/v5e_16.py --config.data=gs://BUCKET/data
 """

@@ -10,7 +10,6 @@ alone, bytes between chips by kind, and the shortest time the chip's peaks allow
 import json
 import os
 import pathlib
-import re
 import time
 from typing import Any
 
@@ -28,7 +27,7 @@ from embed.data.tasks import Task, shapes
 from embed.flops import flops
 from embed.mesh import make_mesh
 from embed.model.encoder import encode_pairs
-from launch.hlo import traffic
+from launch.hlo import overflow, traffic
 
 GIB = 2**30
 # bfloat16 TFLOP/s, and GB/s to the memory and to the other chips, of one chip (Google Cloud's pages on each).
@@ -46,10 +45,8 @@ def compiled(f: Any, *args: Any) -> dict[str, Any]:
     try:
         program = f.lower(*args).compile()
     except jax.errors.JaxRuntimeError as error:
-        found = re.search(r"Used ([\d.]+)G of ([\d.]+)G hbm", str(error))
-        if found is None:
-            raise
-        return {"fits": False, "needs": float(found[1]), "has": float(found[2])}
+        needs, has = overflow(error)
+        return {"fits": False, "needs": needs, "has": has}
     memory = program.memory_analysis()
     return {
         "fits": True,

@@ -1,4 +1,4 @@
-"""What a compiled program sends between devices, read from its text, loops counted by their trips."""
+"""What the compiler says, read from its text: what a program sends between devices, by how much it does not fit."""
 
 import collections
 import math
@@ -35,6 +35,14 @@ def traffic(text: str) -> dict[str, tuple[int, int]]:
 
     walk(entry, 1)
     return {kind: (count, size) for kind, (count, size) in sorted(found.items())}
+
+
+def overflow(error: Exception) -> tuple[float, float]:
+    """GiB that a chip would need and those it has, of the compiler's error. Raises it again where it is another one."""
+    found = re.search(r"([\d.]+)G\)? (?:of|exceeds available HBM) \(?([\d.]+)G", str(error))
+    if found is None:
+        raise error
+    return float(found[1]), float(found[2])
 
 
 def _computations(text: str) -> dict[str, tuple[str, list[str]]]:

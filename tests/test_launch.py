@@ -17,7 +17,7 @@ from embed import mesh
 from embed.data.layout import Budget, Layout
 from embed.data.records import Record, Text
 from embed.data.tasks import Task, make_pairs, shapes
-from launch.hlo import traffic
+from launch.hlo import overflow, traffic
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -35,6 +35,19 @@ def test_collectives_are_counted_by_their_trips_and_bytes():
         x = jax.ShapeDtypeStruct((64,), jnp.float32, sharding=P("data"))
         found = traffic(jax.jit(spread).lower(x).compile().as_text())
     assert found == {"all-reduce": (5, 5 * 256 * 4), "collective-permute": (1, 256 * 4)}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 70.67G of 15.75G hbm. Exceeded",
+        "the total memory required for HLO temporaries (70.67G) exceeds available HBM (15.75G).",
+    ],
+)
+def test_what_does_not_fit_is_read(said):
+    assert overflow(RuntimeError(said)) == (70.67, 15.75)
+    with pytest.raises(KeyError):
+        overflow(KeyError("another"))
 
 
 class Records:
