@@ -142,7 +142,8 @@ def contrast(
     rows, widths = query.shape[0], tuple(widths)
     h = negative.shape[0] // rows
     weights = [1 / len(widths)] * len(widths) if weights is None else weights
-    sharp = (jnp.ones_like(query[:, 0], jnp.float32) if scale is None else scale) / temperature
+    scale = jnp.ones_like(query[:, 0], jnp.float32) if scale is None else jax.reshard(scale, mesh.ROWS)
+    sharp = scale / temperature
     valid, pair = pairs.valid, jnp.arange(rows, out_sharding=mesh.ROWS)
 
     unit_query, unit_target = inverse_norms(query, widths), inverse_norms(target, widths)
