@@ -27,9 +27,8 @@ def _of(equation: core.JaxprEqn) -> float:
     name, settings = equation.primitive.name, equation.params
     if name == "dot_general":
         contracted = settings["dimension_numbers"][0][0]
-        return (
-            2.0 * math.prod(_shape(equation.outvars[0])) * math.prod(_shape(equation.invars[0])[i] for i in contracted)
-        )
+        operand = _shape(equation.invars[0])
+        return 2.0 * math.prod(_shape(equation.outvars[0])) * math.prod(operand[axis] for axis in contracted)
     if name == "conv_general_dilated":
         kernel = _shape(equation.invars[1])
         features = kernel[settings["dimension_numbers"].rhs_spec[0]]
@@ -45,9 +44,8 @@ def _of(equation: core.JaxprEqn) -> float:
         case "cond":
             return max(inner)
         case "shard_map":
-            axes = settings[
-                "newly_manual_axes" if "newly_manual_axes" in settings else "manual_axes"
-            ]  # by JAX's version
+            # Its name differs by JAX's version.
+            axes = settings["newly_manual_axes" if "newly_manual_axes" in settings else "manual_axes"]
             return math.prod(settings["mesh"].shape[axis] for axis in axes) * sum(inner)
         case "pallas_call":
             return math.prod(settings["grid_mapping"].grid) * sum(inner)

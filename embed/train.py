@@ -67,9 +67,7 @@ class Run:
     steps: int
     seed: int
     init: pathlib.Path | None = None  # a checkpoint or a published model's folder to start from; None: the seed
-    adapt: Callable[[jax.Array, dict], dict] = (
-        unchanged  # (key, parameters) -> with what is added to them, say adapters
-    )
+    adapt: Callable[[jax.Array, dict], dict] = unchanged  # (key, parameters) -> with adapters, say, added to them
     trains: partition.Chooses = partition.everything  # which parameters, by path; the others stay as they are
     schedule: Schedule = Schedule()
     about: dict[str, Any] = dataclasses.field(default_factory=dict)  # for the checkpoint's metadata

@@ -3,8 +3,9 @@
   pip install -e ".[tpu]"
   python -m launch.compile EXPERIMENT --config=configs/NAME.py --topology=v5p:4x4x4 [--task=NAME] [--out=TABLE.jsonl]
 
-A line for each task (its gradients) and one for the optimizer: memory of a chip, operations against those of the model
-alone, bytes between chips by kind, and the shortest time the chip's peaks allow. What does not fit says by how much.
+A line for each task, of its gradients (the optimizer's program is not compiled): memory of a chip in GiB, operations
+against those of the model alone, bytes between chips by kind, and the seconds that the operations and those bytes take
+at the chip's peaks, each alone. What does not fit says by how much.
 """
 
 import json
@@ -30,8 +31,8 @@ from embed.model.encoder import encode_pairs
 from launch.hlo import overflow, traffic
 
 GIB = 2**30
-# bfloat16 TFLOP/s, and GB/s to the memory and to the other chips, of one chip (Google Cloud's pages on each).
-PEAKS = {"TPU v5 lite": (197, 819, 200), "TPU v5": (459, 2765, 600), "TPU v6 lite": (918, 1640, 448)}
+# bfloat16 TFLOP/s, and GB/s to the other chips, of one chip (Google Cloud's pages on each).
+PEAKS = {"TPU v5 lite": (197, 200), "TPU v5": (459, 600), "TPU v6 lite": (918, 448)}
 
 TOPOLOGY = flags.DEFINE_string("topology", "v5e:4x4", "a TPU slice as libtpu names it: v5e:4x4, v5p:4x4x4, v6e:16x16")
 TASK = flags.DEFINE_multi_string("task", [], "tasks to compile; all of the experiment's if none is given")
@@ -65,9 +66,8 @@ def of_task(run: train.Run, step: train.Step, task: Task, state: train.TrainStat
     def forward(params: dict, pairs: Any) -> Any:
         return encode_pairs(lambda rows: run.encoder.apply({"params": params}, rows)[:, 0], pairs)
 
-    model = 3 * flops(
-        forward, state.params, pairs
-    )  # the backward pass takes two products for each of the forward one's
+    # The backward pass takes two products for each of the forward one's.
+    model = 3 * flops(forward, state.params, pairs)
     taken = flops(lambda params, pairs: step.differentiate(params, pairs, task.candidates), state.params, pairs)
     return line | {"flops": taken, "ratio": taken / model}
 
@@ -83,7 +83,7 @@ def main(argv: list[str]) -> None:
             f"{argv[1]} has no task {', '.join(unknown)}; it has {', '.join(t.name for t in run.tasks)}"
         )
     devices = topologies.get_topology_desc(TOPOLOGY.value, platform="tpu").devices
-    peak, _, wire = PEAKS[devices[0].device_kind]
+    peak, wire = PEAKS[devices[0].device_kind]
     with jax.set_mesh(make_mesh(config.mesh, devices)):
         _, state = train.shapes(run)
         step = train.make_step(run.loss, run.optimizer, run.trains)

@@ -16,8 +16,8 @@ from jax.experimental.pallas.ops.tpu import splash_attention as splash
 from embed import mesh
 
 TILE = 512  # of the TPU kernel, in tokens
-UNSEEN = -0.7 * float(jnp.finfo(jnp.float32).max)  # a score of what is not seen, finite where nothing is
 LANES = 128  # what its tiles must be a multiple of
+UNSEEN = -0.7 * float(jnp.finfo(jnp.float32).max)  # a score of what is not seen, finite where nothing is
 
 
 class Places(NamedTuple):
