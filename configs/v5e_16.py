@@ -8,6 +8,6 @@ from configs import cpu
 def get_config() -> config_dict.ConfigDict:
     config = cpu.get_config()
     with config.ignore_type():
-        config.update({"model": "embeddinggemma2", "microbatch": 256})
+        config.update({"model": "embeddinggemma2", "microbatch": 1 << 17})
         config.update({"dtype": "bfloat16", "remat": True, "unroll": 1, "workers": 8, "save": 500})
     return config

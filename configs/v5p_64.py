@@ -1,4 +1,4 @@
-"""A v5p slice of 64 chips: EmbeddingGemma 2's size, parameters sharded over all of it."""
+"""A v5p slice of 64 chips (accelerator type v5p-128): Gemma 4 E2B or E4B, parameters sharded over all of it."""
 
 from ml_collections import config_dict
 
@@ -8,6 +8,6 @@ from configs import cpu
 def get_config() -> config_dict.ConfigDict:
     config = cpu.get_config()
     with config.ignore_type():
-        config.update({"model": "embeddinggemma2"})
+        config.update({"model": "gemma4_e2b", "microbatch": 1 << 19})
         config.update({"dtype": "bfloat16", "remat": True, "unroll": 1, "workers": 8, "save": 500})
     return config

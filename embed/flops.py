@@ -1,14 +1,53 @@
-"""How many floating-point operations a function takes: the products in its program, counted with their repetitions.
+"""How many floating-point operations a function takes: the products in its program, counted with their repetitions;
+and what the chips can do at best.
 
 XLA's own cost analysis counts the body of a loop once, whatever its trip count, and a fused kernel not at all.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 from jax.extend import core
+
+from embed.inputs import Inputs, Pairs
+from embed.model.encoder import Encoder, encode_pairs
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """Peaks of one device."""
+
+    flops: float  # bfloat16 operations a second
+    bandwidth: float  # bytes a second of its main memory
+    wire: float  # bytes a second to the other chips of its slice, over all links
+    memory: float  # bytes that a program may use
+
+
+# By JAX's `device_kind`. TPUs: Google Cloud's pages on each, memory as the compiler reports it; GPUs: NVIDIA's data
+# sheets, without sparsity.
+CHIPS = {
+    "TPU v5 lite": Chip(197e12, 819e9, 200e9, 15.75 * 2**30),
+    "TPU v5": Chip(459e12, 2765e9, 600e9, 95.74 * 2**30),
+    "TPU v6 lite": Chip(918e12, 1640e9, 448e9, 31.25 * 2**30),
+    "NVIDIA H100 80GB HBM3": Chip(989e12, 3350e9, 450e9, 80e9),
+    "NVIDIA H200": Chip(989e12, 4800e9, 450e9, 141e9),
+}
+
+
+def model_flops(encoder: Encoder, params: Any, pairs: Pairs) -> float:
+    """Operations that a batch's encoding takes forward and backward, with nothing made twice and without the loss."""
+
+    def forward(params: Any, pairs: Pairs) -> Any:
+        def encode(rows: Inputs) -> Any:
+            found: Any = encoder.apply({"params": params}, rows)
+            return found[:, 0]
+
+        return encode_pairs(encode, pairs)
+
+    return 3 * flops(forward, params, pairs)  # the backward pass takes two products for each of the forward one's
 
 
 def flops(f: Callable, *args: Any) -> float:
@@ -20,7 +59,13 @@ def flops(f: Callable, *args: Any) -> float:
 
 
 def _of_program(program: core.Jaxpr) -> float:
-    return sum(_of(equation) for equation in program.eqns)
+    """Of what its outputs need: a kernel that is made again by rule, and whose result was kept, is not computed."""
+    total, needed = 0.0, {variable for variable in program.outvars if isinstance(variable, core.Var)}
+    for equation in reversed(program.eqns):
+        if equation.effects or not needed.isdisjoint(equation.outvars):
+            total += _of(equation)
+            needed |= {variable for variable in equation.invars if isinstance(variable, core.Var)}
+    return total
 
 
 def _of(equation: core.JaxprEqn) -> float:

@@ -44,7 +44,7 @@ class Inputs:
     slots: (
         Array  # i32[b,l]       index into the row's soft tokens (vision first, then audio); -1 = look up the vocabulary
     )
-    patches: Array  # f32[b,i,p,c] pixels of image or video-frame patches, 0..1
+    patches: Array  # u8[b,i,p,c] pixels of image or video-frame patches: bytes, a quarter of what floats would be
     patch_xy: Array  # i32[b,i,p,2] column, row of the patch; -1,-1 = padding
     audio: Array  # f32[b,a,t,m]   raw frames of 640 samples (40 ms at 16 kHz), or mel frames of 10 ms
     audio_mask: Array  # bool[b,a,t]

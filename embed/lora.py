@@ -23,7 +23,7 @@ from jax import P
 
 from embed.partition import Chooses, Path, everything
 
-# Input and output axes of what can be adapted, by the name of its layer; stacked layers have one more in front.
+# Input and output axes of what can be adapted, by the name of its layer; stacked layers have more in front.
 AXES = {
     "query": "d hk",
     "key": "d hk",

@@ -16,7 +16,7 @@ from embed.data.prepare import layout_for, sources
 from embed.data.tasks import Task
 from embed.loss.contrast import contrast
 from embed.loss.ring import ring
-from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs
+from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, rows_within
 from embed.model.presets import PRESETS
 from embed.program import run
 
@@ -41,7 +41,9 @@ def plan(config: ConfigDict) -> train.Run:
     def loss(params, pairs, candidates):
         def embed(inputs):
             return encode_by_microbatch(
-                lambda rows: encoder.apply({"params": params}, rows)[:, 0], inputs, config.microbatch
+                lambda rows: encoder.apply({"params": params}, rows)[:, 0],
+                inputs,
+                rows_within(arch, inputs, config.microbatch),
             )
 
         sides = (side.astype(config.dtype) for side in encode_pairs(embed, pairs))

@@ -1,11 +1,13 @@
-"""Compiles the real step of an experiment for a TPU topology, on a host without one, and says what it takes there.
+"""Compiles an experiment's step for a TPU slice on a host without one, and says what a chip would hold and do.
 
   pip install -e ".[tpu]"
-  python -m launch.compile EXPERIMENT --config=configs/NAME.py --topology=v5p:4x4x4 [--task=NAME] [--out=TABLE.jsonl]
+  python -m launch.compile EXPERIMENT --config=configs/NAME.py --topology=v5p:4x4x4 [--task=NAME] [--batch=N]
 
-A line for each task, of its gradients (the optimizer's program is not compiled): memory of a chip in GiB, operations
-against those of the model alone, bytes between chips by kind, and the seconds that the operations and those bytes take
-at the chip's peaks, each alone. What does not fit says by how much.
+A JSON line for each task, of its gradients, also added to the file `--out`. Memory of a chip in GiB: `arguments`
+(parameters and the batch), `temporary` (with the gradients), `waiting` (optimizer state), and `total` of `hbm`; or what
+it lacks. Operations (`flops`, over all chips) and their `ratio` to three times the model's forward ones. `traffic`: how
+many collectives of a kind, and the bytes they bring to a chip; `moved`: bytes through its main memory. `seconds` that
+each would take alone at the chip's peaks; a step takes at least the longest.
 """
 
 import json
@@ -14,8 +16,9 @@ import pathlib
 import time
 from typing import Any
 
-os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}
+os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 
+import dataclasses
 import importlib
 
 import jax
@@ -25,36 +28,34 @@ from ml_collections import config_flags
 
 from embed import train
 from embed.data.tasks import Task, shapes
-from embed.flops import flops
+from embed.flops import CHIPS, flops, model_flops
 from embed.mesh import make_mesh
-from embed.model.encoder import encode_pairs
-from launch.hlo import overflow, traffic
+from launch.hlo import moved, overflow, traffic
 
 GIB = 2**30
-# bfloat16 TFLOP/s, and GB/s to the other chips, of one chip (Google Cloud's pages on each).
-PEAKS = {"TPU v5 lite": (197, 200), "TPU v5": (459, 600), "TPU v6 lite": (918, 448)}
-
 TOPOLOGY = flags.DEFINE_string("topology", "v5e:4x4", "a TPU slice as libtpu names it: v5e:4x4, v5p:4x4x4, v6e:16x16")
 TASK = flags.DEFINE_multi_string("task", [], "tasks to compile; all of the experiment's if none is given")
-OUT = flags.DEFINE_string("out", "", "a file to which the lines are added, as JSON")
+BATCH = flags.DEFINE_integer("batch", 0, "pairs of a batch instead of the tasks' own")
+OUT = flags.DEFINE_string("out", "", "a file to which the lines are added")
 CONFIG = config_flags.DEFINE_config_file("config", "configs/v5e_16.py")
 
 
 def compiled(f: Any, *args: Any) -> dict[str, Any]:
-    """Memory of a chip in GiB, bytes between chips and seconds to compile of a jitted function; or what overflowed."""
+    """Memory of a chip in GiB, bytes it moves and receives and seconds to compile of a jitted function; or what
+    overflowed."""
     start = time.perf_counter()
     try:
         program = f.lower(*args).compile()
     except jax.errors.JaxRuntimeError as error:
         needs, has = overflow(error)
-        return {"fits": False, "needs": needs, "has": has}
-    memory = program.memory_analysis()
+        return {"fits": False, "total": needs, "hbm": has}
+    memory, text = program.memory_analysis(), program.as_text()
     return {
-        "fits": True,
         "arguments": memory.argument_size_in_bytes / GIB,
-        "temporary": memory.temp_size_in_bytes / GIB,
-        "traffic": traffic(program.as_text()),
-        "compile_s": time.perf_counter() - start,
+        "temporary": (memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes) / GIB,
+        "traffic": traffic(text),
+        "moved": moved(text),
+        "compile_s": round(time.perf_counter() - start),
     }
 
 
@@ -62,44 +63,74 @@ def of_task(run: train.Run, step: train.Step, task: Task, state: train.TrainStat
     """The gradients of one task's batch."""
     pairs = shapes(task, run.encoder.arch.media)
     line = compiled(step.differentiate, state.params, pairs, task.candidates)
+    return line | counted(run, step, task, state)
 
-    def forward(params: dict, pairs: Any) -> Any:
-        return encode_pairs(lambda rows: run.encoder.apply({"params": params}, rows)[:, 0], pairs)
 
-    # The backward pass takes two products for each of the forward one's.
-    model = 3 * flops(forward, state.params, pairs)
+def counted(run: train.Run, step: train.Step, task: Task, state: train.TrainState) -> dict[str, Any]:
+    """Operations of one task's batch, without compiling."""
+    pairs = shapes(task, run.encoder.arch.media)
     taken = flops(lambda params, pairs: step.differentiate(params, pairs, task.candidates), state.params, pairs)
-    return line | {"flops": taken, "ratio": taken / model}
+    return {"flops": taken, "ratio": taken / model_flops(run.encoder, state.params, pairs)}
+
+
+def plan(experiment: str, config: Any, batch: int = 0) -> train.Run:
+    """What an experiment says, with batches of `batch` pairs where that is not 0."""
+    run = importlib.import_module(f"experiments.{experiment}").plan(config)
+    return dataclasses.replace(run, tasks=[dataclasses.replace(t, batch=batch or t.batch) for t in run.tasks])
+
+
+def waiting(state: train.TrainState) -> float:
+    """GiB of a chip that the optimizer's state takes while gradients are computed."""
+    leaves = jax.tree.leaves(state.opt)
+    return sum(leaf.dtype.itemsize * _size(leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves) / GIB
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for side in shape:
+        size *= side
+    return size
 
 
 def main(argv: list[str]) -> None:
     if len(argv) != 2:
         raise app.UsageError("name one experiment: python -m launch.compile EXPERIMENT --config=... --topology=...")
     config = CONFIG.value
-    run = importlib.import_module(f"experiments.{argv[1]}").plan(config)
+    run = plan(argv[1], config, BATCH.value)
     unknown = set(TASK.value) - {task.name for task in run.tasks}
     if unknown:
         raise app.UsageError(
             f"{argv[1]} has no task {', '.join(unknown)}; it has {', '.join(t.name for t in run.tasks)}"
         )
     devices = topologies.get_topology_desc(TOPOLOGY.value, platform="tpu").devices
-    peak, wire = PEAKS[devices[0].device_kind]
+    chip = CHIPS[devices[0].device_kind]
     with jax.set_mesh(make_mesh(config.mesh, devices)):
         _, state = train.shapes(run)
         step = train.make_step(run.loss, run.optimizer, run.trains)
         for task in run.tasks:
             if TASK.value and task.name not in TASK.value:
                 continue
-            line = of_task(run, step, task, state)
-            about = {"model": config.model, "topology": TOPOLOGY.value, "mesh": list(config.mesh)}
-            line = about | {"task": task.name, "batch": task.batch, "microbatch": config.microbatch} | line
-            line["compute_s"] = line["flops"] / len(devices) / (peak * 1e12)
-            if line["fits"]:
-                line["wire_s"] = sum(size for _, size in line["traffic"].values()) / (wire * 1e9)
-            print(json.dumps(line), flush=True)
+            about = {"experiment": argv[1], "model": config.model, "topology": TOPOLOGY.value}
+            about |= {"mesh": list(config.mesh), "task": task.name, "batch": task.batch}
+            line = about | {"microbatch": config.microbatch} | of_task(run, step, task, state)
+            seconds = {"compute": line["flops"] / len(devices) / chip.flops}
+            if "temporary" in line:
+                line |= {"waiting": waiting(state), "hbm": chip.memory / GIB}
+                line["total"] = line["arguments"] + line["temporary"] + line["waiting"]
+                line["fits"] = line["total"] <= line["hbm"]
+                received = sum(size for _, size in line["traffic"].values())
+                seconds |= {"memory": line["moved"] / chip.bandwidth, "wire": received / chip.wire}
+            text = json.dumps(_rounded(line | {"seconds": seconds}))
+            print(text, flush=True)
             if OUT.value:
                 with pathlib.Path(OUT.value).open("a") as file:
-                    file.write(json.dumps(line) + "\n")
+                    file.write(text + "\n")
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _rounded(one) for name, one in value.items()}
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def test_adapters_lie_as_the_axes_they_map(born):
     with jax.set_mesh(mesh.make_mesh((1, 4, 2))):
         adapted = lora.init(jax.random.key(1), born(), RANK)
         on_many = jax.tree.map(np.asarray, adapted)
-        layer = adapted["backbone"]["groups"]["local_0"]
+        layer = adapted["backbone"]["groups"]["locals"]
         spec = {
             name: tuple(jax.typeof(module[leaf]).sharding.spec for leaf in (lora.A, lora.B))
             for name, module in (layer["attention"] | layer["mlp"]).items()
@@ -75,15 +75,15 @@ def test_adapters_lie_as_the_axes_they_map(born):
         }
         shapes = [layer["attention"]["out"][leaf].shape for leaf in (lora.A, lora.B)]
     assert spec == {
-        "query": (P(None, "data", None), P(None, None, "model", None)),
-        "key": (P(None, "data", None), P(None, None, None, None)),
-        "value": (P(None, "data", None), P(None, None, None, None)),
-        "out": (P(None, "model", None, None), P(None, None, "data")),
-        "gate": (P(None, "data", None), P(None, None, "model")),
-        "up": (P(None, "data", None), P(None, None, "model")),
-        "down": (P(None, "model", None), P(None, None, "data")),
+        "query": (P(None, None, "data", None), P(None, None, None, "model", None)),
+        "key": (P(None, None, "data", None), P(None, None, None, None, None)),
+        "value": (P(None, None, "data", None), P(None, None, None, None, None)),
+        "out": (P(None, None, "model", None, None), P(None, None, None, "data")),
+        "gate": (P(None, None, "data", None), P(None, None, None, "model")),
+        "up": (P(None, None, "data", None), P(None, None, None, "model")),
+        "down": (P(None, None, "model", None), P(None, None, None, "data")),
     }
-    assert shapes == [(ARCH.groups, 4, 8, RANK), (ARCH.groups, RANK, ARCH.width)]
+    assert shapes == [(ARCH.groups, ARCH.locals, 4, 8, RANK), (ARCH.groups, ARCH.locals, RANK, ARCH.width)]
     assert all(same(lora.init(jax.random.key(1), born(), RANK), on_many))
 
 
@@ -92,7 +92,7 @@ def test_every_named_weight_is_adapted_and_no_other(born):
     adapted = flatten_dict(lora.init(jax.random.key(1), params, RANK))
     modules = {path[:-1] for path in adapted if lora.is_adapter(path)}
     assert {module[-1] for module in modules} == set(lora.AXES)
-    assert len(modules) == (ARCH.locals + 1) * len(lora.AXES)
+    assert len(modules) == 2 * len(lora.AXES)  # of local layers, and of global ones
     few = lora.init(jax.random.key(1), params, RANK, lambda path: path[-2] in ("query", "value") and "global" in path)
     assert {path[:-1] for path in flatten_dict(few) if lora.is_adapter(path)} == {
         (*GROUPS, "global", "attention", "query"),
@@ -111,11 +111,12 @@ def test_merging_is_the_product_of_the_paper(born, shape):
         if (*path[:-1], lora.A) not in flat:
             assert np.array_equal(weight, flat[path])
             continue
-        for group in range(ARCH.groups):
-            a, b = flat[*path[:-1], lora.A][group], flat[*path[:-1], lora.B][group]
+        stack = (ARCH.groups, ARCH.locals) if "locals" in path else (ARCH.groups,)
+        for layer in np.ndindex(stack):
+            a, b = flat[*path[:-1], lora.A][layer], flat[*path[:-1], lora.B][layer]
             change = a.reshape(-1, RANK) @ b.reshape(RANK, -1) * lora.ALPHA / RANK
-            expected = flat[path][group] + change.reshape(weight.shape[1:])
-            np.testing.assert_allclose(weight[group], expected, atol=1e-6)
+            expected = flat[path][layer] + change.reshape(weight.shape[len(stack) :])
+            np.testing.assert_allclose(weight[layer], expected, atol=1e-6)
             assert np.abs(change).max() > 1e-2
 
 

@@ -63,7 +63,7 @@ class Words:
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    patches: np.ndarray  # f32[p,c]
+    patches: np.ndarray  # u8[p,c]
     xy: np.ndarray  # i32[p,2]
     around: tuple[int, int, int]  # begin, placeholder and end ids
     before: tuple[int, ...] = ()  # ids of a video frame's time, which stay or go with it
@@ -273,7 +273,7 @@ def empty(budget: Budget, media: MediaFormat) -> Inputs:
         segments=np.zeros(l, np.int32),
         positions=np.zeros(l, np.int32),
         slots=np.full(l, -1, np.int32),
-        patches=np.zeros((i, p, 3 * media.patch**2), np.float32),
+        patches=np.zeros((i, p, 3 * media.patch**2), np.uint8),
         patch_xy=np.full((i, p, 2), -1, np.int32),
         audio=np.zeros((clips, frames, content), np.float32),
         audio_mask=np.zeros((clips, frames), bool),

@@ -21,7 +21,7 @@ def fitted_size(height: int, width: int, patch: int, most: int) -> tuple[int, in
 
 
 def resize_to_patches(image: np.ndarray, patch: int, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """u8[h,w,3] -> (f32[p, patch·patch·3] in 0..1, i32[p,2] column and row), p <= `most`, row by row.
+    """u8[h,w,3] -> (u8[p, patch·patch·3], i32[p,2] column and row), p <= `most`, row by row.
 
     The content of a patch is flattened row, column, channel. Raises ValueError where `fitted_size` does, or where the
     image is not u8[h,w,3].
@@ -34,4 +34,4 @@ def resize_to_patches(image: np.ndarray, patch: int, most: int) -> tuple[np.ndar
     rows, columns = height // patch, width // patch
     cut = image.reshape(rows, patch, columns, patch, 3).swapaxes(1, 2).reshape(rows * columns, patch * patch * 3)
     xy = np.indices((rows, columns), np.int32)[::-1].reshape(2, -1).T
-    return cut.astype(np.float32) / 255, np.ascontiguousarray(xy)
+    return cut, np.ascontiguousarray(xy)

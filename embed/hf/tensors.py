@@ -135,16 +135,18 @@ def theirs(leaf: Path, arch: Architecture, embedder: bool) -> Theirs:
         weight = theirs((*leaf[:-1], "weight"), arch, embedder)
         names = [[name.removesuffix("linear.weight") + bound for bound in BOUNDS] for name in weight.names.flat]
         return Theirs(np.array(names).reshape(*weight.names.shape, len(BOUNDS)), "->")
-    layers, n = [], arch.locals + 1
+    layers: list = []  # the leading axes of our leaf, as prefixes of their names
+    n = arch.locals + 1
+    part = leaf[0]
     ple, block = ("ple.", "ple_block.") if embedder else ("", "")
     match leaf:
         case ("projection", "weight"):
             table = {leaf: ("language_model.embedding_projection.weight" if embedder else DENSE, "e d -> d e")}
         case ("backbone", "groups" | "shared_groups" as kind, place, *rest):
-            offset = n - 1 if place == "global" else int(place.removeprefix("local_"))
             own = arch.groups - arch.shared_groups
             groups = range(own) if kind == "groups" else range(own, arch.groups)
-            layers = [f"language_model.layers.{group * n + offset}." for group in groups]
+            layers = [[f"language_model.layers.{group * n + i}." for i in range(n)] for group in groups]
+            layers = [group[-1] if place == "global" else group[:-1] for group in layers]
             table, leaf = LAYER, tuple(rest)
         case ("vision", "layers", *rest):
             assert arch.vision is not None
@@ -161,6 +163,6 @@ def theirs(leaf: Path, arch: Architecture, embedder: bool) -> Theirs:
         case _:
             table = TEXT
     name, axes = table[leaf]
-    linear = ".linear" if layers and layers[0].startswith("vision") else ""
+    linear = ".linear" if part == "vision" else ""
     name = name.format(ple=ple, block=block, linear=linear)
-    return Theirs(np.array([layer + name for layer in layers] if layers else name), axes)
+    return Theirs(np.char.add(layers or "", name), axes)

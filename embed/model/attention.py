@@ -17,6 +17,7 @@ from embed import mesh
 
 TILE = 512  # of the TPU kernel, in tokens
 LANES = 128  # what its tiles must be a multiple of
+RESIDUALS = "attention"  # the name of what the TPU kernel's backward pass needs of the forward one
 UNSEEN = -0.7 * float(jnp.finfo(jnp.float32).max)  # a score of what is not seen, finite where nothing is
 
 
@@ -107,6 +108,7 @@ def _on_one_device(
             block_kv_dkv=tile,
             use_fused_bwd_kernel=True,
         ),
+        residual_checkpoint_name=RESIDUALS,
         interpret=interpret,
     )
 

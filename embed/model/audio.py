@@ -12,7 +12,7 @@ from einops import rearrange
 from jax import P
 
 from embed import mesh
-from embed.model.layers import Einsum, LayerNorm, RMSNorm, repeated, stacked
+from embed.model.layers import KEPT, Einsum, LayerNorm, RMSNorm, repeated, stacked
 from embed.model.presets import AudioTower
 
 
@@ -56,7 +56,7 @@ class Conformer(nn.Module):
         def body(x: Any, params: dict) -> Any:
             return layer.apply({"params": params}, x, mask)
 
-        x = repeated(jax.checkpoint(body) if self.remat else body, x, params, self.unroll)
+        x = repeated(jax.checkpoint(body, policy=KEPT) if self.remat else body, x, params, self.unroll)
         x = Einsum("ntw,wo->nto", (w, tower.out), mesh.OUT, mesh.TOKENS, name="widen")(x)
         bias = self.param("bias", nn.initializers.zeros, (tower.out,), jnp.float32, mesh.VECTOR)
         x = RMSNorm(scale=False)(x + bias.astype(x.dtype).reshape(1, 1, -1))

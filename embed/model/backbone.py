@@ -1,4 +1,4 @@
-"""The bidirectional Gemma-4-family transformer: groups of local layers and one global layer, scanned.
+"""The bidirectional Gemma-4-family transformer: groups of local layers and one global layer, scanned twice over.
 
 Sandwich norms, gated GELU, one learned scalar a layer; per-layer embeddings, keys shared with the values or with an
 earlier group where the preset asks for them.
@@ -13,17 +13,14 @@ from einops import rearrange
 
 from embed import mesh
 from embed.model.attention import Places
-from embed.model.layers import Einsum, KeysValues, RMSNorm, Rotary, repeated, rotary, sandwich, stacked
+from embed.model.layers import KEPT, Einsum, KeysValues, RMSNorm, Rotary, repeated, rotary, sandwich, stacked
 from embed.model.presets import Architecture, AttentionSpec
 
 # Trained from scratch, every branch starts small: the encoder begins as a bag of its tokens and learns to look around.
 BRANCH = 0.1
 
-# What a recomputing backward pass keeps: products with weights. Norms, activations and attention are made again.
-PRODUCTS = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-
 View = tuple[Rotary, Places]  # how a kind of layer sees positions
-Shared = tuple[KeysValues | None, KeysValues]  # of the last local layer (if there is one) and the global one
+Shared = tuple[KeysValues | None, KeysValues]  # of the last local layer and the global one
 
 
 class Layer(nn.Module):
@@ -50,33 +47,43 @@ class Layer(nn.Module):
 
 
 class Group(nn.Module):
-    """`locals` local layers, then one global layer. With `remat` a layer keeps its products alone."""
+    """`locals` local layers by `repeated` over stacked parameters, then one global layer."""
 
     arch: Architecture
     hidden: int
     remat: bool = False
+    unroll: int = 1
 
     @nn.compact
     def __call__(
         self, x: jax.Array, per_layer: jax.Array, local_view: View, global_view: View, shared: Shared | None
     ) -> tuple[jax.Array, Shared]:
-        """x[b,l,d], per_layer[b,l,n,p] for the n = locals + 1 layers of the group -> [b,l,d], keys and values."""
+        """x[b,l,d], per_layer[n,b,l,p] for the n = locals + 1 layers of the group -> [b,l,d], keys and values."""
         arch = self.arch
         local, whole = shared or (None, None)
-        used, kind = None, nn.remat(Layer, policy=PRODUCTS) if self.remat else Layer
-        for i in range(arch.locals):
-            layer = kind(arch, arch.local_attention, self.hidden, name=f"local_{i}")
-            x, used = layer(x, per_layer[:, :, i], local_view, local)
+        passed = arch.shared_groups > 0 and shared is None  # later groups use this one's keys and values
+        used = nothing(arch.local_attention, x) if passed else None
+        if arch.locals:
+            one = Layer(arch, arch.local_attention, self.hidden, parent=None)
+            params = self.param("locals", stacked(one, arch.locals, x, per_layer[0], local_view, local))
+
+            def body(carry: Any, xs: Any) -> Any:
+                x, used = one.apply({"params": xs[0]}, carry[0], xs[1], local_view, local)
+                return x, used if passed else None
+
+            body = jax.checkpoint(body, policy=KEPT) if self.remat else body
+            x, used = repeated(body, (x, used), (params, per_layer[:-1]), self.unroll)
+        kind = nn.remat(Layer, policy=KEPT) if self.remat else Layer
         layer = kind(arch, arch.global_attention, self.hidden, name="global")
-        x, whole = layer(x, per_layer[:, :, -1], global_view, whole)
+        x, whole = layer(x, per_layer[-1], global_view, whole)
         return x, (used, whole)
 
 
 class Backbone(nn.Module):
-    """All groups by `lax.scan` over stacked parameters (one compiled body), then the final norm.
+    """All groups by `repeated` over stacked parameters (two compiled layers for any depth), then the final norm.
 
-    `remat` keeps of each layer its products alone and recomputes the rest in the backward pass; `unroll` writes out
-    that many groups in the compiled loop (on CPU, where loops run slower than straight code, all of them).
+    `remat` recomputes of each layer what is cheap (`layers.KEPT`) in the backward pass; `unroll` writes out that many
+    groups, and layers of a group, in the compiled loops (on CPU, where loops run slower than straight code, all).
     """
 
     arch: Architecture
@@ -95,16 +102,17 @@ class Backbone(nn.Module):
         )
         per_layer = PerLayerEmbedding(arch, name="per_layer")(x, tokens)
 
-        group = Group(arch, arch.hidden, self.remat, parent=None)
+        group = Group(arch, arch.hidden, self.remat, self.unroll, parent=None)
         params = self.param("groups", stacked(group, own, x, per_layer[0], local_view, global_view, None))
 
         def step(carry: Any, xs: Any) -> Any:
             x, used = group.apply({"params": xs[0]}, carry[0], xs[1], local_view, global_view, None)
             return x, used if arch.shared_groups else None
 
-        x, shared = repeated(step, (x, self._nothing_shared(x)), (params, per_layer[:own]), self.unroll)
+        nobody = tuple(nothing(spec, x) for spec in (arch.local_attention, arch.global_attention))
+        x, shared = repeated(step, (x, nobody if arch.shared_groups else None), (params, per_layer[:own]), self.unroll)
         if arch.shared_groups:
-            sharing = Group(arch, arch.shared_hidden, self.remat, parent=None)
+            sharing = Group(arch, arch.shared_hidden, self.remat, self.unroll, parent=None)
             sample = (x, per_layer[0], local_view, global_view, shared)
             params = self.param("shared_groups", stacked(sharing, arch.shared_groups, *sample))
 
@@ -114,15 +122,11 @@ class Backbone(nn.Module):
             x = repeated(share, x, (params, per_layer[own:]), self.unroll)
         return RMSNorm(name="final_norm")(x)
 
-    def _nothing_shared(self, x: jax.Array) -> Shared | None:
-        """What the first group finds where keys and values of the group before go: zeros of their shape."""
-        arch = self.arch
 
-        def zeros(spec: AttentionSpec) -> jax.Array:
-            return jnp.zeros((*x.shape[:2], spec.groups, spec.head_dim), x.dtype, out_sharding=mesh.PATCHES)
-
-        local = (zeros(arch.local_attention),) * 2 if arch.locals else None
-        return (local, (zeros(arch.global_attention),) * 2) if arch.shared_groups else None
+def nothing(spec: AttentionSpec, x: jax.Array) -> KeysValues:
+    """What a first layer finds where the keys and values of the one before it go: zeros of their shape."""
+    zeros = jnp.zeros((*x.shape[:2], spec.groups, spec.head_dim), x.dtype, out_sharding=mesh.PATCHES)
+    return zeros, zeros
 
 
 class PerLayerEmbedding(nn.Module):
@@ -133,11 +137,11 @@ class PerLayerEmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, tokens: jax.Array) -> jax.Array:
-        """x[b,l,d], tokens i32[b,l] -> [groups,b,l,n,p] for the n layers of a group; p = 0 where there are none."""
+        """x[b,l,d], tokens i32[b,l] -> [groups,n,b,l,p] for the n layers of a group; p = 0 where there are none."""
         arch = self.arch
         n, p, d = arch.locals + 1, arch.per_layer, arch.width
         if not p:
-            return jnp.zeros((arch.groups, *x.shape[:2], n, 0), x.dtype, out_sharding=jax.P(None, *mesh.MASK))
+            return jnp.zeros((arch.groups, n, *x.shape[:2], 0), x.dtype, out_sharding=jax.P(None, None, *mesh.TOKENS))
         project = Einsum("bld,dnp->blnp", (d, arch.layers, p), mesh.PER_LAYER, mesh.PATCHES, name="project")
         y = RMSNorm(name="norm")(project(x) * d**-0.5)  # the factor matters where the norm's epsilon does
         if arch.per_layer_vocabulary:
@@ -146,4 +150,4 @@ class PerLayerEmbedding(nn.Module):
             table = self.param("table", init, shape, jnp.float32, mesh.PER_LAYER_TABLE)
             rows = table.at[tokens].get(out_sharding=mesh.PATCHES).astype(x.dtype)
             y = (y + rows * jnp.asarray(p**0.5, x.dtype)) * 2**-0.5
-        return rearrange(y, "b l (g n) p -> g b l n p", g=arch.groups)
+        return rearrange(y, "b l (g n) p -> g n b l p", g=arch.groups)

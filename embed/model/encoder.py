@@ -60,7 +60,8 @@ class Encoder(nn.Module):
                 if arch.vision is not None
                 else PatchEmbedder(d, arch.media.side, name="vision")
             )
-            found.append(vision(inputs.patches.astype(self.dtype), inputs.patch_xy))
+            pixels = inputs.patches.astype(jnp.float32) / 255
+            found.append(vision(pixels.astype(self.dtype), inputs.patch_xy))
         if arch.media.audio_frame and inputs.audio.size:
             audio: Any = (
                 Conformer(arch.audio, d, *run, name="audio")
@@ -121,6 +122,18 @@ def encode_by_microbatch(encode: Callable[[Inputs], jax.Array], inputs: Inputs, 
     return rearrange(out, "g m ... -> (m g) ...")
 
 
+def rows_within(arch: Architecture, inputs: Inputs, positions: int) -> int:
+    """How many rows a microbatch may have: the most that divide the batch, lie on all devices alike and hold no more
+    than `positions` tokens, patches of a tower and frames together; at least one a device."""
+    total, l = inputs.tokens.shape
+    patches, frames = (math.prod(x.shape[1:3]) for x in (inputs.patches, inputs.audio))
+    tower = arch.vision.pool**2 if arch.vision else 1  # small patches of a soft token
+    row = l + patches * tower + frames
+    fewest = _fewest_rows()
+    fitting = [n for n in range(fewest, total + 1, fewest) if total % n == 0 and n * row <= positions]
+    return max(fitting, default=min(fewest, total))
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def init(model: Encoder, key: jax.Array) -> dict:
     """Parameters of `model`, born in their layout; the same values on every mesh."""
@@ -147,7 +160,7 @@ def _sample(arch: Architecture) -> Inputs:
         return jnp.zeros((rows, *shape), dtype, out_sharding=jax.P(mesh.BATCH))
 
     ids = zeros(jnp.int32, 1)
-    patches, xy = zeros(jnp.float32, 1, 1, 3 * arch.media.patch**2), zeros(jnp.int32, 1, 1, 2)
+    patches, xy = zeros(jnp.uint8, 1, 1, 3 * arch.media.patch**2), zeros(jnp.int32, 1, 1, 2)
     return Inputs(ids, ids, ids, ids, patches, xy, zeros(jnp.float32, 1, frames, content), zeros(bool, 1, frames))
 
 

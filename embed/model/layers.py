@@ -12,11 +12,18 @@ from einops import rearrange, repeat
 from jax import P
 
 from embed import mesh
-from embed.model.attention import Places, attend
+from embed.model.attention import RESIDUALS, Places, attend
 from embed.model.presets import AttentionSpec
 
 Rotary = tuple[jax.Array, jax.Array]  # cosines and sines
 KeysValues = tuple[jax.Array, jax.Array]
+
+# What a recomputing backward pass keeps of a layer: products with weights, and what the attention kernel needs. Norms,
+# activations and attention's inputs are made again.
+KEPT = jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    jax.checkpoint_policies.save_only_these_names(RESIDUALS),
+)
 
 
 class Einsum(nn.Module):

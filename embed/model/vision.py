@@ -13,7 +13,7 @@ from einops import rearrange, reduce
 
 from embed import mesh
 from embed.model.attention import Places
-from embed.model.layers import Einsum, LayerNorm, RMSNorm, repeated, rotary, sandwich, stacked
+from embed.model.layers import KEPT, Einsum, LayerNorm, RMSNorm, repeated, rotary, sandwich, stacked
 from embed.model.presets import VisionTower
 
 
@@ -93,7 +93,7 @@ class VisionTransformer(nn.Module):
         def body(x: Any, params: dict) -> Any:
             return layer.apply({"params": params}, x, turn, places)
 
-        x = repeated(jax.checkpoint(body) if self.remat else body, x, params, self.unroll)
+        x = repeated(jax.checkpoint(body, policy=KEPT) if self.remat else body, x, params, self.unroll)
 
         # Large numbers, and in float32 for it: the mean of a square, times sqrt(w).
         y = reduce(x.astype(jnp.float32), "n (p q) w -> n p w", "mean", q=k * k)

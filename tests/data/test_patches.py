@@ -49,11 +49,10 @@ def test_sizes_are_those_of_the_reference(size, expected):
 @pytest.mark.parametrize(("patch", "most"), [(48, 70), (8, 16), (4, 1)])
 def test_every_place_of_the_grid_comes_once_row_by_row(size, patch, most):
     patches, xy = resize_to_patches(picture(*size), patch, most)
-    assert patches.shape == (len(xy), patch * patch * 3) and patches.dtype == np.float32
+    assert patches.shape == (len(xy), patch * patch * 3) and patches.dtype == np.uint8
     assert xy.dtype == np.int32 and len(xy) <= most
     columns, rows = xy.max(axis=0) + 1
     assert xy.tolist() == [[column, row] for row in range(rows) for column in range(columns)]
-    assert patches.min() >= 0 and patches.max() <= 1
 
 
 @pytest.mark.parametrize(("rows", "columns", "most"), [(10, 28, 280), (1, 1, 1), (7, 10, 70), (2, 8, 16)])
@@ -61,7 +60,7 @@ def test_an_image_of_the_exact_size_comes_back_unchanged(rows, columns, most):
     image = picture(rows * 8, columns * 8)
     patches, xy = resize_to_patches(image, 8, most)
     again = np.zeros_like(image)
-    for content, (column, row) in zip(np.round(patches * 255).astype(np.uint8), xy, strict=True):
+    for content, (column, row) in zip(patches, xy, strict=True):
         again[row * 8 : row * 8 + 8, column * 8 : column * 8 + 8] = content.reshape(8, 8, 3)
     assert (again == image).all()
 
@@ -70,7 +69,7 @@ def test_resizing_keeps_colours_and_sides():
     image = np.zeros((300, 500, 3), np.uint8)
     image[:, :250, 0], image[:, 250:, 2] = 200, 100
     patches, xy = resize_to_patches(image, 16, 60)
-    means = patches.reshape(len(xy), -1, 3).mean(axis=1) * 255
+    means = patches.reshape(len(xy), -1, 3).mean(axis=1)
     left, right = xy[:, 0] == 0, xy[:, 0] == xy[:, 0].max()
     assert np.allclose(means[left], [200, 0, 0], atol=1) and np.allclose(means[right], [0, 0, 100], atol=1)
 

@@ -110,7 +110,7 @@ def assert_same_patches(pixels: np.ndarray, most: int) -> None:
     assert len(xy) == int(found["num_soft_tokens_per_image"][0]) == there.sum() / 9
     columns, rows = xy.max(axis=0) + 1
     cut = patches.reshape(rows, columns, 3, 16, 3, 16, 3).transpose(0, 2, 1, 4, 3, 5, 6).reshape(-1, 768)
-    np.testing.assert_array_equal(cut, small[there])
+    np.testing.assert_array_equal(cut.astype(np.float32) / 255, small[there])
     within = np.stack(np.meshgrid(np.arange(3 * columns), np.arange(3 * rows)), axis=-1).reshape(-1, 2)
     np.testing.assert_array_equal(within, places[there])
 
@@ -145,7 +145,7 @@ def test_patches_are_those_the_encoder_free_model_merges(name):
     count = 9 * int(found["num_soft_tokens_per_image"][0])
     merged, places = merge(found["pixel_values"][:, :count], found["image_position_ids"][:, :count], count // 9)
     patches, xy = resize_to_patches(pixels, 48, 280)
-    np.testing.assert_array_equal(patches, merged[0].numpy())
+    np.testing.assert_array_equal(patches.astype(np.float32) / 255, merged[0].numpy())
     np.testing.assert_array_equal(xy, places[0].numpy())
 
 

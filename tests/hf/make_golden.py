@@ -38,7 +38,6 @@ def main() -> None:
             for one, laid in zip(pieces, rows, strict=True)
         ]
         kept = {name: np.stack([getattr(one, name) for one in rows]) for name in vars(rows[0])}
-        kept["patches"] = np.rint(kept["patches"] * 255).astype(np.uint8)
         np.savez_compressed(folder / "inputs.npz", mean=np.stack(means), **kept)
 
 

@@ -145,7 +145,12 @@ BUDGET = Budget(tokens=96, images=4, patches=9, clips=2, frames=40)
 def small_patches(patches: np.ndarray, xy: np.ndarray, pool: int) -> tuple[np.ndarray, np.ndarray]:
     """Our patches [p,c] as the reference has them: pool x pool smaller ones each, row by row of the whole image."""
     side = round((patches.shape[1] / 3) ** 0.5) // pool
-    cut = patches.reshape(len(xy), pool, side, pool, side, 3).transpose(0, 1, 3, 2, 4, 5).reshape(-1, side * side * 3)
+    cut = (
+        (patches.astype(np.float32) / 255)
+        .reshape(len(xy), pool, side, pool, side, 3)
+        .transpose(0, 1, 3, 2, 4, 5)
+        .reshape(-1, side * side * 3)
+    )
     within = np.stack(np.meshgrid(np.arange(pool), np.arange(pool)), -1).reshape(1, -1, 2)
     where = (pool * xy[:, None] + within).reshape(-1, 2)
     order = np.lexsort((where[:, 0], where[:, 1]))

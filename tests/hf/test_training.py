@@ -17,7 +17,6 @@ def start(kind):
     """Architecture and parameters of a golden model, and its inputs of every modality as the queries of pairs."""
     arch, params = hf.architecture(GOLDEN / kind), hf.load(GOLDEN / kind)
     kept = {name: x for name, x in np.load(GOLDEN / kind / "inputs.npz").items() if name != "mean"}
-    kept["patches"] = kept["patches"].astype(np.float32) / 255
     query = Inputs(**kept)
     count = len(query.tokens)
     hashes = np.arange(2 * count, dtype=np.uint32).reshape(2, count, 1).repeat(2, axis=2)

@@ -147,7 +147,7 @@ def test_targets_and_negatives_together_are_as_apart(layout, h, shape):
     hashes = {f"{name}_hash": np.zeros((len(side.tokens), 2), np.uint32) for name, side in sides.items()}
 
     def encode(weight, inputs):  # stands in for the encoder: any function of a row will do
-        return jnp.tanh(weight * inputs.tokens / 100 + jnp.sum(inputs.patches, axis=(1, 2, 3))[:, None])
+        return jnp.tanh(weight * inputs.tokens / 100 + jnp.sum(inputs.patches / 255, axis=(1, 2, 3))[:, None])
 
     with jax.set_mesh(mesh.make_mesh(shape)):
         pairs = mesh.to_global(Pairs(**sides, **hashes, valid=np.ones(q, bool)))
