@@ -22,7 +22,7 @@ tail -n "+$(( $(wc -l <"$folder/log") + 1 ))" -f --pid=$$ "$folder/log" 9>&- &  
 mirror=$!
 exec >>"$folder/log" 2>&1
 
-# shellcheck disable=SC2317  # a trap's
+# shellcheck disable=SC2317,SC2329  # a trap's
 finish() {
   local status=$?
   echo "$(date +%T) worker ends with status $status"
@@ -34,7 +34,7 @@ finish() {
 trap finish EXIT
 
 child='' stopping='' interrupted='' signal=TERM
-# shellcheck disable=SC2317
+# shellcheck disable=SC2317,SC2329
 stop() {
   stopping=1 interrupted=1
   [ -z "$child" ] || kill -s "$signal" "$child" 2>/dev/null || true

@@ -5,6 +5,8 @@ runs are of tests/launch/counter.py; with POD_TRAINS=1, one trains a small model
 """
 
 import fcntl
+import http.server
+import importlib.util
 import json
 import os
 import pathlib
@@ -14,11 +16,15 @@ import shlex
 import shutil
 import signal
 import site
+import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
+
+from embed import checkpoint
 
 ROOT = pathlib.Path(__file__).parent.parent
 STANDINS = ROOT / "tests" / "launch" / "bin"
@@ -62,7 +68,7 @@ class Cloud:
             "CLOUD": str(self.folder), "CLUSTER": "tpus", "TPU": "v5litepod-16", "ZONE": "us-west4-a",
             "POLL": "0.2", "PAUSE": "0",
         }  # fmt: skip
-        self.log = folder / "output.txt"
+        self.log, self.gate = folder / "output.txt", folder / "gate"
         self.started: list[subprocess.Popen] = []
 
     def begin(self, *words: str, script: str = "pod.sh", **environment: str) -> subprocess.Popen:
@@ -83,6 +89,10 @@ class Cloud:
     def count(self, *flags: str) -> list[str]:
         return ["counter", f"--config.workdir={self.work}", *flags]
 
+    def long(self, *flags: str) -> list[str]:
+        """A run that ends when the test opens the gate."""
+        return self.count(f"--config.until={self.gate}", *flags)
+
     def said(self) -> str:
         return self.log.read_text() if self.log.exists() else ""
 
@@ -98,6 +108,9 @@ class Cloud:
 
     def workers(self) -> list[pathlib.Path]:
         return sorted(self.folder.glob("nodes/embed/worker-*"))
+
+    def logs(self) -> list[str]:
+        return [(home / "embed/runs/worker/log").read_text() for home in self.workers()]
 
     def kill(self, homes: list[pathlib.Path]) -> None:
         """What a machine's end does to everything on it."""
@@ -174,41 +187,47 @@ def test_a_new_commit_takes_the_place_of_the_old_one_on_the_same_slice(cloud):
 
 @pytest.mark.parametrize("states", [("SUSPENDED", ""), ("ACTIVE", "PREEMPTED")])
 def test_preempted_in_mid_run(cloud, states):
-    process = cloud.begin(*cloud.count("--config.steps=60", "--config.save=3"), SPOT="1")
-    cloud.wait("step 7/60")
+    process = cloud.begin(*cloud.long("--config.steps=20", "--config.save=3"), SPOT="1")
+    cloud.wait("step 7/20")
     cloud.preempt(*states)
+    cloud.gate.touch()
     assert process.wait(60) == 0, cloud.said()
     said = cloud.said()
     (resumed,) = map(int, re.findall(r"resuming .* at step (\d+)", said))
     assert resumed >= 6 and resumed % 3 == 0
-    assert re.findall(r"^step (\d+)/60$", said, re.M)[-60 + resumed :] == [str(n) for n in range(resumed + 1, 61)]
+    assert re.findall(r"^step (\d+)/20$", said, re.M)[-20 + resumed :] == [str(n) for n in range(resumed + 1, 21)]
     creates = [call for call in cloud.calls() if call[2:4] == ["queued-resources", "create"]]
     assert len(creates) == 2 and all("--spot" in call for call in creates)
 
 
 def test_a_worker_that_went_down_alone_is_started_again(cloud):
-    process = cloud.begin(*cloud.count("--config.steps=60"))
-    cloud.wait("step 5/60")
+    process = cloud.begin(*cloud.long("--config.steps=20"))
+    cloud.wait("step 5/20")
     cloud.kill(cloud.workers()[1:])
+    while cloud.logs()[1].count(" runs counter ") < 2:
+        assert process.poll() is None, cloud.said()
+        time.sleep(0.02)
+    cloud.gate.touch()
     assert process.wait(60) == 0, cloud.said()
-    logs = [(home / "embed/runs/worker/log").read_text() for home in cloud.workers()]
+    logs = cloud.logs()
     assert [log.count(" runs counter ") for log in logs] == [1, 2]
-    assert re.findall(r"^step (\d+)/60$", cloud.said(), re.M) == [str(n) for n in range(1, 61)]
+    assert re.findall(r"^step (\d+)/20$", cloud.said(), re.M) == [str(n) for n in range(1, 21)]
 
 
 def test_ctrl_c_leaves_the_run_and_the_same_command_follows_it(cloud):
-    words = cloud.count("--config.steps=50", "--config.seconds=0.1")
+    words = cloud.long("--config.steps=20")
     first = cloud.begin(*words)
-    cloud.wait("step 3/50")
+    cloud.wait("step 3/20")
     os.killpg(first.pid, signal.SIGINT)
     assert first.wait(20) == 130 and "goes on" in cloud.said()
-    status, said = cloud.run(*words[:-1], "--config.seconds=0.2")  # another run
+    status, said = cloud.run(*words, "--config.seconds=0.2")  # another run
     assert status == 2 and "runs something else" in said
     second = cloud.begin(*words)
-    cloud.wait("counter is running on embed: following it")
     third = cloud.begin(*words)
+    cloud.wait("(?s)(counter is running on embed: following it.*){2}")
+    cloud.gate.touch()
     assert second.wait(60) == 0 and third.wait(60) == 0
-    logs = [(home / "embed/runs/worker/log").read_text() for home in cloud.workers()]
+    logs = cloud.logs()
     assert [log.count(" runs counter ") for log in logs] == [1, 1]
     assert "resuming" not in cloud.said()
 
@@ -221,17 +240,18 @@ def test_a_dropped_connection_neither_repeats_nor_loses_lines(cloud):
 
 
 def test_stop_then_on(cloud):
-    words = cloud.count("--config.steps=40", "--config.save=100", "--config.seconds=0.1")
+    words = cloud.long("--config.steps=20", "--config.save=100")
     process = cloud.begin(*words)
-    cloud.wait("step 4/40")
+    cloud.wait("step 4/20")
     assert cloud.run("stop")[0] == 0
     assert process.wait(30) == 75 and "stopped" in cloud.said()
     status, said = cloud.run("stop")  # nothing to stop is no error
     assert status == 0 and said.count(" ended 75\n") == 2
+    cloud.gate.touch()
     status, said = cloud.run(*words)
     assert status == 0, said
-    steps = re.findall(r"^step (\d+)/40$", cloud.said(), re.M)
-    assert steps == [str(n) for n in range(1, 41)]  # it saved where it was
+    steps = re.findall(r"^step (\d+)/20$", cloud.said(), re.M)
+    assert steps == [str(n) for n in range(1, 21)]  # it saved where it was
 
 
 def test_deleted_while_followed_is_not_asked_for_again(cloud):
@@ -397,7 +417,48 @@ def test_gke_dry_run(cloud):
     assert [shlex.split(line)[0] for line in said.splitlines()] == ["git", "mkdir", "tar", "xpk"]
 
 
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="needs shellcheck (apt-get install shellcheck)")
+class Metadata(http.server.BaseHTTPRequestHandler):
+    """What a TPU VM can ask about itself, by the last part of the path; the server is of one worker."""
+
+    def do_GET(self):
+        answers = {"agent-worker-number": str(self.server.number), "worker-network-endpoints": "localhost,localhost"}
+        answer = answers.get(self.path.rsplit("/", 1)[-1], "")
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer.encode())
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.skipif(importlib.util.find_spec("requests") is None, reason="asking a TPU VM needs the extra [tpu]")
+def test_workers_of_a_tpu_vm_find_each_other():
+    """By JAX's own way of asking the machine; only that it is a TPU VM is said to it."""
+    code = "import os, jax; del os.environ['TPU_SKIP_MDS_QUERY']; from embed import program; program.join();"
+    code += "print(jax.process_index(), jax.process_count())"
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        port = str(s.getsockname()[1])
+    servers = [http.server.HTTPServer(("localhost", 0), Metadata) for _ in range(2)]
+    processes = []
+    for number, server in enumerate(servers):
+        server.number = number
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        environment = os.environ | {
+            "EMBED_POD": "1", "JAX_FORCE_TPU_INIT": "1", "JAX_PLATFORMS": "cpu", "JAX_COORDINATOR_PORT": port,
+            "GCE_METADATA_IP": f"localhost:{server.server_port}", "TPU_SKIP_MDS_QUERY": "1",
+        }  # fmt: skip
+        command = [sys.executable, "-c", code]
+        processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True))
+    said = [process.communicate(timeout=100)[0] for process in processes]
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+    assert [lines.splitlines()[-1] for lines in said] == ["0 2", "1 2"]
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="needs shellcheck, which the extra [test] brings")
 def test_shellcheck():
     scripts = [*ROOT.glob("launch/*.sh"), ROOT / ".ci" / "run"]
     done = subprocess.run(["shellcheck", "-x", *scripts], cwd=ROOT, capture_output=True, text=True)
@@ -412,11 +473,11 @@ def test_training_goes_on_through_a_preemption(cloud, tmp_path):
     words = [f"--config.workdir={cloud.work}", f"--config.data={tmp_path / 'data'}"]
     more = {"JAX_NUM_CPU_DEVICES": "4", "JAX_PLATFORMS": "cpu", "POLL": "1"}
     process = cloud.begin("trains", *words, **more)
-    metrics = cloud.work / "trains" / "metrics.jsonl"
-    while not metrics.exists() or len(metrics.read_text().splitlines()) < test_hosts.SAVE + 1:
+    run = cloud.work / "trains"
+    while not checkpoint.steps(run):
         assert process.poll() is None, cloud.said()
         time.sleep(0.05)
     cloud.preempt("SUSPENDED", "")
     assert process.wait(300) == 0, cloud.said()
-    assert len(metrics.read_text().splitlines()) == test_hosts.STEPS
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == test_hosts.STEPS
     assert re.search(r"resuming .* at step \d+", cloud.said())

@@ -1,7 +1,8 @@
 """Counts to --config.steps in a file of the workdir: what a launch sees of an experiment, without its weight.
 
 The first worker saves every --config.save steps, and at SIGTERM, which ends it with status 75. After --config.at steps
-of one process, the worker --config.worker (or all) ends with --config.status, unless all is done.
+of one process, the worker --config.worker (or all) ends with --config.status, unless all is done. The last step waits
+for the file --config.until.
 """
 
 import os
@@ -42,6 +43,8 @@ if start:
 for step in range(start, steps):
     if step - start == at:
         sys.exit(int(given["status"]))
+    while step + 1 == steps and "until" in given and not os.path.exists(given["until"]) and not stopped:
+        time.sleep(0.02)
     time.sleep(float(given.get("seconds", 0.05)))
     print(f"step {step + 1}/{steps}", flush=True)
     if (step + 1) % save == 0 or step + 1 == steps or stopped:

@@ -9,6 +9,6 @@ sys.path.insert(0, "tests")
 import test_hosts
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO)
+    logging.basicConfig(level=logging.INFO, force=True)
     given = dict(word.removeprefix("--config.").split("=", 1) for word in sys.argv[1:])
     test_hosts.main(pathlib.Path(given["data"]), pathlib.Path(given["workdir"]) / "trains")
