@@ -15,11 +15,16 @@ die() {
 }
 
 run() {
-  if [ -n "$dry" ]; then
-    printf '%s\n' "$(quoted "$@")" >&3
-  else
+  local word line=''
+  if [ -z "$dry" ]; then
     "$@"
+    return
   fi
+  for word in "$@"; do
+    [[ $word =~ ^[A-Za-z0-9_@%+=:,./-]+$ ]] || word=${word@Q}
+    line+=" $word"
+  done
+  printf '%s\n' "${line# }" >&3
 }
 
 quoted() {
