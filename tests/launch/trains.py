@@ -1,0 +1,14 @@
+"""A small model on records of two tasks (tests/test_hosts.py), trained by the workers of a pod."""
+
+import logging
+import pathlib
+import sys
+
+sys.path.insert(0, "tests")
+
+import test_hosts
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, force=True)
+    given = dict(word.removeprefix("--config.").split("=", 1) for word in sys.argv[1:])
+    test_hosts.main(pathlib.Path(given["data"]), pathlib.Path(given["workdir"]) / "trains")
