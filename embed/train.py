@@ -150,7 +150,7 @@ def fit(run: Run, layout: Layout, sources: Sequence[Source]) -> TrainState:
     were not finite.
     """
     folder, tasks, schedule, steps = run.folder, run.tasks, run.schedule, run.steps
-    data = mixture(tasks, sources, layout, run.seed, jax.process_index(), jax.process_count())
+    data = mixture(tasks, sources, layout, run.seed, *mesh.lines())
     key = jax.random.key(run.seed)
     base, target = shapes(run)
     meta = checkpoint.describe(
