@@ -20,6 +20,7 @@ end() {  # those that are left: asked first, since they may have to finish writi
     sleep 0.1
   done
   kill -KILL "${processes[@]}" 2>/dev/null || true
+  wait 2>/dev/null || true
 }
 trap end EXIT
 for (( host = 0; host < hosts; host++ )); do
