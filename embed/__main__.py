@@ -50,7 +50,7 @@ def index(path: pathlib.Path, folder: pathlib.Path, out: pathlib.Path, dim: int 
                 except (ValueError, OSError) as error:
                     tqdm.write(f"skipped {shown(name)}: {one_line(error)}", file=sys.stderr)
                 bar.update()
-            vectors.append(truncate(embedder.encode(embedder.prepare(pieces)), width))
+            vectors.append(truncate(embedder.encode(embedder.prepare(pieces.__getitem__, len(pieces))), width))
     if not done:
         raise ValueError(f"none of the {len(names)} files in {folder} can be embedded")
     about = {
@@ -100,7 +100,7 @@ def search(path: pathlib.Path, words: Sequence[str], k: int, task: str) -> list[
         pieces = embedder.pieces(query, task)
     except (ValueError, OSError) as error:
         raise ValueError(f"the query cannot be embedded: {one_line(error)}") from error
-    asked = truncate(embedder.encode(embedder.prepare([pieces])), vectors.shape[1])
+    asked = truncate(embedder.encode(embedder.prepare(lambda _: pieces, 1)), vectors.shape[1])
     scores, indices = top_k(asked, vectors, k)
     return [(float(score), names[i]) for score, i in zip(scores[0], indices[0], strict=True)]
 

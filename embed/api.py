@@ -6,7 +6,7 @@ import io
 import os
 import pathlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -50,17 +50,22 @@ ATTENTION = 2**26  # rows times tokens squared of one batch: 64 rows of 1,024 to
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """Rows laid out once, to be encoded by any parameters: batches of one shape each, and whose rows they are."""
+    """Rows laid out once, to be encoded by any parameters: this host's rows of batches of one shape each, and of all
+    rows of a batch, the items they are of (i32[b], -1 where a row is padding)."""
 
     batches: tuple[tuple[np.ndarray, Inputs], ...]
     count: int
 
 
 class Embedder:
-    """A trained encoder as a function from anything to unit vectors. `Embedder.load(path)` makes one."""
+    """A trained encoder as a function from anything to unit vectors. `Embedder.load(path)` makes one.
+
+    It works on the mesh that is set when it is made (`jax.set_mesh`), else on one device. On many hosts all call the
+    same methods with the same items: each decodes a share of them, and gets all vectors.
+    """
 
     def __init__(self, encoder: Encoder, params: dict, layout: Layout):
-        self.encoder, self.params, self.layout = encoder, params, layout
+        self.encoder, self.params, self.layout, self.mesh = encoder, params, layout, mesh.present()
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Embedder":
@@ -71,11 +76,11 @@ class Embedder:
         folder of another kind of model.
         """
         path = hf.folder(path) if "@" in str(path) else pathlib.Path(path)
-        if (path / "config.json").exists():
-            with jax.set_mesh(mesh.make_mesh((1, 1, 1))):
+        with jax.set_mesh(mesh.present()):
+            if (path / "config.json").exists():
                 return cls(Encoder(hf.architecture(path), remat=False), hf.load(path), hf.layout(path))
-        encoder = Encoder(checkpoint.architecture(checkpoint.metadata(path)), remat=False)
-        return cls(encoder, checkpoint.load_params(path), checkpoint.load_layout(path))
+            encoder = Encoder(checkpoint.architecture(checkpoint.metadata(path)), remat=False)
+            return cls(encoder, checkpoint.place_params(path), checkpoint.load_layout(path))
 
     def embed(
         self, items: Sequence[Any], *, dim: int | None = None, task: str | None = None, patches: int | None = None
@@ -92,11 +97,12 @@ class Embedder:
         if isinstance(items, str | bytes | os.PathLike):
             raise ValueError(f"expected a list of items, got one {type(items).__name__}: put it in a list")
         width = self.width(dim)
-        pieces = []
-        for number, item in enumerate(items):
+
+        def read(number: int) -> list[Piece]:
             with _naming(f"item {number}"):
-                pieces.append(self.pieces(item, task, patches))
-        return truncate(self.encode(self.prepare(pieces)), width)
+                return self.pieces(items[number], task, patches)
+
+        return truncate(self.encode(self.prepare(read, len(items))), width)
 
     def width(self, dim: int | None) -> int:
         """The numbers of a vector where `dim` are asked for, all if None. Raises ValueError for more than there are."""
@@ -132,40 +138,59 @@ class Embedder:
             raise ValueError(f"a video array is u8[1..{MAX_FRAMES},h,w,3]; got {frames.dtype}{list(frames.shape)}")
         return film(frames, range(len(frames)), self.layout, patches)
 
-    def prepare(self, pieces: Sequence[list[Piece]], batch: int = 64) -> Prepared:
-        """Inputs by shape, in batches of at most `batch` rows, fewer of long ones, padded to that number or to 8."""
-        groups: dict[Budget, list[int]] = defaultdict(list)
-        for i, one in enumerate(pieces):
-            groups[standard_budget(one, self.layout.tokenizer)].append(i)
+    def prepare(self, read: Callable[[int], list[Piece]], count: int, batch: int = 64) -> Prepared:
+        """Items 0..count-1, decoded by `read`, as inputs by shape: in batches of at most `batch` rows, fewer of long
+        ones, padded to that number or to 8, and to a row a part of the mesh.
+
+        Item i is in part i mod n of the mesh (`mesh.lines`), so hosts read their own items alone.
+        """
+        with jax.set_mesh(self.mesh):
+            own, parts = mesh.lines()
+            pieces = {number: read(number) for line in own for number in range(line, count, parts)}
+            budgets = {number: standard_budget(one, self.layout.tokenizer) for number, one in pieces.items()}
+            table = np.zeros((len(own), -(-count // parts), len(dataclasses.fields(Budget))), np.int32)
+            for number, budget in budgets.items():
+                table[own.index(number % parts), number // parts] = dataclasses.astuple(budget)
+            table = mesh.gather(mesh.to_global(table))
+        groups: dict[Budget, list[list[int]]] = defaultdict(lambda: [[] for _ in range(parts)])
+        for number in range(count):
+            groups[Budget(*table[number % parts, number // parts].tolist())][number % parts].append(number)
         batches = []
-        for budget, members in groups.items():
-            most = min(batch, max(ATTENTION // budget.tokens**2, 1))
-            for start in range(0, len(members), most):
-                chosen = members[start : start + most]
-                rows = [row(pieces[i], budget, self.layout) for i in chosen]
-                padded = most if len(rows) > FEW else min(FEW, most)
-                rows += [empty(budget, self.layout.media)] * (padded - len(rows))
-                batches.append((np.array(chosen), stack(rows, budget, self.layout)))
-        return Prepared(tuple(batches), len(pieces))
+        for budget, members in groups.items():  # of every part
+            most = -(-min(batch, max(ATTENTION // budget.tokens**2, 1)) // parts)  # rows of a part
+            few = min(-(-FEW // parts), most)
+            for start in range(0, max(map(len, members)), most):
+                chosen = [part[start : start + most] for part in members]
+                rows = most if max(map(len, chosen)) > few else few
+                filled = [part + [-1] * (rows - len(part)) for part in chosen]
+                local = [
+                    row(pieces[i], budget, self.layout) if i >= 0 else empty(budget, self.layout.media)
+                    for line in own
+                    for i in filled[line]
+                ]
+                batches.append((np.concatenate(filled), stack(local, budget, self.layout)))
+        return Prepared(tuple(batches), count)
 
     def encode(self, prepared: Prepared, params: dict | None = None) -> np.ndarray:
         """Raw embeddings f32[n,e] of prepared inputs, by this embedder's parameters or others of the same form."""
         out = np.zeros((prepared.count, self.encoder.arch.embedding), np.float32)
-        with jax.set_mesh(mesh.make_mesh((1, 1, 1))):
-            params = jax.device_put(self.params if params is None else params)
+        params = self.params if params is None else params
+        with jax.set_mesh(self.mesh):
             for members, inputs in prepared.batches:
-                out[members] = np.asarray(encode(self.encoder, params, mesh.to_global(inputs)))[: len(members)]
+                vectors = mesh.gather(encode(self.encoder, params, mesh.to_global(inputs)))
+                out[members[members >= 0]] = vectors[members >= 0]
         return out
 
     def prepare_contents(
         self, contents: Sequence[Content], task: str | None, patches: int | None, tokens: int
     ) -> Prepared:
         """`prepare` for a benchmark's contents, with at most `tokens` tokens of text each. Raises as `embed` does."""
-        pieces = []
-        for number, content in enumerate(contents):
+
+        def read(number: int) -> list[Piece]:
             with _naming(f"content {number}"):
-                pieces.append(cut_text(self.pieces(list(content), task, patches), tokens))
-        return self.prepare(pieces)
+                return cut_text(self.pieces(list(contents[number]), task, patches), tokens)
+
+        return self.prepare(read, len(contents))
 
 
 @contextlib.contextmanager

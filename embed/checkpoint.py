@@ -16,10 +16,11 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from embed import lora, partition
+from embed import hosts, lora, partition
 from embed.data.layout import Layout
 from embed.data.tokenizer import Tokenizer
 from embed.inputs import MediaFormat
+from embed.model.encoder import Encoder, init
 from embed.model.presets import Architecture
 
 
@@ -66,6 +67,11 @@ def concrete(tree: Any) -> Any:
     return jax.tree.map(leaf, tree)
 
 
+def shapes(encoder: Encoder) -> dict:
+    """An encoder's parameters as ShapeDtypeStructs on the present mesh; nothing is made."""
+    return concrete(jax.eval_shape(lambda: init(encoder, jax.random.key(0))))
+
+
 def steps(run: pathlib.Path) -> list[int]:
     """The finished checkpoints of a run, ascending."""
     folder = run / "checkpoints"
@@ -88,7 +94,7 @@ def locate(path: pathlib.Path) -> tuple[pathlib.Path, int]:
 
 
 def load_params(path: pathlib.Path, like: Any = None) -> dict:
-    """Parameters of a checkpoint: onto the layout of `like`, or as host numpy arrays of what is there, adapters merged.
+    """Parameters of a checkpoint, adapters merged: onto the layout of `like`, or as host numpy arrays.
 
     Raises CheckpointError where there is none, or where its parameters are not those of `like`.
     """
@@ -102,22 +108,34 @@ def load_params(path: pathlib.Path, like: Any = None) -> dict:
             like = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved)
             params = ocp.load(folder, {"params": like}, checkpointable_name="state")["params"]
             return jax.tree.map(np.asarray, lora.merged(params))
-        # Asked for alone, the encoder's leaves would come without adapters and without a word.
+        like = concrete(lora.beside(like, saved))
         other = sorted(dict(partition.shapes(saved).items() ^ partition.shapes(like).items()))
         if other:
             raise CheckpointError(
-                f"{len(other)} parameters of {path} are not the encoder's, or not of its shapes, such as {other[0]}; "
-                "where that is an adapter, start from a soup of that one run, which has it merged"
+                f"{len(other)} parameters of {path} are not the encoder's, or not of its shapes, such as {other[0]}"
             )
-        return ocp.load(folder, {"params": like}, checkpointable_name="state")["params"]
+        return lora.merged(ocp.load(folder, {"params": like}, checkpointable_name="state")["params"])
+
+
+def place_params(path: pathlib.Path) -> dict:
+    """Parameters of a checkpoint, adapters merged, as f32 on the present mesh in the layout of its encoder.
+
+    Every device reads its own part. Raises what `load_params` does.
+    """
+    return load_params(path, shapes(Encoder(architecture(metadata(path)))))
 
 
 def save_params(run: pathlib.Path, params: dict, meta: dict[str, Any], tokenizer: Tokenizer) -> None:
-    """Writes parameters alone as `run/checkpoints/0`, with the metadata that `describe` made and their tokenizer."""
+    """Writes parameters alone as `run/checkpoints/0`, with the metadata that `describe` made and their tokenizer.
+
+    Each host writes what its devices hold, and goes on when all of it can be read.
+    """
     run.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(run / "tokenizer.json")
+    if hosts.leads():
+        tokenizer.save(run / "tokenizer.json")
     with checkpointer(run, every=1, keep=1) as writer:
         writer.save(0, {"params": params}, custom_metadata=meta, force=True, overwrite=True)
+    hosts.together(f"saved {run}")
 
 
 def metadata(path: pathlib.Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Many hosts run one program: who writes for all, and who goes first."""
+"""Many hosts run one program: who writes for all, who goes first, and where they wait for each other."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,13 +12,18 @@ def leads() -> bool:
     return jax.process_index() == 0
 
 
+def together(what: str) -> None:
+    """Returns when all hosts have come here: what each has written, the others can read. Alone there is no waiting."""
+    multihost_utils.sync_global_devices(what)
+
+
 @contextlib.contextmanager
 def leader_first(what: str) -> Iterator[None]:
     """The first host does what is inside before the others, who then find it done where folders are shared."""
     if not leads():
-        multihost_utils.sync_global_devices(what)
+        together(what)
     try:
         yield
     finally:
         if leads():
-            multihost_utils.sync_global_devices(what)
+            together(what)

@@ -75,6 +75,18 @@ def init(key: jax.Array, params: dict, rank: int, adapted: Chooses = everything)
     return unflatten_dict(flat)
 
 
+def beside(like: dict, saved: dict) -> dict:
+    """`like` (ShapeDtypeStructs on a mesh) with the adapters that a saved tree of arrays or their shapes has."""
+    ranks = {path[:-1]: leaf.shape[-1] for path, leaf in flatten_dict(saved).items() if path[-1] == A}
+    if not ranks:
+        return like
+
+    def adapted(params: dict) -> dict:
+        return init(jax.random.key(0), params, max(ranks.values()), lambda path: path[:-1] in ranks)
+
+    return jax.eval_shape(adapted, like)
+
+
 def merged(params: dict) -> dict:
     """`params` with every pair of adapters added to its weight and left out: what the encoder takes.
 

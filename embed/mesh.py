@@ -65,7 +65,35 @@ def make_mesh(shape: Sequence[int], devices: Sequence[Any] | None = None) -> Mes
     return jax.make_mesh((replica, data, model), AXES, axis_types=(AxisType.Explicit,) * 3, devices=used)
 
 
+def present() -> Mesh:
+    """The mesh that is set (`jax.set_mesh`), else one of this host's devices."""
+    mesh = jax.sharding.get_mesh()
+    return make_mesh((1, 1, 1), jax.local_devices()[:1]) if mesh.empty else mesh
+
+
+def lines() -> tuple[list[int], int]:
+    """Which of the equal parts of a batch's rows this host's devices hold, and how many parts there are on the mesh.
+
+    A part is what the devices hold that differ in `model` alone: where those belong to several hosts, all have it.
+    """
+    mesh = jax.sharding.get_mesh()
+    grid = mesh.devices.reshape(-1, mesh.shape["model"])
+    here = jax.process_index()
+    return [i for i, line in enumerate(grid) if any(device.process_index == here for device in line)], len(grid)
+
+
 def to_global(batch: Any) -> Any:
-    """This host's rows of every numpy leaf -> arrays of the whole mesh, sharded by row."""
+    """This host's rows of every numpy leaf (its `lines`, in order) -> arrays of the whole mesh, sharded by row."""
     sharding = NamedSharding(jax.sharding.get_mesh(), ROWS)
     return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), batch)
+
+
+def spread(rows: np.ndarray) -> jax.Array:
+    """Rows that every host has whole -> an array of the mesh, sharded by row."""
+    sharding = NamedSharding(jax.sharding.get_mesh(), ROWS)
+    return jax.make_array_from_callback(rows.shape, sharding, lambda index: rows[index])
+
+
+def gather(array: jax.Array) -> np.ndarray:
+    """An array of the mesh, whole on every host. All hosts must ask for it."""
+    return np.asarray(jax.reshard(array, P()))

@@ -13,6 +13,8 @@ from ml_collections import ConfigDict, config_flags
 
 from embed.mesh import make_mesh
 
+RESTART = os.EX_TEMPFAIL  # 75, the exit status that says: start the same command again
+
 
 def run(main: Callable[[ConfigDict], None]) -> None:
     """Runs `main(config)`; `--config=configs/NAME.py` picks the config, `--config.field=value` changes a field of it.

@@ -1,10 +1,15 @@
-"""Exact nearest neighbours by cosine, in tiles: memory is bounded by the tile, whatever the size of the corpus."""
+"""Exact nearest neighbours by cosine, in tiles: memory is bounded by the tile, whatever the size of the corpus.
+
+On a mesh, each device has its share of the queries.
+"""
 
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from embed import mesh
 
 QUERY_TILE = 1024
 CORPUS_TILE = 16_384
@@ -28,7 +33,7 @@ def top_k(queries: np.ndarray, corpus: np.ndarray, k: int) -> tuple[np.ndarray, 
 
     Of equal scores the lower index comes first. k is clipped to the size of the corpus: the result may be narrower.
     Raises ValueError for k < 1, an empty corpus, unequal widths, and vectors that are not finite (a NaN would rank
-    first everywhere).
+    first everywhere). On many hosts all must call this, with the same vectors, and all get the whole result.
     """
     queries, corpus = np.asarray(queries, np.float32), np.asarray(corpus, np.float32)
     if queries.ndim != 2 or corpus.ndim != 2 or queries.shape[1] != corpus.shape[1]:
@@ -42,13 +47,19 @@ def top_k(queries: np.ndarray, corpus: np.ndarray, k: int) -> tuple[np.ndarray, 
     k, n = min(k, len(corpus)), len(corpus)
     rows, columns = _tile(len(queries), QUERY_TILE), _tile(n, CORPUS_TILE)
     scores, indices = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int32)
-    for top in range(0, len(queries), rows):
-        block = jnp.asarray(_padded(queries[top : top + rows], rows))
-        best = jnp.full((rows, k), -jnp.inf), jnp.zeros((rows, k), jnp.int32)
-        for start in range(0, n, columns):
-            best = _merge(best, block, _padded(corpus[start : start + columns], columns), start, n)
-        count = min(rows, len(queries) - top)
-        scores[top : top + count], indices[top : top + count] = (np.asarray(b)[:count] for b in best)
+    with jax.set_mesh(mesh.present()):
+        parts = mesh.lines()[1]
+        rows = -(-rows // parts) * parts
+        for top in range(0, len(queries), rows):
+            block = mesh.spread(_padded(queries[top : top + rows], rows))
+            best = (
+                mesh.spread(np.full((rows, k), -np.inf, np.float32)),
+                mesh.spread(np.zeros((rows, k), np.int32)),
+            )
+            for start in range(0, n, columns):
+                best = _merge(best, block, _padded(corpus[start : start + columns], columns), start, n)
+            count = min(rows, len(queries) - top)
+            scores[top : top + count], indices[top : top + count] = (mesh.gather(b)[:count] for b in best)
     return scores, indices
 
 
@@ -56,7 +67,7 @@ def top_k(queries: np.ndarray, corpus: np.ndarray, k: int) -> tuple[np.ndarray, 
 def _merge(best: tuple, queries: jax.Array, tile: jax.Array, start: int, n: int) -> tuple[jax.Array, jax.Array]:
     """The best k of those so far and of a tile of candidates start..; those past n are padding."""
     scores = jnp.einsum("qe,ne->qn", queries, tile, precision=jax.lax.Precision.HIGHEST)
-    index = jnp.broadcast_to(start + jnp.arange(len(tile), dtype=jnp.int32), scores.shape)
+    index = start + jax.lax.broadcasted_iota(jnp.int32, scores.shape, 1, out_sharding=mesh.EMBEDDINGS)
     scores = jnp.where(index < n, scores, -jnp.inf)
     # lax.top_k keeps the earlier of equal values, and those so far have lower indices: ties need nothing else.
     scores, at = jax.lax.top_k(jnp.concatenate([best[0], scores], axis=1), best[0].shape[1])

@@ -1,9 +1,10 @@
-"""Model soup: the weighted mean of checkpoints, streamed in float32, one parent in memory at a time.
+"""Model soup: the weighted mean of checkpoints in float32, on the mesh, one parent in memory beside the sum.
 
 Parents may be steps of one run or of several. The result is a params-only checkpoint whose metadata names parents,
 weights and scores (report §3.3; Wortsman et al., arXiv 2203.05482, for the greedy form).
 """
 
+import functools
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -32,32 +33,39 @@ def same_shape(parents: Sequence[pathlib.Path]) -> None:
 
 
 def average(parents: Sequence[pathlib.Path], weights: Sequence[float]) -> dict:
-    """The weighted mean of the parents' parameters as numpy float32; weights are normalised to sum to one.
+    """The weighted mean of the parents' parameters, f32 in the encoder's layout; weights are normalised to sum to one.
 
-    Raises SoupError for parents of different form, or weights that are not positive.
+    Needs a mesh (`jax.set_mesh`): every device averages its own part, and on many hosts all take part. Raises SoupError
+    for parents of different form, or weights that are not positive, CheckpointError for parameters that are not the
+    encoder's.
     """
     if not parents or len(parents) != len(weights) or min(weights) <= 0:
         raise SoupError(f"{len(parents)} parents need as many weights, all above zero; got {list(weights)}")
     same_shape(parents)
-    total: dict | None = None
-    for parent, weight in zip(parents, weights, strict=True):
-        share = np.float32(weight / sum(weights))
-        scaled = jax.tree.map(
-            lambda leaf, share=share: np.asarray(leaf, np.float32) * share, checkpoint.load_params(parent)
-        )
-        if total is not None and jax.tree.map(np.shape, total) != jax.tree.map(np.shape, scaled):
-            raise SoupError(f"{parents[0]} and {parent} have different parameters")
-        total = scaled if total is None else jax.tree.map(np.add, total, scaled)
-    assert total is not None
+    shares = [np.float32(weight / sum(weights)) for weight in weights]
+    total = _scaled(checkpoint.place_params(parents[0]), shares[0])
+    for parent, share in zip(parents[1:], shares[1:], strict=True):
+        total = _added(total, checkpoint.place_params(parent), share)
     return total
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _scaled(params: dict, share: jax.Array) -> dict:
+    return jax.tree.map(lambda leaf: share * leaf, params)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _added(total: dict, params: dict, share: jax.Array) -> dict:
+    return jax.tree.map(lambda sofar, leaf: sofar + share * leaf, total, params)
 
 
 def greedy(parents: Sequence[pathlib.Path], score: Score) -> tuple[dict, list[pathlib.Path], list[dict[str, Any]]]:
     """Best parent first, then each next one stays if the uniform mean with it does not score lower.
 
-    `score` takes parameters and returns the validation score. Returns (parameters, those that stayed, every trial).
+    `score` takes parameters and returns the validation score, the same on every host. Returns (parameters, those that
+    stayed, every trial). Raises what `average` does.
     """
-    alone = [(score(checkpoint.load_params(parent)), parent) for parent in parents]
+    alone = [(score(checkpoint.place_params(parent)), parent) for parent in parents]
     trials: list[dict[str, Any]] = [{"parents": [str(parent)], "score": value} for value, parent in alone]
     ranked = [parent for _, parent in sorted(alone, key=lambda pair: -pair[0])]
     kept, best = ranked[:1], max(value for value, _ in alone)

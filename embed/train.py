@@ -27,6 +27,7 @@ from embed.inputs import Pairs
 from embed.journal import Journal
 from embed.loss.contrast import Candidates
 from embed.model import encoder as encoders
+from embed.watchdog import watchdog
 
 log = logging.getLogger(__name__)
 Loss = Callable[[dict, Pairs, Candidates], tuple[jax.Array, dict[str, jax.Array]]]
@@ -48,6 +49,9 @@ class Schedule:
     log: int = 10
     workers: int = 0
     patience: int = 20  # updates in a row that may be skipped as not finite
+    stall: float = (
+        1800  # seconds in which a step must end, or the process does; a task's first one compiles, and may not
+    )
 
 
 def unchanged(key: jax.Array, params: dict) -> dict:
@@ -150,7 +154,7 @@ def fit(run: Run, layout: Layout, sources: Sequence[Source]) -> TrainState:
     were not finite.
     """
     folder, tasks, schedule, steps = run.folder, run.tasks, run.schedule, run.steps
-    data = mixture(tasks, sources, layout, run.seed, jax.process_index(), jax.process_count())
+    data = mixture(tasks, sources, layout, run.seed, *mesh.lines())
     key = jax.random.key(run.seed)
     base, target = shapes(run)
     meta = checkpoint.describe(
@@ -164,7 +168,11 @@ def fit(run: Run, layout: Layout, sources: Sequence[Source]) -> TrainState:
     )
     step_fn = make_step(run.loss, run.optimizer, run.trains)
     folder.mkdir(parents=True, exist_ok=True)
-    with checkpoint.checkpointer(folder, schedule.save, schedule.keep) as saver, _interrupts() as interrupted:
+    with (
+        watchdog(schedule.stall) as beat,
+        checkpoint.checkpointer(folder, schedule.save, schedule.keep) as saver,
+        _interrupts() as interrupted,
+    ):
         if checkpoint.steps(folder):
             state = _restore(folder, saver, target, meta, layout)
         else:
@@ -176,9 +184,12 @@ def fit(run: Run, layout: Layout, sources: Sequence[Source]) -> TrainState:
             layout.tokenizer.save(folder / "tokenizer.json")
         journal = Journal(folder, tasks, start, steps)
         late: tuple[int, int, dict] | None = None
+        compiled: set[int] = set()  # tasks
         for step, (number, pairs) in zip(
             range(start, steps), batches(data, start, steps, schedule.workers), strict=False
         ):
+            beat(f"{folder}, step {step}", counted=number in compiled)
+            compiled.add(number)
             state, metrics = step_fn(state, mesh.to_global(pairs), tasks[number].candidates)
             if late is not None:
                 journal.write(*late, every=schedule.log, patience=schedule.patience)
@@ -196,6 +207,7 @@ def fit(run: Run, layout: Layout, sources: Sequence[Source]) -> TrainState:
             if interrupted():
                 raise KeyboardInterrupt
         journal.close()
+    hosts.together(f"trained {folder}")  # its last checkpoint can be read
     return state
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
-from embed import checkpoint
+from embed import checkpoint, hosts
 from embed.api import Embedder, Prepared
 from embed.data.folders import with_split
 from embed.data.records import open_split, read
@@ -121,9 +121,10 @@ def main(config: ConfigDict) -> None:
     suite += load_pairs(embedder, config.pairs, "test") if config.pairs else []
     results = evaluate(suite, encode(embedder, embedder.params, suite), embedder.encoder.arch.widths)
     out = checkpoint.locate(path)[0] / "results.json"
-    out.write_text(json.dumps(results, indent=1))
-    print(table({path.name: results}, suite))
-    print(f"mean nDCG@10 {mean(results):.3f}; all metrics and widths in {out}")
+    if hosts.leads():
+        out.write_text(json.dumps(results, indent=1))
+        print(table({path.name: results}, suite))
+        print(f"mean nDCG@10 {mean(results):.3f}; all metrics and widths in {out}")
 
 
 if __name__ == "__main__":

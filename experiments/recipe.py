@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import jax
 from ml_collections import ConfigDict
 
-from embed import checkpoint
+from embed import checkpoint, hosts
 from embed.api import Embedder
 from embed.eval import report
 from embed.program import run
@@ -37,7 +37,6 @@ def main(config: ConfigDict) -> None:
     embedder = Embedder.load(work / FINAL)
     suite = evaluate.load_suite(embedder, data, "test")
     columns, gallery = compare(embedder, work, STAGES, suite)
-    (work / "results.json").write_text(json.dumps(columns, indent=1))
     facts = {
         "parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(embedder.params)):,}",
         "code": checkpoint.code_version(),
@@ -47,19 +46,22 @@ def main(config: ConfigDict) -> None:
     }
     curves = [report.read_curves(work / name) for name in STAGES if (work / name / "metrics.jsonl").exists()]
     page = work / "report.html"
-    report.write(page, facts, columns, [benchmark for benchmark, *_ in suite], curves, gallery)
-    print(evaluate.table(columns, suite))
-    print(f"\nThe page of results: {page.resolve()}")
+    if hosts.leads():
+        (work / "results.json").write_text(json.dumps(columns, indent=1))
+        report.write(page, facts, columns, [benchmark for benchmark, *_ in suite], curves, gallery)
+        print(evaluate.table(columns, suite))
+        print(f"\nThe page of results: {page.resolve()}")
 
     if config.pairs:
         suite = evaluate.load_pairs(embedder, config.pairs, "test")
         columns, gallery = compare(embedder, work, PAIRS_STAGES, suite)
-        (work / "results_pairs.json").write_text(json.dumps(columns, indent=1))
         page, curves = work / "report_pairs.html", [report.read_curves(work / "pairs")]
         facts = {"code": checkpoint.code_version(), "datasets": config.pairs}
-        report.write(page, facts, columns, [benchmark for benchmark, *_ in suite], curves, gallery)
-        print(f"\n{evaluate.table(columns, suite)}")
-        print(f"\nThe page of your datasets: {page.resolve()}")
+        if hosts.leads():
+            (work / "results_pairs.json").write_text(json.dumps(columns, indent=1))
+            report.write(page, facts, columns, [benchmark for benchmark, *_ in suite], curves, gallery)
+            print(f"\n{evaluate.table(columns, suite)}")
+            print(f"\nThe page of your datasets: {page.resolve()}")
 
 
 def compare(
@@ -68,7 +70,7 @@ def compare(
     """(stage -> its results on a suite, a gallery of the last one)."""
     columns = {}
     for name in stages:
-        vectors = evaluate.encode(embedder, checkpoint.load_params(work / name), suite)
+        vectors = evaluate.encode(embedder, checkpoint.place_params(work / name), suite)
         columns[name] = evaluate.evaluate(suite, vectors, embedder.encoder.arch.widths)
         log.info("evaluated %s: mean nDCG@10 %.3f", name, evaluate.mean(columns[name]))
     gallery = [

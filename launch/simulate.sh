@@ -13,7 +13,16 @@ port=$(python -c 'import socket; s = socket.socket(); s.bind(("localhost", 0)); 
 export JAX_COORDINATOR_ADDRESS=localhost:$port JAX_NUM_PROCESSES=$hosts JAX_NUM_CPU_DEVICES=$((devices / hosts))
 export JAX_PLATFORMS=cpu
 processes=()
-trap 'kill "${processes[@]}" 2>/dev/null || true' EXIT
+end() {  # those that are left: asked first, since they may have to finish writing; stopped or waiting ones do not hear it
+  kill "${processes[@]}" 2>/dev/null || return 0
+  for (( tenth = 0; tenth < 50; tenth++ )); do
+    kill -0 "${processes[@]}" 2>/dev/null || return 0
+    sleep 0.1
+  done
+  kill -KILL "${processes[@]}" 2>/dev/null || true
+  wait 2>/dev/null || true
+}
+trap end EXIT
 for (( host = 0; host < hosts; host++ )); do
   JAX_PROCESS_ID=$host python -m "$module" "$@" > >(sed -u "s/^/[$host] /") 2>&1 &
   processes+=($!)

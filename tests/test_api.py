@@ -166,8 +166,8 @@ def test_order_and_company_do_not_matter(embedder, vectors, items):
 
 def test_batches_shrink_as_rows_grow(embedder, monkeypatch):
     monkeypatch.setattr(api, "ATTENTION", 2 * TOKENS**2)
-    prepared = embedder.prepare([embedder.pieces(text) for text in ["red"] * 3 + ["left"] * 2])
-    assert [members.tolist() for members, _ in prepared.batches] == [[0, 1], [2, 3], [4]]
+    prepared = embedder.prepare([embedder.pieces(text) for text in ["red"] * 3 + ["left"] * 2].__getitem__, 5)
+    assert [members.tolist() for members, _ in prepared.batches] == [[0, 1], [2, 3], [4, -1]]
     assert all(inputs.tokens.shape == (2, TOKENS) for _, inputs in prepared.batches)
 
 

@@ -233,13 +233,12 @@ def test_a_run_is_read_as_the_encoder_it_trained(trained, layout, born, shape):
         assert np.abs(np.asarray(encode(ENCODER, base, batch)) - merging).max() > 1e-2
 
 
-def test_a_soup_of_one_run_is_that_run_merged_and_a_place_to_start(trained, layout, tmp_path):
+def test_a_run_of_adapters_and_its_soup_are_that_run_merged_and_a_place_to_start(trained, layout, tmp_path):
     run, *_ = trained
-    with pytest.raises(checkpoint.CheckpointError, match=r"not the encoder's, .*lora_a.*a soup of that one run"):
-        fit(tmp_path / "next", layout, 0, init=run)
     soup.save(tmp_path / "merged", soup.average([run], [1.0]), [run])
-    state = fit(tmp_path / "next", layout, 0, init=tmp_path / "merged")
-    assert all(same(lora.merged(state.params), checkpoint.load_params(run)))
+    for start in (run, tmp_path / "merged"):
+        state = fit(tmp_path / f"from_{start.name}", layout, 0, init=start)
+        assert all(same(lora.merged(state.params), checkpoint.load_params(run)))
     vectors = [Embedder.load(folder).embed(["a red square", "größer"]) for folder in (run, tmp_path / "merged")]
     assert np.array_equal(*vectors)
 

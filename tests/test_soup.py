@@ -10,16 +10,17 @@ from conftest import ARCH
 
 from embed import checkpoint, soup
 from embed.data import tokenizer as tokenizers
+from embed.model.encoder import Encoder
 
 
 def save(run: pathlib.Path, layout, value: float, arch=ARCH, step: int = 1, extra: bool = False) -> pathlib.Path:
     """A checkpoint whose parameters are all `value`, with a ramp so that no two leaves are alike."""
-    params = {
-        "vocabulary": np.full((3, 4), value, np.float32) * np.arange(4, dtype=np.float32),
-        "backbone": {"scale": np.full(5, value, np.float32)},
-    }
+    params = jax.tree.map(
+        lambda leaf: np.full(leaf.shape, value, np.float32) * np.arange(leaf.shape[-1], dtype=np.float32),
+        checkpoint.shapes(Encoder(arch)),
+    )
     if extra:
-        params["projection"] = np.ones(2, np.float32)
+        params["more"] = np.ones(2, np.float32)
     run.mkdir(exist_ok=True)
     layout.tokenizer.save(run / "tokenizer.json")
     with checkpoint.checkpointer(run, every=1, keep=9) as writer:
@@ -34,7 +35,7 @@ def equal(a: dict, b: dict) -> bool:
 
 
 def level(params: dict) -> float:
-    return float(params["backbone"]["scale"][0])
+    return float(params["backbone"]["final_norm"]["scale"][1])
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def test_uniform_is_the_mean_and_weights_are_normalised(parents):
     assert equal(soup.average(parents[1:], [1.0, 1.0]), soup.average(parents[1:], [8.0, 8.0]))
     weighted = soup.average(parents, [2.0, 1.0, 1.0])
     assert level(weighted) == 2.5
-    assert np.array_equal(weighted["vocabulary"], 2.5 * np.tile(np.arange(4, dtype=np.float32), (3, 1)))
+    assert np.array_equal(weighted["vocabulary"], np.broadcast_to(2.5 * np.arange(ARCH.width), (512, ARCH.width)))
 
 
 def test_steps_of_one_run_are_parents_too(tmp_path, layout):
@@ -89,15 +90,16 @@ def test_parents_of_another_form_are_refused(tmp_path, parents, layout):
     wider = save(tmp_path / "wider", layout, 1.0, arch=dataclasses.replace(ARCH, hidden=128))
     words = tokenizers.train(["other words than those, in another order"] * 20, ARCH.vocabulary)
     foreign = save(tmp_path / "foreign", dataclasses.replace(layout, tokenizer=words), 1.0)
-    larger = save(tmp_path / "larger", layout, 1.0, extra=True)
     for other, message in [
         (wider, "differ in architecture: hidden"),
         (foreign, "differ in contract: tokenizer"),
-        (larger, "different parameters"),
     ]:
         with pytest.raises(soup.SoupError, match=message) as error:
             soup.average([parents[0], other], [1.0, 1.0])
         assert str(parents[0]) in str(error.value) and str(other) in str(error.value)
+    larger = save(tmp_path / "larger", layout, 1.0, extra=True)
+    with pytest.raises(checkpoint.CheckpointError, match=f"1 parameters of {larger} are not the encoder's.*more"):
+        soup.average([parents[0], larger], [1.0, 1.0])
 
 
 def test_a_saved_soup_is_read_like_a_run(tmp_path, parents, layout):

@@ -18,30 +18,36 @@ Batch = tuple[int, Pairs]  # which task, its pairs (numpy, this host's rows)
 
 
 def mixture(
-    tasks: Sequence[Task], sources: Sequence[Source], layout: Layout, seed: int, host: int = 0, hosts: int = 1
+    tasks: Sequence[Task],
+    sources: Sequence[Source],
+    layout: Layout,
+    seed: int,
+    lines: Sequence[int] = (0,),
+    of: int = 1,
 ) -> grain.MapDataset:
-    """Endless task-pure batches, tasks interleaved at their rates; element `step` is a Batch of this host's rows.
+    """Endless task-pure batches, tasks interleaved at their rates; element `step` is a Batch of this host's rows:
+    those `lines` of the `of` equal parts of every batch (see `mesh.lines`).
 
-    Raises ValueError where a batch does not divide by the hosts or a source is empty.
+    Raises ValueError where a batch does not divide into so many parts or a source is empty.
     """
     streams = [
-        _stream(number, task, source, layout, seed, host, hosts)
+        _stream(number, task, source, layout, seed, lines, of)
         for number, (task, source) in enumerate(zip(tasks, sources, strict=True))
     ]
     return grain.MapDataset.mix(streams, weights=[task.rate for task in tasks])
 
 
 def _stream(
-    number: int, task: Task, source: Source, layout: Layout, seed: int, host: int, hosts: int
+    number: int, task: Task, source: Source, layout: Layout, seed: int, lines: Sequence[int], of: int
 ) -> grain.MapDataset:
-    if task.batch % hosts:
-        raise ValueError(f"task {task.name}: batch {task.batch} does not divide by {hosts} hosts")
+    if task.batch % of:
+        raise ValueError(f"task {task.name}: a batch of {task.batch} does not divide into the {of} parts of the mesh")
     if not len(source):
         raise ValueError(f"task {task.name}: its source is empty")
-    rows = task.batch // hosts
+    parts = np.arange(task.batch).reshape(of, -1)
 
     def read(keys: np.ndarray) -> Batch:
-        return number, make_pairs(task, layout, source, keys[host * rows : (host + 1) * rows])
+        return number, make_pairs(task, layout, source, keys[parts[list(lines)].reshape(-1)])
 
     indices = grain.MapDataset.range(len(source)).seed(seed + number).shuffle().repeat()
     keys = indices.random_map(lambda index, rng: np.array([index, rng.integers(2**31)]))

@@ -58,7 +58,8 @@ def test_same_batches_for_any_workers_and_any_start(sources, layout):
 @pytest.mark.parametrize("hosts", [2, 4])
 def test_hosts_together_read_the_same_rows_in_the_same_places(sources, layout, hosts):
     whole = pipeline.mixture(TASKS, sources, layout, seed=3)
-    parts = [pipeline.mixture(TASKS, sources, layout, seed=3, host=h, hosts=hosts) for h in range(hosts)]
+    lines = np.arange(4).reshape(hosts, -1)  # of a mesh where each host has 4 / hosts
+    parts = [pipeline.mixture(TASKS, sources, layout, seed=3, lines=own, of=4) for own in lines]
     for step in range(6):
         number, pairs = whole[step]
         shares = [part[step] for part in parts]
