@@ -1,0 +1,108 @@
+"""Going on from a run's checkpoints: the last one that is whole, if it is of the same experiment."""
+
+import ast
+import difflib
+import logging
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from embed import checkpoint, storage
+from embed.checkpoint import CheckpointError
+from embed.data.layout import Layout
+from embed.program import Restart
+
+log = logging.getLogger(__name__)
+# What makes two runs one, of a checkpoint's metadata.
+SAME = ("experiment", "code_of_experiment", "architecture", "tasks", "seed", "dtype", "trained_parameters", "optimizer")
+SHOWN = 8  # differences named in an error
+
+
+def restore(run: storage.Path, target: Any, meta: dict[str, Any], layout: Layout) -> tuple[int, Any] | None:
+    """(step, {step, params, opt}) of the run's last whole checkpoint on the layout of `target`; None where it has none.
+
+    One that cannot be read is moved aside, to `checkpoints/unreadable-STEP`, and said; the one before it is taken. Raises
+    CheckpointError, naming what changed, where it is of another run, or where all are unreadable; on many hosts Restart
+    instead of going back, since the others have to do the same.
+    """
+    unread = []
+    for step in reversed(checkpoint.steps(run)):
+        folder = run / "checkpoints" / str(step)
+        try:
+            refuse_another(folder, meta, layout)
+            state = ocp.load(storage.absolute(folder), target, checkpointable_name="state")
+        except (CheckpointError, storage.StorageError, jax.errors.JaxRuntimeError):
+            raise  # of another run, of a bucket, or too large for this memory: not the checkpoint's fault
+        except Exception as error:  # libraries have no common one for a file that is not whole
+            storage.reach(run)
+            log.warning("checkpoint %s cannot be read (%s); it is moved aside", folder, storage.one_line(error))
+            _move(folder, folder.with_name(f"unreadable-{step}"))
+            unread.append(step)
+            if jax.process_count() > 1:
+                raise Restart(f"checkpoint {folder} cannot be read on host {jax.process_index()}") from error
+            continue
+        log.info("resuming %s at step %d", run, step)
+        return step, state
+    if unread:
+        raise CheckpointError(
+            f"no checkpoint of {run} can be read; steps {unread} are now checkpoints/unreadable-*: repair one of them "
+            f"and name it by its step again, or delete {run} to start anew"
+        )
+    return None
+
+
+def refuse_another(folder: storage.Path, meta: dict[str, Any], layout: Layout) -> None:
+    """Raises CheckpointError where a checkpoint is of another run than `meta` and `layout` say, naming the differences."""
+    saved = checkpoint.metadata(folder)
+    saved["contract"]  # of one whose metadata is not whole, nothing can be said
+    checkpoint.check(folder, layout)
+    found = [line for name in SAME for line in differences(saved.get(name), meta.get(name), name)]
+    if found:
+        more = f"\n  and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        listed = "".join(f"\n  {line}" for line in found[:SHOWN])
+        raise CheckpointError(
+            f"{folder} is of another run than this one:{listed}{more}\n"
+            "give this one another workdir or name, undo the change, or delete that run"
+        )
+
+
+def differences(was: Any, now: Any, name: str) -> Iterator[str]:
+    """One line for each place where two pieces of plain JSON differ; of programs, the changed lines."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        for key in sorted(was.keys() | now.keys()):
+            yield from differences(was.get(key), now.get(key), f"{name}.{key}")
+    elif isinstance(was, list) and isinstance(now, list) and len(was) == len(now):
+        for i, (one, other) in enumerate(zip(was, now, strict=True)):
+            yield from differences(one, other, f"{name}[{i}]")
+    elif isinstance(was, str) and isinstance(now, str) and "\n" in was:
+        lines = difflib.unified_diff(was.splitlines(), now.splitlines(), lineterm="", n=0)
+        yield from (f"{name}: {line}" for line in lines if not line.startswith(("---", "+++", "@@")))
+    elif was != now:
+        yield f"{name} was {_short(was)} and is {_short(now)}"
+
+
+def code(file: str) -> str:
+    """A program without its comments, docstrings and layout: what two versions must share to be the same experiment."""
+    tree = ast.parse(pathlib.Path(file).read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node, clean=False):
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)
+
+
+def _short(value: Any) -> str:
+    text = "absent" if value is None else repr(value)
+    return text if len(text) <= 100 else text[:97] + "..."
+
+
+def _move(folder: storage.Path, aside: storage.Path) -> None:
+    """Renames a checkpoint; on many hosts one of them comes first."""
+    try:
+        if aside.exists():
+            (aside.rmtree if hasattr(aside, "rmtree") else lambda: __import__("shutil").rmtree(aside))()
+        folder.rename(aside)
+    except FileNotFoundError:
+        pass
