@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from embed import lora, partition
+from embed import lora, partition, storage
 from embed.data.layout import Layout
 from embed.data.tokenizer import Tokenizer
 from embed.inputs import MediaFormat
@@ -27,10 +27,10 @@ class CheckpointError(ValueError):
     """A checkpoint that is absent, or that does not fit what is asked of it; the message names both."""
 
 
-def checkpointer(run: pathlib.Path, every: int, keep: int) -> ocp.training.Checkpointer:
+def checkpointer(run: storage.Path, every: int, keep: int) -> ocp.training.Checkpointer:
     """Saves each `every` steps and keeps the last `keep`."""
     return ocp.training.Checkpointer(
-        str((run / "checkpoints").resolve()),
+        storage.absolute(run / "checkpoints"),
         save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(every),
         preservation_policy=ocp.training.preservation_policies.LatestN(keep),
     )
@@ -66,7 +66,7 @@ def concrete(tree: Any) -> Any:
     return jax.tree.map(leaf, tree)
 
 
-def steps(run: pathlib.Path) -> list[int]:
+def steps(run: storage.Path) -> list[int]:
     """The finished checkpoints of a run, ascending."""
     folder = run / "checkpoints"
     if not folder.is_dir():
@@ -74,9 +74,9 @@ def steps(run: pathlib.Path) -> list[int]:
     return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit() and (p / "commit_success.txt").exists())
 
 
-def locate(path: pathlib.Path) -> tuple[pathlib.Path, int]:
+def locate(path: storage.Path) -> tuple[storage.Path, int]:
     """(run, step) of a run's folder (its last step) or of one `checkpoints/<step>` in it. Raises CheckpointError."""
-    path = pathlib.Path(path)
+    path = storage.path(path)
     if path.name.isdigit() and path.parent.name == "checkpoints":
         run, wanted = path.parent.parent, int(path.name)
     else:
@@ -87,7 +87,7 @@ def locate(path: pathlib.Path) -> tuple[pathlib.Path, int]:
     return run, wanted if wanted >= 0 else found[-1]
 
 
-def load_params(path: pathlib.Path, like: Any = None) -> dict:
+def load_params(path: storage.Path, like: Any = None) -> dict:
     """Parameters of a checkpoint: onto the layout of `like`, or as host numpy arrays of what is there, adapters merged.
 
     Raises CheckpointError where there is none, or where its parameters are not those of `like`.
@@ -95,7 +95,7 @@ def load_params(path: pathlib.Path, like: Any = None) -> dict:
     run, step = locate(path)
     context = ocp.Context()
     context.pytree_options.loading.partial_load = True
-    folder = str((run / "checkpoints" / str(step)).resolve())
+    folder = storage.absolute(run / "checkpoints" / str(step))
     with context:
         saved = ocp.metadata(folder, checkpointable_name="state").metadata["params"]
         if like is None:
@@ -112,7 +112,7 @@ def load_params(path: pathlib.Path, like: Any = None) -> dict:
         return ocp.load(folder, {"params": like}, checkpointable_name="state")["params"]
 
 
-def save_params(run: pathlib.Path, params: dict, meta: dict[str, Any], tokenizer: Tokenizer) -> None:
+def save_params(run: storage.Path, params: dict, meta: dict[str, Any], tokenizer: Tokenizer) -> None:
     """Writes parameters alone as `run/checkpoints/0`, with the metadata that `describe` made and their tokenizer."""
     run.mkdir(parents=True, exist_ok=True)
     tokenizer.save(run / "tokenizer.json")
@@ -120,10 +120,10 @@ def save_params(run: pathlib.Path, params: dict, meta: dict[str, Any], tokenizer
         writer.save(0, {"params": params}, custom_metadata=meta, force=True, overwrite=True)
 
 
-def metadata(path: pathlib.Path) -> dict[str, Any]:
+def metadata(path: storage.Path) -> dict[str, Any]:
     """What `describe` wrote into a checkpoint."""
     run, step = locate(path)
-    return dict(ocp.metadata(str((run / "checkpoints" / str(step)).resolve())).custom_metadata or {})
+    return dict(ocp.metadata(storage.absolute(run / "checkpoints" / str(step))).custom_metadata or {})
 
 
 def architecture(meta: dict[str, Any]) -> Architecture:
@@ -152,7 +152,7 @@ def from_json(kind: Any, value: Any) -> Any:
     return kind(**{name: from_json(hints[name], each) for name, each in value.items()})
 
 
-def load_layout(path: pathlib.Path) -> Layout:
+def load_layout(path: storage.Path) -> Layout:
     """The layout a checkpoint was trained with. Raises CheckpointError where its tokenizer is not the one beside it."""
     run, _ = locate(path)
     contract = metadata(path)["contract"]
@@ -161,7 +161,7 @@ def load_layout(path: pathlib.Path) -> Layout:
     return layout
 
 
-def check(path: pathlib.Path, layout: Layout) -> None:
+def check(path: storage.Path, layout: Layout) -> None:
     """Raises CheckpointError, naming every difference, where a checkpoint expects other inputs than `layout` gives."""
     trained = _flat(metadata(path)["contract"])
     wrong = {k: (trained.get(k), v) for k, v in _flat(layout.contract()).items() if trained.get(k) != v}

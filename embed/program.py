@@ -2,7 +2,6 @@
 
 import logging
 import os
-import pathlib
 import sys
 from collections.abc import Callable
 
@@ -11,6 +10,7 @@ from absl import app
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
+from embed import storage
 from embed.mesh import make_mesh
 
 
@@ -42,7 +42,7 @@ def run(main: Callable[[ConfigDict], None]) -> None:
 def prepare(config: ConfigDict) -> None:
     """Joins the other hosts of a pod, and keeps compiled programs so that stages and restarts do not compile twice."""
     join()
-    jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(config.workdir).absolute() / "compiled"))
+    jax.config.update("jax_compilation_cache_dir", storage.absolute(storage.path(config.workdir) / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 

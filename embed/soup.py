@@ -4,14 +4,13 @@ Parents may be steps of one run or of several. The result is a params-only check
 weights and scores (report §3.3; Wortsman et al., arXiv 2203.05482, for the greedy form).
 """
 
-import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from embed import checkpoint
+from embed import checkpoint, storage
 
 Score = Callable[[dict], float]
 
@@ -20,7 +19,7 @@ class SoupError(ValueError):
     """Checkpoints that cannot be averaged; the message names the two and the difference."""
 
 
-def same_shape(parents: Sequence[pathlib.Path]) -> None:
+def same_shape(parents: Sequence[storage.Path]) -> None:
     """Raises SoupError unless all parents have one architecture, one input contract and one parameter tree."""
     first = checkpoint.metadata(parents[0])
     for other in parents[1:]:
@@ -31,7 +30,7 @@ def same_shape(parents: Sequence[pathlib.Path]) -> None:
                 raise SoupError(f"{parents[0]} and {other} differ in {part}: {', '.join(sorted(keys))}")
 
 
-def average(parents: Sequence[pathlib.Path], weights: Sequence[float]) -> dict:
+def average(parents: Sequence[storage.Path], weights: Sequence[float]) -> dict:
     """The weighted mean of the parents' parameters as numpy float32; weights are normalised to sum to one.
 
     Raises SoupError for parents of different form, or weights that are not positive.
@@ -52,7 +51,7 @@ def average(parents: Sequence[pathlib.Path], weights: Sequence[float]) -> dict:
     return total
 
 
-def greedy(parents: Sequence[pathlib.Path], score: Score) -> tuple[dict, list[pathlib.Path], list[dict[str, Any]]]:
+def greedy(parents: Sequence[storage.Path], score: Score) -> tuple[dict, list[storage.Path], list[dict[str, Any]]]:
     """Best parent first, then each next one stays if the uniform mean with it does not score lower.
 
     `score` takes parameters and returns the validation score. Returns (parameters, those that stayed, every trial).
@@ -70,7 +69,7 @@ def greedy(parents: Sequence[pathlib.Path], score: Score) -> tuple[dict, list[pa
     return average(kept, [1.0] * len(kept)), kept, trials
 
 
-def save(folder: pathlib.Path, params: dict, parents: Sequence[pathlib.Path], **lineage: Any) -> None:
+def save(folder: storage.Path, params: dict, parents: Sequence[storage.Path], **lineage: Any) -> None:
     """Writes a soup as `folder/checkpoints/0`, with the parents' architecture and contract and its own lineage."""
     meta = checkpoint.metadata(parents[0])
     described = {

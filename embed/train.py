@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import functools
 import logging
-import pathlib
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from embed import checkpoint, hf, hosts, mesh, optim, partition
+from embed import checkpoint, hf, hosts, mesh, optim, partition, storage
 from embed.data.layout import Layout
 from embed.data.pipeline import batches, mixture
 from embed.data.records import Source
@@ -59,14 +58,14 @@ def unchanged(key: jax.Array, params: dict) -> dict:
 class Run:
     """What an experiment says: what is trained, on what, and how. It opens nothing and computes nothing."""
 
-    folder: pathlib.Path
+    folder: storage.Path
     encoder: encoders.Encoder
     tasks: Sequence[Task]
     loss: Loss
     optimizer: optax.GradientTransformation
     steps: int
     seed: int
-    init: pathlib.Path | None = None  # a checkpoint or a published model's folder to start from; None: the seed
+    init: storage.Path | None = None  # a checkpoint or a published model's folder to start from; None: the seed
     adapt: Callable[[jax.Array, dict], dict] = unchanged  # (key, parameters) -> with adapters, say, added to them
     trains: partition.Chooses = partition.everything  # which parameters, by path; the others stay as they are
     schedule: Schedule = Schedule()
@@ -115,7 +114,7 @@ def make_step(
     return Step(differentiate, update)
 
 
-def starting_params(init: pathlib.Path, shapes: dict, layout: Layout) -> dict:
+def starting_params(init: storage.Path, shapes: dict, layout: Layout) -> dict:
     """The encoder's parameters on the layout of `shapes` (ShapeDtypeStructs): of a checkpoint, or of a published
     model's folder.
 
@@ -123,7 +122,7 @@ def starting_params(init: pathlib.Path, shapes: dict, layout: Layout) -> dict:
     HubError where a folder does.
     """
     if (init / "config.json").exists():
-        return hf.load(init, shapes)
+        return hf.load(hf.folder(init), shapes)
     checkpoint.check(init, layout)
     return checkpoint.load_params(init, shapes)
 

@@ -5,12 +5,10 @@ Gemini Embedding 2, §3.3. Starts from the last checkpoint of experiments/prefin
   run     python -m experiments.finetune --config=configs/cpu.py
 """
 
-import pathlib
-
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from embed import optim, train
+from embed import optim, storage, train
 from embed.data.layout import Budget
 from embed.data.prepare import layout_for, sources
 from embed.data.tasks import Task
@@ -44,7 +42,7 @@ TASKS = (
 
 
 def plan(config: ConfigDict) -> train.Run:
-    arch, work = PRESETS[config.model], pathlib.Path(config.workdir)
+    arch, work = PRESETS[config.model], storage.path(config.workdir)
     encoder = Encoder(arch, jnp.dtype(config.dtype), config.remat, config.unroll)
 
     def loss(params, pairs, candidates):
@@ -73,7 +71,7 @@ def plan(config: ConfigDict) -> train.Run:
 
 
 def main(config: ConfigDict) -> None:
-    data = pathlib.Path(config.data)
+    data = storage.path(config.data)
     train.fit(plan(config), layout_for(PRESETS[config.model], data, config.pairs), sources(TASKS, data))
 
 
