@@ -4,12 +4,14 @@ A run's folder holds `checkpoints/<step>`, `tokenizer.json` and the logs. A soup
 parameters alone, so everything that reads a run reads a soup.
 """
 
+import contextlib
 import dataclasses
 import json
 import pathlib
 import subprocess
 import types
 import typing
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -27,13 +29,38 @@ class CheckpointError(ValueError):
     """A checkpoint that is absent, or that does not fit what is asked of it; the message names both."""
 
 
-def checkpointer(run: storage.Path, every: int, keep: int) -> ocp.training.Checkpointer:
+@contextlib.contextmanager
+def checkpointer(run: storage.Path, every: int, keep: int) -> Iterator[ocp.training.Checkpointer]:
     """Saves each `every` steps and keeps the last `keep`."""
-    return ocp.training.Checkpointer(
+    saver = ocp.training.Checkpointer(
         storage.absolute(run / "checkpoints"),
         save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(every),
         preservation_policy=ocp.training.preservation_policies.LatestN(keep),
     )
+    try:
+        yield saver
+    except storage.Unreachable:
+        raise  # closing would wait for what cannot be written, and raise that instead
+    except BaseException:
+        saver.close()
+        raise
+    saver.close()
+
+
+def save(
+    saver: ocp.training.Checkpointer, run: storage.Path, step: int, state: Any, meta: dict[str, Any], wait: bool
+) -> None:
+    """Writes a checkpoint, in the background if not to `wait` for it.
+
+    Where the run is in a bucket, a failure of this one, or of the one before in the background, is said and the
+    present state tried again. Raises as `storage.patiently` does.
+    """
+
+    def write() -> None:
+        if step not in steps(run):  # where an attempt failed after all was written
+            (saver.save if wait else saver.save_async)(step, state, custom_metadata=meta, force=True)
+
+    storage.patiently(write, run)
 
 
 def describe(arch: Architecture, layout: Layout, **more: Any) -> dict[str, Any]:
@@ -67,7 +94,8 @@ def concrete(tree: Any) -> Any:
 
 
 def steps(run: storage.Path) -> list[int]:
-    """The finished checkpoints of a run, ascending."""
+    """The finished checkpoints of a run, ascending. Raises StorageError where its bucket cannot be used."""
+    storage.reach(run)
     folder = run / "checkpoints"
     if not folder.is_dir():
         return []

@@ -5,6 +5,7 @@ import logging
 import os
 import pathlib
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 
@@ -12,7 +13,7 @@ import jax
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from embed import hosts
+from embed import hosts, storage
 from embed.data.tasks import Task
 
 log = logging.getLogger(__name__)
@@ -26,18 +27,21 @@ class Journal:
     """Metrics to metrics.jsonl, TensorBoard, and a progress bar (on a terminal) or plain lines (in a log), by the first
     host; the others only watch that the run does not diverge."""
 
-    def __init__(self, run: pathlib.Path, tasks: Sequence[Task], start: int, steps: int):
+    def __init__(self, run: storage.Path, tasks: Sequence[Task], start: int, steps: int):
         self.tasks, leads = tasks, hosts.leads()
-        path = run / "metrics.jsonl"
+        self.run = run
+        # Nothing is appended to an object: the files of a run in a bucket grow here, and `publish` writes them anew.
+        self.draft = tempfile.TemporaryDirectory() if leads and storage.is_remote(run) else None
+        folder = pathlib.Path(self.draft.name if self.draft else run)
         if leads:
             # Lines after the last checkpoint belong to steps that are about to run again.
+            path = run / "metrics.jsonl"
             rows = path.read_text().splitlines() if path.exists() else []
             kept = [line for line in rows if line.endswith("}") and json.loads(line)["step"] < start]
-            partial = path.with_suffix(".partial")
-            partial.write_text("".join(line + "\n" for line in kept))
-            partial.replace(path)
-        self.file = (path if leads else pathlib.Path(os.devnull)).open("a")
-        self.board = SummaryWriter(str(run / "tensorboard"), purge_step=start, write_to_disk=leads)
+            with storage.whole(folder / "metrics.jsonl") as file:
+                file.write_text("".join(line + "\n" for line in kept))
+        self.file = (folder / "metrics.jsonl" if leads else pathlib.Path(os.devnull)).open("a")
+        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start, write_to_disk=leads)
         self.plain = leads and not sys.stderr.isatty()
         hidden = self.plain or not leads
         self.bar = tqdm(total=steps, initial=start, desc=run.name, unit="step", disable=hidden)
@@ -67,11 +71,22 @@ class Journal:
             line = "step %d/%d %s loss %.3f accuracy %.3f, %.2f steps/s, %.0f s left"
             log.info(line, step + 1, self.steps, task, values["loss"], values["accuracy"], rate, left)
         if values["skipped_in_a_row"] >= patience:
+            self.publish()
             raise Diverged(
                 f"{patience} updates in a row were not finite, at step {step} of task {task}; lower the rate"
             )
+
+    def publish(self) -> None:
+        """Brings a run's folder in a bucket up to date; other folders always are. Raises what writing there raises."""
+        if self.draft is None:
+            return
+        self.board.flush()
+        for file in filter(pathlib.Path.is_file, pathlib.Path(self.draft.name).rglob("*")):
+            storage.copy(file, self.run / file.relative_to(self.draft.name))
 
     def close(self) -> None:
         self.file.close()
         self.board.close()
         self.bar.close()
+        if self.draft is not None:
+            self.draft.cleanup()

@@ -27,14 +27,24 @@ def run(main: Callable[[ConfigDict], None]) -> None:
         absl_logging.use_absl_handler()
         absl_logging.set_verbosity(absl_logging.INFO)
         absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-        for noisy in ("orbax", "absl"):
+        for noisy in ("orbax", "absl", "fsspec"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
         prepare(holder.value)
         with jax.set_mesh(make_mesh(holder.value.mesh)):
-            main(holder.value)
+            try:
+                main(holder.value)
+            except Exception:
+                reach(holder.value)  # where a bucket was lost that is the reason, whatever the libraries say
+                raise
 
     try:
         app.run(start)
+    except storage.Unreachable as error:
+        print(f"error: {error}; the same command goes on from the last checkpoint", file=sys.stderr, flush=True)
+        # sys.exit would wait for the threads that still try to write, for a quarter of an hour.
+        os._exit(os.EX_TEMPFAIL)
+    except storage.StorageError as error:
+        sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("\ninterrupted; the same command goes on from the last checkpoint")
 
@@ -42,8 +52,15 @@ def run(main: Callable[[ConfigDict], None]) -> None:
 def prepare(config: ConfigDict) -> None:
     """Joins the other hosts of a pod, and keeps compiled programs so that stages and restarts do not compile twice."""
     join()
+    reach(config)
     jax.config.update("jax_compilation_cache_dir", storage.absolute(storage.path(config.workdir) / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def reach(config: ConfigDict) -> None:
+    """Raises StorageError where one of a config's folders is in a bucket that cannot be used."""
+    for name in (config.workdir, config.data, config.pairs):
+        storage.reach(storage.path(name))
 
 
 def join() -> None:

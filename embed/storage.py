@@ -13,10 +13,13 @@ import os
 import pathlib
 import re
 import tempfile
-from collections.abc import Iterator
+import time
+import warnings
+from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 import fsspec
+import jax
 from etils import epath
 
 log = logging.getLogger(__name__)
@@ -27,8 +30,16 @@ LARGE = 2**24  # bytes; copies of less are not worth a line in the log
 fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
 
 
+PATIENCE = 600.0  # seconds that a run waits for a bucket that cannot be reached
+ATTEMPTS = 3  # at what fails although its bucket can be reached
+
+
 class StorageError(OSError):
     """A bucket that cannot be used; the message names it and says what to check."""
+
+
+class Unreachable(StorageError):
+    """A bucket that does not answer or take what is written; the same command goes on from the last checkpoint."""
 
 
 def path(name: str | os.PathLike) -> Path:
@@ -54,6 +65,77 @@ def absolute(path: Path) -> str:
     return str(path if is_remote(path) else path.resolve())
 
 
+def reach(path: Path) -> None:
+    """Asks the bucket of a path for one name, if it is of a bucket: within seconds, an error that says what to check.
+
+    Raises StorageError where there is no such bucket or no permission, Unreachable where it does not answer.
+    """
+    if not is_remote(path):
+        return
+    from google.api_core import exceptions  # come with gcsfs, which a path of a bucket needs
+    from google.auth.exceptions import GoogleAuthError
+    from google.cloud.storage import Client
+
+    bucket = path.parts[2]
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            client = Client.create_anonymous_client() if "STORAGE_EMULATOR_HOST" in os.environ else Client()
+        list(client.list_blobs(bucket, max_results=1, timeout=10, retry=None))
+    except exceptions.NotFound as error:
+        raise StorageError(f"{path}: there is no bucket {bucket}; check its name") from error
+    except (exceptions.Forbidden, exceptions.Unauthorized, GoogleAuthError) as error:
+        raise StorageError(
+            f"{path}: no access to bucket {bucket} ({one_line(error)}); this account needs the role "
+            "Storage Object Admin there; see gcloud auth application-default login, or this machine's service account"
+        ) from error
+    except (exceptions.GoogleAPICallError, OSError) as error:
+        raise Unreachable(
+            f"{path}: bucket {bucket} does not answer ({type(error).__name__}); check the network"
+        ) from error
+
+
+def wait_for(path: Path) -> None:
+    """Returns when the bucket of a path can be reached, asking after growing pauses. Raises as `reach` does."""
+    given_up, pause = time.monotonic() + PATIENCE, 1.0
+    while True:
+        try:
+            return reach(path)
+        except Unreachable as error:
+            if time.monotonic() + pause > given_up:
+                raise
+            log.warning("%s; asking again in %.0f s", error, pause)
+        time.sleep(pause)
+        pause = min(2 * pause, 60.0)
+
+
+def patiently(write: Callable[[], object], path: Path) -> None:
+    """`write()`, which writes to `path`, and again where its bucket was lost meanwhile.
+
+    Raises as `reach` does, Unreachable where the last attempt fails too, what `write` raises on a local disk.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        wait_for(path)
+        try:
+            write()
+            return
+        except Exception as error:  # tensorstore, gcsfs and orbax have no common one for a connection
+            if not is_remote(path):
+                raise
+            if attempt == ATTEMPTS or jax.process_count() > 1:  # hosts write together: one alone cannot try again
+                raise Unreachable(f"{path} could not be written: {one_line(error)}") from error
+            log.warning("%s could not be written (%s); trying again", path, one_line(error))
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error, cut to a line of a log."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def copy(file: pathlib.Path, path: Path) -> None:
+    """Writes what a local file holds to `path`, over what is there."""
+    epath.Path(file).copy(path, overwrite=True)
+
+
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[pathlib.Path]:
     """A local file to write, which becomes `path` where the block ends without an error: whole or not at all."""
@@ -63,9 +145,8 @@ def whole(path: Path) -> Iterator[pathlib.Path]:
         partial.replace(path)
         return
     with tempfile.TemporaryDirectory() as folder:
-        written = epath.Path(folder, path.name)
-        yield pathlib.Path(written)
-        written.copy(path, overwrite=True)
+        yield (partial := pathlib.Path(folder, path.name))
+        copy(partial, path)
 
 
 def local(path: Path) -> pathlib.Path:

@@ -162,6 +162,7 @@ def fit(run: Run, layout: Layout, sources: Sequence[Source]) -> TrainState:
         **run.about,
     )
     step_fn = make_step(run.loss, run.optimizer, run.trains)
+    storage.reach(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with checkpoint.checkpointer(folder, schedule.save, schedule.keep) as saver, _interrupts() as interrupted:
         if checkpoint.steps(folder):
@@ -186,12 +187,9 @@ def fit(run: Run, layout: Layout, sources: Sequence[Source]) -> TrainState:
                 # Before the checkpoint: a run killed right after it would never write this line again.
                 journal.write(*late, every=schedule.log, patience=schedule.patience)
                 late = None
-                saver.save_async(
-                    step + 1,
-                    {"step": state.step, "params": state.params, "opt": state.opt},
-                    custom_metadata=meta,
-                    force=True,
-                )
+                storage.patiently(journal.publish, folder)
+                whole = {"step": state.step, "params": state.params, "opt": state.opt}
+                checkpoint.save(saver, folder, step + 1, whole, meta, wait=step + 1 == steps)
             if interrupted():
                 raise KeyboardInterrupt
         journal.close()
