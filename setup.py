@@ -40,13 +40,15 @@ setup(
         "tqdm>=4.67",
     ],
     extras_require={
-        "tpu": ["jax[tpu]>=0.10.2"],
+        "tpu": ["jax[tpu]>=0.10.2", "gcsfs>=2026.4"],  # gcsfs: for gs://
         "cuda": ["jax[cuda13]>=0.10.2"],
         "hf": ["torch>=2.6", "transformers>=5.19", "sentence-transformers>=6.0"],
         "eval": ["mteb>=2.26"],
         "test": [
             "pytest>=9.0",
             "pytest-xdist>=3.8",
+            "gcsfs>=2026.4",
+            "gcp-storage-emulator>=2026.7",
             "pytrec_eval-terrier>=0.5.7",
             "scikit-learn>=1.7",
             "ruff==0.17.6",

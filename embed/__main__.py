@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from embed import checkpoint
+from embed import checkpoint, storage
 from embed.api import SUFFIXES, Embedder
 from embed.data import prompts
 from embed.data.layout import Piece
@@ -23,7 +23,7 @@ from embed.search import top_k, truncate
 CHUNK = 128  # files decoded before they are embedded
 
 
-def index(path: pathlib.Path, folder: pathlib.Path, out: pathlib.Path, dim: int | None) -> tuple[int, int]:
+def index(path: storage.Path, folder: pathlib.Path, out: pathlib.Path, dim: int | None) -> tuple[int, int]:
     """Embeds every file of a folder tree into `out`; returns how many, and how many could not be.
 
     Raises ValueError (CheckpointError, ...) and OSError where nothing can be written.
@@ -54,7 +54,7 @@ def index(path: pathlib.Path, folder: pathlib.Path, out: pathlib.Path, dim: int 
     if not done:
         raise ValueError(f"none of the {len(names)} files in {folder} can be embedded")
     about = {
-        "checkpoint": str((run / "checkpoints" / str(step)).resolve()),
+        "checkpoint": storage.absolute(run / "checkpoints" / str(step)),
         "parameters": fingerprint(embedder.params),
         "contract": checkpoint.metadata(path)["contract"],
     }
@@ -88,7 +88,7 @@ def search(path: pathlib.Path, words: Sequence[str], k: int, task: str) -> list[
     Raises ValueError where the query cannot be embedded or the index is not the work of its checkpoint as it is now.
     """
     vectors, names, about = read(path)
-    folder = pathlib.Path(about["checkpoint"])
+    folder = storage.path(about["checkpoint"])
     embedder = Embedder.load(folder)
     now = fingerprint(embedder.params), checkpoint.metadata(folder)["contract"]
     if now != (about["parameters"], about["contract"]):
@@ -168,7 +168,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m embed", description="Search a folder with a trained encoder.")
     commands = parser.add_subparsers(dest="command", required=True)
     make = commands.add_parser("index", help="embed every file of a folder tree")
-    make.add_argument("checkpoint", type=pathlib.Path, help="a run's or soup's folder, or one checkpoints/STEP of it")
+    make.add_argument("checkpoint", type=storage.path, help="a run's or soup's folder, or one checkpoints/STEP of it")
     make.add_argument("folder", type=pathlib.Path, help="images, audio, video, PDFs, text and source code")
     make.add_argument("--out", type=pathlib.Path, metavar="FILE.npz", help="the index; FOLDER's name .npz if not given")
     make.add_argument("--dim", type=int, help="numbers of a vector, fewer than the encoder's own")

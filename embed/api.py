@@ -12,9 +12,10 @@ from typing import Any
 import jax
 import numpy as np
 import soundfile
+from etils import epath
 from PIL import Image as Pillow
 
-from embed import checkpoint, hf, mesh
+from embed import checkpoint, hf, mesh, storage
 from embed.data import prompts
 from embed.data.layout import (
     MAX_FRAMES,
@@ -75,9 +76,10 @@ class Embedder:
         Raises CheckpointError where there is none or its tokenizer is not the one it was trained with, HubError for a
         folder of another kind of model.
         """
-        path = hf.folder(path) if "@" in str(path) else pathlib.Path(path)
+        path = hf.folder(path) if "@" in str(path) else storage.path(path)
         with jax.set_mesh(mesh.present()):
             if (path / "config.json").exists():
+                path = hf.folder(path)
                 return cls(Encoder(hf.architecture(path), remat=False), hf.load(path), hf.layout(path))
             encoder = Encoder(checkpoint.architecture(checkpoint.metadata(path)), remat=False)
             return cls(encoder, checkpoint.place_params(path), checkpoint.load_layout(path))
@@ -213,8 +215,8 @@ def to_part(item: Any) -> Part | np.ndarray:
             return item
         case str():
             return Text(item)
-        case pathlib.Path():
-            return _read(item)
+        case pathlib.Path() | epath.Path():
+            return _read(storage.local(item))
         case Pillow.Image():
             out = io.BytesIO()
             (item if item.mode in ("RGB", "RGBA", "L", "P", "LA", "1") else item.convert("RGB")).save(out, "PNG")

@@ -4,19 +4,21 @@ A run's folder holds `checkpoints/<step>`, `tokenizer.json` and the logs. A soup
 parameters alone, so everything that reads a run reads a soup.
 """
 
+import contextlib
 import dataclasses
 import json
 import pathlib
 import subprocess
 import types
 import typing
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from embed import hosts, lora, partition
+from embed import hosts, lora, partition, storage
 from embed.data.layout import Layout
 from embed.data.tokenizer import Tokenizer
 from embed.inputs import MediaFormat
@@ -28,13 +30,38 @@ class CheckpointError(ValueError):
     """A checkpoint that is absent, or that does not fit what is asked of it; the message names both."""
 
 
-def checkpointer(run: pathlib.Path, every: int, keep: int) -> ocp.training.Checkpointer:
+@contextlib.contextmanager
+def checkpointer(run: storage.Path, every: int, keep: int) -> Iterator[ocp.training.Checkpointer]:
     """Saves each `every` steps and keeps the last `keep`."""
-    return ocp.training.Checkpointer(
-        str((run / "checkpoints").resolve()),
+    saver = ocp.training.Checkpointer(
+        storage.absolute(run / "checkpoints"),
         save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(every),
         preservation_policy=ocp.training.preservation_policies.LatestN(keep),
     )
+    try:
+        yield saver
+    except storage.Unreachable:
+        raise  # closing would wait for what cannot be written, and raise that instead
+    except BaseException:
+        saver.close()
+        raise
+    saver.close()
+
+
+def save(
+    saver: ocp.training.Checkpointer, run: storage.Path, step: int, state: Any, meta: dict[str, Any], wait: bool
+) -> None:
+    """Writes a checkpoint, in the background if not to `wait` for it.
+
+    Where the run is in a bucket, a failure of this one, or of the one before in the background, is said and the
+    present state tried again. Raises as `storage.patiently` does.
+    """
+
+    def write() -> None:
+        if step not in steps(run):  # where an attempt failed after all was written
+            (saver.save if wait else saver.save_async)(step, state, custom_metadata=meta, force=True)
+
+    storage.patiently(write, run)
 
 
 def describe(arch: Architecture, layout: Layout, **more: Any) -> dict[str, Any]:
@@ -72,17 +99,18 @@ def shapes(encoder: Encoder) -> dict:
     return concrete(jax.eval_shape(lambda: init(encoder, jax.random.key(0))))
 
 
-def steps(run: pathlib.Path) -> list[int]:
-    """The finished checkpoints of a run, ascending."""
+def steps(run: storage.Path) -> list[int]:
+    """The finished checkpoints of a run, ascending. Raises StorageError where its bucket cannot be used."""
+    storage.reach(run)
     folder = run / "checkpoints"
     if not folder.is_dir():
         return []
     return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit() and (p / "commit_success.txt").exists())
 
 
-def locate(path: pathlib.Path) -> tuple[pathlib.Path, int]:
+def locate(path: storage.Path) -> tuple[storage.Path, int]:
     """(run, step) of a run's folder (its last step) or of one `checkpoints/<step>` in it. Raises CheckpointError."""
-    path = pathlib.Path(path)
+    path = storage.path(path)
     if path.name.isdigit() and path.parent.name == "checkpoints":
         run, wanted = path.parent.parent, int(path.name)
     else:
@@ -93,7 +121,7 @@ def locate(path: pathlib.Path) -> tuple[pathlib.Path, int]:
     return run, wanted if wanted >= 0 else found[-1]
 
 
-def load_params(path: pathlib.Path, like: Any = None) -> dict:
+def load_params(path: storage.Path, like: Any = None) -> dict:
     """Parameters of a checkpoint, adapters merged: onto the layout of `like`, or as host numpy arrays.
 
     Raises CheckpointError where there is none, or where its parameters are not those of `like`.
@@ -101,7 +129,7 @@ def load_params(path: pathlib.Path, like: Any = None) -> dict:
     run, step = locate(path)
     context = ocp.Context()
     context.pytree_options.loading.partial_load = True
-    folder = str((run / "checkpoints" / str(step)).resolve())
+    folder = storage.absolute(run / "checkpoints" / str(step))
     with context:
         saved = ocp.metadata(folder, checkpointable_name="state").metadata["params"]
         if like is None:
@@ -117,7 +145,7 @@ def load_params(path: pathlib.Path, like: Any = None) -> dict:
         return lora.merged(ocp.load(folder, {"params": like}, checkpointable_name="state")["params"])
 
 
-def place_params(path: pathlib.Path) -> dict:
+def place_params(path: storage.Path) -> dict:
     """Parameters of a checkpoint, adapters merged, as f32 on the present mesh in the layout of its encoder.
 
     Every device reads its own part. Raises what `load_params` does.
@@ -125,7 +153,7 @@ def place_params(path: pathlib.Path) -> dict:
     return load_params(path, shapes(Encoder(architecture(metadata(path)))))
 
 
-def save_params(run: pathlib.Path, params: dict, meta: dict[str, Any], tokenizer: Tokenizer) -> None:
+def save_params(run: storage.Path, params: dict, meta: dict[str, Any], tokenizer: Tokenizer) -> None:
     """Writes parameters alone as `run/checkpoints/0`, with the metadata that `describe` made and their tokenizer.
 
     Each host writes what its devices hold, and goes on when all of it can be read.
@@ -138,10 +166,10 @@ def save_params(run: pathlib.Path, params: dict, meta: dict[str, Any], tokenizer
     hosts.together(f"saved {run}")
 
 
-def metadata(path: pathlib.Path) -> dict[str, Any]:
+def metadata(path: storage.Path) -> dict[str, Any]:
     """What `describe` wrote into a checkpoint."""
     run, step = locate(path)
-    return dict(ocp.metadata(str((run / "checkpoints" / str(step)).resolve())).custom_metadata or {})
+    return dict(ocp.metadata(storage.absolute(run / "checkpoints" / str(step))).custom_metadata or {})
 
 
 def architecture(meta: dict[str, Any]) -> Architecture:
@@ -170,7 +198,7 @@ def from_json(kind: Any, value: Any) -> Any:
     return kind(**{name: from_json(hints[name], each) for name, each in value.items()})
 
 
-def load_layout(path: pathlib.Path) -> Layout:
+def load_layout(path: storage.Path) -> Layout:
     """The layout a checkpoint was trained with. Raises CheckpointError where its tokenizer is not the one beside it."""
     run, _ = locate(path)
     contract = metadata(path)["contract"]
@@ -179,7 +207,7 @@ def load_layout(path: pathlib.Path) -> Layout:
     return layout
 
 
-def check(path: pathlib.Path, layout: Layout) -> None:
+def check(path: storage.Path, layout: Layout) -> None:
     """Raises CheckpointError, naming every difference, where a checkpoint expects other inputs than `layout` gives."""
     trained = _flat(metadata(path)["contract"])
     wrong = {k: (trained.get(k), v) for k, v in _flat(layout.contract()).items() if trained.get(k) != v}

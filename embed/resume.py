@@ -1,13 +1,12 @@
 """Going on from a run's checkpoints: the last one that is whole, if it is of the same experiment."""
 
-import ast
 import difflib
 import logging
-import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 import jax
+from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from embed import checkpoint, storage
@@ -21,12 +20,12 @@ SAME = ("experiment", "code_of_experiment", "architecture", "tasks", "seed", "dt
 SHOWN = 8  # differences named in an error
 
 
-def restore(run: storage.Path, target: Any, meta: dict[str, Any], layout: Layout) -> tuple[int, Any] | None:
-    """(step, {step, params, opt}) of the run's last whole checkpoint on the layout of `target`; None where it has none.
+def restore(run: storage.Path, target: Any, meta: dict[str, Any], layout: Layout) -> Any:
+    """What the run's last whole checkpoint holds, on the layout of `target`; None where there is none.
 
-    One that cannot be read is moved aside, to `checkpoints/unreadable-STEP`, and said; the one before it is taken. Raises
-    CheckpointError, naming what changed, where it is of another run, or where all are unreadable; on many hosts Restart
-    instead of going back, since the others have to do the same.
+    One that cannot be read is moved aside, to `checkpoints/unreadable-STEP`, and said; the one before it is taken.
+    Raises CheckpointError, naming what changed, where it is of another run, or where all are unreadable; on many hosts
+    Restart instead of going back, since the others have to do the same.
     """
     unread = []
     for step in reversed(checkpoint.steps(run)):
@@ -45,7 +44,7 @@ def restore(run: storage.Path, target: Any, meta: dict[str, Any], layout: Layout
                 raise Restart(f"checkpoint {folder} cannot be read on host {jax.process_index()}") from error
             continue
         log.info("resuming %s at step %d", run, step)
-        return step, state
+        return state
     if unread:
         raise CheckpointError(
             f"no checkpoint of {run} can be read; steps {unread} are now checkpoints/unreadable-*: repair one of them "
@@ -55,7 +54,7 @@ def restore(run: storage.Path, target: Any, meta: dict[str, Any], layout: Layout
 
 
 def refuse_another(folder: storage.Path, meta: dict[str, Any], layout: Layout) -> None:
-    """Raises CheckpointError where a checkpoint is of another run than `meta` and `layout` say, naming the differences."""
+    """Raises CheckpointError, naming the differences, where a checkpoint is of another run than `meta` and `layout`."""
     saved = checkpoint.metadata(folder)
     saved["contract"]  # of one whose metadata is not whole, nothing can be said
     checkpoint.check(folder, layout)
@@ -84,15 +83,6 @@ def differences(was: Any, now: Any, name: str) -> Iterator[str]:
         yield f"{name} was {_short(was)} and is {_short(now)}"
 
 
-def code(file: str) -> str:
-    """A program without its comments, docstrings and layout: what two versions must share to be the same experiment."""
-    tree = ast.parse(pathlib.Path(file).read_text())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node, clean=False):
-            node.body = node.body[1:] or [ast.Pass()]
-    return ast.unparse(tree)
-
-
 def _short(value: Any) -> str:
     text = "absent" if value is None else repr(value)
     return text if len(text) <= 100 else text[:97] + "..."
@@ -102,7 +92,7 @@ def _move(folder: storage.Path, aside: storage.Path) -> None:
     """Renames a checkpoint; on many hosts one of them comes first."""
     try:
         if aside.exists():
-            (aside.rmtree if hasattr(aside, "rmtree") else lambda: __import__("shutil").rmtree(aside))()
+            epath.Path(aside).rmtree()
         folder.rename(aside)
     except FileNotFoundError:
         pass

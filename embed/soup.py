@@ -5,14 +5,13 @@ weights and scores (report §3.3; Wortsman et al., arXiv 2203.05482, for the gre
 """
 
 import functools
-import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from embed import checkpoint
+from embed import checkpoint, storage
 
 Score = Callable[[dict], float]
 
@@ -21,7 +20,7 @@ class SoupError(ValueError):
     """Checkpoints that cannot be averaged; the message names the two and the difference."""
 
 
-def same_shape(parents: Sequence[pathlib.Path]) -> None:
+def same_shape(parents: Sequence[storage.Path]) -> None:
     """Raises SoupError unless all parents have one architecture, one input contract and one parameter tree."""
     first = checkpoint.metadata(parents[0])
     for other in parents[1:]:
@@ -32,7 +31,7 @@ def same_shape(parents: Sequence[pathlib.Path]) -> None:
                 raise SoupError(f"{parents[0]} and {other} differ in {part}: {', '.join(sorted(keys))}")
 
 
-def average(parents: Sequence[pathlib.Path], weights: Sequence[float]) -> dict:
+def average(parents: Sequence[storage.Path], weights: Sequence[float]) -> dict:
     """The weighted mean of the parents' parameters, f32 in the encoder's layout; weights are normalised to sum to one.
 
     Needs a mesh (`jax.set_mesh`): every device averages its own part, and on many hosts all take part. Raises SoupError
@@ -59,7 +58,7 @@ def _added(total: dict, params: dict, share: jax.Array) -> dict:
     return jax.tree.map(lambda sofar, leaf: sofar + share * leaf, total, params)
 
 
-def greedy(parents: Sequence[pathlib.Path], score: Score) -> tuple[dict, list[pathlib.Path], list[dict[str, Any]]]:
+def greedy(parents: Sequence[storage.Path], score: Score) -> tuple[dict, list[storage.Path], list[dict[str, Any]]]:
     """Best parent first, then each next one stays if the uniform mean with it does not score lower.
 
     `score` takes parameters and returns the validation score, the same on every host. Returns (parameters, those that
@@ -78,7 +77,7 @@ def greedy(parents: Sequence[pathlib.Path], score: Score) -> tuple[dict, list[pa
     return average(kept, [1.0] * len(kept)), kept, trials
 
 
-def save(folder: pathlib.Path, params: dict, parents: Sequence[pathlib.Path], **lineage: Any) -> None:
+def save(folder: storage.Path, params: dict, parents: Sequence[storage.Path], **lineage: Any) -> None:
     """Writes a soup as `folder/checkpoints/0`, with the parents' architecture and contract and its own lineage."""
     meta = checkpoint.metadata(parents[0])
     described = {

@@ -1,15 +1,12 @@
 """The training loop: a jitted step, an endless mixture, checkpoints, and metrics read one step late.
 
-Restore order: the run's own last checkpoint, else the parameters of `init`, else fresh ones from the seed.
+Restore order: the run's own last whole checkpoint, else the parameters of `init`, else fresh ones from the seed.
 """
 
-import contextlib
 import dataclasses
 import functools
-import logging
-import pathlib
 import signal
-import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,18 +15,19 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from embed import checkpoint, hf, hosts, mesh, optim, partition
+from embed import checkpoint, hf, hosts, mesh, optim, partition, preemption, resume, storage
 from embed.data.layout import Layout
 from embed.data.pipeline import batches, mixture
 from embed.data.records import Source
 from embed.data.tasks import Task
+from embed.flops import CHIPS, model_flops
 from embed.inputs import Pairs
-from embed.journal import Journal
+from embed.journal import Journal, Work
 from embed.loss.contrast import Candidates
 from embed.model import encoder as encoders
+from embed.program import Restart
 from embed.watchdog import watchdog
 
-log = logging.getLogger(__name__)
 Loss = Callable[[dict, Pairs, Candidates], tuple[jax.Array, dict[str, jax.Array]]]
 
 
@@ -49,9 +47,7 @@ class Schedule:
     log: int = 10
     workers: int = 0
     patience: int = 20  # updates in a row that may be skipped as not finite
-    stall: float = (
-        1800  # seconds in which a step must end, or the process does; a task's first one compiles, and may not
-    )
+    stall: float = 1800  # seconds in which a step must end, or the process does; a task's first may take longer
 
 
 def unchanged(key: jax.Array, params: dict) -> dict:
@@ -63,14 +59,14 @@ def unchanged(key: jax.Array, params: dict) -> dict:
 class Run:
     """What an experiment says: what is trained, on what, and how. It opens nothing and computes nothing."""
 
-    folder: pathlib.Path
+    folder: storage.Path
     encoder: encoders.Encoder
     tasks: Sequence[Task]
     loss: Loss
     optimizer: optax.GradientTransformation
     steps: int
     seed: int
-    init: pathlib.Path | None = None  # a checkpoint or a published model's folder to start from; None: the seed
+    init: storage.Path | None = None  # a checkpoint or a published model's folder to start from; None: the seed
     adapt: Callable[[jax.Array, dict], dict] = unchanged  # (key, parameters) -> with adapters, say, added to them
     trains: partition.Chooses = partition.everything  # which parameters, by path; the others stay as they are
     schedule: Schedule = Schedule()
@@ -105,7 +101,11 @@ def make_step(
             return loss(partition.merge(trained, frozen), pairs, candidates)
 
         (value, metrics), grads = jax.value_and_grad(of_trained, has_aux=True)(trained)
-        return grads, {"loss": value, **metrics, "quarantined": jnp.sum(~pairs.valid)}
+        sides = [side.segments for side in (pairs.query, pairs.target, pairs.negative)]
+        tokens = sum(jnp.sum(segments > 0, dtype=jnp.float32) for segments in sides)
+        padding = 1 - tokens / sum(segments.size for segments in sides)
+        counts = {"quarantined": jnp.sum(~pairs.valid), "tokens": tokens, "padding": padding}
+        return grads, {"loss": value, **metrics, **counts}
 
     @functools.partial(jax.jit, donate_argnums=0)
     def update(state: TrainState, grads: dict) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -119,7 +119,7 @@ def make_step(
     return Step(differentiate, update)
 
 
-def starting_params(init: pathlib.Path, shapes: dict, layout: Layout) -> dict:
+def starting_params(init: storage.Path, shapes: dict, layout: Layout) -> dict:
     """The encoder's parameters on the layout of `shapes` (ShapeDtypeStructs): of a checkpoint, or of a published
     model's folder.
 
@@ -127,7 +127,7 @@ def starting_params(init: pathlib.Path, shapes: dict, layout: Layout) -> dict:
     HubError where a folder does.
     """
     if (init / "config.json").exists():
-        return hf.load(init, shapes)
+        return hf.load(hf.folder(init), shapes)
     checkpoint.check(init, layout)
     return checkpoint.load_params(init, shapes)
 
@@ -149,99 +149,102 @@ def fit(run: Run, layout: Layout, sources: Sequence[Source]) -> TrainState:
     """Trains to `run.steps` batches and returns the last state, going on from the last checkpoint of the run's folder.
 
     `sources` are the tasks' records, and `layout` makes inputs of them. Needs a mesh (`jax.set_mesh`). Raises
-    CheckpointError where `run.init` or the run's own checkpoint expects other inputs, belongs to other tasks or trains
-    other parameters, ValueError where nothing trains, and Diverged after `schedule.patience` updates in a row that
-    were not finite.
+    CheckpointError where `run.init` expects other inputs or the run's own checkpoint is of another run, ValueError
+    where nothing trains, Diverged after `schedule.patience` updates in a row that were not finite, StorageError where nothing
+    more can be written, Restart where it was asked to stop (SIGTERM) and has saved, and KeyboardInterrupt.
     """
     folder, tasks, schedule, steps = run.folder, run.tasks, run.schedule, run.steps
     data = mixture(tasks, sources, layout, run.seed, *mesh.lines())
-    key = jax.random.key(run.seed)
     base, target = shapes(run)
-    meta = checkpoint.describe(
-        run.encoder.arch,
-        layout,
-        tasks=[dataclasses.asdict(task) for task in tasks],
-        trained_parameters=partition.shapes(partition.split(target.params, run.trains)[0]),
-        seed=run.seed,
-        init=run.init,
-        **run.about,
-    )
+    meta = describe(run, layout, target)
     step_fn = make_step(run.loss, run.optimizer, run.trains)
+    storage.reach(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with (
+        storage.room(folder),
         watchdog(schedule.stall) as beat,
-        checkpoint.checkpointer(folder, schedule.save, schedule.keep) as saver,
-        _interrupts() as interrupted,
+        preemption.requests() as asked,
+        Journal(folder, tasks, steps, schedule) as journal,
     ):
-        if checkpoint.steps(folder):
-            state = _restore(folder, saver, target, meta, layout)
-        else:
-            params = encoders.init(run.encoder, key) if run.init is None else starting_params(run.init, base, layout)
-            params = run.adapt(jax.random.fold_in(key, 1), params)
-            state = jax.jit(functools.partial(begin, run), donate_argnums=0)(params)
-        start = int(state.step)
+        state = restore(folder, target, meta, layout) or start(run, base, layout)
+        first = int(state.step)
         if hosts.leads():
             layout.tokenizer.save(folder / "tokenizer.json")
-        journal = Journal(folder, tasks, start, steps)
-        late: tuple[int, int, dict] | None = None
-        compiled: set[int] = set()  # tasks
-        for step, (number, pairs) in zip(
-            range(start, steps), batches(data, start, steps, schedule.workers), strict=False
-        ):
-            beat(f"{folder}, step {step}", counted=number in compiled)
-            compiled.add(number)
-            state, metrics = step_fn(state, mesh.to_global(pairs), tasks[number].candidates)
-            if late is not None:
-                journal.write(*late, every=schedule.log, patience=schedule.patience)
-            late = (step, number, metrics)
-            if (step + 1) % schedule.save == 0 or step + 1 == steps:
-                # Before the checkpoint: a run killed right after it would never write this line again.
-                journal.write(*late, every=schedule.log, patience=schedule.patience)
-                late = None
-                saver.save_async(
-                    step + 1,
-                    {"step": state.step, "params": state.params, "opt": state.opt},
-                    custom_metadata=meta,
-                    force=True,
-                )
-            if interrupted():
-                raise KeyboardInterrupt
-        journal.close()
+        journal.begin(first)
+        late: tuple[int, Work, dict] | None = None
+        operations: dict[int, float | None] = {}  # of a task's batch, once it is compiled
+        with checkpoint.checkpointer(folder, schedule.save, schedule.keep) as saver:
+            for step, (waited, (number, pairs)) in zip(
+                range(first, steps), timed(batches(data, first, steps, schedule.workers)), strict=False
+            ):
+                seen = number in operations
+                beat(f"{folder}, step {step}", counted=seen)
+                batch = mesh.to_global(pairs)
+                if not seen:
+                    operations[number] = operations_of(run, state.params, batch)
+                state, metrics = step_fn(state, batch, tasks[number].candidates)
+                if late is not None:
+                    journal.write(*late)
+                late = (step, Work(number, waited, operations[number], counts=seen), metrics)
+                stop = asked()
+                if stop == signal.SIGINT:
+                    raise KeyboardInterrupt
+                if (step + 1) % schedule.save == 0 or step + 1 == steps or stop:
+                    # Before the checkpoint: a run killed right after it would never write this line again.
+                    journal.write(*late)
+                    late = None
+                    storage.patiently(journal.publish, folder)
+                    whole = {"step": state.step, "params": state.params, "opt": state.opt}
+                    checkpoint.save(saver, folder, step + 1, whole, meta, wait=step + 1 == steps or bool(stop))
+                if stop and step + 1 < steps:
+                    raise Restart(f"{folder} was asked to stop and is saved at step {step + 1}")
     hosts.together(f"trained {folder}")  # its last checkpoint can be read
     return state
 
 
-@contextlib.contextmanager
-def _interrupts() -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C was pressed, to stop between steps: in a save it would break orbax's threads. A second one
-    raises."""
-    pressed = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield pressed.is_set
-        return
-
-    def press(*_: Any) -> None:
-        if pressed.is_set():
-            raise KeyboardInterrupt
-        pressed.set()
-
-    before = signal.signal(signal.SIGINT, press)
-    try:
-        yield pressed.is_set
-    finally:
-        signal.signal(signal.SIGINT, before)
+def describe(run: Run, layout: Layout, target: TrainState) -> dict[str, Any]:
+    """What a run's checkpoints say of it."""
+    return checkpoint.describe(
+        run.encoder.arch,
+        layout,
+        tasks=[dataclasses.asdict(task) for task in run.tasks],
+        trained_parameters=partition.shapes(partition.split(target.params, run.trains)[0]),
+        optimizer=[f"{leaf.dtype}{list(leaf.shape)}" for leaf in jax.tree.leaves(target.opt)],
+        seed=run.seed,
+        dtype=jnp.dtype(run.encoder.dtype).name,
+        init=run.init,
+        **run.about,
+    )
 
 
-def _restore(folder, saver, target: TrainState, meta, layout) -> TrainState:
-    """The last checkpoint of `folder` on the layout of `target`. Raises CheckpointError where it is of another run."""
-    checkpoint.check(folder, layout)
-    saved = checkpoint.metadata(folder)
-    changed = [k for k in ("architecture", "tasks", "seed", "trained_parameters") if saved.get(k) != meta.get(k)]
-    if changed:
-        raise checkpoint.CheckpointError(
-            f"{folder} holds a run with other {', '.join(changed)}; give this one another workdir, or delete that one"
-        )
-    last = checkpoint.steps(folder)[-1]
-    loaded = saver.load(last, {"step": target.step, "params": target.params, "opt": target.opt})
-    log.info("resuming %s at step %d", folder, last)
-    return TrainState(loaded["step"], loaded["params"], loaded["opt"])
+def start(run: Run, base: dict, layout: Layout) -> TrainState:
+    """A run's first state, of its seed or of what it starts from; `base` are shapes of the encoder's parameters."""
+    key = jax.random.key(run.seed)
+    params = encoders.init(run.encoder, key) if run.init is None else starting_params(run.init, base, layout)
+    params = run.adapt(jax.random.fold_in(key, 1), params)
+    return jax.jit(functools.partial(begin, run), donate_argnums=0)(params)
+
+
+def restore(folder: storage.Path, target: TrainState, meta: dict[str, Any], layout: Layout) -> TrainState | None:
+    """The state to go on from, as `resume.restore` finds it."""
+    found = resume.restore(folder, {"step": target.step, "params": target.params, "opt": target.opt}, meta, layout)
+    return None if found is None else TrainState(**found)
+
+
+def operations_of(run: Run, params: dict, batch: Pairs) -> float | None:
+    """Of encoding a batch, forward and backward, by one of the mesh's devices as a share of its peak a second; None
+    where the peak is not known."""
+    devices = jax.sharding.get_mesh().devices
+    chip = CHIPS.get(devices.flat[0].device_kind)
+    return model_flops(run.encoder, params, batch) / devices.size / chip.flops if chip else None
+
+
+def timed(items: Iterator[Any]) -> Iterator[tuple[float, Any]]:
+    """(seconds it took to get, item) of each."""
+    while True:
+        before = time.monotonic()
+        try:
+            item = next(items)
+        except StopIteration:
+            return
+        yield time.monotonic() - before, item

@@ -8,13 +8,12 @@ k.
 
 import json
 import logging
-import pathlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from embed import checkpoint, hosts
+from embed import checkpoint, hosts, storage
 from embed.api import Embedder, Prepared
 from embed.data.folders import with_split
 from embed.data.records import open_split, read
@@ -39,7 +38,7 @@ Ready = tuple[Benchmark, Prepared, Prepared]
 Vectors = list[tuple[np.ndarray, np.ndarray]]  # of a suite: f32[q,e] and f32[n,e] of each benchmark
 
 
-def load_suite(embedder: Embedder, data: pathlib.Path, split: str) -> list[Ready]:
+def load_suite(embedder: Embedder, data: storage.Path, split: str) -> list[Ready]:
     """Every benchmark of the suite, decoded and laid out once for any number of checkpoints."""
     suite: list[Ready] = []
     for name, (patches, task) in SUITE.items():
@@ -54,7 +53,7 @@ def load_pairs(embedder: Embedder, root: str, split: str) -> list[Ready]:
     suite: list[Ready] = []
     for folder in with_split(root, split):
         suite += lay_out(embedder, *from_pairs(folder.name, read(open_split(folder, split))))
-    for corpus in sorted(pathlib.Path(root).glob("*/corpus.jsonl")):
+    for corpus in sorted(storage.path(root).glob("*/corpus.jsonl")):
         suite += lay_out(embedder, from_folder(corpus.parent))
     return suite
 
@@ -115,9 +114,9 @@ def table(columns: dict[str, dict], suite: list[Ready]) -> str:
 
 
 def main(config: ConfigDict) -> None:
-    path = pathlib.Path(config.checkpoint)
+    path = storage.path(config.checkpoint)
     embedder = Embedder.load(path)
-    suite = load_suite(embedder, pathlib.Path(config.data), "test")
+    suite = load_suite(embedder, storage.path(config.data), "test")
     suite += load_pairs(embedder, config.pairs, "test") if config.pairs else []
     results = evaluate(suite, encode(embedder, embedder.params, suite), embedder.encoder.arch.widths)
     out = checkpoint.locate(path)[0] / "results.json"

@@ -6,19 +6,17 @@ becomes bidirectional, with a new projection. The token tables of Gemma 4's smal
   pod     python -m experiments.finetune__from_gemma --config=configs/v5p_64.py --config.pretrained=FOLDER
 """
 
-import pathlib
-
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from embed import hf, optim, train
+from embed import hf, optim, storage, train
 from embed.data import corpora
 from embed.data.layout import Budget
 from embed.data.prepare import sources
 from embed.data.tasks import Task
 from embed.loss.contrast import Candidates, contrast
 from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs
-from embed.program import run
+from embed.program import about, run
 
 NAME = "finetune__from_gemma"
 STEPS = 300
@@ -44,7 +42,7 @@ TASKS = (
 
 
 def plan(config: ConfigDict) -> train.Run:
-    start, work = hf.folder(config.pretrained), pathlib.Path(config.workdir)
+    start, work = hf.folder(config.pretrained), storage.path(config.workdir)
     arch = hf.architecture(start)
     encoder = Encoder(arch, jnp.dtype(config.dtype), config.remat, config.unroll)
 
@@ -70,14 +68,14 @@ def plan(config: ConfigDict) -> train.Run:
         init=start,
         trains=lambda path: path[-1] != "table",
         schedule=train.Schedule(config.save, config.keep, config.log, config.workers),
-        about={"experiment": NAME, "config": config.to_dict()},
+        about=about(__file__, config),
     )
 
 
 def main(config: ConfigDict) -> None:
     start = hf.folder(config.pretrained)
-    corpora.build(pathlib.Path(config.data))
-    train.fit(plan(config), hf.layout(start), sources(TASKS, pathlib.Path(config.data)))
+    corpora.build(storage.path(config.data))
+    train.fit(plan(config), hf.layout(start), sources(TASKS, storage.path(config.data)))
 
 
 if __name__ == "__main__":

@@ -5,19 +5,17 @@ Parent: finetune.py.
   run     python -m experiments.finetune__no_hard_negatives --config=configs/cpu.py
 """
 
-import pathlib
-
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from embed import optim, train
+from embed import optim, storage, train
 from embed.data.layout import Budget
 from embed.data.prepare import layout_for, sources
 from embed.data.tasks import Task
 from embed.loss.contrast import Candidates, contrast
 from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs
 from embed.model.presets import PRESETS
-from embed.program import run
+from embed.program import about, run
 
 NAME = "finetune__no_hard_negatives"
 START = "prefinetune"
@@ -44,7 +42,7 @@ TASKS = (
 
 
 def plan(config: ConfigDict) -> train.Run:
-    arch, work = PRESETS[config.model], pathlib.Path(config.workdir)
+    arch, work = PRESETS[config.model], storage.path(config.workdir)
     encoder = Encoder(arch, jnp.dtype(config.dtype), config.remat, config.unroll)
 
     def loss(params, pairs, candidates):
@@ -68,12 +66,12 @@ def plan(config: ConfigDict) -> train.Run:
         seed=1,
         init=work / START,
         schedule=train.Schedule(config.save, config.keep, config.log, config.workers),
-        about={"experiment": NAME, "config": config.to_dict()},
+        about=about(__file__, config),
     )
 
 
 def main(config: ConfigDict) -> None:
-    data = pathlib.Path(config.data)
+    data = storage.path(config.data)
     train.fit(plan(config), layout_for(PRESETS[config.model], data, config.pairs), sources(TASKS, data))
 
 

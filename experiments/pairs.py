@@ -6,13 +6,12 @@ Starts from the greedy soup of experiments/recipe.py. Tasks, their rates and the
 """
 
 import logging
-import pathlib
 from collections.abc import Sequence
 
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from embed import optim, train
+from embed import optim, storage, train
 from embed.data import folders
 from embed.data.layout import Budget
 from embed.data.prepare import layout_for, sources
@@ -20,7 +19,7 @@ from embed.data.tasks import Task
 from embed.loss.contrast import Candidates, contrast
 from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs
 from embed.model.presets import PRESETS
-from embed.program import run
+from embed.program import about, run
 
 log = logging.getLogger(__name__)
 NAME = "pairs"
@@ -34,7 +33,7 @@ MOST = Budget(128, images=4, patches=16, clips=1, frames=64)  # of a row; longer
 
 
 def plan(config: ConfigDict, tasks: Sequence[Task]) -> train.Run:
-    arch, work = PRESETS[config.model], pathlib.Path(config.workdir)
+    arch, work = PRESETS[config.model], storage.path(config.workdir)
     encoder = Encoder(arch, jnp.dtype(config.dtype), config.remat, config.unroll)
 
     def loss(params, pairs, candidates):
@@ -58,18 +57,18 @@ def plan(config: ConfigDict, tasks: Sequence[Task]) -> train.Run:
         seed=2,
         init=work / START,
         schedule=train.Schedule(config.save, config.keep, config.log, config.workers),
-        about={"experiment": NAME, "config": config.to_dict()},
+        about=about(__file__, config),
     )
 
 
 def main(config: ConfigDict) -> None:
-    layout = layout_for(PRESETS[config.model], pathlib.Path(config.data), config.pairs)
+    layout = layout_for(PRESETS[config.model], storage.path(config.data), config.pairs)
     tasks = folders.tasks(config.pairs, layout, MOST, BATCH, BOTH)
     for task in tasks:
         log.info(
             "%s: batch %d, rate %.0f, query %s, target %s", task.name, task.batch, task.rate, task.query, task.target
         )
-    train.fit(plan(config, tasks), layout, sources(tasks, pathlib.Path(config.pairs)))
+    train.fit(plan(config, tasks), layout, sources(tasks, storage.path(config.pairs)))
 
 
 if __name__ == "__main__":

@@ -6,12 +6,10 @@ task on purpose.
   run     python -m experiments.prefinetune --config=configs/cpu.py
 """
 
-import pathlib
-
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from embed import optim, train
+from embed import optim, storage, train
 from embed.data.layout import Budget
 from embed.data.prepare import layout_for, sources
 from embed.data.tasks import Task
@@ -51,7 +49,7 @@ def plan(config: ConfigDict) -> train.Run:
         )
 
     return train.Run(
-        pathlib.Path(config.workdir) / "prefinetune",
+        storage.path(config.workdir) / "prefinetune",
         encoder,
         TASKS,
         loss,
@@ -64,7 +62,7 @@ def plan(config: ConfigDict) -> train.Run:
 
 
 def main(config: ConfigDict) -> None:
-    data = pathlib.Path(config.data)
+    data = storage.path(config.data)
     train.fit(plan(config), layout_for(PRESETS[config.model], data, config.pairs), sources(TASKS, data))
 
 

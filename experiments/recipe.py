@@ -7,14 +7,13 @@ Stopped anywhere, the same command goes on from the last checkpoint.
 
 import json
 import logging
-import pathlib
 import time
 from collections.abc import Sequence
 
 import jax
 from ml_collections import ConfigDict
 
-from embed import checkpoint, hosts
+from embed import checkpoint, hosts, storage
 from embed.api import Embedder
 from embed.eval import report
 from embed.program import run
@@ -28,7 +27,7 @@ SHOWN = 3  # queries of each benchmark in the gallery
 
 
 def main(config: ConfigDict) -> None:
-    started, work, data = time.monotonic(), pathlib.Path(config.workdir), pathlib.Path(config.data)
+    started, work, data = time.monotonic(), storage.path(config.workdir), storage.path(config.data)
     for stage in (prefinetune, finetune, finetune__more_media, soup, *([pairs] if config.pairs else [])):
         # Every stage goes on from its own last checkpoint, and does nothing where it is done.
         log.info("stage: %s", stage.__name__.removeprefix("experiments."))
@@ -50,7 +49,7 @@ def main(config: ConfigDict) -> None:
         (work / "results.json").write_text(json.dumps(columns, indent=1))
         report.write(page, facts, columns, [benchmark for benchmark, *_ in suite], curves, gallery)
         print(evaluate.table(columns, suite))
-        print(f"\nThe page of results: {page.resolve()}")
+        print(f"\nThe page of results: {storage.absolute(page)}")
 
     if config.pairs:
         suite = evaluate.load_pairs(embedder, config.pairs, "test")
@@ -61,11 +60,11 @@ def main(config: ConfigDict) -> None:
             (work / "results_pairs.json").write_text(json.dumps(columns, indent=1))
             report.write(page, facts, columns, [benchmark for benchmark, *_ in suite], curves, gallery)
             print(f"\n{evaluate.table(columns, suite)}")
-            print(f"\nThe page of your datasets: {page.resolve()}")
+            print(f"\nThe page of your datasets: {storage.absolute(page)}")
 
 
 def compare(
-    embedder: Embedder, work: pathlib.Path, stages: Sequence[str], suite: list[evaluate.Ready]
+    embedder: Embedder, work: storage.Path, stages: Sequence[str], suite: list[evaluate.Ready]
 ) -> tuple[dict[str, dict], list[report.Example]]:
     """(stage -> its results on a suite, a gallery of the last one)."""
     columns = {}

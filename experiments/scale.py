@@ -5,12 +5,10 @@ Made for a pod, and compiled for one on any host. The tasks' datasets are yours 
   run     python -m experiments.scale --config=configs/v5e_16.py --config.data=gs://BUCKET/data
 """
 
-import pathlib
-
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from embed import optim, train
+from embed import optim, storage, train
 from embed.data.layout import Budget
 from embed.data.prepare import layout_for, sources
 from embed.data.tasks import Task
@@ -18,7 +16,7 @@ from embed.loss.contrast import contrast
 from embed.loss.ring import ring
 from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, rows_within
 from embed.model.presets import PRESETS
-from embed.program import run
+from embed.program import about, run
 
 NAME = "scale"
 STEPS = 20_000
@@ -50,21 +48,21 @@ def plan(config: ConfigDict) -> train.Run:
         return contrast(*sides, pairs, temperature=TEMPERATURE, widths=arch.widths, candidates=candidates, rivals=ring)
 
     return train.Run(
-        pathlib.Path(config.workdir) / NAME,
+        storage.path(config.workdir) / NAME,
         encoder,
         TASKS,
         loss,
         optim.adamw(1e-4, warmup=1000, steps=STEPS),
         steps=config.steps or STEPS,
         seed=0,
-        init=pathlib.Path(config.pretrained) if config.pretrained else None,
+        init=storage.path(config.pretrained) if config.pretrained else None,
         schedule=train.Schedule(config.save, config.keep, config.log, config.workers),
-        about={"experiment": NAME, "config": config.to_dict()},
+        about=about(__file__, config),
     )
 
 
 def main(config: ConfigDict) -> None:
-    data = pathlib.Path(config.data)
+    data = storage.path(config.data)
     train.fit(plan(config), layout_for(PRESETS[config.model], data, config.pairs), sources(TASKS, data))
 
 

@@ -7,12 +7,11 @@ score over the last two checkpoints of every run.
 
 import json
 import logging
-import pathlib
 
 import jax
 from ml_collections import ConfigDict
 
-from embed import checkpoint, soup
+from embed import checkpoint, soup, storage
 from embed.api import Embedder
 from embed.program import run
 from experiments.evaluate import encode, evaluate, load_suite, mean
@@ -24,10 +23,10 @@ STEPS_OF_A_RUN = 2  # last checkpoints offered to the greedy soup
 
 
 def main(config: ConfigDict) -> None:
-    work = pathlib.Path(config.workdir)
+    work = storage.path(config.workdir)
     runs = [work / name for name in RUNS]
     embedder = Embedder.load(runs[0])
-    suite = load_suite(embedder, pathlib.Path(config.data), "dev")
+    suite = load_suite(embedder, storage.path(config.data), "dev")
 
     def score(params: dict) -> float:
         return mean(evaluate(suite, encode(embedder, params, suite), embedder.encoder.arch.widths))

@@ -76,9 +76,8 @@ def fill() -> None:
     wanted += [("finetune", *SMALL, task) for task in ("stdlib_text", "scenes_image", "scenes_audio")]
     for about in tqdm(wanted, unit="line"):
         find(*about)
-        if about[-1] == "text":
-            if not find(*about, batch=(most := largest(*about)))["fits"]:
-                raise SystemExit(f"{about}: reckoned that {most} pairs fit, but they do not")
+        if about[-1] == "text" and not find(*about, batch=(most := largest(*about)))["fits"]:
+            raise SystemExit(f"{about}: reckoned that {most} pairs fit, but they do not")
     PAGE.write_text(page(lines()))
     print(PAGE.read_text())
 

@@ -2,10 +2,10 @@
 
 import dataclasses
 import os
-import pathlib
 
 import numpy as np
 
+from embed import storage
 from embed.data.layout import Budget, Layout, LimitError, decode, standard_budget
 from embed.data.media import MediaError
 from embed.data.records import Content, RecordError, open_split
@@ -15,10 +15,10 @@ from embed.loss.contrast import REPORT, Candidates
 SAMPLE = 64  # records of a dataset that are looked at
 
 
-def with_split(root: str | os.PathLike, split: str) -> list[pathlib.Path]:
+def with_split(root: str | os.PathLike, split: str) -> list[storage.Path]:
     """The folders in `root` that have records of a split, by name. Raises FileNotFoundError where there are none."""
     forms = ("jsonl", "array_record") if os.fspath(root) else ()  # "" is not the present folder
-    found = sorted({path.parent for form in forms for path in pathlib.Path(root).glob(f"*/{split}.{form}")})
+    found = sorted({path.parent for form in forms for path in storage.path(root).glob(f"*/{split}.{form}")})
     if not found:
         asked = os.fspath(root) or "'' (no folder was given)"
         raise FileNotFoundError(
@@ -39,7 +39,7 @@ def tasks(
     return tuple(_task(folder, layout, most, batch, candidates) for folder in with_split(root, "train"))
 
 
-def _task(folder: pathlib.Path, layout: Layout, most: Budget, batch: int, candidates: Candidates) -> Task:
+def _task(folder: storage.Path, layout: Layout, most: Budget, batch: int, candidates: Candidates) -> Task:
     source = open_split(folder, "train")
     records = []
     for i in np.unique(np.linspace(0, len(source) - 1, SAMPLE).round().astype(int)) if len(source) else ():
@@ -60,7 +60,7 @@ def _task(folder: pathlib.Path, layout: Layout, most: Budget, batch: int, candid
     )
 
 
-def _budget(contents: list[Content], layout: Layout, most: Budget, folder: pathlib.Path) -> Budget:
+def _budget(contents: list[Content], layout: Layout, most: Budget, folder: storage.Path) -> Budget:
     """The largest standard shape among the contents, none of its sizes above that of `most`."""
     shapes = []
     for content in contents:

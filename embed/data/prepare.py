@@ -1,10 +1,9 @@
 """From a config's folders to what training needs: corpora built, a tokenizer trained on them, sources opened."""
 
 import logging
-import pathlib
 from collections.abc import Sequence
 
-from embed import hosts
+from embed import hosts, storage
 from embed.data import corpora, folders, prompts
 from embed.data.layout import Layout
 from embed.data.records import Source, open_split
@@ -16,7 +15,7 @@ log = logging.getLogger(__name__)
 SAMPLE = 1500  # records of each dataset that the tokenizer is trained on
 
 
-def layout_for(arch: Architecture, data: pathlib.Path, pairs: str = "") -> Layout:
+def layout_for(arch: Architecture, data: storage.Path, pairs: str = "") -> Layout:
     """The layout of `arch` with the tokenizer in `data`; corpora and tokenizer are made first where they are missing.
 
     A tokenizer that is made learns from the datasets under `pairs` too, where there are some."""
@@ -28,17 +27,16 @@ def layout_for(arch: Architecture, data: pathlib.Path, pairs: str = "") -> Layou
     return Layout(Tokenizer.load(path), arch.media)
 
 
-def _train_tokenizer(path: pathlib.Path, arch: Architecture, data: pathlib.Path, pairs: str) -> None:
+def _train_tokenizer(path: storage.Path, arch: Architecture, data: storage.Path, pairs: str) -> None:
     log.info("training a tokenizer of %d ids", arch.vocabulary)
     sample: list[str] = [prompts.QUERY.format(task=task, text="") for task in prompts.QUERY_TASKS] * 50
     sample += [prompts.DOCUMENT.format(title="none", text="")] * 50
     for folder in [data / name for name in corpora.CORPORA] + (folders.with_split(pairs, "train") if pairs else []):
         source = open_split(folder, "train")
         sample += [text for i in range(min(SAMPLE, len(source))) for text in texts(source[i])]
-    train(sample, arch.vocabulary).save(path.with_suffix(".partial"))
-    path.with_suffix(".partial").replace(path)
+    train(sample, arch.vocabulary).save(path)
 
 
-def sources(tasks: Sequence[Task], data: pathlib.Path, split: str = "train") -> list[Source]:
+def sources(tasks: Sequence[Task], data: storage.Path, split: str = "train") -> list[Source]:
     """One source a task, from `data/<task name>`. Raises FileNotFoundError where a dataset is not there."""
     return [open_split(data / task.name, split) for task in tasks]

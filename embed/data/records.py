@@ -17,6 +17,8 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 from grain.sources import ArrayRecordDataSource
 
+from embed import storage
+
 
 class RecordError(ValueError):
     """A record that cannot be read; the message names the file, the record and the field."""
@@ -105,14 +107,14 @@ def from_bytes(data: bytes) -> Record:
         raise RecordError(f"not a record ({len(data)} bytes): {error!r}") from error
 
 
-def parse_parts(value: Any, folder: pathlib.Path, where: str) -> Content:
+def parse_parts(value: Any, folder: storage.Path, where: str) -> Content:
     """A JSON list of parts -> Content, media read from `folder`. Raises RecordError, naming `where`."""
     if not isinstance(value, list) or not value:
         raise RecordError(f"{where}: expected a list of at least one part, got {str(value)[:80]!r}")
     return tuple(_parse_part(part, folder, f"{where}[{i}]") for i, part in enumerate(value))
 
 
-def _parse_part(part: Any, folder: pathlib.Path, where: str) -> Part:
+def _parse_part(part: Any, folder: storage.Path, where: str) -> Part:
     keys = [key for key in PART_KEYS if key in part] if isinstance(part, dict) else []
     if len(keys) != 1 or not isinstance(part[keys[0]], str):
         raise RecordError(
@@ -127,15 +129,23 @@ def _parse_part(part: Any, folder: pathlib.Path, where: str) -> Part:
         return Text(value)
     if "\0" in value:
         raise RecordError(f"{where}: {value!r} is not the name of a file")
-    path = (folder / value).resolve()
-    if not path.is_relative_to(folder.resolve()):
+    if not _inside(folder / value, folder):
         raise RecordError(f"{where}: {value!r} leaves the dataset folder {folder}")
     try:
+        path = storage.local(folder / value)
         if path.stat().st_size > MAX_MEDIA_BYTES:
             raise RecordError(f"{where}: {value!r} is larger than {MAX_MEDIA_BYTES >> 20} MiB")
         return PART_KEYS[keys[0]](path.read_bytes())
+    except storage.StorageError:
+        raise  # of the bucket, not of the record
     except OSError as error:
-        raise RecordError(f"{where}: cannot read {value!r}: {error.strerror}") from error
+        raise RecordError(f"{where}: cannot read {value!r}: {error.strerror or 'it is not there'}") from error
+
+
+def _inside(path: storage.Path, folder: storage.Path) -> bool:
+    if isinstance(path, pathlib.Path):
+        return path.resolve().is_relative_to(folder.resolve())
+    return path.is_relative_to(folder) and ".." not in path.parts  # a bucket has no links
 
 
 def parse_json(line: bytes, where: str) -> dict[str, Any]:
@@ -149,7 +159,7 @@ def parse_json(line: bytes, where: str) -> dict[str, Any]:
     return value
 
 
-def parse_line(line: bytes, folder: pathlib.Path, where: str) -> Record:
+def parse_line(line: bytes, folder: storage.Path, where: str) -> Record:
     """One JSONL line -> Record. Fields it does not know are ignored. Raises RecordError, naming `where`."""
     value = parse_json(line, where)
     negatives = value.get("negatives") or []
@@ -169,9 +179,10 @@ class JsonlSource:
     """Records of `folder/split.jsonl`, by line number. Lines are indexed once; media are read when a record is."""
 
     def __init__(self, folder: str | os.PathLike, split: str):
-        self.folder = pathlib.Path(folder)
+        self.folder = storage.path(folder)
         self.path = self.folder / f"{split}.jsonl"
-        data = self.path.read_bytes()
+        self.lines = storage.local(self.path)
+        data = self.lines.read_bytes()
         ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n")) + 1
         bounds = np.unique(np.concatenate([[0], ends, [len(data)]]))
         spans = zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)
@@ -182,16 +193,17 @@ class JsonlSource:
 
     def __getitem__(self, index: int) -> Record:
         start, stop = self.spans[index]
-        with self.path.open("rb") as file:
+        with self.lines.open("rb") as file:
             file.seek(start)
             return parse_line(file.read(stop - start), self.folder, f"{self.path}:{index + 1}")
 
 
 class ArrayRecordSource:
-    """Records of an ArrayRecord file (or a list of shards), by index."""
+    """Records of an ArrayRecord file (or a list of shards), by index; those of a bucket are copied first."""
 
     def __init__(self, paths: str | os.PathLike | Sequence[str]):
-        self.source = ArrayRecordDataSource(os.fspath(paths) if isinstance(paths, os.PathLike) else paths)
+        names = [paths] if isinstance(paths, str | os.PathLike) else paths
+        self.source = ArrayRecordDataSource([str(storage.local(storage.path(name))) for name in names])
 
     def __len__(self) -> int:
         return len(self.source)
@@ -216,7 +228,7 @@ class TfdsSource:
 
 def open_split(folder: str | os.PathLike, split: str) -> Source:
     """The records of `folder/split.array_record`, or of `folder/split.jsonl`. Raises FileNotFoundError, naming both."""
-    folder = pathlib.Path(folder)
+    folder = storage.path(folder)
     if (folder / f"{split}.array_record").exists():
         return ArrayRecordSource(folder / f"{split}.array_record")
     if (folder / f"{split}.jsonl").exists():
@@ -226,17 +238,16 @@ def open_split(folder: str | os.PathLike, split: str) -> Source:
     )
 
 
-def write(path: pathlib.Path, records: Iterable[Record]) -> int:
+def write(path: storage.Path, records: Iterable[Record]) -> int:
     """Writes records to an ArrayRecord file, whole or not at all; returns their number."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    writer = ArrayRecordWriter(str(partial), "group_size:1")
     count = 0
-    for record in records:
-        writer.write(to_bytes(record))
-        count += 1
-    writer.close()
-    os.replace(partial, path)
+    with storage.whole(path) as file:
+        writer = ArrayRecordWriter(str(file), "group_size:1")
+        for record in records:
+            writer.write(to_bytes(record))
+            count += 1
+        writer.close()
     return count
 
 

@@ -2,12 +2,12 @@
 
 import hashlib
 import os
-import pathlib
 from collections.abc import Iterable
 
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from embed import storage
 from embed.inputs import PADDING
 
 # Names and order as in the Gemma 4 family: padding is 0.
@@ -62,10 +62,12 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Tokenizer":
-        return cls(pathlib.Path(path).read_text(encoding="utf-8"))
+        return cls(storage.path(path).read_text(encoding="utf-8"))
 
     def save(self, path: str | os.PathLike) -> None:
-        pathlib.Path(path).write_text(self.json, encoding="utf-8")
+        """Whole or not at all."""
+        with storage.whole(storage.path(path)) as file:
+            file.write_text(self.json, encoding="utf-8")
 
 
 def train(texts: Iterable[str], size: int) -> Tokenizer:

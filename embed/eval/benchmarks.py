@@ -8,12 +8,12 @@ import dataclasses
 import functools
 import json
 import os
-import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from embed import storage
 from embed.data.records import KEY_OF, Content, Record, RecordError, content_hash, parse_parts
 from embed.eval.metrics import chance_hit, evaluate_ranking
 from embed.search import top_k, truncate
@@ -121,7 +121,7 @@ def from_folder(folder: str | os.PathLike, kind: str | None = None, name: str | 
     `kind` is found from the contents where it is not given.
     Raises RecordError naming file and line, and OSError where a file is missing.
     """
-    folder = pathlib.Path(folder)
+    folder = storage.path(folder)
     corpus, queries = _contents(folder, "corpus.jsonl"), _contents(folder, "queries.jsonl")
     place = {key: j for j, key in enumerate(corpus)}
     relevance: dict[str, dict[int, int]] = collections.defaultdict(dict)
@@ -139,7 +139,7 @@ def from_folder(folder: str | os.PathLike, kind: str | None = None, name: str | 
         raise RecordError(f"{folder / 'qrels.tsv'}: no query has a relevant candidate")
     kept = [key for key in queries if key in relevance]
     return Benchmark(
-        name or folder.resolve().name,
+        name or os.path.basename(storage.absolute(folder)),
         kind or _kind([*queries.values(), *corpus.values()]),
         tuple(queries[key] for key in kept),
         tuple(corpus.values()),
@@ -147,7 +147,7 @@ def from_folder(folder: str | os.PathLike, kind: str | None = None, name: str | 
     )
 
 
-def _contents(folder: pathlib.Path, file: str) -> dict[str, Content]:
+def _contents(folder: storage.Path, file: str) -> dict[str, Content]:
     found: dict[str, Content] = {}
     for where, line in _lines(folder / file):
         try:
@@ -162,7 +162,7 @@ def _contents(folder: pathlib.Path, file: str) -> dict[str, Content]:
     return found
 
 
-def _lines(path: pathlib.Path) -> Iterator[tuple[str, bytes]]:
+def _lines(path: storage.Path) -> Iterator[tuple[str, bytes]]:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():

@@ -3,12 +3,12 @@
 import dataclasses
 import json
 import os
-import pathlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from embed import storage
 from embed.data.records import Content
 from embed.eval import sections
 from embed.eval.benchmarks import Benchmark, rank
@@ -45,7 +45,7 @@ class Curves:
     lines: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]]
 
 
-def read_curves(run: pathlib.Path) -> Curves:
+def read_curves(run: storage.Path) -> Curves:
     """The loss and in-batch accuracy of a run, from its metrics.jsonl. A torn last line is left out."""
     lines: dict = defaultdict(lambda: {name: ([], []) for name in ("loss", "accuracy")})
     for line in (run / "metrics.jsonl").read_text().splitlines():
@@ -109,8 +109,7 @@ def write(
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>embed: results</title><style>{CSS}</style></head><body>{''.join(body)}</body></html>"
     )
-    path = pathlib.Path(path)
+    path = storage.path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, path)
+    with storage.whole(path) as file:
+        file.write_text(page, encoding="utf-8")

@@ -1,14 +1,15 @@
 """The model card: what the model is, where it comes from, how it scored, how to use it."""
 
 import json
-import pathlib
+import os
 from typing import Any
 
+from embed import storage
 from embed.data import prompts
 from embed.model.presets import Architecture
 
 
-def model_card(arch: Architecture, meta: dict[str, Any], path: pathlib.Path) -> str:
+def model_card(arch: Architecture, meta: dict[str, Any], path: storage.Path) -> str:
     """README.md of an exported model, from its checkpoint's metadata."""
     kinds = ["text", *(["image", "video"] if arch.media.patch else []), *(["audio"] if arch.media.audio_frame else [])]
     tags = "\n".join(f"- {tag}" for tag in ("sentence-transformers", "feature-extraction", "matryoshka", *kinds))
@@ -20,7 +21,7 @@ tags:
 {tags}
 ---
 
-# {path.resolve().name}
+# {os.path.basename(storage.absolute(path))}
 
 One encoder for {", ".join(kinds)} and any interleaving of them, trained with embed: {size},
 usable at widths {", ".join(map(str, arch.widths))} (cut and normalise again).

@@ -14,7 +14,7 @@ from einops import rearrange
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import save_file
 
-from embed import checkpoint
+from embed import checkpoint, storage
 from embed.data import prompts
 from embed.data.layout import MAX_FRAMES, MAX_TOKENS
 from embed.data.tokenizer import SPECIAL, VIDEO, Tokenizer
@@ -40,7 +40,7 @@ def export(path: str | os.PathLike, folder: str | os.PathLike, dtype: str = "flo
     `dtype` float32 keeps every bit, bfloat16 halves the size. Raises CheckpointError where there is no checkpoint,
     HubError for an architecture that no class of transformers has, FileExistsError where `folder` has files in it.
     """
-    path, folder = pathlib.Path(path), pathlib.Path(folder)
+    path, folder = storage.path(path), pathlib.Path(folder)
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty; give a new folder")
     meta = checkpoint.metadata(path)

@@ -7,6 +7,7 @@ import re
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+from embed import storage
 from embed.hf.config import HubError
 
 PINNED = re.compile(r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)@(?P<commit>[0-9a-f]{40})")
@@ -19,7 +20,12 @@ def folder(name: str | os.PathLike) -> pathlib.Path:
     The commit has its 40 digits: a branch's name would give another model tomorrow. Raises HubError where there is
     neither, or the hub cannot be reached.
     """
-    path = pathlib.Path(name)
+    path = storage.path(name)
+    if not isinstance(path, pathlib.Path):
+        raise HubError(
+            f"{name}: a published model is read from a local folder; make it a run of the bucket once, "
+            "python -m embed.hf import FOLDER gs://BUCKET/RUN, and start from that"
+        )
     if path.is_dir():
         return path
     pinned = PINNED.fullmatch(str(name))

@@ -12,7 +12,7 @@ import numpy as np
 from einops import EinopsError, rearrange
 from safetensors import SafetensorError, safe_open
 
-from embed import checkpoint, mesh
+from embed import checkpoint, mesh, storage
 from embed.data.layout import Layout
 from embed.data.tokenizer import Tokenizer
 from embed.hf.config import HubError, architecture, is_embedder
@@ -73,7 +73,7 @@ def to_checkpoint(folder: str | os.PathLike, run: str | os.PathLike) -> None:
     arch, of = architecture(folder), layout(folder)
     with jax.set_mesh(mesh.make_mesh((1, -1, 1))):
         params = load(folder)
-        checkpoint.save_params(pathlib.Path(run), params, checkpoint.describe(arch, of, init=folder), of.tokenizer)
+        checkpoint.save_params(storage.path(run), params, checkpoint.describe(arch, of, init=folder), of.tokenizer)
 
 
 class Reader:

@@ -4,14 +4,13 @@ import hashlib
 import itertools
 import json
 import logging
-import os
-import pathlib
 import sys
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from tqdm import tqdm
 
+from embed import storage
 from embed.data import records
 from embed.data.corpora import glyphs, melody, motion, scenes, stdlib
 from embed.data.corpora.splits import SPLITS
@@ -48,7 +47,7 @@ CORPORA = {
 }
 
 
-def build(root: pathlib.Path, most: int | None = None) -> None:
+def build(root: storage.Path, most: int | None = None) -> None:
     """Writes `root/<name>/<split>.array_record` and `root/<name>/manifest.json` of every corpus that is not there yet.
 
     The manifest is written last: a dataset without one was left by a build that was killed, and is built again. `most`
@@ -62,7 +61,7 @@ def build(root: pathlib.Path, most: int | None = None) -> None:
             log.info("%s: %s", root / name, ", ".join(f"{count} {split}" for split, count in counts.items()))
 
 
-def _build(folder: pathlib.Path, corpus: Corpus, most: int | None) -> dict[str, int]:
+def _build(folder: storage.Path, corpus: Corpus, most: int | None) -> dict[str, int]:
     """One dataset, its manifest last; returns the number of records of each split."""
     counts, sha256 = {}, {}
     for split in corpus.splits:
@@ -76,7 +75,6 @@ def _build(folder: pathlib.Path, corpus: Corpus, most: int | None) -> dict[str, 
         "counts": counts,
         "sha256": sha256,
     }
-    partial = folder / "manifest.partial"
-    partial.write_text(json.dumps(manifest, indent=2) + "\n")
-    os.replace(partial, folder / "manifest.json")
+    with storage.whole(folder / "manifest.json") as file:
+        file.write_text(json.dumps(manifest, indent=2) + "\n")
     return counts

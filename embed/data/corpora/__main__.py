@@ -1,9 +1,9 @@
 """Builds every corpus in a folder: python -m embed.data.corpora FOLDER"""
 
 import logging
-import pathlib
 import sys
 
+from embed import storage
 from embed.data.corpora import build
 
 if __name__ == "__main__":
@@ -11,4 +11,4 @@ if __name__ == "__main__":
         sys.exit(__doc__)
     # force: absl, which grain imports, has already taken the root logger
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
-    build(pathlib.Path(sys.argv[1]))
+    build(storage.path(sys.argv[1]))

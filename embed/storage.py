@@ -1,0 +1,197 @@
+"""Folders of this machine and of a bucket: a run or its data may be at `gs://BUCKET/...`, wherever a path is given.
+
+A path of this machine is a pathlib.Path, one of a bucket an epath.Path, which has the same methods. An object of a
+bucket is written whole or not at all, and never appended to.
+"""
+
+import contextlib
+import errno
+import functools
+import hashlib
+import importlib.util
+import logging
+import os
+import pathlib
+import re
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
+
+import fsspec
+import jax
+from etils import epath
+
+log = logging.getLogger(__name__)
+Path: TypeAlias = pathlib.Path | epath.Path
+SCHEME = re.compile(r"[a-z0-9]+:/(/?)")
+LARGE = 2**24  # bytes; copies of less are not worth a line in the log
+# A listing that is kept would hide what other hosts, or tensorstore in this one, have written since.
+fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
+
+
+PATIENCE = 600.0  # seconds that a run waits for a bucket that cannot be reached
+FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL_SAID = ("No space left on device", "Disk quota exceeded")  # of libraries that give no number
+ATTEMPTS = 3  # at what fails although its bucket can be reached
+
+
+class StorageError(OSError):
+    """A bucket that cannot be used; the message names it and says what to check."""
+
+
+class Unreachable(StorageError):
+    """A bucket that does not answer or take what is written; the same command goes on from the last checkpoint."""
+
+
+def path(name: str | os.PathLike) -> Path:
+    """The path of that name. Raises StorageError for a scheme other than gs://, or where gcsfs is not installed."""
+    if (found := SCHEME.match(os.fspath(name))) is None:
+        return pathlib.Path(name)
+    if found[0] == "gs:/":
+        raise StorageError(f"{name}: a slash is missing; give a bucket as a string, gs://BUCKET/...")
+    if found[0] != "gs://":
+        raise StorageError(f"{name}: of remote folders only those of Google Cloud Storage, gs://BUCKET/..., are read")
+    if importlib.util.find_spec("gcsfs") is None:
+        raise StorageError(f"{name} needs gcsfs, which is not installed: pip install gcsfs")
+    return epath.Path(name)
+
+
+def is_remote(path: Path) -> bool:
+    """Whether a path is one of a bucket."""
+    return isinstance(path, epath.Path)
+
+
+def absolute(path: Path) -> str:
+    """The name of a path whatever the present folder, links followed; a bucket has neither."""
+    return str(path if is_remote(path) else path.resolve())
+
+
+def reach(path: Path) -> None:
+    """Asks the bucket of a path for one name, if it is of a bucket: within seconds, an error that says what to check.
+
+    Raises StorageError where there is no such bucket or no permission, Unreachable where it does not answer.
+    """
+    if not is_remote(path):
+        return
+    from google.api_core import exceptions  # come with gcsfs, which a path of a bucket needs
+    from google.auth.exceptions import GoogleAuthError
+    from google.cloud.storage import Client
+
+    bucket = path.parts[2]
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            client = Client.create_anonymous_client() if "STORAGE_EMULATOR_HOST" in os.environ else Client()
+        list(client.list_blobs(bucket, max_results=1, timeout=10, retry=None))
+    except exceptions.NotFound as error:
+        raise StorageError(f"{path}: there is no bucket {bucket}; check its name") from error
+    except (exceptions.Forbidden, exceptions.Unauthorized, GoogleAuthError) as error:
+        raise StorageError(
+            f"{path}: no access to bucket {bucket} ({one_line(error)}); this account needs the role "
+            "Storage Object Admin there; see gcloud auth application-default login, or this machine's service account"
+        ) from error
+    except (exceptions.GoogleAPICallError, OSError) as error:
+        raise Unreachable(
+            f"{path}: bucket {bucket} does not answer ({type(error).__name__}); check the network"
+        ) from error
+
+
+@contextlib.contextmanager
+def room(path: Path) -> Iterator[None]:
+    """What is inside writes to `path`. Raises StorageError, naming it, where the disk is full, whoever found out."""
+    try:
+        yield
+    except Exception as error:
+        told: BaseException | None = error
+        while told is not None:
+            if getattr(told, "errno", None) in FULL or any(sign in str(told) for sign in FULL_SAID):
+                raise StorageError(
+                    f"{path}: no space is left on its disk, or no quota; free some, and the same command goes on from "
+                    "the last checkpoint"
+                ) from error
+            told = told.__cause__ or told.__context__
+        raise
+
+
+def wait_for(path: Path) -> None:
+    """Returns when the bucket of a path can be reached, asking after growing pauses. Raises as `reach` does."""
+    given_up, pause = time.monotonic() + PATIENCE, 1.0
+    while True:
+        try:
+            return reach(path)
+        except Unreachable as error:
+            if time.monotonic() + pause > given_up:
+                raise
+            log.warning("%s; asking again in %.0f s", error, pause)
+        time.sleep(pause)
+        pause = min(2 * pause, 60.0)
+
+
+def patiently(write: Callable[[], object], path: Path) -> None:
+    """`write()`, which writes to `path`, and again where its bucket was lost meanwhile.
+
+    Raises as `reach` does, Unreachable where the last attempt fails too, what `write` raises on a local disk.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        wait_for(path)
+        try:
+            write()
+            return
+        except Exception as error:  # tensorstore, gcsfs and orbax have no common one for a connection
+            if not is_remote(path):
+                raise
+            if attempt == ATTEMPTS or jax.process_count() > 1:  # hosts write together: one alone cannot try again
+                raise Unreachable(f"{path} could not be written: {one_line(error)}") from error
+            log.warning("%s could not be written (%s); trying again", path, one_line(error))
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error, cut to a line of a log."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def copy(file: pathlib.Path, path: Path) -> None:
+    """Writes what a local file holds to `path`, over what is there."""
+    epath.Path(file).copy(path, overwrite=True)
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[pathlib.Path]:
+    """A local file to write, which becomes `path` where the block ends without an error: whole or not at all."""
+    if isinstance(path, pathlib.Path):
+        partial = path.with_suffix(".partial")
+        yield partial
+        partial.replace(path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield (partial := pathlib.Path(folder, path.name))
+        copy(partial, path)
+
+
+def local(path: Path) -> pathlib.Path:
+    """The file itself, or a copy of an object of a bucket, made where this host has none yet.
+
+    Copies lie in $EMBED_CACHE (~/.cache/embed) by the object's name, size and generation, so that another object is
+    never taken for it; none is deleted. Raises FileNotFoundError where there is no such object.
+    """
+    return path if isinstance(path, pathlib.Path) else _copied(str(path))
+
+
+@functools.lru_cache(2**20)
+def _copied(name: str) -> pathlib.Path:
+    bucket = fsspec.filesystem("gcs")
+    about = bucket.info(name)
+    identity = f"{about['name']} {about['size']} {about.get('generation')}"
+    cache = pathlib.Path(os.environ.get("EMBED_CACHE") or pathlib.Path.home() / ".cache" / "embed")
+    copy = cache / hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
+    if not copy.exists():
+        if about["size"] >= LARGE:
+            log.info("copying %s, %.0f MiB, to %s", name, about["size"] / 2**20, copy)
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as folder:  # of this process alone: another may copy it as well
+            bucket.get_file(name, f"{folder}/partial")
+            if (size := os.path.getsize(f"{folder}/partial")) != about["size"]:
+                raise StorageError(f"{name}: {size} of {about['size']} bytes arrived; start again")
+            os.replace(f"{folder}/partial", copy)
+    return copy
