@@ -59,7 +59,7 @@ def save(
 
     def write() -> None:
         if step not in steps(run):  # where an attempt failed after all was written
-            (saver.save if wait else saver.save_async)(step, state, custom_metadata=meta, force=True)
+            (saver.save if wait else saver.save_async)(step, state, custom_metadata=meta, force=True, overwrite=True)
 
     storage.patiently(write, run)
 

@@ -150,8 +150,8 @@ def fit(run: Run, layout: Layout, sources: Sequence[Source]) -> TrainState:
 
     `sources` are the tasks' records, and `layout` makes inputs of them. Needs a mesh (`jax.set_mesh`). Raises
     CheckpointError where `run.init` expects other inputs or the run's own checkpoint is of another run, ValueError
-    where nothing trains, Diverged after `schedule.patience` updates in a row that were not finite, StorageError where nothing
-    more can be written, Restart where it was asked to stop (SIGTERM) and has saved, and KeyboardInterrupt.
+    where nothing trains, Diverged after `schedule.patience` updates in a row that were not finite, StorageError where
+    nothing more can be written, Restart where it was asked to stop (SIGTERM) and has saved, and KeyboardInterrupt.
     """
     folder, tasks, schedule, steps = run.folder, run.tasks, run.schedule, run.steps
     data = mixture(tasks, sources, layout, run.seed, *mesh.lines())

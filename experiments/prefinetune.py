@@ -16,7 +16,7 @@ from embed.data.tasks import Task
 from embed.loss.contrast import Candidates, contrast
 from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs
 from embed.model.presets import PRESETS
-from embed.program import run
+from embed.program import about, run
 
 STEPS = 340
 TEMPERATURE = 0.05
@@ -57,7 +57,7 @@ def plan(config: ConfigDict) -> train.Run:
         steps=steps,
         seed=0,
         schedule=train.Schedule(config.save, config.keep, config.log, config.workers),
-        about={"experiment": "prefinetune", "config": config.to_dict()},
+        about=about(__file__, config),
     )
 
 

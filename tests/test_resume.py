@@ -131,7 +131,7 @@ def short(data) -> pathlib.Path:
     return data / "short"
 
 
-@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_killed_run_goes_on_bit_for_bit(data, uninterrupted, sign):
     run = data / f"stopped_by_{sign.name}"
     process = start(data, run)
@@ -156,9 +156,9 @@ def test_a_killed_run_goes_on_bit_for_bit(data, uninterrupted, sign):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"seed": 4}, "other seed;"),
-        ({"tasks": (dataclasses.replace(TASKS[0], rate=3.0), TASKS[1])}, "other tasks;"),
-        ({"tasks": TASKS[:1], "seed": 4}, "other tasks, seed;"),
+        ({"seed": 4}, "seed was 3 and is 4"),
+        ({"tasks": (dataclasses.replace(TASKS[0], rate=3.0), TASKS[1])}, r"tasks\[0\]\.rate was 2\.0 and is 3\.0"),
+        ({"tasks": TASKS[:1], "seed": 4}, r"(?s)tasks was .*seed was 3 and is 4"),
     ],
 )
 def test_a_changed_run_is_refused_by_what_changed(data, short, change, named):
