@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -19,7 +20,7 @@ import pytest
 from conftest import ARCH
 
 from configs import cpu
-from embed import checkpoint
+from embed import checkpoint, hosts, program
 from embed.data import corpora
 from embed.data.layout import Budget
 from embed.data.tasks import Task
@@ -27,6 +28,7 @@ from embed.mesh import make_mesh
 from embed.model.presets import PRESETS
 from experiments import evaluate, finetune, finetune__more_media, pairs, prefinetune, recipe
 
+ROOT = pathlib.Path(__file__).parent.parent
 RECORDS = 24  # of a split
 NAMES = ("scenes_image", "stdlib_text")
 TASKS = (
@@ -46,31 +48,35 @@ def small(folder: pathlib.Path) -> None:
         stage.TASKS, stage.STEPS = TASKS, STEPS
     pairs.STEPS, pairs.BATCH = STEPS, 4
     evaluate.SUITE = {name: evaluate.SUITE[name] for name in NAMES}
-    corpora.build(folder / "data", most=RECORDS)
+    program.join()
+    with hosts.leader_first("small corpora"):
+        corpora.build(folder / "data", most=RECORDS)
     config = cpu.get_config()
     config.update(
         {"workdir": str(folder / "runs"), "data": str(folder / "data"), "pairs": str(folder.parent / "pairs")}
     )
     config.update({"save": 10, "unroll": 1})
-    with jax.set_mesh(make_mesh((1, 1, 1))):
+    with jax.set_mesh(make_mesh((1, -1, 1))):
         recipe.main(config)
 
 
-def start(folder: pathlib.Path) -> subprocess.Popen:
+def start(folder: pathlib.Path, command: Sequence[str] = (sys.executable, __file__), devices: int = 1):
     folder.mkdir(exist_ok=True)
-    compiling = {
+    environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "PYTHONPATH": str(pathlib.Path(__file__).parent.parent),
+        "JAX_NUM_CPU_DEVICES": str(devices),
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
+        "VIRTUAL_ENV": sys.prefix,
+        "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}",
+        "DEVICES": str(devices),
     }
     with (folder / "log.txt").open("a") as log:
-        return subprocess.Popen(
-            [sys.executable, __file__, str(folder)], env=os.environ | compiling, stdout=log, stderr=log
-        )
+        return subprocess.Popen([*command, str(folder)], env=environment, stdout=log, stderr=log)
 
 
 def finish(process: subprocess.Popen, folder: pathlib.Path) -> None:
-    assert process.wait(300) == 0, (folder / "log.txt").read_text()[-3000:]
+    assert process.wait(900) == 0, (folder / "log.txt").read_text()[-3000:]
 
 
 def lines(path: pathlib.Path) -> int:
@@ -129,6 +135,24 @@ def test_pairs_of_your_own_are_trained_and_scored(whole):
     for column in results.values():
         assert set(column) == {f"{name}: {way}" for name in names for way in ("query→target", "target→query")}
     assert "animals" in (whole / "runs" / "report_pairs.html").read_text()
+
+
+@pytest.mark.skipif("HOSTS_KILLS" not in os.environ, reason="three recipes more; set HOSTS_KILLS, as for test_hosts.py")
+def test_hosts_end_where_one_process_ends(whole):
+    """Four devices, in one, two and four processes."""
+    folders = [whole.parent / f"of{count}" for count in (1, 2, 4)]
+    for folder in folders:
+        shutil.copytree(whole / "data", folder / "data")
+        command = [str(ROOT / "launch" / "simulate.sh"), folder.name.removeprefix("of"), "test_recipe"]
+        finish(start(folder, command, devices=4), folder)
+    alone, *others = folders
+    for folder in others:
+        for stage in STAGES:
+            a, b = (checkpoint.load_params(of / "runs" / stage) for of in (alone, folder))
+            jax.tree.map(np.testing.assert_array_equal, a, b)
+        for name in ("results.json", "results_pairs.json"):
+            assert (alone / "runs" / name).read_text() == (folder / "runs" / name).read_text()
+        assert (folder / "runs" / "report.html").exists()
 
 
 if __name__ == "__main__":
