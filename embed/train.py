@@ -29,7 +29,7 @@ from embed.loss.contrast import Candidates
 from embed.model import encoder as encoders
 
 log = logging.getLogger(__name__)
-Loss = Callable[[dict, Pairs, Candidates], tuple[jax.Array, dict[str, jax.Array]]]
+Loss = Callable[[dict, Pairs, Candidates, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]  # key[] of the step last
 
 
 @flax.struct.dataclass
@@ -77,13 +77,15 @@ class Run:
 class Step:
     """One training step, in two compiled parts."""
 
-    differentiate: Callable  # (params, pairs, candidates) -> (gradients, metrics); one program a batch shape and rule
+    differentiate: (
+        Callable  # (params, pairs, candidates, key) -> (gradients, metrics); a program a batch shape and rule
+    )
     update: Callable  # (state, gradients) -> (state, metrics); one program for all tasks; the state is donated
 
     def __call__(
-        self, state: TrainState, pairs: Pairs, candidates: Candidates
+        self, state: TrainState, pairs: Pairs, candidates: Candidates, key: jax.Array
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        grads, metrics = self.differentiate(state.params, pairs, candidates)
+        grads, metrics = self.differentiate(state.params, pairs, candidates, key)
         state, more = self.update(state, grads)
         return state, {**metrics, **more}
 
@@ -94,11 +96,13 @@ def make_step(
     """The step of a loss; gradients and `state.opt` are of the parameters that `trains` chooses by their paths."""
 
     @functools.partial(jax.jit, static_argnums=2)
-    def differentiate(params: dict, pairs: Pairs, candidates: Candidates) -> tuple[dict, dict[str, jax.Array]]:
+    def differentiate(
+        params: dict, pairs: Pairs, candidates: Candidates, key: jax.Array
+    ) -> tuple[dict, dict[str, jax.Array]]:
         trained, frozen = partition.split(params, trains)
 
         def of_trained(trained: dict) -> tuple[jax.Array, dict[str, jax.Array]]:
-            return loss(partition.merge(trained, frozen), pairs, candidates)
+            return loss(partition.merge(trained, frozen), pairs, candidates, key)
 
         (value, metrics), grads = jax.value_and_grad(of_trained, has_aux=True)(trained)
         return grads, {"loss": value, **metrics, "quarantined": jnp.sum(~pairs.valid)}
@@ -162,7 +166,7 @@ def fit(run: Run, layout: Layout, sources: Sequence[Source]) -> TrainState:
         init=run.init,
         **run.about,
     )
-    step_fn = make_step(run.loss, run.optimizer, run.trains)
+    step_fn, noise = make_step(run.loss, run.optimizer, run.trains), jax.random.fold_in(key, 2)
     folder.mkdir(parents=True, exist_ok=True)
     with checkpoint.checkpointer(folder, schedule.save, schedule.keep) as saver, _interrupts() as interrupted:
         if checkpoint.steps(folder):
@@ -179,7 +183,8 @@ def fit(run: Run, layout: Layout, sources: Sequence[Source]) -> TrainState:
         for step, (number, pairs) in zip(
             range(start, steps), batches(data, start, steps, schedule.workers), strict=False
         ):
-            state, metrics = step_fn(state, mesh.to_global(pairs), tasks[number].candidates)
+            own = jax.random.fold_in(noise, step)
+            state, metrics = step_fn(state, mesh.to_global(pairs), tasks[number].candidates, own)
             if late is not None:
                 journal.write(*late, every=schedule.log, patience=schedule.patience)
             late = (step, number, metrics)

@@ -46,7 +46,7 @@ def plan(config: ConfigDict) -> train.Run:
     arch, work = PRESETS[config.model], pathlib.Path(config.workdir)
     encoder = Encoder(arch, jnp.dtype(config.dtype), config.remat, config.unroll)
 
-    def loss(params, pairs, candidates):
+    def loss(params, pairs, candidates, key):
         def embed(inputs):
             return encode_by_microbatch(
                 lambda rows: encoder.apply({"params": params}, rows)[:, 0], inputs, config.microbatch

@@ -39,7 +39,7 @@ def plan(config: ConfigDict) -> train.Run:
     encoder = Encoder(arch, jnp.dtype(config.dtype), config.remat, config.unroll)
     steps = config.steps or STEPS
 
-    def loss(params, pairs, candidates):
+    def loss(params, pairs, candidates, key):
         def embed(inputs):
             return encode_by_microbatch(
                 lambda rows: encoder.apply({"params": params}, rows)[:, 0], inputs, config.microbatch

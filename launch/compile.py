@@ -61,14 +61,17 @@ def compiled(f: Any, *args: Any) -> dict[str, Any]:
 def of_task(run: train.Run, step: train.Step, task: Task, state: train.TrainState) -> dict[str, Any]:
     """The gradients of one task's batch."""
     pairs = shapes(task, run.encoder.arch.media)
-    line = compiled(step.differentiate, state.params, pairs, task.candidates)
+    key = jax.eval_shape(lambda: jax.random.key(run.seed))
+    line = compiled(step.differentiate, state.params, pairs, task.candidates, key)
 
     def forward(params: dict, pairs: Any) -> Any:
         return encode_pairs(lambda rows: run.encoder.apply({"params": params}, rows)[:, 0], pairs)
 
     # The backward pass takes two products for each of the forward one's.
     model = 3 * flops(forward, state.params, pairs)
-    taken = flops(lambda params, pairs: step.differentiate(params, pairs, task.candidates), state.params, pairs)
+    taken = flops(
+        lambda params, pairs, key: step.differentiate(params, pairs, task.candidates, key), state.params, pairs, key
+    )
     return line | {"flops": taken, "ratio": taken / model}
 
 
