@@ -9,8 +9,8 @@ def get_config() -> config_dict.ConfigDict:
         mesh=(1, -1, 1),  # replica, data (-1 = the devices that are left), model
         dtype="float32",  # of activations
         remat=False,  # recompute layers in the backward pass: memory for time
-        unroll=4,  # layer groups written out in the compiled loop
-        microbatch=1024,  # rows encoded at a time; must divide the batches that are larger
+        unroll=4,  # groups, and layers of a group, written out in the compiled loops
+        microbatch=1 << 18,  # tokens, and patches and frames of towers, encoded at a time (encoder.rows_within)
         workers=0,  # reading processes; 0 = threads
         workdir="runs",
         data="runs/data",  # where the corpora are, or are built

@@ -22,6 +22,7 @@ from embed import hosts, lora, partition, storage
 from embed.data.layout import Layout
 from embed.data.tokenizer import Tokenizer
 from embed.inputs import MediaFormat
+from embed.loss import temperature
 from embed.model.encoder import Encoder, init
 from embed.model.presets import Architecture
 
@@ -122,7 +123,8 @@ def locate(path: storage.Path) -> tuple[storage.Path, int]:
 
 
 def load_params(path: storage.Path, like: Any = None) -> dict:
-    """Parameters of a checkpoint, adapters merged: onto the layout of `like`, or as host numpy arrays.
+    """The encoder's parameters of a checkpoint, onto the layout of `like`, or as host numpy arrays of what is there:
+    adapters merged, and without the temperatures that the run learned.
 
     Raises CheckpointError where there is none, or where its parameters are not those of `like`.
     """
@@ -131,7 +133,7 @@ def load_params(path: storage.Path, like: Any = None) -> dict:
     context.pytree_options.loading.partial_load = True
     folder = storage.absolute(run / "checkpoints" / str(step))
     with context:
-        saved = ocp.metadata(folder, checkpointable_name="state").metadata["params"]
+        saved = temperature.without(ocp.metadata(folder, checkpointable_name="state").metadata["params"])
         if like is None:
             like = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved)
             params = ocp.load(folder, {"params": like}, checkpointable_name="state")["params"]

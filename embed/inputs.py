@@ -35,6 +35,14 @@ PADDING = 0  # the id of <pad>
 
 
 @flax.struct.dataclass
+class Dropout:
+    """The share of every branch's numbers that is left out in training, and the key that says which ones."""
+
+    key: Array  # key[]          of a step; key[b] of its rows
+    rate: float = flax.struct.field(pytree_node=False)
+
+
+@flax.struct.dataclass
 class Inputs:
     """Rows of one token sequence each, media in the order the user gave."""
 
@@ -48,6 +56,7 @@ class Inputs:
     patch_xy: Array  # i32[b,i,p,2] column, row of the patch; -1,-1 = padding
     audio: Array  # f32[b,a,t,m]   raw frames of 640 samples (40 ms at 16 kHz), or mel frames of 10 ms
     audio_mask: Array  # bool[b,a,t]
+    dropout: Dropout | None = None  # one key a row, put there by the loss; None = nothing is left out
 
 
 @flax.struct.dataclass

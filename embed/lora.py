@@ -3,7 +3,7 @@
 A weight's adapters lie beside it as `lora_a` and `lora_b`. The encoder knows nothing of them: the loss merges first,
 and `checkpoint.load_params` merges for all that reads a run.
 
-    def loss(params, pairs, candidates):
+    def loss(params, pairs, candidates, key):
         params = lora.merged(params)
         ...
 

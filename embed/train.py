@@ -28,7 +28,7 @@ from embed.model import encoder as encoders
 from embed.program import Restart
 from embed.watchdog import watchdog
 
-Loss = Callable[[dict, Pairs, Candidates], tuple[jax.Array, dict[str, jax.Array]]]
+Loss = Callable[[dict, Pairs, Candidates, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]  # key[] of the step last
 
 
 @flax.struct.dataclass
@@ -77,13 +77,13 @@ class Run:
 class Step:
     """One training step, in two compiled parts."""
 
-    differentiate: Callable  # (params, pairs, candidates) -> (gradients, metrics); one program a batch shape and rule
+    differentiate: Callable  # (params, pairs, candidates, key) -> (gradients, metrics); a program a shape and rule
     update: Callable  # (state, gradients) -> (state, metrics); one program for all tasks; the state is donated
 
     def __call__(
-        self, state: TrainState, pairs: Pairs, candidates: Candidates
+        self, state: TrainState, pairs: Pairs, candidates: Candidates, key: jax.Array
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        grads, metrics = self.differentiate(state.params, pairs, candidates)
+        grads, metrics = self.differentiate(state.params, pairs, candidates, key)
         state, more = self.update(state, grads)
         return state, {**metrics, **more}
 
@@ -94,11 +94,13 @@ def make_step(
     """The step of a loss; gradients and `state.opt` are of the parameters that `trains` chooses by their paths."""
 
     @functools.partial(jax.jit, static_argnums=2)
-    def differentiate(params: dict, pairs: Pairs, candidates: Candidates) -> tuple[dict, dict[str, jax.Array]]:
+    def differentiate(
+        params: dict, pairs: Pairs, candidates: Candidates, key: jax.Array
+    ) -> tuple[dict, dict[str, jax.Array]]:
         trained, frozen = partition.split(params, trains)
 
         def of_trained(trained: dict) -> tuple[jax.Array, dict[str, jax.Array]]:
-            return loss(partition.merge(trained, frozen), pairs, candidates)
+            return loss(partition.merge(trained, frozen), pairs, candidates, key)
 
         (value, metrics), grads = jax.value_and_grad(of_trained, has_aux=True)(trained)
         sides = [side.segments for side in (pairs.query, pairs.target, pairs.negative)]
@@ -157,7 +159,7 @@ def fit(run: Run, layout: Layout, sources: Sequence[Source]) -> TrainState:
     data = mixture(tasks, sources, layout, run.seed, *mesh.lines())
     base, target = shapes(run)
     meta = describe(run, layout, target)
-    step_fn = make_step(run.loss, run.optimizer, run.trains)
+    step_fn, noise = make_step(run.loss, run.optimizer, run.trains), jax.random.fold_in(jax.random.key(run.seed), 2)
     storage.reach(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with (
@@ -182,7 +184,7 @@ def fit(run: Run, layout: Layout, sources: Sequence[Source]) -> TrainState:
                 batch = mesh.to_global(pairs)
                 if not seen:
                     operations[number] = operations_of(run, state.params, batch)
-                state, metrics = step_fn(state, batch, tasks[number].candidates)
+                state, metrics = step_fn(state, batch, tasks[number].candidates, jax.random.fold_in(noise, step))
                 if late is not None:
                     journal.write(*late)
                 late = (step, Work(number, waited, operations[number], counts=seen), metrics)

@@ -13,7 +13,7 @@ from embed.data.layout import Budget
 from embed.data.prepare import layout_for, sources
 from embed.data.tasks import Task
 from embed.loss.contrast import Candidates, contrast
-from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs
+from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, rows_within
 from embed.model.presets import PRESETS
 from embed.program import about, run
 
@@ -45,11 +45,10 @@ def plan(config: ConfigDict) -> train.Run:
     arch, work = PRESETS[config.model], storage.path(config.workdir)
     encoder = Encoder(arch, jnp.dtype(config.dtype), config.remat, config.unroll)
 
-    def loss(params, pairs, candidates):
+    def loss(params, pairs, candidates, key):
         def embed(inputs):
-            return encode_by_microbatch(
-                lambda rows: encoder.apply({"params": params}, rows)[:, 0], inputs, config.microbatch
-            )
+            rows = rows_within(arch, inputs, config.microbatch)
+            return encode_by_microbatch(lambda part: encoder.apply({"params": params}, part)[:, 0], inputs, rows)
 
         query, target, negative = encode_pairs(embed, pairs)
         return contrast(

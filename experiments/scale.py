@@ -36,13 +36,10 @@ def plan(config: ConfigDict) -> train.Run:
     arch = PRESETS[config.model]
     encoder = Encoder(arch, jnp.dtype(config.dtype), config.remat, config.unroll)
 
-    def loss(params, pairs, candidates):
+    def loss(params, pairs, candidates, key):
         def embed(inputs):
-            return encode_by_microbatch(
-                lambda rows: encoder.apply({"params": params}, rows)[:, 0],
-                inputs,
-                rows_within(arch, inputs, config.microbatch),
-            )
+            rows = rows_within(arch, inputs, config.microbatch)
+            return encode_by_microbatch(lambda part: encoder.apply({"params": params}, part)[:, 0], inputs, rows)
 
         sides = (side.astype(config.dtype) for side in encode_pairs(embed, pairs))
         return contrast(*sides, pairs, temperature=TEMPERATURE, widths=arch.widths, candidates=candidates, rivals=ring)

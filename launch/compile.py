@@ -11,6 +11,7 @@ each would take alone at the chip's peaks; a step takes at least the longest.
 """
 
 import json
+import math
 import os
 import pathlib
 import time
@@ -62,14 +63,20 @@ def compiled(f: Any, *args: Any) -> dict[str, Any]:
 def of_task(run: train.Run, step: train.Step, task: Task, state: train.TrainState) -> dict[str, Any]:
     """The gradients of one task's batch."""
     pairs = shapes(task, run.encoder.arch.media)
-    line = compiled(step.differentiate, state.params, pairs, task.candidates)
+    key = jax.eval_shape(lambda: jax.random.key(run.seed))
+    line = compiled(step.differentiate, state.params, pairs, task.candidates, key)
     return line | counted(run, step, task, state)
 
 
 def counted(run: train.Run, step: train.Step, task: Task, state: train.TrainState) -> dict[str, Any]:
     """Operations of one task's batch, without compiling."""
     pairs = shapes(task, run.encoder.arch.media)
-    taken = flops(lambda params, pairs: step.differentiate(params, pairs, task.candidates), state.params, pairs)
+    key = jax.eval_shape(lambda: jax.random.key(run.seed))
+
+    def gradients(params: dict, pairs: Any, key: jax.Array) -> Any:
+        return step.differentiate(params, pairs, task.candidates, key)
+
+    taken = flops(gradients, state.params, pairs, key)
     return {"flops": taken, "ratio": taken / model_flops(run.encoder, state.params, pairs)}
 
 
@@ -82,14 +89,7 @@ def plan(experiment: str, config: Any, batch: int = 0) -> train.Run:
 def waiting(state: train.TrainState) -> float:
     """GiB of a chip that the optimizer's state takes while gradients are computed."""
     leaves = jax.tree.leaves(state.opt)
-    return sum(leaf.dtype.itemsize * _size(leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves) / GIB
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for side in shape:
-        size *= side
-    return size
+    return sum(leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves) / GIB
 
 
 def main(argv: list[str]) -> None:

@@ -1,7 +1,7 @@
-"""What goes wrong on a pod, done on purpose: a signal, a full disk, a checkpoint that is not whole, a changed experiment.
+"""What goes wrong on a pod, done on purpose: a signal, a full disk, a checkpoint that is not whole, a changed run.
 
-Lost buckets are in test_storage.py, hosts that die or hang in test_hosts.py. Run as a program, this file is the run that
-is signalled or starved.
+Lost buckets are in test_storage.py, hosts that die or hang in test_hosts.py. Run as a program, this file is the run
+that is signalled or starved.
 """
 
 import dataclasses
@@ -24,6 +24,7 @@ from configs import cpu
 from embed import checkpoint, optim, program, train
 from embed.data.layout import Layout
 from embed.data.tokenizer import Tokenizer
+from embed.mesh import make_mesh
 from embed.model.encoder import Encoder
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -67,7 +68,7 @@ def test_asked_to_stop_it_saves_that_step_and_says_that_the_same_command_goes_on
     """As a TPU VM is, half a minute before it is taken away."""
     run = tmp_path / "work" / "run"
     process = start(data, tmp_path / "work", "--config.save=1000")
-    while (process.poll() is None and not (run / "metrics.jsonl").exists()) or len(rows(run)) < 3:
+    while process.poll() is None and (not (run / "metrics.jsonl").exists() or len(rows(run)) < 3):
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=100)[1]
@@ -103,7 +104,8 @@ def test_a_full_disk_is_said_and_the_last_whole_checkpoint_stays(data, tmp_path)
 def trained(tmp_path_factory, tokenizer) -> pathlib.Path:
     """A run with checkpoints at its steps 1 and 2."""
     folder = tmp_path_factory.mktemp("faults") / "run"
-    fit(folder, Layout(tokenizer, ARCH.media), [GOOD], [Records()], steps=2)
+    with jax.set_mesh(make_mesh((1, 1, 1))):
+        fit(folder, Layout(tokenizer, ARCH.media), [GOOD], [Records()], steps=2)
     return folder
 
 

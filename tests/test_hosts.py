@@ -36,6 +36,7 @@ from embed.data.records import Record, Text, open_split, write
 from embed.data.tasks import Task
 from embed.data.tokenizer import Tokenizer
 from embed.data.tokenizer import train as train_tokenizer
+from embed.inputs import Dropout
 from embed.loss.contrast import contrast
 from embed.loss.ring import ring
 from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs
@@ -69,11 +70,11 @@ def main(data: pathlib.Path, folder: pathlib.Path, shape: tuple[int, int, int], 
     program.join()
     encoder = Encoder(SMALL, remat=False)
 
-    def loss(params, pairs, candidates):
+    def loss(params, pairs, candidates, key):
         def embed(inputs):
             return encode_by_microbatch(lambda rows: encoder.apply({"params": params}, rows)[:, 0], inputs, 8)
 
-        sides = encode_pairs(embed, pairs)
+        sides = encode_pairs(embed, pairs, Dropout(key, 0.1))
         return contrast(*sides, pairs, temperature=0.05, widths=SMALL.widths, candidates=candidates, rivals=ring)
 
     run = train.Run(

@@ -165,7 +165,7 @@ class Records:
         return Record(str(index), (Text(f"a {index} red"),), (Text(f"f{index} x"),))
 
 
-def loss(params, pairs, candidates):
+def loss(params, pairs, candidates, key):
     params = lora.merged(params)
     sides = encode_pairs(lambda rows: ENCODER.apply({"params": params}, rows)[:, 0], pairs)
     return contrast(*sides, pairs, temperature=0.05, widths=ARCH.widths, candidates=candidates)

@@ -26,6 +26,7 @@ from embed.data import tokenizer as tokenizers
 from embed.data.layout import Budget, Layout
 from embed.data.records import ArrayRecordSource, Image, Record, Text, write
 from embed.data.tasks import Task
+from embed.inputs import Dropout
 from embed.loss.contrast import contrast
 from embed.mesh import make_mesh
 from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs
@@ -54,11 +55,11 @@ def fit(
     words = tokenizers.Tokenizer.load(data / "tokenizer.json")
     layout = layout or Layout(words, ARCH.media)
 
-    def contrastive(params, pairs, candidates):
+    def contrastive(params, pairs, candidates, key):
         def embed(inputs):
             return encode_by_microbatch(lambda rows: encoder.apply({"params": params}, rows)[:, 0], inputs, 4)
 
-        sides = encode_pairs(embed, pairs)
+        sides = encode_pairs(embed, pairs, Dropout(key, 0.1))
         return contrast(*sides, pairs, temperature=0.05, widths=ARCH.widths, candidates=candidates)
 
     sources = [Slow(data / "train.array_record") for _ in tasks]
@@ -78,7 +79,7 @@ def fit(
     return train.fit(plan, layout, sources)
 
 
-def cheap(params, pairs, candidates):
+def cheap(params, pairs, candidates, key):
     """A loss that compiles at once, where it does not matter which."""
     return jnp.sum(jnp.square(params["vocabulary"])), {"accuracy": jnp.float32(0)}
 
@@ -96,7 +97,7 @@ def start(data: pathlib.Path, run: pathlib.Path) -> subprocess.Popen:
 
 
 def finish(process: subprocess.Popen, run: pathlib.Path) -> dict[str, np.ndarray]:
-    assert process.wait(120) == 0, (run.parent / f"{run.name}.log").read_text()[-3000:]
+    assert process.wait(400) == 0, (run.parent / f"{run.name}.log").read_text()[-3000:]
     return dict(np.load(run / "final.npz"))
 
 

@@ -15,6 +15,7 @@ from embed.data.layout import Budget
 from embed.data.records import Record, RecordError, Text
 from embed.data.tasks import Task
 from embed.inputs import Inputs, Pairs
+from embed.loss import temperature
 from embed.loss.contrast import Candidates
 from embed.model.encoder import Encoder
 
@@ -37,7 +38,7 @@ class Records:
         return Record(str(index), (Text(f"number {index}"),), (Text(f"def f{index}"),))
 
 
-def loss(params, pairs, candidates):
+def loss(params, pairs, candidates, key):
     value = jnp.sum(jnp.square(params["vocabulary"] - 1))
     return value * (1.0 if candidates.margin is None else jnp.nan), {"accuracy": jnp.float32(0.5)}
 
@@ -50,7 +51,7 @@ def fit(folder, layout, tasks, sources, steps, loss=loss, trains=partition.every
     return train.fit(run, layout, sources)
 
 
-def every_leaf(params, pairs, candidates):
+def every_leaf(params, pairs, candidates, key):
     """A loss with a gradient for every parameter."""
     value = sum(jnp.mean(jnp.square(leaf - 3)) for leaf in jax.tree.leaves(params))
     return value, {"accuracy": jnp.float32(0)}
@@ -129,14 +130,14 @@ def test_a_step_keeps_frozen_parameters_where_they_are():
     params = {"backbone": {"weight": jnp.ones((8, 8))}, "vocabulary": jnp.ones((64, 64))}
     optimizer = optim.adamw(1e-2, warmup=0, steps=9)
 
-    def loss(params, pairs, candidates):
+    def loss(params, pairs, candidates, key):
         return jnp.sum(params["backbone"]["weight"] @ params["vocabulary"][:8]), {}
 
     state = train.TrainState(jnp.int32(0), params, optimizer.init(partition.split(params, backbone)[0]))
     where = params["vocabulary"].unsafe_buffer_pointer()
     side = Inputs(*(jnp.zeros((4, 8), jnp.int32),) * 4, *(jnp.zeros((4, 0)),) * 4)  # the loss looks at none of it
     pairs = Pairs(side, side, side, *(jnp.zeros((4, 2), jnp.uint32),) * 3, jnp.ones(4, bool))
-    state, _ = train.make_step(loss, optimizer, backbone)(state, pairs, Candidates())
+    state, _ = train.make_step(loss, optimizer, backbone)(state, pairs, Candidates(), jax.random.key(0))
     assert state.params["vocabulary"].unsafe_buffer_pointer() == where
     assert params["backbone"]["weight"].is_deleted()
 
@@ -161,3 +162,26 @@ def test_where_nothing_trains_the_paths_are_named(tmp_path, layout):
     with pytest.raises(ValueError, match=r"nothing trains: .*\('audio', 'project', 'weight'\) and \('vocabulary',\)"):
         fit(tmp_path, layout, [GOOD], [Records()], steps=1, trains=lambda path: path[0] == "bakcbone")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_learned_temperature_is_the_runs_and_not_the_encoders(tmp_path, layout):
+    def loss(params, pairs, candidates, key):
+        return temperature.bounded(params[temperature.NAME]["scale"]), {"accuracy": jnp.float32(0)}
+
+    def adapt(key, params):
+        return params | {temperature.NAME: {"scale": temperature.learned(0.5)}}
+
+    def go(folder, steps, **more):
+        optimizer = optim.adamw(1e-2, warmup=1, steps=100)
+        run = train.Run(
+            folder, Encoder(ARCH, remat=False), [GOOD], loss, optimizer, steps=steps, seed=0, adapt=adapt, **more
+        )
+        return train.fit(run, layout, [Records()])
+
+    go(tmp_path / "one", 2)
+    state = go(tmp_path / "one", 4)
+    assert 0.3 < float(jnp.exp(state.params[temperature.NAME]["scale"])) < 0.5  # 0.5 less three steps and no decay
+    assert temperature.NAME not in checkpoint.load_params(tmp_path / "one")
+    following = go(tmp_path / "two", 0, init=tmp_path / "one")
+    np.testing.assert_allclose(following.params[temperature.NAME]["scale"], np.log(0.5), rtol=1e-6)
+    assert all(same(temperature.without(following.params), temperature.without(state.params)))

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import jax
 import numpy as np
 
 from embed.data import media, prompts
@@ -315,5 +316,5 @@ def row(pieces: list[Piece], budget: Budget, layout: Layout) -> Inputs:
 def stack(rows: list[Inputs], budget: Budget, layout: Layout) -> Inputs:
     """Rows -> Inputs with the row axis; no rows give zero rows of the budget's shape."""
     if not rows:
-        return Inputs(**{k: v[None][:0] for k, v in vars(empty(budget, layout.media)).items()})
-    return Inputs(**{name: np.stack([getattr(r, name) for r in rows]) for name in vars(rows[0])})
+        return jax.tree.map(lambda leaf: leaf[None][:0], empty(budget, layout.media))
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)

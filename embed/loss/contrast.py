@@ -47,7 +47,6 @@ class Side:
 
     vector: jax.Array  # [n,e]         not normalised
     factor: jax.Array  # f32[n,w]      1 / norm of each prefix; a query's times its scale over the temperature
-    sharp: jax.Array  # f32[n]         a query's scale over the temperature; of a key, unused
     ceiling: jax.Array  # f32[n,w]     cosine above which a candidate is taken for a false negative
     query_hash: jax.Array  # u32[n,2]  content of the pair's query
     content_hash: jax.Array  # u32[n,2]  of a query, its positive; of a key, itself
@@ -56,13 +55,22 @@ class Side:
 
 
 @flax.struct.dataclass
+class Queries(Side):
+    sharp: jax.Array  # f32[n]         scale over the temperature
+
+
+@flax.struct.dataclass
 class Rivals:
     """What queries and keys have found in each other."""
 
-    total: jax.Array  # f32[q,w]  logsumexp of a query's logits
-    best: jax.Array  # f32[q]     the largest one at the widest width
-    left: jax.Array  # f32[q]     how many there are at the widest width
-    back: jax.Array  # f32[n,w]   logsumexp of a key's logits against valid queries; EXCLUDED where not asked for
+    total: jax.Array  # f32[q,w]       logsumexp of a query's logits
+    count: jax.Array  # f32[q,w]       how many they are
+    best: jax.Array  # f32[q]          the largest one at the widest width
+    back: jax.Array  # f32[n,w]        logsumexp of a key's logits against valid queries; EXCLUDED where not asked for
+    back_count: jax.Array  # f32[n,w]  how many they are
+
+
+Meeting = Callable[[Queries, Side, Sequence[int], bool], Rivals]  # at these widths; whether keys look back
 
 
 def logits(query: jax.Array, factor: jax.Array, key: jax.Array, other: jax.Array, widths: Sequence[int]) -> jax.Array:
@@ -75,7 +83,7 @@ def logits(query: jax.Array, factor: jax.Array, key: jax.Array, other: jax.Array
     return jnp.stack(found)
 
 
-def near(queries: Side, keys: Side, scores: jax.Array) -> tuple[jax.Array, jax.Array]:
+def near(queries: Queries, keys: Side, scores: jax.Array) -> tuple[jax.Array, jax.Array]:
     """bool[w,q,n] twice: which keys a query is compared with, and which queries a key is, at logits f32[w,q,n].
 
     A key counts where it is the query's own or comes from a valid pair with another query, and is not equal to the
@@ -95,25 +103,32 @@ def near(queries: Side, keys: Side, scores: jax.Array) -> tuple[jax.Array, jax.A
     return forth, back
 
 
-def seen(queries: Side, keys: Side, widths: Sequence[int], columns: bool) -> Rivals:
+def seen(queries: Queries, keys: Side, widths: Sequence[int], columns: bool) -> Rivals:
     """What queries and keys find in each other, with all logits at once; `columns` says whether keys look back."""
     scores = logits(queries.vector, queries.factor, keys.vector, keys.factor, widths)
     forth, back = near(queries, keys, scores)
-    found = jnp.where(forth, scores, EXCLUDED)
-    column = jax.nn.logsumexp(jnp.where(back & columns, scores, EXCLUDED), axis=1)
+    back &= columns
+    found, column = jnp.where(forth, scores, EXCLUDED), jnp.where(back, scores, EXCLUDED)
     return Rivals(
         total=rearrange(jax.nn.logsumexp(found, axis=2), "w q -> q w"),
+        count=rearrange(jnp.sum(forth, axis=2, dtype=jnp.float32), "w q -> q w"),
         best=jnp.max(found[-1], axis=1),
-        left=jnp.sum(forth[-1], axis=1, dtype=jnp.float32),
-        back=rearrange(column, "w n -> n w"),
+        back=rearrange(jax.nn.logsumexp(column, axis=1), "w n -> n w"),
+        back_count=rearrange(jnp.sum(back, axis=1, dtype=jnp.float32), "w n -> n w"),
     )
 
 
-def dense(queries: Side, keys: Side, widths: Sequence[int], columns: bool) -> Rivals:
+def dense(queries: Queries, keys: Side, widths: Sequence[int], columns: bool) -> Rivals:
     """Of the whole batch: every device sees every key."""
     everywhere = jax.tree.map(lambda leaf: jax.reshard(leaf, P()), keys)
     found = seen(queries, everywhere, widths, columns)
-    return dataclasses.replace(found, back=jax.reshard(found.back, mesh.EMBEDDINGS))
+    back, count = (jax.reshard(x, mesh.EMBEDDINGS) for x in (found.back, found.back_count))
+    return dataclasses.replace(found, back=back, back_count=count)
+
+
+def as_found(total: jax.Array, count: jax.Array, positive: jax.Array, sharp: jax.Array) -> jax.Array:
+    """The logsumexp of the negatives as it is; what may be in its place is embed/loss/extras.py's."""
+    return total
 
 
 def contrast(
@@ -127,13 +142,16 @@ def contrast(
     weights: Sequence[float] | None = None,
     candidates: Candidates = REPORT,
     scale: jax.Array | None = None,
-    rivals: Callable[[Side, Side, Sequence[int], bool], Rivals] = dense,
+    rivals: Meeting = dense,
+    hard: Callable[[Meeting], Meeting] = lambda meeting: meeting,
+    corrected: Callable[..., jax.Array] = as_found,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Mean loss over the valid pairs, and over Matryoshka widths with `weights` (equal ones if none are given).
 
     query [q,e], target [q,e] and negative [q·h,e] (h >= 0) need not be normalised; products are made in their dtype
     and added up in float32. `pairs` gives content hashes and validity; `scale` f32[q] multiplies each query's logits.
     Each width is a loss of its own on renormalised prefixes; all come from one pass. `rivals` is `dense` or `ring`.
+    `hard` changes how hard negatives are met (`extras.harder`), `corrected` the negatives' sum (`extras.debiased`).
 
     Returns f32[] and metrics of the widest width over valid pairs: `accuracy`, the share of queries whose positive
     beats every candidate; `effective_negatives`, the mean number of candidates left to a query after masking;
@@ -152,35 +170,35 @@ def contrast(
     ceiling = jax.lax.stop_gradient(cosine) + (jnp.inf if candidates.margin is None else candidates.margin)
 
     factor = unit_query * rearrange(sharp, "q -> q 1")
-    queries = Side(query, factor, sharp, ceiling, pairs.query_hash, pairs.target_hash, valid, pair)
-    targets = Side(target, unit_target, sharp, ceiling, pairs.query_hash, pairs.target_hash, valid, pair)
+    queries = Queries(query, factor, ceiling, pairs.query_hash, pairs.target_hash, valid, pair, sharp)
+    targets = Side(target, unit_target, ceiling, pairs.query_hash, pairs.target_hash, valid, pair)
     found = []
     if candidates.in_batch:
         found.append(rivals(queries, targets, widths, candidates.both_directions))
     if h:
-        negatives = _hard_negatives(negative, pairs, queries, widths)
-        found.append(
-            rivals(queries, negatives, widths, False)
-            if candidates.shared_negatives
-            else _own(queries, negatives, widths)
-        )
+        meeting = hard(rivals if candidates.shared_negatives else _own)
+        found.append(meeting(queries, _hard_negatives(negative, pairs, targets, widths), widths, False))
 
-    total = jnp.stack([positive, *(one.total for one in found)])
-    each = jax.nn.logsumexp(total, axis=0) - positive
+    def against(total: jax.Array, count: jax.Array) -> jax.Array:
+        return jnp.logaddexp(corrected(total, count, positive, sharp), positive) - positive
+
+    nothing = jnp.full_like(positive, EXCLUDED)
+    total = functools.reduce(jnp.logaddexp, (one.total for one in found), nothing)
+    count = sum((one.count for one in found), jnp.zeros_like(positive))
+    each = against(total, count)
     if candidates.both_directions:
         # The same scores read by column: a target against the queries. The positive joins its column's sum.
-        back = found[0].back if candidates.in_batch else jnp.full_like(positive, EXCLUDED)
-        each = (each + jnp.logaddexp(back, positive) - positive) / 2
-    loss = jnp.sum(jnp.asarray(weights, jnp.float32) * _mean(each, valid))
+        back = (found[0].back, found[0].back_count) if candidates.in_batch else (nothing, jnp.zeros_like(positive))
+        each = (each + against(*back)) / 2
+    loss = jnp.sum(jnp.asarray(weights, jnp.float32) * mean_over_valid(each, valid))
 
     best = functools.reduce(jnp.maximum, (one.best for one in found), jnp.full_like(sharp, EXCLUDED))
-    left = sum((one.left for one in found), jnp.zeros_like(sharp))
     offered = jnp.sum(valid) - 1 if candidates.in_batch else 0
     offered += jnp.sum(valid) * h if candidates.shared_negatives else h
     metrics = {
-        "accuracy": _mean(positive[:, -1] > best, valid),
-        "effective_negatives": _mean(left, valid),
-        "masked": 1 - _mean(left, valid) / jnp.maximum(offered, 1),
+        "accuracy": mean_over_valid(positive[:, -1] > best, valid),
+        "effective_negatives": mean_over_valid(count[:, -1], valid),
+        "masked": 1 - mean_over_valid(count[:, -1], valid) / jnp.maximum(offered, 1),
     }
     return loss, metrics
 
@@ -197,25 +215,25 @@ def _over_prefixes(a: jax.Array, b: jax.Array, widths: Sequence[int]) -> jax.Arr
     return jnp.cumsum(jnp.stack(sums, axis=1), axis=1)
 
 
-def _hard_negatives(negative: jax.Array, pairs: Pairs, queries: Side, widths: Sequence[int]) -> Side:
-    """negative [q·h,e] as keys; what they share with their query is repeated."""
-    h = negative.shape[0] // queries.pair.shape[0]
-    each = jax.tree.map(lambda leaf: repeat(leaf, "q ... -> (q h) ...", h=h), queries)
+def _hard_negatives(negative: jax.Array, pairs: Pairs, targets: Side, widths: Sequence[int]) -> Side:
+    """negative [q·h,e] as keys; what they share with their pair is repeated."""
+    h = negative.shape[0] // targets.pair.shape[0]
+    each = jax.tree.map(lambda leaf: repeat(leaf, "q ... -> (q h) ...", h=h), targets)
     return dataclasses.replace(
         each, vector=negative, factor=inverse_norms(negative, widths), content_hash=pairs.negative_hash
     )
 
 
-def _own(queries: Side, negatives: Side, widths: Sequence[int]) -> Rivals:
+def _own(queries: Queries, negatives: Side, widths: Sequence[int], columns: bool) -> Rivals:
     """Every query against its own h hard negatives alone."""
     one_query = jax.tree.map(lambda leaf: rearrange(leaf, "q ... -> q 1 ..."), queries)
     rows = queries.pair.shape[0]
     own = jax.tree.map(lambda leaf: rearrange(leaf, "(q h) ... -> q h ...", q=rows), negatives)
-    found = jax.vmap(lambda query, keys: seen(query, keys, widths, False))(one_query, own)
+    found = jax.vmap(lambda query, keys: seen(query, keys, widths, columns))(one_query, own)
     return jax.tree.map(lambda leaf: leaf[:, 0], found)
 
 
-def _mean(x: jax.Array, valid: jax.Array) -> jax.Array:
+def mean_over_valid(x: jax.Array, valid: jax.Array) -> jax.Array:
     """x [q,...] -> f32[...]"""
     x = jnp.where(valid.reshape(-1, *(1,) * (x.ndim - 1)), x, 0).astype(jnp.float32)
     return jnp.sum(x, axis=0) / jnp.maximum(jnp.sum(valid), 1)

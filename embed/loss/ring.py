@@ -19,41 +19,41 @@ from einops import rearrange
 from jax import P
 
 from embed import mesh
-from embed.loss.contrast import EXCLUDED, Rivals, Side, logits, near, seen
+from embed.loss.contrast import EXCLUDED, Queries, Rivals, Side, logits, near, seen
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def ring(queries: Side, keys: Side, widths: Sequence[int], columns: bool, tile: int = 512) -> Rivals:
+def ring(queries: Queries, keys: Side, widths: Sequence[int], columns: bool, tile: int = 512) -> Rivals:
     """`contrast.dense`, with at most `tile` x `tile` logits a width at a time on each device.
 
     Queries and keys are cut over all devices, those along `model` too where their number allows. There is no gradient
-    through `best` and `left`.
+    through `best` and the counts.
     """
     return _forward(queries, keys, widths, columns, tile)[0]
 
 
-def _forward(queries: Side, keys: Side, widths: Sequence[int], columns: bool, tile: int) -> tuple[Rivals, Any]:
+def _forward(queries: Queries, keys: Side, widths: Sequence[int], columns: bool, tile: int) -> tuple[Rivals, Any]:
     axes = _axes(queries)
 
-    def local(queries: Side, keys: Side) -> Rivals:
+    def local(queries: Queries, keys: Side) -> Rivals:
         queries, keys = _tiles((queries, keys), tile)
 
-        def meet(traveller: tuple[Side, jax.Array], found: Rivals) -> tuple[tuple[Side, jax.Array], Rivals]:
+        def meet(traveller: tuple[Side, Any], found: Any) -> tuple[tuple[Side, Any], Any]:
             key, back = traveller
 
-            def one(back: jax.Array, here: tuple[Side, Rivals]) -> tuple[jax.Array, Rivals]:
-                query, found = here
+            def one(back: Any, here: tuple[Queries, Any]) -> tuple[Any, Any]:
+                query, (total, count, best) = here
                 more = seen(query, key, widths, columns)
-                total, best = jnp.logaddexp(found.total, more.total), jnp.maximum(found.best, more.best)
-                return jnp.logaddexp(back, more.back), Rivals(total, best, found.left + more.left, found.back)
+                found = jnp.logaddexp(total, more.total), count + more.count, jnp.maximum(best, more.best)
+                return (jnp.logaddexp(back[0], more.back), back[1] + more.back_count), found
 
             back, found = jax.lax.scan(one, back, (queries, found))
             return (key, back), found
 
-        nobody = _filled(queries.factor, EXCLUDED, axes)
-        found = Rivals(nobody, nobody[..., 0], _filled(queries.sharp, 0, axes), nobody)
-        (_, back), found = _round(meet, (keys, _filled(keys.factor, EXCLUDED, axes)), found, axes)
-        return _rows(dataclasses.replace(found, back=back))
+        nobody, none = ([_filled(side.factor, x, axes) for side in (queries, keys)] for x in (EXCLUDED, 0))
+        found = nobody[0], none[0], nobody[0][..., 0]
+        (_, back), found = _round(meet, (keys, (nobody[1], none[1])), found, axes)
+        return Rivals(*_rows((*found, *back)))
 
     found = _on_every_device(local, axes, queries, keys)
     return found, (queries, keys, found.total, found.back)

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from embed import mesh
+from embed.inputs import Dropout
 from embed.model.attention import Places
-from embed.model.layers import KEPT, Einsum, KeysValues, RMSNorm, Rotary, repeated, rotary, sandwich, stacked
+from embed.model.layers import KEPT, Einsum, KeysValues, RMSNorm, Rotary, dropped, repeated, rotary, sandwich, stacked
 from embed.model.presets import Architecture, AttentionSpec
 
 # Trained from scratch, every branch starts small: the encoder begins as a bag of its tokens and learns to look around.
@@ -32,16 +33,21 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, per_layer: jax.Array, view: View, shared: KeysValues | None
+        self,
+        x: jax.Array,
+        per_layer: jax.Array,
+        view: View,
+        shared: KeysValues | None,
+        dropout: Dropout | None,
     ) -> tuple[jax.Array, KeysValues]:
-        """x[b,l,d], per_layer[b,l,p] -> [b,l,d] and the keys and values it used."""
-        x, keys_values = sandwich(x, *view, self.attention, self.hidden, shared=shared, initial=BRANCH)
+        """x[b,l,d], per_layer[b,l,p], `dropout` of key[b] -> [b,l,d] and the keys and values it used."""
+        x, keys_values = sandwich(x, *view, self.attention, self.hidden, shared=shared, initial=BRANCH, dropout=dropout)
         p, d = self.arch.per_layer, self.arch.width
         if p:
             gate = Einsum("bld,dp->blp", (d, p), mesh.OUT, mesh.TOKENS, name="per_layer_gate")(x)
             y = nn.gelu(gate, approximate=True) * per_layer
             y = Einsum("blp,pd->bld", (p, d), mesh.IN, mesh.TOKENS, name="per_layer_out")(y)
-            x = x + RMSNorm(initial=BRANCH, name="per_layer_post")(y)
+            x = x + dropped(RMSNorm(initial=BRANCH, name="per_layer_post")(y), dropout, 2)
         scalar = self.param("scalar", nn.initializers.ones, (), jnp.float32)
         return x * scalar.astype(x.dtype), keys_values
 
@@ -56,26 +62,33 @@ class Group(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, per_layer: jax.Array, local_view: View, global_view: View, shared: Shared | None
+        self,
+        x: jax.Array,
+        per_layer: jax.Array,
+        local_view: View,
+        global_view: View,
+        shared: Shared | None,
+        dropout: Dropout | None = None,
     ) -> tuple[jax.Array, Shared]:
-        """x[b,l,d], per_layer[n,b,l,p] for the n = locals + 1 layers of the group -> [b,l,d], keys and values."""
+        """x[b,l,d], per_layer[n,b,l,p] for the n = locals + 1 layers of the group, `dropout` of key[n,b] -> [b,l,d],
+        keys and values."""
         arch = self.arch
         local, whole = shared or (None, None)
         passed = arch.shared_groups > 0 and shared is None  # later groups use this one's keys and values
         used = nothing(arch.local_attention, x) if passed else None
         if arch.locals:
             one = Layer(arch, arch.local_attention, self.hidden, parent=None)
-            params = self.param("locals", stacked(one, arch.locals, x, per_layer[0], local_view, local))
+            params = self.param("locals", stacked(one, arch.locals, x, per_layer[0], local_view, local, None))
 
             def body(carry: Any, xs: Any) -> Any:
-                x, used = one.apply({"params": xs[0]}, carry[0], xs[1], local_view, local)
+                x, used = one.apply({"params": xs[0]}, carry[0], xs[1], local_view, local, xs[2])
                 return x, used if passed else None
 
             body = jax.checkpoint(body, policy=KEPT) if self.remat else body
-            x, used = repeated(body, (x, used), (params, per_layer[:-1]), self.unroll)
+            x, used = repeated(body, (x, used), (params, per_layer[:-1], _at(dropout, slice(-1))), self.unroll)
         kind = nn.remat(Layer, policy=KEPT) if self.remat else Layer
         layer = kind(arch, arch.global_attention, self.hidden, name="global")
-        x, whole = layer(x, per_layer[-1], global_view, whole)
+        x, whole = layer(x, per_layer[-1], global_view, whole, _at(dropout, -1))
         return x, (used, whole)
 
 
@@ -91,9 +104,16 @@ class Backbone(nn.Module):
     unroll: int = 1
 
     @nn.compact
-    def __call__(self, x: jax.Array, tokens: jax.Array, segments: jax.Array, positions: jax.Array) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        tokens: jax.Array,
+        segments: jax.Array,
+        positions: jax.Array,
+        dropout: Dropout | None = None,
+    ) -> jax.Array:
         """x[b,l,d] embedded tokens, their ids i32[b,l] (padding where media are), segments i32[b,l] (0 = padding),
-        positions i32[b,l] -> [b,l,d]."""
+        positions i32[b,l], `dropout` of key[b] -> [b,l,d]."""
         arch = self.arch
         own = arch.groups - arch.shared_groups
         local_view, global_view = (
@@ -101,25 +121,27 @@ class Backbone(nn.Module):
             for spec in (arch.local_attention, arch.global_attention)
         )
         per_layer = PerLayerEmbedding(arch, name="per_layer")(x, tokens)
+        dropout = _of_layers(dropout, arch)
 
         group = Group(arch, arch.hidden, self.remat, self.unroll, parent=None)
         params = self.param("groups", stacked(group, own, x, per_layer[0], local_view, global_view, None))
 
         def step(carry: Any, xs: Any) -> Any:
-            x, used = group.apply({"params": xs[0]}, carry[0], xs[1], local_view, global_view, None)
+            x, used = group.apply({"params": xs[0]}, carry[0], xs[1], local_view, global_view, None, xs[2])
             return x, used if arch.shared_groups else None
 
         nobody = tuple(nothing(spec, x) for spec in (arch.local_attention, arch.global_attention))
-        x, shared = repeated(step, (x, nobody if arch.shared_groups else None), (params, per_layer[:own]), self.unroll)
+        carry = (x, nobody if arch.shared_groups else None)
+        x, shared = repeated(step, carry, (params, per_layer[:own], _at(dropout, slice(own))), self.unroll)
         if arch.shared_groups:
             sharing = Group(arch, arch.shared_hidden, self.remat, self.unroll, parent=None)
             sample = (x, per_layer[0], local_view, global_view, shared)
             params = self.param("shared_groups", stacked(sharing, arch.shared_groups, *sample))
 
             def share(x: Any, xs: Any) -> Any:
-                return sharing.apply({"params": xs[0]}, x, xs[1], local_view, global_view, shared)[0]
+                return sharing.apply({"params": xs[0]}, x, xs[1], local_view, global_view, shared, xs[2])[0]
 
-            x = repeated(share, x, (params, per_layer[own:]), self.unroll)
+            x = repeated(share, x, (params, per_layer[own:], _at(dropout, slice(own, None))), self.unroll)
         return RMSNorm(name="final_norm")(x)
 
 
@@ -127,6 +149,21 @@ def nothing(spec: AttentionSpec, x: jax.Array) -> KeysValues:
     """What a first layer finds where the keys and values of the one before it go: zeros of their shape."""
     zeros = jnp.zeros((*x.shape[:2], spec.groups, spec.head_dim), x.dtype, out_sharding=mesh.PATCHES)
     return zeros, zeros
+
+
+def _of_layers(dropout: Dropout | None, arch: Architecture) -> Dropout | None:
+    """key[b] of rows -> key[groups,n,b] of every layer's rows, for the n layers of a group."""
+
+    def every(keys: jax.Array) -> jax.Array:
+        own = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (None, 0))(keys, jnp.arange(arch.layers))
+        return rearrange(own, "(g n) b -> g n b", g=arch.groups)
+
+    return jax.tree.map(every, dropout)
+
+
+def _at(dropout: Dropout | None, layers: int | slice) -> Dropout | None:
+    """The part of some layers, or of one."""
+    return jax.tree.map(lambda keys: keys[layers], dropout)
 
 
 class PerLayerEmbedding(nn.Module):

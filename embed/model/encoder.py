@@ -1,5 +1,6 @@
 """The encoder: look up tokens, put soft tokens in their places, run the backbone, pool per segment, project."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -8,10 +9,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange
 
 from embed import mesh
-from embed.inputs import PADDING, Inputs, Pairs
+from embed.inputs import PADDING, Dropout, Inputs, Pairs
 from embed.model.audio import Conformer, FrameEmbedder
 from embed.model.backbone import Backbone
 from embed.model.layers import Einsum
@@ -32,7 +34,10 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: Inputs, segments: int = 1) -> jax.Array:
-        """Rows with at most `segments` packed inputs -> f32[b,s,e], not normalised; an absent segment gives zeros."""
+        """Rows with at most `segments` packed inputs -> f32[b,s,e], not normalised; an absent segment gives zeros.
+
+        `inputs.dropout`, where there is one, is for the branches of the backbone, not for the towers.
+        """
         arch, d = self.arch, self.arch.width
         init = nn.initializers.normal(d**-0.5)
         table = self.param("vocabulary", init, (arch.vocabulary, d), jnp.float32, mesh.VOCABULARY)
@@ -46,7 +51,7 @@ class Encoder(nn.Module):
 
         tokens = jnp.where(inputs.slots >= 0, PADDING, inputs.tokens)
         backbone = Backbone(arch, self.remat, self.unroll, name="backbone")
-        x = backbone(x, tokens, inputs.segments, inputs.positions)
+        x = backbone(x, tokens, inputs.segments, inputs.positions, inputs.dropout)
         pooled = mean_pool(x, inputs.segments, segments)
         return projection(arch, name="projection")(pooled)
 
@@ -84,30 +89,48 @@ def mean_pool(x: jax.Array, segments: jax.Array, count: int) -> jax.Array:
     return total / jnp.maximum(jnp.sum(member, axis=1)[..., None], 1)
 
 
-def encode_pairs(encode: Callable[[Inputs], jax.Array], pairs: Pairs) -> tuple[jax.Array, jax.Array, jax.Array]:
+def encode_pairs(
+    encode: Callable[[Inputs], jax.Array], pairs: Pairs, dropout: Dropout | None = None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Embeddings of queries f32[q,e], targets f32[q,e] and hard negatives f32[q·h,e].
 
-    A target and its negatives have one shape and go through the encoder together: one pass less to compile and run.
+    Sides of one shape go through the encoder together, targets and negatives always: a pass less to compile and run.
+    With the step's `dropout` every row gets a key, which its side and its number in the batch decide: what is left out
+    does not depend on the microbatch, the mesh or the number of hosts.
     """
     q = pairs.target.tokens.shape[0]
-    h = pairs.negative.tokens.shape[0] // q
-    query = encode(pairs.query)
-    if not h:
-        target = encode(pairs.target)
-        return query, target, target[:0]
+    sides = [pairs.query, pairs.target, pairs.negative]
+    if dropout is not None and dropout.rate:
+        sides = [_with_keys(side, number, dropout) for number, side in enumerate(sides)]
 
-    def together(target: jax.Array, negative: jax.Array) -> jax.Array:
-        own = rearrange(negative, "(q h) ... -> q h ...", h=h)
-        return rearrange(jnp.concatenate([target[:, None], own], axis=1), "q n ... -> (q n) ...")
+    def together(*sides: Inputs) -> list[jax.Array]:
+        """Each of a number of rows a pair, as [q,n,e]; rows of a pair stay on its device."""
 
-    both = encode(jax.tree.map(together, pairs.target, pairs.negative))
-    both = rearrange(both, "(q n) e -> q n e", q=q)
-    return query, both[:, 0], rearrange(both[:, 1:], "q h e -> (q h) e")
+        def join(*leaves: jax.Array) -> jax.Array:
+            own = [rearrange(leaf, "(q n) ... -> q n ...", q=q) for leaf in leaves]
+            return rearrange(jnp.concatenate(own, axis=1), "q n ... -> (q n) ...")
+
+        counts = [len(side.tokens) // q for side in sides]
+        found = rearrange(encode(jax.tree.map(join, *sides)), "(q n) e -> q n e", q=q)
+        return jnp.split(found, np.cumsum(counts)[:-1], axis=1)
+
+    one_shape = jax.tree.map(jnp.shape, sides[0]) == jax.tree.map(jnp.shape, sides[1])
+    found = together(*sides) if one_shape else [*together(sides[0]), *together(*sides[1:])]
+    query, target, negative = (rearrange(side, "q n e -> (q n) e") for side in found)
+    return query, target, negative
+
+
+def _with_keys(side: Inputs, number: int, dropout: Dropout) -> Inputs:
+    own = jax.random.fold_in(dropout.key, number)
+    rows = jnp.arange(len(side.tokens), out_sharding=mesh.ROWS)
+    keys = jax.vmap(functools.partial(jax.random.fold_in, own))(rows)
+    return dataclasses.replace(side, dropout=dataclasses.replace(dropout, key=keys))
 
 
 def encode_by_microbatch(encode: Callable[[Inputs], jax.Array], inputs: Inputs, rows: int) -> jax.Array:
     """`encode` over microbatches of `rows` rows, each recomputed in the backward pass: exact gradients of the whole
-    batch with the memory of one microbatch (GradCache, arXiv 2101.06983, as two transforms).
+    batch with the memory of one microbatch (GradCache, arXiv 2101.06983, as two transforms). Keys of dropout lie in
+    `inputs`, a row's with the row, so both passes leave the same numbers out as the plain `encode`.
 
     Raises ValueError where `rows` does not divide the batch.
     """

@@ -8,10 +8,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange, repeat
 from jax import P
 
 from embed import mesh
+from embed.inputs import Dropout
 from embed.model.attention import RESIDUALS, Places, attend
 from embed.model.presets import AttentionSpec
 
@@ -179,6 +181,21 @@ class GatedFeedForward(nn.Module):
         return Einsum("blf,fd->bld", shape, mesh.DOWN, mesh.TOKENS, self.clipped, name="down")(y)
 
 
+def dropped(x: jax.Array, dropout: Dropout | None, branch: int) -> jax.Array:
+    """x[b,...] with a share of each row's numbers at zero and the others larger by as much, by one key a row.
+
+    The numbers are chosen by the row's key, the number of the branch in its layer and the shape of a row, nothing else.
+    """
+    if dropout is None:
+        return x
+    keep = np.float32(1 - dropout.rate)  # in float32 whatever the default, which would be another mask
+
+    def mask(key: jax.Array) -> jax.Array:
+        return jax.random.bernoulli(jax.random.fold_in(key, branch), keep, x.shape[1:])
+
+    return jnp.where(jax.vmap(mask)(dropout.key), x / (1 - dropout.rate), 0)
+
+
 def sandwich(
     x: jax.Array,
     turn: Rotary,
@@ -189,17 +206,19 @@ def sandwich(
     shared: KeysValues | None = None,
     clipped: bool = False,
     initial: float = 1.0,
+    dropout: Dropout | None = None,
 ) -> tuple[jax.Array, KeysValues]:
     """Attention and feed-forward on x[b,l,d], each between two norms and added back: Gemma's layer.
 
-    Called inside a module, whose submodules these become; `initial` is where the scale of each branch starts.
+    Called inside a module, whose submodules these become; `initial` is where the scale of each branch starts, and
+    `dropout` has the rows' keys of this layer.
     """
     d = x.shape[-1]
     attention = Attention(spec, d, clipped, name="attention")
     y, keys_values = attention(RMSNorm(name="attention_pre")(x), turn, places, shared)
-    x = x + RMSNorm(initial=initial, name="attention_post")(y)
+    x = x + dropped(RMSNorm(initial=initial, name="attention_post")(y), dropout, 0)
     y = GatedFeedForward(d, hidden, clipped, name="mlp")(RMSNorm(name="mlp_pre")(x))
-    return x + RMSNorm(initial=initial, name="mlp_post")(y), keys_values
+    return x + dropped(RMSNorm(initial=initial, name="mlp_post")(y), dropout, 1), keys_values
 
 
 def repeated(body: Callable[[Any, Any], Any], carry: Any, xs: Any, unroll: int) -> Any:

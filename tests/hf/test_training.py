@@ -29,7 +29,7 @@ def objective(arch):
     """The contrast of every input against the next one, whose vector is taken from the same pass."""
     encoder = Encoder(arch, remat=False)
 
-    def loss(params, pairs, candidates):
+    def loss(params, pairs, candidates, key):
         query = encoder.apply({"params": params}, pairs.query)[:, 0]
         target = jax.numpy.roll(query, 1, axis=0)
         return contrast(query, target, target[:0], pairs, temperature=0.1, widths=arch.widths, candidates=candidates)
@@ -48,9 +48,9 @@ def test_twenty_steps_lower_the_loss_and_move_what_trains(kind, frozen):
     before = jax.tree.map(np.asarray, params)
     opt = optimizer.init(partition.split(params, trains)[0])
     state, step = TrainState(jax.numpy.int32(0), params, opt), make_step(objective(arch), optimizer, trains)
-    losses = []
+    losses, key = [], jax.random.key(0)
     for _ in range(20):
-        state, metrics = step(state, pairs, REPORT)
+        state, metrics = step(state, pairs, REPORT, key)
         losses.append(float(metrics["loss"]))
     assert losses[-1] < 0.9 * losses[0] and not metrics["skipped"]
     trained = flatten_dict(partition.split(state.params, trains)[0])

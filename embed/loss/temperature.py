@@ -1,0 +1,71 @@
+"""Temperatures that are learned, as logarithms beside the encoder's parameters.
+
+    def adapt(key, params):  # of train.Run
+        return params | {temperature.NAME: {"scale": temperature.learned(0.05)}}
+
+    def loss(params, pairs, candidates, key):
+        ...
+        return contrast(..., temperature=temperature.bounded(params[temperature.NAME]["scale"]))
+
+They are the run's: it goes on with them, and what reads the run afterwards, a next stage or a soup, gets the encoder
+alone. The name `scale` keeps weight decay away (embed/optim.py).
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jax import P
+
+NAME = "temperature"
+LEAST, MOST = 0.01, 1.0  # CLIP (arXiv 2103.00020, §2.5) keeps logits from being scaled by more than 100
+
+
+def learned(start: float, modalities: int = 0) -> jax.Array:
+    """The logarithm of a temperature, f32[]; or one for each of several modalities, f32[m]."""
+    shape = (modalities,) if modalities else ()
+    return jnp.full(shape, math.log(start), jnp.float32, out_sharding=P())
+
+
+def without(params: dict) -> dict:
+    """The encoder's parameters."""
+    return {name: leaf for name, leaf in params.items() if name != NAME}
+
+
+@jax.custom_vjp
+def bounded(logarithm: jax.Array) -> jax.Array:
+    """The temperature of a logarithm f32[...], within LEAST and MOST.
+
+    Beyond a bound the gradient stays where it leads back, so that a parameter that a step has carried across is not
+    stuck there, and is zero where it leads on.
+    """
+    return jnp.exp(jnp.clip(logarithm, math.log(LEAST), math.log(MOST)))
+
+
+def _forward(logarithm: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return bounded(logarithm), logarithm
+
+
+def _backward(logarithm: jax.Array, by: jax.Array) -> tuple[jax.Array]:
+    slope = by * bounded(logarithm)
+    # A step goes against the gradient.
+    leads_on = ((logarithm <= math.log(LEAST)) & (slope > 0)) | ((logarithm >= math.log(MOST)) & (slope < 0))
+    return (jnp.where(leads_on, 0, slope),)
+
+
+bounded.defvjp(_forward, _backward)
+
+
+def by_modality(temperatures: jax.Array, query: jax.Array, target: jax.Array) -> jax.Array:
+    """The temperature of every pair, f32[q], from modalities' f32[m] and which ones its two sides have, bool[q,m] each.
+
+    A side's is the mean over what is in it, a pair's the mean of both sides (e5-omni, arXiv 2601.03666). For `contrast`
+    as `temperature=1.0, scale=1 / by_modality(...)`. A side must have a modality.
+    """
+
+    def side(has: jax.Array) -> jax.Array:
+        share = has / jnp.sum(has, axis=1, keepdims=True)
+        return jnp.sum(share * rearrange(temperatures, "m -> 1 m"), axis=1)
+
+    return (side(query) + side(target)) / 2
