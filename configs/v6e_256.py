@@ -1,4 +1,4 @@
-"""A v6e slice of 256 chips: EmbeddingGemma 2's size, parameters sharded over all of it."""
+"""A v6e slice of 256 chips: EmbeddingGemma 2's size, 16 copies of the parameters, each sharded over 16 chips."""
 
 from ml_collections import config_dict
 
@@ -8,6 +8,6 @@ from configs import cpu
 def get_config() -> config_dict.ConfigDict:
     config = cpu.get_config()
     with config.ignore_type():
-        config.update({"model": "embeddinggemma2", "microbatch": 1 << 21})
+        config.update({"model": "embeddinggemma2", "mesh": (16, 16, 1), "microbatch": 1 << 21})
         config.update({"dtype": "bfloat16", "remat": True, "unroll": 1, "workers": 8, "save": 500})
     return config

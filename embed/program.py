@@ -39,6 +39,7 @@ def run(main: Callable[[ConfigDict], None]) -> None:
         absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         for noisy in ("orbax", "absl", "fsspec"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # orbax's reads: what failed is raised as well
         prepare(holder.value)
         with jax.set_mesh(make_mesh(holder.value.mesh)):
             try:

@@ -5,6 +5,7 @@ that is signalled or starved.
 """
 
 import dataclasses
+import logging
 import os
 import pathlib
 import shutil
@@ -42,7 +43,7 @@ def plan(config) -> train.Run:
     return train.Run(
         pathlib.Path(config.workdir) / "run", Encoder(ARCH, remat=False), [GOOD], loss,
         optim.adamw(1e-2, warmup=1, steps=100), steps=config.steps or STEPS, seed=0,
-        schedule=train.Schedule(save=config.save, keep=2), about=program.about(__file__, config),
+        schedule=train.Schedule(save=config.save, keep=config.keep), about=program.about(__file__, config),
     )  # fmt: skip
 
 
@@ -53,7 +54,7 @@ def main(config) -> None:
 
 def start(data: pathlib.Path, work: pathlib.Path, *flags: str, before: tuple[str, ...] = ()) -> subprocess.Popen:
     command = [sys.executable, __file__, f"--config={ROOT}/configs/cpu.py", f"--config.workdir={work}"]
-    command += [f"--config.data={data}", *flags]
+    command += [f"--config.data={data}", "--config.mesh=(1, 1, 1)", *flags]
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "JAX_PLATFORMS": "cpu"}
     return subprocess.Popen([*before, *command], env=environment, stderr=subprocess.PIPE, text=True)
 
@@ -95,7 +96,7 @@ def test_a_full_disk_is_said_and_the_last_whole_checkpoint_stays(data, tmp_path)
     process = start(data, work, "--config.save=1", "--config.keep=1000", before=before)
     said = process.communicate(timeout=200)[1]
     assert process.returncode == 1, said
-    assert f"error: {work}/run: no space is left on its disk" in said.splitlines()[-1]
+    assert f"error: {work}/run: no space is left on its disk" in said, said
     whole = checkpoint.steps(tmp_path / "left")
     assert whole and checkpoint.load_params(tmp_path / "left" / "checkpoints" / str(whole[-1]))
 
@@ -114,6 +115,7 @@ FILES = ("_CHECKPOINT_METADATA", "state/_METADATA", "state/manifest.ocdbt", "sta
 
 @pytest.mark.parametrize("pattern", FILES)
 def test_a_checkpoint_that_is_not_whole_is_put_aside_for_the_one_before(trained, tmp_path, layout, caplog, pattern):
+    caplog.set_level(logging.INFO)
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     for file in (run / "checkpoints" / "2").glob(pattern):

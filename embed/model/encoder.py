@@ -99,7 +99,7 @@ def encode_pairs(
     does not depend on the microbatch, the mesh or the number of hosts.
     """
     q = pairs.target.tokens.shape[0]
-    sides = [pairs.query, pairs.target, pairs.negative]
+    sides = [pairs.query, pairs.target, *([pairs.negative] if len(pairs.negative.tokens) else [])]
     if dropout is not None and dropout.rate:
         sides = [_with_keys(side, number, dropout) for number, side in enumerate(sides)]
 
@@ -116,8 +116,8 @@ def encode_pairs(
 
     one_shape = jax.tree.map(jnp.shape, sides[0]) == jax.tree.map(jnp.shape, sides[1])
     found = together(*sides) if one_shape else [*together(sides[0]), *together(*sides[1:])]
-    query, target, negative = (rearrange(side, "q n e -> (q n) e") for side in found)
-    return query, target, negative
+    query, target, *negative = (rearrange(side, "q n e -> (q n) e") for side in found)
+    return query, target, negative[0] if negative else target[:0]
 
 
 def _with_keys(side: Inputs, number: int, dropout: Dropout) -> Inputs:
