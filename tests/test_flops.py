@@ -10,6 +10,7 @@ from jax import P
 from embed import mesh
 from embed.flops import flops
 from embed.model.attention import Places, full, fused
+from embed.model.layers import KEPT
 
 A = jax.ShapeDtypeStruct((8, 16), jnp.float32)
 B = jax.ShapeDtypeStruct((16, 16), jnp.float32)
@@ -24,7 +25,8 @@ def test_products_and_their_gradients():
     assert flops(product, A, B) == ONE
     assert flops(jax.grad(lambda a, b: product(a, b).sum(), (0, 1)), A, B) == 3 * ONE
     again = jax.checkpoint(lambda a, b: product(product(a, b), b))
-    assert flops(jax.grad(lambda a, b: again(a, b).sum(), (0, 1)), A, B) == 2 * (3 + 1) * ONE
+    assert flops(jax.value_and_grad(lambda a, b: again(a, b).sum(), (0, 1)), A, B) == 2 * (3 + 1) * ONE
+    assert flops(jax.grad(lambda a, b: again(a, b).sum(), (0, 1)), A, B) == 2 * 3 * ONE  # nobody asks for the value
     assert flops(lambda a, b: jnp.einsum("ij,kj->ik", a, b), A, B) == ONE
 
 
@@ -55,3 +57,21 @@ def test_the_kernel_counts_the_tiles_it_visits(window, share):
     )
     assert other == 2 * 2 * 2 * l * l * 16
     assert one <= 1.5 * share * other
+
+
+def test_what_the_kernel_gave_is_kept_where_a_layer_is_made_again():
+    """Two products a tile forward, five backward, and the two again only where nothing is kept."""
+    x = jax.ShapeDtypeStruct((1, 512, 2, 128), jnp.float32, sharding=mesh.HEADS)
+    ids = jax.ShapeDtypeStruct((1, 512), jnp.int32, sharding=P(mesh.BATCH, None))
+
+    def attention(x, ids):
+        x = jnp.sin(x)  # what is made again
+        return fused(x, x, x, Places(ids, ids), 0, interpret=True)
+
+    def taken(policy):
+        layer = jax.checkpoint(attention, policy=policy)
+        return flops(jax.value_and_grad(lambda x, ids: jnp.sum(jnp.sin(layer(x, ids)))), x, ids)
+
+    forward = flops(attention, x, ids)
+    assert taken(KEPT) == (1 + 2.5) * forward
+    assert taken(None) == (2 + 2.5) * forward
