@@ -73,5 +73,5 @@ def test_what_the_kernel_gave_is_kept_where_a_layer_is_made_again():
         return flops(jax.value_and_grad(lambda x, ids: jnp.sum(jnp.sin(layer(x, ids)))), x, ids)
 
     forward = flops(attention, x, ids)
-    assert taken(KEPT) == (1 + 2.5) * forward
-    assert taken(None) == (2 + 2.5) * forward
+    assert taken(KEPT) == pytest.approx((1 + 2.5) * forward, rel=1e-3)
+    assert taken(None) == pytest.approx((2 + 2.5) * forward, rel=1e-3)
