@@ -29,7 +29,7 @@ finish() {
   echo "$status" >"$folder/status.partial"
   mv "$folder/status.partial" "$folder/status"
   sleep 1  # for the last lines
-  kill "$mirror" 2>/dev/null || true
+  kill "$mirror" ${warner:+"$warner"} 2>/dev/null || true
 }
 trap finish EXIT
 
@@ -41,6 +41,19 @@ stop() {
   signal=KILL
 }
 trap stop TERM INT
+
+# A spot machine's notice is in its metadata, seconds before the system's own SIGTERM.
+notice() {
+  local url="http://${GCE_METADATA_HOST:-metadata.google.internal}/computeMetadata/v1/instance/preempted"
+  while kill -0 $$ 2>/dev/null; do
+    if [ "$(curl --silent --max-time 2 --header 'Metadata-Flavor: Google' "$url" 2>/dev/null)" = TRUE ]; then
+      echo "$(date +%T) this machine is about to be taken away"
+      kill -TERM $$
+      return
+    fi
+    sleep 5
+  done
+}
 
 # Runs a command so that a signal reaches it at once.
 attend() {
@@ -55,7 +68,7 @@ attend() {
   done
 }
 
-# Checkpoints that the runs of this log have gone on from, by the line of embed/train.py.
+# Checkpoints that the runs of this log have gone on from, by the line of embed/resume.py.
 checkpoints() { { grep -o 'resuming .* at step [0-9]*' "$folder/log" || true; } | sort -u | wc -l; }
 
 echo "$(date +%T) worker $(hostname) runs $* at commit $commit"
@@ -71,6 +84,8 @@ if ! cmp -s setup.py .venv/setup.py; then
   cp setup.py .venv/setup.py
 fi
 export EMBED_POD=1  # for embed/program.py: there are other workers to join
+notice 9>&- &
+warner=$!
 seen=$(checkpoints) vain=0
 while [ -z "$stopping" ]; do
   status=0

@@ -363,7 +363,7 @@ def test_a_worker_runs_again_while_there_is_progress(cloud, worker):
 
 def test_what_a_worker_takes_for_progress_is_what_training_says():
     said = re.search(r"'(resuming .*)' \"\$folder", (ROOT / "launch/worker.sh").read_text())[1]
-    line = re.search(r'"(resuming .*?)"', (ROOT / "embed/train.py").read_text())[1]
+    line = re.search(r'"(resuming .*?)"', (ROOT / "embed/resume.py").read_text())[1]
     assert re.fullmatch(said, line % ("gs://bucket/runs/scale", 500))
 
 
@@ -386,6 +386,19 @@ def test_sigterm_reaches_the_experiment_and_is_not_run_again(cloud, worker):
     process.terminate()  # worker.sh alone
     assert process.wait(30) == 75 and "stopped" in cloud.said()
     assert int((cloud.work / "counter").read_text()) == cloud.said().count("step ")
+
+
+def test_a_preemption_notice_in_the_metadata_is_a_sigterm(cloud, worker):
+    server = http.server.HTTPServer(("localhost", 0), Metadata)
+    server.number, server.preempted = 0, "FALSE"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    process = worker("--config.steps=600", "--config.save=1000", GCE_METADATA_HOST=f"localhost:{server.server_port}")
+    cloud.wait("step 3/600")
+    assert process.poll() is None
+    server.preempted = "TRUE"
+    assert process.wait(60) == 75 and "this machine is about to be taken away" in cloud.said()
+    assert int((cloud.work / "counter").read_text()) == cloud.said().count("step ")
+    server.shutdown()
 
 
 def test_a_second_worker_beside_the_first_is_refused(cloud, worker):
@@ -422,6 +435,7 @@ class Metadata(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         answers = {"agent-worker-number": str(self.server.number), "worker-network-endpoints": "localhost,localhost"}
+        answers["preempted"] = getattr(self.server, "preempted", "FALSE")
         answer = answers.get(self.path.rsplit("/", 1)[-1], "")
         self.send_response(200)
         self.send_header("Content-Length", str(len(answer)))
