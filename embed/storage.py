@@ -15,7 +15,6 @@ import pathlib
 import re
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
@@ -27,16 +26,21 @@ log = logging.getLogger(__name__)
 Path: TypeAlias = pathlib.Path | epath.Path
 SCHEME = re.compile(r"[a-z0-9]+:/(/?)")
 LARGE = 2**24  # bytes; copies of less are not worth a line in the log
+PATIENCE = 600.0  # seconds that a run waits for a bucket that does not answer
+ATTEMPTS = 3  # to write to one that does
 # A listing that is kept would hide what other hosts, or tensorstore in this one, have written since.
 fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
 
 
+<<<<<<< ours
 PATIENCE = 600.0  # seconds that a run waits for a bucket that cannot be reached
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FULL_SAID = ("No space left on device", "Disk quota exceeded")  # of libraries that give no number
 ATTEMPTS = 3  # at what fails although its bucket can be reached
 
 
+=======
+>>>>>>> theirs
 class StorageError(OSError):
     """A bucket that cannot be used; the message names it and says what to check."""
 
@@ -75,25 +79,24 @@ def reach(path: Path) -> None:
     """
     if not is_remote(path):
         return
-    from google.api_core import exceptions  # come with gcsfs, which a path of a bucket needs
-    from google.auth.exceptions import GoogleAuthError
+    from google.api_core import exceptions as answers  # these come with gcsfs, which a path of a bucket needs
+    from google.auth import exceptions as credentials
     from google.cloud.storage import Client
 
     bucket = path.parts[2]
     try:
-        with warnings.catch_warnings(action="ignore"):
-            client = Client.create_anonymous_client() if "STORAGE_EMULATOR_HOST" in os.environ else Client()
+        client = Client.create_anonymous_client() if "STORAGE_EMULATOR_HOST" in os.environ else Client(project=None)
         list(client.list_blobs(bucket, max_results=1, timeout=10, retry=None))
-    except exceptions.NotFound as error:
+    except answers.NotFound as error:
         raise StorageError(f"{path}: there is no bucket {bucket}; check its name") from error
-    except (exceptions.Forbidden, exceptions.Unauthorized, GoogleAuthError) as error:
+    except (answers.Forbidden, answers.Unauthorized, credentials.DefaultCredentialsError) as error:
         raise StorageError(
-            f"{path}: no access to bucket {bucket} ({one_line(error)}); this account needs the role "
-            "Storage Object Admin there; see gcloud auth application-default login, or this machine's service account"
+            f"{path}: no access to bucket {bucket} ({one_line(error)}); this account needs the roles Storage Object "
+            "Admin and Storage Legacy Bucket Reader there: see gcloud auth application-default login"
         ) from error
-    except (exceptions.GoogleAPICallError, OSError) as error:
+    except (answers.GoogleAPICallError, credentials.GoogleAuthError, OSError) as error:
         raise Unreachable(
-            f"{path}: bucket {bucket} does not answer ({type(error).__name__}); check the network"
+            f"{path}: bucket {bucket} does not answer ({type(error).__name__}); check the network and the login"
         ) from error
 
 
@@ -173,13 +176,23 @@ def local(path: Path) -> pathlib.Path:
     """The file itself, or a copy of an object of a bucket, made where this host has none yet.
 
     Copies lie in $EMBED_CACHE (~/.cache/embed) by the object's name, size and generation, so that another object is
-    never taken for it; none is deleted. Raises FileNotFoundError where there is no such object.
+    never taken for it; none is deleted. Raises FileNotFoundError where there is no such object,
+    Unreachable where it cannot be read.
     """
     return path if isinstance(path, pathlib.Path) else _copied(str(path))
 
 
 @functools.lru_cache(2**20)
 def _copied(name: str) -> pathlib.Path:
+    try:
+        return _copy_of(name)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # gcsfs has tried some times by now, and has no class of its own for it
+        raise Unreachable(f"{name} could not be read: {one_line(error)}") from error
+
+
+def _copy_of(name: str) -> pathlib.Path:
     bucket = fsspec.filesystem("gcs")
     about = bucket.info(name)
     identity = f"{about['name']} {about['size']} {about.get('generation')}"
@@ -192,6 +205,6 @@ def _copied(name: str) -> pathlib.Path:
         with tempfile.TemporaryDirectory(dir=cache) as folder:  # of this process alone: another may copy it as well
             bucket.get_file(name, f"{folder}/partial")
             if (size := os.path.getsize(f"{folder}/partial")) != about["size"]:
-                raise StorageError(f"{name}: {size} of {about['size']} bytes arrived; start again")
+                raise OSError(f"{size} of {about['size']} bytes arrived")
             os.replace(f"{folder}/partial", copy)
     return copy

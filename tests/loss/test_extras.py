@@ -18,10 +18,9 @@ from embed.loss.ring import ring
 
 EVERYTHING = Candidates(shared_negatives=True, margin=0.3, both_directions=True)
 CASES = [  # mesh, rows, candidates, hard negatives, widths, alpha, prior
-    ((1, 1, 1), 16, Candidates(both_directions=True), 0, (12,), 0.0, 0.02),
+    ((1, 8, 1), 16, Candidates(both_directions=True), 0, (12,), 0.0, 0.02),
     ((1, 4, 2), 12, REPORT, 2, (4, 12), 5.0, None),
     ((2, 2, 2), 16, EVERYTHING, 1, (3, 6, 12), 5.0, 0.05),
-    ((1, 8, 1), 16, Candidates(in_batch=False), 2, (6, 12), 2.0, 0.1),
 ]
 
 
@@ -90,7 +89,7 @@ def test_every_extra_equals_its_formula_with_both_losses(case):
             jax.jit(jax.value_and_grad(functools.partial(terms, rivals=way, **options), (0, 2, 4), has_aux=True))
             for way in (dense, functools.partial(ring, tile=2))
         ]
-        for seed in range(3):
+        for seed in range(4):
             rng = np.random.default_rng(seed)
             vectors, pairs, scale = random_case(seed, h, rows)
             teachers = [rng.standard_normal(v.shape).astype(np.float32) for v in vectors]
