@@ -32,15 +32,10 @@ ATTEMPTS = 3  # to write to one that does
 fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
 
 
-<<<<<<< ours
-PATIENCE = 600.0  # seconds that a run waits for a bucket that cannot be reached
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FULL_SAID = ("No space left on device", "Disk quota exceeded")  # of libraries that give no number
-ATTEMPTS = 3  # at what fails although its bucket can be reached
 
 
-=======
->>>>>>> theirs
 class StorageError(OSError):
     """A bucket that cannot be used; the message names it and says what to check."""
 
