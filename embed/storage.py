@@ -28,12 +28,10 @@ SCHEME = re.compile(r"[a-z0-9]+:/(/?)")
 LARGE = 2**24  # bytes; copies of less are not worth a line in the log
 PATIENCE = 600.0  # seconds that a run waits for a bucket that does not answer
 ATTEMPTS = 3  # to write to one that does
-# A listing that is kept would hide what other hosts, or tensorstore in this one, have written since.
-fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
-
-
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FULL_SAID = ("No space left on device", "Disk quota exceeded")  # of libraries that give no number
+# A listing that is kept would hide what other hosts, or tensorstore in this one, have written since.
+fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
 
 
 class StorageError(OSError):
