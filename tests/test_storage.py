@@ -168,11 +168,14 @@ def test_killed_and_left_by_its_bucket_it_is_still_that_run(emulator, data, here
     assert list((work / "compiled").iterdir())
 
 
+FILES = {"checkpoints", "metrics.jsonl", "started.txt", "tensorboard", "tokenizer.json"}
+
+
 def test_what_lies_in_a_run_lies_in_the_bucket(here, there):
     def names(folder):
         return {path.name for path in folder.iterdir()}
 
-    assert names(there / RUN) == names(here / RUN) == {"checkpoints", "metrics.jsonl", "tensorboard", "tokenizer.json"}
+    assert names(there / RUN) == names(here / RUN) == FILES
     assert checkpoint.steps(there / RUN) == checkpoint.steps(here / RUN)
     assert len(names(there / RUN / "tensorboard")) >= 2
     assert not list(pathlib.Path.cwd().glob("gs:*"))

@@ -128,7 +128,7 @@ def random_pieces(order: str, media, tokenizer, rng: np.random.Generator, vocabu
     def picture(around) -> Picture:
         rows, columns = rng.integers(1, 4, 2)
         xy = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), -1).reshape(-1, 2).astype(np.int32)
-        return Picture(rng.integers(0, 256, (len(xy), 3 * media.patch**2)).astype(np.float32) / 255, xy, around)
+        return Picture(rng.integers(0, 256, (len(xy), 3 * media.patch**2)).astype(np.uint8), xy, around)
 
     made = {
         "w": lambda: Words(tuple(rng.integers(20, vocabulary, rng.integers(1, 9)).tolist())),

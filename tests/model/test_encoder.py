@@ -19,7 +19,7 @@ def pieces(layout, rng, order="wpsw"):
     made = {
         "w": lambda: Words(tuple(rng.integers(20, 400, 5).tolist())),
         "p": lambda: Picture(
-            rng.random((4, 192), np.float32), np.array([[0, 0], [1, 0], [0, 1], [1, 1]]), layout.tokenizer.image
+            rng.integers(0, 256, (4, 192), np.uint8), np.array([[0, 0], [1, 0], [0, 1], [1, 1]]), layout.tokenizer.image
         ),
         "s": lambda: Sound(
             rng.standard_normal((3, 640)).astype(np.float32),
