@@ -47,7 +47,7 @@ class Schedule:
     log: int = 10
     workers: int = 0
     patience: int = 20  # updates in a row that may be skipped as not finite
-    stall: float = 1800  # seconds in which a step must end, or the process does; a task's first may take longer
+    stall: float = 1800  # seconds; a step that takes longer ends the process, a task's first one excepted
 
 
 def unchanged(key: jax.Array, params: dict) -> dict:

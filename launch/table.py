@@ -30,7 +30,7 @@ SLICES = (  # of experiments/scale.py: model, config, slice
 )
 SMALL = ("tiny", "cpu", "v5e:2x2")  # of experiments/finetune.py: quick to compile, so checked in full
 LARGE = 1 << 16  # pairs, of the second text batch from which the largest is reckoned
-CHEAP = 45  # seconds of a compilation that the check repeats
+CHEAP = 30  # seconds of a compilation that the check repeats
 TOLERANCE = 0.05
 MEASURES = ("flops", "total", "temporary")
 
