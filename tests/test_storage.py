@@ -193,7 +193,7 @@ def test_a_soup_and_an_embedder_read_and_write_the_bucket(here, there):
     assert all(name.startswith("gs://bucket/runs/run/checkpoints/") for name in parents)
 
 
-def test_an_object_that_changes_is_copied_anew(emulator, monkeypatch):
+def test_an_object_that_changes_is_copied_anew(data):
     file = storage.path("gs://bucket/changing/train.array_record")
     write(file, RECORDS[:2])
     first = storage.local(file)
