@@ -33,7 +33,7 @@ def seconds(run: Callable[[], object]) -> float:
 def ours(tokens: np.ndarray) -> tuple[Callable, Callable]:
     """Forward, and forward with backward, of our encoder on tokens i32[b,l]."""
     arch = EMBEDDINGGEMMA2
-    encoder = Encoder(arch, remat=False, unroll=arch.groups)
+    encoder = Encoder(arch, remat=False, unroll=arch.layers)
     params = init(encoder, jax.random.key(0))
     params = {name: params[name] for name in ("backbone", "projection", "vocabulary")}  # the text model alone
     b, l = tokens.shape

@@ -19,6 +19,7 @@ from embed.api import SUFFIXES, Embedder
 from embed.data import prompts
 from embed.data.layout import Piece
 from embed.search import top_k, truncate
+from embed.storage import one_line
 
 CHUNK = 128  # files decoded before they are embedded
 
@@ -158,10 +159,6 @@ def fingerprint(params: dict) -> str:
 def shown(name: str) -> str:
     """A name for a line of a terminal: control characters and undecodable bytes escaped."""
     return name if name.isprintable() else repr(name)
-
-
-def one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

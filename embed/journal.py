@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 from tensorboardX import SummaryWriter
@@ -23,15 +23,6 @@ log = logging.getLogger(__name__)
 
 class Diverged(RuntimeError):
     """Too many updates in a row were not finite."""
-
-
-class Often(Protocol):
-    """The part of a schedule that is read here."""
-
-    @property
-    def log(self) -> int: ...
-    @property
-    def patience(self) -> int: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,23 +45,24 @@ class Journal:
     steps that were lost.
     """
 
-    def __init__(self, run: storage.Path, tasks: Sequence[Task], steps: int, often: Often):
-        self.run, self.tasks, self.steps, self.often, self.leads = run, tasks, steps, often, hosts.leads()
-        self.draft: Any = None
-        self.parts: list[Any] = []  # what is closed
-        self.quarantined: dict[str, int] = {}
-
-    def __enter__(self) -> "Journal":
-        return self
-
-    def begin(self, start: int) -> None:
-        """Opens the files at step `start`; lines after it belong to steps that are about to run again."""
+    def __init__(self, run: storage.Path, tasks: Sequence[Task], start: int, steps: int, every: int, patience: int):
+        """Opens the files at step `start`; lines after it belong to steps that are about to run again. `every` steps a
+        line goes to the log, and after `patience` updates in a row that were not finite the run has diverged."""
+        self.run, self.tasks, self.first, self.steps, self.every, self.patience = (
+            run,
+            tasks,
+            start,
+            steps,
+            every,
+            patience,
+        )
+        leads = hosts.leads()
         # Nothing is appended to an object: the files of a run in a bucket grow here, and `publish` writes them anew.
-        self.draft = tempfile.TemporaryDirectory() if self.leads and storage.is_remote(self.run) else None
-        folder = pathlib.Path(self.draft.name if self.draft else self.run)
+        self.draft = tempfile.TemporaryDirectory() if leads and storage.is_remote(run) else None
+        folder = pathlib.Path(self.draft.name if self.draft else run)
         self.useful, self.started = 0.0, time.time()
-        if self.leads:
-            path, first = self.run / "metrics.jsonl", self.run / "started.txt"
+        if leads:
+            path, first = run / "metrics.jsonl", run / "started.txt"
             rows = path.read_text().splitlines() if path.exists() else []
             kept = [line for line in rows if line.endswith("}") and json.loads(line)["step"] < start]
             with storage.whole(folder / "metrics.jsonl") as file:
@@ -81,14 +73,16 @@ class Journal:
             else:
                 with storage.whole(first) as file:
                     file.write_text(f"{self.started}\n")
-        self.file = (folder / "metrics.jsonl" if self.leads else pathlib.Path(os.devnull)).open("a")
-        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start, write_to_disk=self.leads)
-        self.plain = self.leads and not sys.stderr.isatty()
-        hidden = self.plain or not self.leads
-        self.bar = tqdm(total=self.steps, initial=start, desc=self.run.name, unit="step", disable=hidden)
-        self.first, self.begun = start, time.monotonic()
-        self.last = self.begun
-        self.parts = [self.file, self.board, self.bar]
+        self.file = (folder / "metrics.jsonl" if leads else pathlib.Path(os.devnull)).open("a")
+        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start, write_to_disk=leads)
+        self.plain = leads and not sys.stderr.isatty()
+        hidden = self.plain or not leads
+        self.bar = tqdm(total=steps, initial=start, desc=run.name, unit="step", disable=hidden)
+        self.quarantined: dict[str, int] = {}
+        self.begun = self.last = time.monotonic()
+
+    def __enter__(self) -> "Journal":
+        return self
 
     def write(self, step: int, work: Work, metrics: dict[str, jax.Array]) -> None:
         """One step's metrics; blocks until that step is done. Raises Diverged."""
@@ -104,13 +98,12 @@ class Journal:
             log.warning("quarantined so far, by source: %s", self.quarantined)
         self.bar.update()
         self.bar.set_postfix_str(f"{task.name} loss {values['loss']:.3f}", refresh=False)
-        if self.plain and ((step + 1) % self.often.log == 0 or step + 1 == self.steps):
+        if self.plain and ((step + 1) % self.every == 0 or step + 1 == self.steps):
             log.info("%s", self._line(step, row))
-        if values["skipped_in_a_row"] >= self.often.patience:
+        if values["skipped_in_a_row"] >= self.patience:
             self.publish()
             raise Diverged(
-                f"{self.often.patience} updates in a row were not finite, at step {step} of task {task.name}; "
-                "lower the rate"
+                f"{self.patience} updates in a row were not finite, at step {step} of task {task.name}; lower the rate"
             )
 
     def _rates(self, task: Task, work: Work, tokens: float) -> dict[str, float]:
@@ -141,7 +134,7 @@ class Journal:
             storage.copy(file, self.run / file.relative_to(self.draft.name))
 
     def __exit__(self, *_: Any) -> None:
-        for part in self.parts:
+        for part in (self.file, self.board, self.bar):
             part.close()
         if self.draft is not None:
             self.draft.cleanup()

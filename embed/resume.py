@@ -37,7 +37,7 @@ def restore(run: storage.Path, target: Any, meta: dict[str, Any], layout: Layout
             raise  # of another run, of a bucket, or too large for this memory: not the checkpoint's fault
         except Exception as error:  # libraries have no common one for a file that is not whole
             storage.reach(run)
-            log.warning("checkpoint %s cannot be read (%s); it is moved aside", folder, storage.one_line(error))
+            log.warning("checkpoint %s cannot be read (%s); it is moved aside", folder, storage.brief(error))
             _move(folder, folder.with_name(f"unreadable-{step}"))
             unread.append(step)
             if jax.process_count() > 1:
@@ -56,8 +56,7 @@ def restore(run: storage.Path, target: Any, meta: dict[str, Any], layout: Layout
 def refuse_another(folder: storage.Path, meta: dict[str, Any], layout: Layout) -> None:
     """Raises CheckpointError, naming the differences, where a checkpoint is of another run than `meta` and `layout`."""
     saved = checkpoint.metadata(folder)
-    saved["contract"]  # of one whose metadata is not whole, nothing can be said
-    checkpoint.check(folder, layout)
+    checkpoint.check(folder, layout)  # fails where the metadata is not whole
     found = [line for name in SAME for line in differences(saved.get(name), meta.get(name), name)]
     if found:
         more = f"\n  and {len(found) - SHOWN} more" if len(found) > SHOWN else ""

@@ -84,7 +84,7 @@ def reach(path: Path) -> None:
         raise StorageError(f"{path}: there is no bucket {bucket}; check its name") from error
     except (answers.Forbidden, answers.Unauthorized, credentials.DefaultCredentialsError) as error:
         raise StorageError(
-            f"{path}: no access to bucket {bucket} ({one_line(error)}); this account needs the roles Storage Object "
+            f"{path}: no access to bucket {bucket} ({brief(error)}); this account needs the roles Storage Object "
             "Admin and Storage Legacy Bucket Reader there: see gcloud auth application-default login"
         ) from error
     except (answers.GoogleAPICallError, credentials.GoogleAuthError, OSError) as error:
@@ -138,13 +138,18 @@ def patiently(write: Callable[[], object], path: Path) -> None:
             if not is_remote(path):
                 raise
             if attempt == ATTEMPTS or jax.process_count() > 1:  # hosts write together: one alone cannot try again
-                raise Unreachable(f"{path} could not be written: {one_line(error)}") from error
-            log.warning("%s could not be written (%s); trying again", path, one_line(error))
+                raise Unreachable(f"{path} could not be written: {brief(error)}") from error
+            log.warning("%s could not be written (%s); trying again", path, brief(error))
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error, cut to a line of a log."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    """The message of an error without its line breaks; its name where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def brief(error: BaseException) -> str:
+    """`one_line`, cut for a log."""
+    return one_line(error)[:300]
 
 
 def copy(file: pathlib.Path, path: Path) -> None:
@@ -182,7 +187,7 @@ def _copied(name: str) -> pathlib.Path:
     except FileNotFoundError:
         raise
     except Exception as error:  # gcsfs has tried some times by now, and has no class of its own for it
-        raise Unreachable(f"{name} could not be read: {one_line(error)}") from error
+        raise Unreachable(f"{name} could not be read: {brief(error)}") from error
 
 
 def _copy_of(name: str) -> pathlib.Path:

@@ -142,8 +142,8 @@ def begin(run: Run, params: dict) -> TrainState:
 
 def shapes(run: Run) -> tuple[dict, TrainState]:
     """The encoder's parameters and the run's first state as ShapeDtypeStructs on the present mesh."""
+    base = checkpoint.shapes(run.encoder)
     key = jax.eval_shape(lambda: jax.random.key(run.seed))
-    base = checkpoint.concrete(jax.eval_shape(lambda key: encoders.init(run.encoder, key), key))
     return base, checkpoint.concrete(jax.eval_shape(lambda key, params: begin(run, run.adapt(key, params)), key, base))
 
 
@@ -162,32 +162,30 @@ def fit(run: Run, layout: Layout, sources: Sequence[Source]) -> TrainState:
     step_fn, noise = make_step(run.loss, run.optimizer, run.trains), jax.random.fold_in(jax.random.key(run.seed), 2)
     storage.reach(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with (
-        storage.room(folder),
-        watchdog(schedule.stall) as beat,
-        preemption.requests() as asked,
-        Journal(folder, tasks, steps, schedule) as journal,
-    ):
-        state = restore(folder, target, meta, layout) or start(run, base, layout)
+    with storage.room(folder), watchdog(schedule.stall) as beat, preemption.requests() as asked:
+        found = resume.restore(folder, vars(target), meta, layout)
+        state = start(run, base, layout) if found is None else TrainState(**found)
         first = int(state.step)
         if hosts.leads():
             layout.tokenizer.save(folder / "tokenizer.json")
-        journal.begin(first)
         late: tuple[int, Work, dict] | None = None
-        operations: dict[int, float | None] = {}  # of a task's batch, once it is compiled
-        with checkpoint.checkpointer(folder, schedule.save, schedule.keep) as saver:
+        at_peak: dict[int, float | None] = {}  # seconds of a task's batch, once it is compiled
+        with (
+            Journal(folder, tasks, first, steps, schedule.log, schedule.patience) as journal,
+            checkpoint.checkpointer(folder, schedule.save, schedule.keep) as saver,
+        ):
             for step, (waited, (number, pairs)) in zip(
                 range(first, steps), timed(batches(data, first, steps, schedule.workers)), strict=False
             ):
-                seen = number in operations
+                seen = number in at_peak
                 beat(f"{folder}, step {step}", counted=seen)
                 batch = mesh.to_global(pairs)
                 if not seen:
-                    operations[number] = operations_of(run, state.params, batch)
+                    at_peak[number] = seconds_at_peak(run, state.params, batch)
                 state, metrics = step_fn(state, batch, tasks[number].candidates, jax.random.fold_in(noise, step))
                 if late is not None:
                     journal.write(*late)
-                late = (step, Work(number, waited, operations[number], counts=seen), metrics)
+                late = (step, Work(number, waited, at_peak[number], counts=seen), metrics)
                 stop = asked()
                 if stop == signal.SIGINT:
                     raise KeyboardInterrupt
@@ -196,8 +194,7 @@ def fit(run: Run, layout: Layout, sources: Sequence[Source]) -> TrainState:
                     journal.write(*late)
                     late = None
                     storage.patiently(journal.publish, folder)
-                    whole = {"step": state.step, "params": state.params, "opt": state.opt}
-                    checkpoint.save(saver, folder, step + 1, whole, meta, wait=step + 1 == steps or bool(stop))
+                    checkpoint.save(saver, folder, step + 1, vars(state), meta, wait=step + 1 == steps or bool(stop))
                 if stop and step + 1 < steps:
                     raise Restart(f"{folder} was asked to stop and is saved at step {step + 1}")
     hosts.together(f"trained {folder}")  # its last checkpoint can be read
@@ -227,15 +224,9 @@ def start(run: Run, base: dict, layout: Layout) -> TrainState:
     return jax.jit(functools.partial(begin, run), donate_argnums=0)(params)
 
 
-def restore(folder: storage.Path, target: TrainState, meta: dict[str, Any], layout: Layout) -> TrainState | None:
-    """The state to go on from, as `resume.restore` finds it."""
-    found = resume.restore(folder, {"step": target.step, "params": target.params, "opt": target.opt}, meta, layout)
-    return None if found is None else TrainState(**found)
-
-
-def operations_of(run: Run, params: dict, batch: Pairs) -> float | None:
-    """Of encoding a batch, forward and backward, by one of the mesh's devices as a share of its peak a second; None
-    where the peak is not known."""
+def seconds_at_peak(run: Run, params: dict, batch: Pairs) -> float | None:
+    """Seconds that encoding a batch takes forward and backward, nothing made twice, at the peak of the mesh's devices;
+    None where that is not known."""
     devices = jax.sharding.get_mesh().devices
     chip = CHIPS.get(devices.flat[0].device_kind)
     return model_flops(run.encoder, params, batch) / devices.size / chip.flops if chip else None

@@ -60,24 +60,22 @@ def compiled(f: Any, *args: Any) -> dict[str, Any]:
     }
 
 
-def of_task(run: train.Run, step: train.Step, task: Task, state: train.TrainState) -> dict[str, Any]:
-    """The gradients of one task's batch."""
-    pairs = shapes(task, run.encoder.arch.media)
-    key = jax.eval_shape(lambda: jax.random.key(run.seed))
-    line = compiled(step.differentiate, state.params, pairs, task.candidates, key)
-    return line | counted(run, step, task, state)
-
-
-def counted(run: train.Run, step: train.Step, task: Task, state: train.TrainState) -> dict[str, Any]:
-    """Operations of one task's batch, without compiling."""
-    pairs = shapes(task, run.encoder.arch.media)
+def gradients(run: train.Run, task: Task) -> tuple[Any, tuple]:
+    """The jitted gradients of one task's batch, and what they are computed of, as ShapeDtypeStructs."""
+    step = train.make_step(run.loss, run.optimizer, run.trains)
     key = jax.eval_shape(lambda: jax.random.key(run.seed))
 
-    def gradients(params: dict, pairs: Any, key: jax.Array) -> Any:
+    def differentiate(params: dict, pairs: Any, key: jax.Array) -> Any:
         return step.differentiate(params, pairs, task.candidates, key)
 
-    taken = flops(gradients, state.params, pairs, key)
-    return {"flops": taken, "ratio": taken / model_flops(run.encoder, state.params, pairs)}
+    return jax.jit(differentiate), (train.shapes(run)[1].params, shapes(task, run.encoder.arch.media), key)
+
+
+def counted(run: train.Run, task: Task) -> dict[str, float]:
+    """Operations of one task's gradients over all chips, without compiling, and their ratio to the model's."""
+    f, (params, pairs, key) = gradients(run, task)
+    taken = flops(f, params, pairs, key)
+    return {"flops": taken, "ratio": taken / model_flops(run.encoder, params, pairs)}
 
 
 def plan(experiment: str, config: Any, batch: int = 0) -> train.Run:
@@ -106,13 +104,13 @@ def main(argv: list[str]) -> None:
     chip = CHIPS[devices[0].device_kind]
     with jax.set_mesh(make_mesh(config.mesh, devices)):
         _, state = train.shapes(run)
-        step = train.make_step(run.loss, run.optimizer, run.trains)
         for task in run.tasks:
             if TASK.value and task.name not in TASK.value:
                 continue
             about = {"experiment": argv[1], "model": config.model, "topology": TOPOLOGY.value}
             about |= {"mesh": list(config.mesh), "task": task.name, "batch": task.batch}
-            line = about | {"microbatch": config.microbatch} | of_task(run, step, task, state)
+            f, args = gradients(run, task)
+            line = about | {"microbatch": config.microbatch} | compiled(f, *args) | counted(run, task)
             seconds = {"compute": line["flops"] / len(devices) / chip.flops}
             if "temporary" in line:
                 line |= {"waiting": waiting(state), "hbm": chip.memory / GIB}

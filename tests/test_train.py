@@ -107,8 +107,8 @@ def test_quarantined_records_are_counted_by_source(tmp_path, layout, caplog):
 def test_the_journal_forgets_steps_after_the_checkpoint_and_a_torn_line(tmp_path):
     lines = [json.dumps({"step": step, "loss": 1.0}) for step in range(5)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 5, "lo')
-    with journal.Journal(tmp_path, [GOOD], 9, train.Schedule()) as opened:
-        opened.begin(3)
+    with journal.Journal(tmp_path, [GOOD], start=3, steps=9, every=10, patience=20):
+        pass
     assert [row["step"] for row in rows(tmp_path)] == [0, 1, 2]
 
 

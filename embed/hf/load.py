@@ -17,7 +17,7 @@ from embed.data.layout import Layout
 from embed.data.tokenizer import Tokenizer
 from embed.hf.config import HubError, architecture, is_embedder
 from embed.hf.tensors import DENSE, Theirs, theirs
-from embed.model.encoder import Encoder, init, init_projection
+from embed.model.encoder import Encoder, init_projection
 from embed.model.presets import Architecture
 
 log = logging.getLogger(__name__)
@@ -30,11 +30,6 @@ def layout(folder: str | os.PathLike) -> Layout:
     return Layout(Tokenizer.load(pathlib.Path(folder) / "tokenizer.json"), architecture(folder).media)
 
 
-def shapes(arch: Architecture) -> dict[str, Any]:
-    """The parameters of `Encoder(arch)` as ShapeDtypeStructs laid out on the present mesh."""
-    return checkpoint.concrete(jax.eval_shape(lambda: init(Encoder(arch), jax.random.key(0))))
-
-
 def load(folder: str | os.PathLike, like: dict[str, Any] | None = None, seed: int = 0) -> dict[str, Any]:
     """Parameters of `Encoder(architecture(folder))`, laid out and typed as `like`, else f32 on the present mesh.
 
@@ -43,7 +38,7 @@ def load(folder: str | os.PathLike, like: dict[str, Any] | None = None, seed: in
     missing.
     """
     folder, arch = pathlib.Path(folder), architecture(folder)
-    like = shapes(arch) if like is None else like
+    like = checkpoint.shapes(Encoder(arch)) if like is None else like
     reader = Reader(folder, arch)
     new = []
 

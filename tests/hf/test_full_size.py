@@ -15,10 +15,10 @@ transformers = pytest.importorskip("transformers", reason="needs the extra [hf]"
 
 from reference import BUDGET, random_pieces, their_inputs, their_states  # noqa: E402
 
-from embed import mesh  # noqa: E402
+from embed import checkpoint, mesh  # noqa: E402
 from embed.data.layout import Layout, row, stack  # noqa: E402
 from embed.hf.config import architecture, is_embedder  # noqa: E402
-from embed.hf.load import load, shapes  # noqa: E402
+from embed.hf.load import load  # noqa: E402
 from embed.hf.tensors import DENSE, theirs  # noqa: E402
 from embed.model.encoder import Encoder, encode  # noqa: E402
 from embed.model.presets import PUBLISHED  # noqa: E402
@@ -72,7 +72,7 @@ def test_every_tensor_has_the_name_and_shape_of_the_reference(tmp_path, name):
 
     there = {key: tuple(t.shape) for key, t in revert_weight_conversion(model, model.state_dict()).items()}
     here = {}
-    for path, leaf in flatten_dict(shapes(arch)).items():
+    for path, leaf in flatten_dict(checkpoint.shapes(Encoder(arch))).items():
         place = theirs(path, arch, is_embedder(arch))
         sizes = dict(zip(place.axes.split("->")[1].split(), leaf.shape[place.names.ndim :], strict=True)) | {"1": 1}
         shape, group = [], None
@@ -90,7 +90,7 @@ def test_every_tensor_has_the_name_and_shape_of_the_reference(tmp_path, name):
     if not is_embedder(arch):
         assert here.pop(DENSE) == (arch.embedding, arch.width)
     assert here == there
-    count = sum(leaf.size for leaf in jax.tree.leaves(shapes(arch)))
+    count = sum(leaf.size for leaf in jax.tree.leaves(checkpoint.shapes(Encoder(arch))))
     added = 0 if is_embedder(arch) else arch.width * arch.embedding
     assert count == sum(t.numel() for t in model.state_dict().values()) + added
 
@@ -98,10 +98,10 @@ def test_every_tensor_has_the_name_and_shape_of_the_reference(tmp_path, name):
 LOAD = """
 import pathlib, sys
 import jax, jax.numpy as jnp, numpy as np
-from embed import hf, mesh
+from embed import checkpoint, hf, mesh
 from embed.data.layout import Budget, Layout, Words, row, stack
 from embed.data.tokenizer import Tokenizer
-from embed.hf.load import load, shapes
+from embed.hf.load import load
 from embed.model.encoder import Encoder, encode
 
 def peak():
@@ -112,7 +112,7 @@ with jax.set_mesh(mesh.make_mesh((1, 1, 1))):
     arch = hf.architecture(sys.argv[1])
     jax.block_until_ready(jnp.ones(8) + 1)
     before = peak()
-    like = jax.tree.map(lambda leaf: leaf.update(dtype=jnp.bfloat16), shapes(arch))
+    like = jax.tree.map(lambda leaf: leaf.update(dtype=jnp.bfloat16), checkpoint.shapes(Encoder(arch)))
     params = hf.load(sys.argv[1], like)
     after = peak()
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
@@ -160,7 +160,7 @@ def test_importing_embeddinggemma2_takes_little_more_than_one_copy(embeddinggemm
 def test_in_bfloat16_its_vectors_are_those_of_the_reference_in_float32(embeddinggemma2, tokenizer):
     """Every modality and interleaving, with padding, at the published size."""
     arch = architecture(embeddinggemma2)
-    like = jax.tree.map(lambda leaf: leaf.update(dtype=jnp.bfloat16), shapes(arch))
+    like = jax.tree.map(lambda leaf: leaf.update(dtype=jnp.bfloat16), checkpoint.shapes(Encoder(arch)))
     params = load(embeddinggemma2, like)
     layout, rng = Layout(tokenizer, arch.media), np.random.default_rng(0)
     pieces = [random_pieces(order, arch.media, tokenizer, rng) for order in ORDERS]
