@@ -257,24 +257,42 @@ def test_killed_and_gone_on_by_another_number_of_hosts(data, alone):
     same(run, alone, 1)
 
 
-@pytest.mark.parametrize("sign", [signal.SIGSTOP, signal.SIGKILL] if KILLS > 1 else [signal.SIGSTOP])
-def test_a_host_that_stands_still_or_is_gone_ends_the_other(data, sign):
-    """By itself: `simulate.sh`, which would end it, has no part here."""
-    run = data / f"by_{sign.name}"
+@contextlib.contextmanager
+def two_hosts(data: pathlib.Path, run: pathlib.Path, stall: int) -> Iterator[list[subprocess.Popen]]:
+    """In the middle of a long run, by themselves: `simulate.sh`, which ends the others with one, has no part here."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     pod = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_NUM_CPU_DEVICES": "4"}
-    command = [sys.executable, "-m", "test_hosts", data, run, *MESH, 1000, STALL]
+    command = [sys.executable, "-m", "test_hosts", data, run, *MESH, 1000, stall]
     hosts = [started(command, data, **pod, JAX_PLATFORMS="cpu", JAX_PROCESS_ID=host) for host in "01"]
     try:
         assert reach(hosts[0], run, 4, data)
-        hosts[1].send_signal(sign)
-        assert hosts[0].wait(300) == program.RESTART
+        yield hosts
     finally:
         for process in hosts:
             end(process)
+
+
+@pytest.mark.parametrize("sign", [signal.SIGSTOP, signal.SIGKILL] if KILLS > 1 else [signal.SIGSTOP])
+def test_a_host_that_stands_still_or_is_gone_ends_the_other(data, sign):
+    run = data / f"by_{sign.name}"
+    with two_hosts(data, run, STALL) as hosts:
+        hosts[1].send_signal(sign)
+        assert hosts[0].wait(300) == program.RESTART
     assert re.search(rf"{run.name}, step \d+: (nothing for|failed on)", (data / "log.txt").read_text())
+
+
+def test_one_host_asked_to_stop_stops_all_at_one_step_which_is_saved(data):
+    run = data / "asked"
+    with two_hosts(data, run, 600) as hosts:
+        hosts[1].send_signal(signal.SIGTERM)
+        assert all(host.wait(300) == 1 for host in hosts)  # Restart, which program.run would make a 75
+    reached = re.findall(
+        rf"Restart: {run} was asked to stop and is saved at step (\d+)", (data / "log.txt").read_text()
+    )
+    assert reached == [str(len(lines(run)))] * 2
+    assert checkpoint.steps(run)[-1] == len(lines(run)) < 1000
 
 
 @pytest.mark.skipif(KILLS == 1, reason="compiles everything again; set HOSTS_KILLS")
