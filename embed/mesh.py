@@ -65,6 +65,11 @@ def make_mesh(shape: Sequence[int], devices: Sequence[Any] | None = None) -> Mes
     return jax.make_mesh((replica, data, model), AXES, axis_types=(AxisType.Explicit,) * 3, devices=used)
 
 
+def grouped(rows: jax.Array, groups: int) -> jax.Array:
+    """rows[(n k),...] -> [n,k,...] for n groups, sharded by group. A plain reshape may shard k too on some meshes."""
+    return rows.reshape(groups, len(rows) // groups, *rows.shape[1:], out_sharding=ROWS)
+
+
 def present() -> Mesh:
     """The mesh that is set (`jax.set_mesh`), else one of this host's devices."""
     mesh = jax.sharding.get_mesh()

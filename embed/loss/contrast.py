@@ -228,7 +228,7 @@ def _own(queries: Queries, negatives: Side, widths: Sequence[int], columns: bool
     """Every query against its own h hard negatives alone."""
     one_query = jax.tree.map(lambda leaf: rearrange(leaf, "q ... -> q 1 ..."), queries)
     rows = queries.pair.shape[0]
-    own = jax.tree.map(lambda leaf: rearrange(leaf, "(q h) ... -> q h ...", q=rows), negatives)
+    own = jax.tree.map(lambda leaf: mesh.grouped(leaf, rows), negatives)
     found = jax.vmap(lambda query, keys: seen(query, keys, widths, columns))(one_query, own)
     return jax.tree.map(lambda leaf: leaf[:, 0], found)
 

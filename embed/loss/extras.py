@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from einops import rearrange, repeat
 from jax import P
 
+from embed import mesh
 from embed.inputs import Pairs
 from embed.loss.contrast import EXCLUDED, Meeting, Queries, Rivals, Side, inverse_norms, mean_over_valid
 
@@ -119,15 +120,15 @@ def distilled(
     h = len(negative) // rows
     if not h:
         return jnp.float32(0)
-    own = rearrange(negative, "(q h) e -> q h e", q=rows)
+    own = mesh.grouped(negative, rows)
     keys = jnp.concatenate([rearrange(target, "q e -> q 1 e"), own], axis=1).astype(jnp.float32)
     again = repeat(pairs.target_hash, "q two -> (q h) two", h=h) == pairs.negative_hash
-    real = ~rearrange(jnp.all(again, axis=1), "(q h) -> q h", q=rows)
+    real = ~mesh.grouped(jnp.all(again, axis=1), rows)
     there = jnp.concatenate([rearrange(jnp.ones_like(pairs.valid), "q -> q 1"), real], axis=1)
     theirs = jax.nn.log_softmax(jnp.where(there, jax.lax.stop_gradient(teacher).astype(jnp.float32), EXCLUDED))
     sharp, loss = jnp.ones_like(query[:, 0], jnp.float32) / temperature, jnp.float32(0)
     unit_query = inverse_norms(query, widths)
-    unit_keys = rearrange(inverse_norms(rearrange(keys, "q n e -> (q n) e"), widths), "(q n) w -> q n w", q=rows)
+    unit_keys = mesh.grouped(inverse_norms(rearrange(keys, "q n e -> (q n) e"), widths), rows)
     for i, (width, weight) in enumerate(zip(widths, weights, strict=True)):
         product = jnp.einsum("qe,qne->qn", query[:, :width].astype(jnp.float32), keys[..., :width])
         scores = product * unit_keys[..., i] * rearrange(unit_query[:, i] * sharp, "q -> q 1")

@@ -107,11 +107,11 @@ def encode_pairs(
         """Each of a number of rows a pair, as [q,n,e]; rows of a pair stay on its device."""
 
         def join(*leaves: jax.Array) -> jax.Array:
-            own = [rearrange(leaf, "(q n) ... -> q n ...", q=q) for leaf in leaves]
+            own = [mesh.grouped(leaf, q) for leaf in leaves]
             return rearrange(jnp.concatenate(own, axis=1), "q n ... -> (q n) ...")
 
         counts = [len(side.tokens) // q for side in sides]
-        found = rearrange(encode(jax.tree.map(join, *sides)), "(q n) e -> q n e", q=q)
+        found = mesh.grouped(encode(jax.tree.map(join, *sides)), q)
         return jnp.split(found, np.cumsum(counts)[:-1], axis=1)
 
     one_shape = jax.tree.map(jnp.shape, sides[0]) == jax.tree.map(jnp.shape, sides[1])
@@ -140,7 +140,7 @@ def encode_by_microbatch(encode: Callable[[Inputs], jax.Array], inputs: Inputs, 
     if total % rows:
         raise ValueError(f"microbatch of {rows} rows does not divide the batch of {total} rows")
     # The microbatch index is the inner factor, so that every microbatch is spread over all devices.
-    split = jax.tree.map(lambda leaf: rearrange(leaf, "(m g) ... -> g m ...", m=rows), inputs)
+    split = jax.tree.map(lambda leaf: rearrange(mesh.grouped(leaf, rows), "m g ... -> g m ..."), inputs)
     out = jax.lax.map(jax.checkpoint(encode), split)
     return rearrange(out, "g m ... -> (m g) ...")
 

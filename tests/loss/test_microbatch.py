@@ -31,7 +31,7 @@ SEEDS = range(5)
 CASES = [  # mesh, queries, rows of a microbatch, hard negatives, candidates, loss, tile, rate of dropout, recomputed
     ((1, 1, 1), 16, 4, 0, REPORT, dense, None, 0.0, False),
     ((1, 2, 1), 16, 4, 1, REPORT, ring, 4, 0.2, False),
-    ((1, 8, 1), 16, 8, 1, BOTH, ring, 512, 0.2, False),
+    ((8, 1, 1), 16, 8, 1, BOTH, ring, 512, 0.2, False),
     (
         (1, 4, 2),
         12,
