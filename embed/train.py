@@ -105,7 +105,7 @@ def make_step(
         (value, metrics), grads = jax.value_and_grad(of_trained, has_aux=True)(trained)
         sides = [side.segments for side in (pairs.query, pairs.target, pairs.negative)]
         tokens = sum(jnp.sum(segments > 0, dtype=jnp.float32) for segments in sides)
-        padding = 1 - tokens / sum(segments.size for segments in sides)
+        padding = 1 - tokens / float(sum(segments.size for segments in sides))
         counts = {"quarantined": jnp.sum(~pairs.valid), "tokens": tokens, "padding": padding}
         return grads, {"loss": value, **metrics, **counts}
 

@@ -35,6 +35,7 @@ SLICES = (  # of experiments/scale.py: model, config, slice
 )
 SMALL = ("tiny", "cpu", "v5e:2x2")  # of experiments/finetune.py: quick to compile
 LARGE = 1 << 16  # pairs, of the second text batch from which the largest is reckoned
+MOST = 1 << 20  # pairs: no larger batch is tried
 CHEAP = 30  # seconds of a compilation that the check repeats
 TOLERANCE = 0.05
 MEASURES = ("flops", "total", "temporary")
@@ -74,7 +75,7 @@ def largest(*about: str) -> int:
         return small["batch"]
     pair = (large["total"] - small["total"]) / (LARGE - small["batch"])
     most = int((large["hbm"] - small["total"]) / max(pair, 1e-9)) + small["batch"]
-    return min(1 << (most.bit_length() - 1), 1 << 22)
+    return min(1 << (most.bit_length() - 1), MOST)
 
 
 def fill() -> None:
