@@ -42,8 +42,7 @@ def model_flops(encoder: Encoder, params: Any, pairs: Pairs) -> float:
 
     def forward(params: Any, pairs: Pairs) -> Any:
         def encode(rows: Inputs) -> Any:
-            found: Any = encoder.apply({"params": params}, rows)
-            return found[:, 0]
+            return encoder.apply({"params": params}, rows)
 
         return encode_pairs(encode, pairs)
 

@@ -57,6 +57,18 @@ class Inputs:
     audio: Array  # f32[b,a,t,m]   raw frames of 640 samples (40 ms at 16 kHz), or mel frames of 10 ms
     audio_mask: Array  # bool[b,a,t]
     dropout: Dropout | None = None  # one key a row, put there by the loss; None = nothing is left out
+    members: int = flax.struct.field(pytree_node=False, default=1)  # s, inputs packed in a row at most
+
+
+@flax.struct.dataclass
+class Places:
+    """Where the inputs of packed pairs are: n groups of g pairs, each packed into rows of its own; a place is a row of
+    the group times `members`, plus the input's number in the row. Hard negatives are among the targets' rows."""
+
+    query: Array  # i32[n,g]
+    target: Array  # i32[n,g]
+    negative: Array  # i32[n,g·h]
+    overflowed: Array  # bool[n,g] an input of the pair found no room; it is not valid
 
 
 @flax.struct.dataclass
@@ -66,10 +78,11 @@ class Pairs:
     A row that could not be decoded is kept in place with `valid` False: it is in no loss, as a query or as a candidate.
     """
 
-    query: Inputs  # q rows
+    query: Inputs  # q rows, where the pairs are not packed
     target: Inputs  # q rows; row i is the positive of query i
     negative: Inputs  # q·h rows; rows i·h .. i·h+h-1 belong to query i
     query_hash: Array  # u32[q,2]    64-bit hash of the raw content (two words: JAX integers are 32-bit)
     target_hash: Array  # u32[q,2]
     negative_hash: Array  # u32[q·h,2]
     valid: Array  # bool[q]
+    places: Places | None = None  # of packed pairs

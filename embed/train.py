@@ -106,7 +106,9 @@ def make_step(
         sides = [side.segments for side in (pairs.query, pairs.target, pairs.negative)]
         tokens = sum(jnp.sum(segments > 0, dtype=jnp.float32) for segments in sides)
         padding = 1 - tokens / float(sum(segments.size for segments in sides))
-        counts = {"quarantined": jnp.sum(~pairs.valid), "tokens": tokens, "padding": padding}
+        overflowed = jnp.int32(0) if pairs.places is None else jnp.sum(pairs.places.overflowed)
+        counts = {"quarantined": jnp.sum(~pairs.valid) - overflowed, "overflowed": overflowed}
+        counts |= {"tokens": tokens, "padding": padding}
         return grads, {"loss": value, **metrics, **counts}
 
     @functools.partial(jax.jit, donate_argnums=0)

@@ -48,7 +48,7 @@ def plan(config: ConfigDict) -> train.Run:
     def loss(params, pairs, candidates, key):
         def embed(inputs):
             rows = rows_within(arch, inputs, config.microbatch)
-            return encode_by_microbatch(lambda part: encoder.apply({"params": params}, part)[:, 0], inputs, rows)
+            return encode_by_microbatch(lambda part: encoder.apply({"params": params}, part), inputs, rows)
 
         query, target, negative = encode_pairs(embed, pairs)
         return contrast(

@@ -39,7 +39,7 @@ def plan(config: ConfigDict) -> train.Run:
     def loss(params, pairs, candidates, key):
         def embed(inputs):
             rows = rows_within(arch, inputs, config.microbatch)
-            return encode_by_microbatch(lambda part: encoder.apply({"params": params}, part)[:, 0], inputs, rows)
+            return encode_by_microbatch(lambda part: encoder.apply({"params": params}, part), inputs, rows)
 
         sides = (side.astype(config.dtype) for side in encode_pairs(embed, pairs))
         return contrast(*sides, pairs, temperature=TEMPERATURE, widths=arch.widths, candidates=candidates, rivals=ring)

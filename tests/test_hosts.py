@@ -76,7 +76,7 @@ def main(data: pathlib.Path, folder: pathlib.Path, shape: tuple[int, int, int], 
 
     def loss(params, pairs, candidates, key):
         def embed(inputs):
-            return encode_by_microbatch(lambda rows: encoder.apply({"params": params}, rows)[:, 0], inputs, 8)
+            return encode_by_microbatch(lambda rows: encoder.apply({"params": params}, rows), inputs, 8)
 
         sides = encode_pairs(embed, pairs, Dropout(key, 0.1))
         return contrast(*sides, pairs, temperature=0.05, widths=SMALL.widths, candidates=candidates, rivals=ring)

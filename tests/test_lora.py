@@ -167,7 +167,7 @@ class Records:
 
 def loss(params, pairs, candidates, key):
     params = lora.merged(params)
-    sides = encode_pairs(lambda rows: ENCODER.apply({"params": params}, rows)[:, 0], pairs)
+    sides = encode_pairs(lambda rows: ENCODER.apply({"params": params}, rows), pairs)
     return contrast(*sides, pairs, temperature=0.05, widths=ARCH.widths, candidates=candidates)
 
 

@@ -57,7 +57,7 @@ def fit(
 
     def contrastive(params, pairs, candidates, key):
         def embed(inputs):
-            return encode_by_microbatch(lambda rows: encoder.apply({"params": params}, rows)[:, 0], inputs, 4)
+            return encode_by_microbatch(lambda rows: encoder.apply({"params": params}, rows), inputs, 4)
 
         sides = encode_pairs(embed, pairs, Dropout(key, 0.1))
         return contrast(*sides, pairs, temperature=0.05, widths=ARCH.widths, candidates=candidates)

@@ -40,8 +40,11 @@ def mixture(
 def _stream(
     number: int, task: Task, source: Source, layout: Layout, seed: int, lines: Sequence[int], of: int
 ) -> grain.MapDataset:
-    if task.batch % of:
-        raise ValueError(f"task {task.name}: a batch of {task.batch} does not divide into the {of} parts of the mesh")
+    if task.groups % of:
+        kind = "groups of pairs" if task.packing else "pairs"
+        raise ValueError(
+            f"task {task.name}: a batch of {task.groups} {kind} does not divide into the {of} parts of the mesh"
+        )
     if not len(source):
         raise ValueError(f"task {task.name}: its source is empty")
     parts = np.arange(task.batch).reshape(of, -1)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,8 +12,9 @@ from embed import mesh
 from embed.data import prompts
 from embed.data.layout import Budget, Layout, LimitError, decode, empty, fit, row, stack
 from embed.data.media import MediaError
+from embed.data.packing import Input, Packing, pack_groups
 from embed.data.records import Content, Record, RecordError, Source, Text, content_hash
-from embed.inputs import Inputs, MediaFormat, Pairs
+from embed.inputs import Inputs, MediaFormat, Pairs, Places
 from embed.loss.contrast import REPORT, Candidates
 
 log = logging.getLogger(__name__)
@@ -31,6 +33,7 @@ class Task:
     drop: float = 0.0  # probability that a pair is shown without its task string
     negatives: int = 0  # hard negatives a query; records with fewer repeat theirs, with none go without
     candidates: Candidates = REPORT
+    packing: Packing | None = None  # several inputs a row; the budgets above are then of one input
 
     def __post_init__(self):
         if self.prompt is not None and self.prompt not in prompts.QUERY_TASKS:
@@ -39,26 +42,43 @@ class Task:
             )
         if self.batch < 1 or self.rate <= 0 or not 0 <= self.drop <= 1:
             raise ValueError(f"task {self.name}: needs batch >= 1, rate > 0 and 0 <= drop <= 1")
+        if self.packing is not None:
+            if self.batch % self.packing.group:
+                raise ValueError(f"task {self.name}: groups of {self.packing.group} do not divide {self.batch} pairs")
+            for one, rows in ((self.query, self.packing.query), (self.target, self.packing.target)):
+                if any(a > b for a, b in zip(dataclasses.astuple(one), dataclasses.astuple(rows.budget), strict=True)):
+                    raise ValueError(f"task {self.name}: a row of {rows.budget} cannot hold an input of {one}")
+
+    @property
+    def groups(self) -> int:
+        """What of a batch stays on one device: groups of packed pairs, else pairs."""
+        return self.batch // (self.packing.group if self.packing else 1)
 
 
 def make_pairs(task: Task, layout: Layout, source: Source, keys: np.ndarray) -> Pairs:
     """Records `keys[:, 0]` as a batch of Pairs (numpy); `keys[:, 1]` seeds each record's own randomness.
 
     A record that cannot be read, decoded or fitted stays in its place with `valid` False and zeros, and is logged
-    with its task: quarantined, never replaced.
+    with its task: quarantined, never replaced. So does a pair that finds no room in its group's rows, which is counted.
     """
     examples = [_example(task, layout, source, int(index), int(seed)) for index, seed in keys]
-    queries, targets, negatives, identities, valid = zip(*examples, strict=True)
-    hashes = np.stack(identities)  # u32[q, 2 + h, 2]
-    return Pairs(
-        query=stack(list(queries), task.query, layout),
-        target=stack(list(targets), task.target, layout),
-        negative=stack([n for own in negatives for n in own], task.target, layout),
-        query_hash=hashes[:, 0],
-        target_hash=hashes[:, 1],
-        negative_hash=hashes[:, 2:].reshape(-1, 2),
-        valid=np.array(valid),
-    )
+    queries, targets, negatives, identities, known = zip(*examples, strict=True)
+    hashes, valid = np.stack(identities), np.array(known)  # u32[q, 2 + h, 2]
+    if task.packing is None:
+        query, target = _rows(queries, task.query, layout), _rows(targets, task.target, layout)
+        negative, places = _rows([one for own in negatives for one in own], task.target, layout), None
+    else:
+        query, target, places = pack_groups(queries, targets, negatives, task.packing, layout)
+        negative = jax.tree.map(lambda leaf: leaf[:0], target)  # they are among the targets
+        valid &= ~places.overflowed.reshape(-1)
+    identities = hashes[:, 0], hashes[:, 1], hashes[:, 2:].reshape(-1, 2)
+    return Pairs(query, target, negative, *identities, valid, places)
+
+
+def _rows(inputs: Sequence[Input], budget: Budget, layout: Layout) -> Inputs:
+    nothing = empty(budget, layout.media)
+    rows = [nothing if pieces is None else row(pieces, budget, layout) for pieces in inputs]
+    return stack(rows, budget, layout)
 
 
 def shapes(task: Task, media: MediaFormat) -> Pairs:
@@ -68,22 +88,23 @@ def shapes(task: Task, media: MediaFormat) -> Pairs:
     def rows(count: int, *shape: int, dtype: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((count, *shape), dtype, sharding=here)
 
-    def side(budget: Budget, count: int) -> Inputs:
-        return jax.tree.map(lambda leaf: rows(count, *leaf.shape, dtype=leaf.dtype), empty(budget, media))
+    def side(budget: Budget, count: int, members: int = 1) -> Inputs:
+        return jax.tree.map(lambda leaf: rows(count, *leaf.shape, dtype=leaf.dtype), empty(budget, media, members))
 
-    q, n = task.batch, task.batch * task.negatives
-    return Pairs(
-        query=side(task.query, q),
-        target=side(task.target, q),
-        negative=side(task.target, n),
-        query_hash=rows(q, 2, dtype=np.uint32),
-        target_hash=rows(q, 2, dtype=np.uint32),
-        negative_hash=rows(n, 2, dtype=np.uint32),
-        valid=rows(q, dtype=bool),
-    )
+    q, h, places = task.batch, task.negatives, None
+    if task.packing is None:
+        sides = side(task.query, q), side(task.target, q), side(task.target, q * h)
+    else:
+        n, g, kinds = task.groups, task.packing.group, (task.packing.query, task.packing.target)
+        query, target = (side(kind.budget, n * kind.count, kind.members) for kind in kinds)
+        sides = query, target, side(kinds[1].budget, 0, kinds[1].members)
+        at, there, beside = (rows(n, k, dtype=np.int32) for k in (g, g, g * h))
+        places = Places(at, there, beside, rows(n, g, dtype=bool))
+    queries, targets, negatives = (rows(count, 2, dtype=np.uint32) for count in (q, q, q * h))
+    return Pairs(*sides, queries, targets, negatives, rows(q, dtype=bool), places)
 
 
-Example = tuple[Inputs, Inputs, list[Inputs], np.ndarray, bool]
+Example = tuple[Input, Input, list[Input], np.ndarray, bool]  # query, target, hard negatives, hashes, whether valid
 
 
 def _example(task: Task, layout: Layout, source: Source, index: int, seed: int) -> Example:
@@ -91,12 +112,12 @@ def _example(task: Task, layout: Layout, source: Source, index: int, seed: int) 
         record = source[index]
     except RecordError as error:
         log.warning("quarantined: task %s, record %d: %s", task.name, index, error)
-        return _absent(task, layout)
+        return _absent(task)
     try:
         return _present(task, layout, record, np.random.default_rng(seed))
     except (MediaError, LimitError) as error:
         log.warning("quarantined: task %s, record %d (%s): %s", task.name, index, record.id, error)
-        return _absent(task, layout)
+        return _absent(task)
 
 
 def _present(task: Task, layout: Layout, record: Record, rng: np.random.Generator) -> Example:
@@ -107,14 +128,13 @@ def _present(task: Task, layout: Layout, record: Record, rng: np.random.Generato
     absent = task.negatives - len(chosen)
     hashes = np.stack([content_hash(content) for content in contents + [record.positive] * absent])
 
-    def side(content: Content, budget: Budget, is_query: bool) -> Inputs:
+    def side(content: Content, budget: Budget, is_query: bool) -> Input:
         if task.prompt is not None and prompted:
             content = prompts.as_query(content, task.prompt) if is_query else prompts.as_document(content)
         pieces = decode(content, layout, budget.patches or None)
-        return row(fit(pieces, budget, layout.tokenizer), budget, layout)
+        return fit(pieces, budget, layout.tokenizer)
 
-    negatives = [side(content, task.target, False) for content in chosen]
-    negatives += [empty(task.target, layout.media)] * absent
+    negatives = [side(content, task.target, False) for content in chosen] + [None] * absent
     return side(record.query, task.query, True), side(record.positive, task.target, False), negatives, hashes, True
 
 
@@ -125,9 +145,8 @@ def _choose(negatives: tuple[Content, ...], count: int, rng: np.random.Generator
     return [negatives[order[i % len(negatives)]] for i in range(count)]
 
 
-def _absent(task: Task, layout: Layout) -> Example:
-    query, target = empty(task.query, layout.media), empty(task.target, layout.media)
-    return query, target, [target] * task.negatives, np.zeros((2 + task.negatives, 2), np.uint32), False
+def _absent(task: Task) -> Example:
+    return None, None, [None] * task.negatives, np.zeros((2 + task.negatives, 2), np.uint32), False
 
 
 def texts(record: Record) -> list[str]:

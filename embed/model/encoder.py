@@ -33,8 +33,8 @@ class Encoder(nn.Module):
     unroll: int = 1
 
     @nn.compact
-    def __call__(self, inputs: Inputs, segments: int = 1) -> jax.Array:
-        """Rows with at most `segments` packed inputs -> f32[b,s,e], not normalised; an absent segment gives zeros.
+    def __call__(self, inputs: Inputs) -> jax.Array:
+        """Rows of s = `inputs.members` inputs at most -> f32[b,s,e], not normalised; an absent one gives zeros.
 
         `inputs.dropout`, where there is one, is for the branches of the backbone, not for the towers.
         """
@@ -52,7 +52,7 @@ class Encoder(nn.Module):
         tokens = jnp.where(inputs.slots >= 0, PADDING, inputs.tokens)
         backbone = Backbone(arch, self.remat, self.unroll, name="backbone")
         x = backbone(x, tokens, inputs.segments, inputs.positions, inputs.dropout)
-        pooled = mean_pool(x, inputs.segments, segments)
+        pooled = mean_pool(x, inputs.segments, inputs.members)
         return projection(arch, name="projection")(pooled)
 
     def _soft_tokens(self, inputs: Inputs) -> list[jax.Array]:
@@ -92,31 +92,37 @@ def mean_pool(x: jax.Array, segments: jax.Array, count: int) -> jax.Array:
 def encode_pairs(
     encode: Callable[[Inputs], jax.Array], pairs: Pairs, dropout: Dropout | None = None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Embeddings of queries f32[q,e], targets f32[q,e] and hard negatives f32[q·h,e].
+    """Embeddings of queries f32[q,e], targets f32[q,e] and hard negatives f32[q·h,e], of rows f32[b,s,e].
 
     Sides of one shape go through the encoder together, targets and negatives always: a pass less to compile and run.
     With the step's `dropout` every row gets a key, which its side and its number in the batch decide: what is left out
     does not depend on the microbatch, the mesh or the number of hosts.
     """
-    q = pairs.target.tokens.shape[0]
+    places = pairs.places
+    groups = len(pairs.valid) if places is None else len(places.query)
     sides = [pairs.query, pairs.target, *([pairs.negative] if len(pairs.negative.tokens) else [])]
     if dropout is not None and dropout.rate:
         sides = [_with_keys(side, number, dropout) for number, side in enumerate(sides)]
 
     def together(*sides: Inputs) -> list[jax.Array]:
-        """Each of a number of rows a pair, as [q,n,e]; rows of a pair stay on its device."""
+        """Each of a number of rows a group (an unpacked pair is one), as [n,k,e]; they stay on the group's device."""
 
         def join(*leaves: jax.Array) -> jax.Array:
-            own = [mesh.grouped(leaf, q) for leaf in leaves]
-            return rearrange(jnp.concatenate(own, axis=1), "q n ... -> (q n) ...")
+            own = [mesh.grouped(leaf, groups) for leaf in leaves]
+            return rearrange(jnp.concatenate(own, axis=1), "n r ... -> (n r) ...")
 
-        counts = [len(side.tokens) // q for side in sides]
-        found = mesh.grouped(encode(jax.tree.map(join, *sides)), q)
-        return jnp.split(found, np.cumsum(counts)[:-1], axis=1)
+        counts = [len(side.tokens) // groups for side in sides]
+        found = mesh.grouped(encode(jax.tree.map(join, *sides)), groups)
+        return [rearrange(one, "n r s e -> n (r s) e") for one in jnp.split(found, np.cumsum(counts)[:-1], axis=1)]
 
     one_shape = jax.tree.map(jnp.shape, sides[0]) == jax.tree.map(jnp.shape, sides[1])
-    found = together(*sides) if one_shape else [*together(sides[0]), *together(*sides[1:])]
-    query, target, *negative = (rearrange(side, "q n e -> (q n) e") for side in found)
+    query, target, *negative = together(*sides) if one_shape else [*together(sides[0]), *together(*sides[1:])]
+    if places is not None:
+        query, target, *negative = (
+            jnp.take_along_axis(side, rearrange(place, "n k -> n k 1"), axis=1)
+            for side, place in ((query, places.query), (target, places.target), (target, places.negative))
+        )
+    query, target, *negative = (rearrange(side, "n k e -> (n k) e") for side in (query, target, *negative))
     return query, target, negative[0] if negative else target[:0]
 
 

@@ -70,7 +70,7 @@ def plain(rate):
     encoder = Encoder(SMALL, remat=False)
 
     def vectors(params, pairs, key):
-        return encode_pairs(lambda rows: encoder.apply({"params": params}, rows)[:, 0], pairs, Dropout(key, rate))
+        return encode_pairs(lambda rows: encoder.apply({"params": params}, rows), pairs, Dropout(key, rate))
 
     def pulled(params, pairs, key, by):
         return jax.vjp(lambda params: vectors(params, pairs, key), params)[1](by)[0]
@@ -98,7 +98,7 @@ def test_the_step_is_that_of_the_plain_encoder(layout, case):
 
     def loss(params, pairs, key):
         def embed(inputs):
-            return encode_by_microbatch(lambda rows: encoder.apply({"params": params}, rows)[:, 0], inputs, microbatch)
+            return encode_by_microbatch(lambda rows: encoder.apply({"params": params}, rows), inputs, microbatch)
 
         sides = encode_pairs(embed, pairs, Dropout(key, rate))
         return contrast(*sides, pairs, temperature=T, widths=SMALL.widths, candidates=candidates, rivals=rivals)[0]

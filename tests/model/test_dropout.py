@@ -36,7 +36,7 @@ def keys_of(pairs: Pairs, microbatch: int, key: int = 5) -> list[np.ndarray]:
     """The key data of every row of the three sides, as the encoder gets them."""
 
     def embed(inputs):
-        return encode_by_microbatch(lambda rows: jax.random.key_data(rows.dropout.key), inputs, microbatch)
+        return encode_by_microbatch(lambda rows: jax.random.key_data(rows.dropout.key)[:, None], inputs, microbatch)
 
     run = jax.jit(lambda pairs, key: encode_pairs(embed, pairs, Dropout(key, 0.5)))
     return [np.asarray(side) for side in run(mesh.to_global(pairs), jax.random.key(key))]
@@ -103,7 +103,7 @@ def test_without_dropout_the_program_is_what_it_was(pairs):
     def lowered(*dropout):
         def value(params, pairs, key):
             def embed(inputs):
-                return encode_by_microbatch(lambda rows: encoder.apply({"params": params}, rows)[:, 0], inputs, 4)
+                return encode_by_microbatch(lambda rows: encoder.apply({"params": params}, rows), inputs, 4)
 
             return sum(jnp.sum(side) for side in encode_pairs(embed, pairs, *(Dropout(key, x) for x in dropout)))
 

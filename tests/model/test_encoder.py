@@ -1,5 +1,7 @@
 """Properties of the encoder: packing, padding, both directions, interleaving, meshes, microbatches."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from conftest import ARCH
 
 from embed import mesh
-from embed.data.layout import Budget, Picture, Sound, Words, row, stack
+from embed.data.layout import Budget, Picture, Sound, Words, packed_row, row, stack
 from embed.inputs import Inputs, Pairs
 from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, init
 
@@ -40,22 +42,18 @@ def params():
     return init(MODEL, jax.random.key(0))
 
 
-def embed(params, inputs: Inputs, segments=1):
-    return np.asarray(jax.jit(MODEL.apply, static_argnums=2)({"params": params}, mesh.to_global(inputs), segments))
+def embed(params, inputs: Inputs):
+    return np.asarray(jax.jit(MODEL.apply)({"params": params}, mesh.to_global(inputs)))
 
 
 def test_packed_equals_unpacked(layout, params):
     rng = np.random.default_rng(1)
     one, two = pieces(layout, rng, "wpw"), pieces(layout, rng, "sw")
     alone = embed(params, rows(layout, [one, two]))[:, 0]
-    a, b = (row(x, BUDGET, layout) for x in (one, two))
-    n, m = int((a.segments > 0).sum()), int((b.segments > 0).sum())
-    # One row: the second input behind the first, its own segment and positions, its soft tokens where they lie.
-    packed = jax.tree.map(np.copy, rows(layout, [one], Budget(48, 2, 4, 1, 4)))
-    for name, shift in (("tokens", 0), ("segments", 1), ("positions", 0), ("slots", 0)):
-        getattr(packed, name)[0, n : n + m] = getattr(b, name)[:m] + (shift if name == "segments" else 0)
-    packed.audio[0], packed.audio_mask[0] = b.audio, b.audio_mask
-    np.testing.assert_allclose(embed(params, packed, 2)[0], alone, atol=2e-5)
+    packed = packed_row([one, two], Budget(48, 2, 4, 1, 4), layout, members=3)
+    found = embed(params, jax.tree.map(lambda leaf: leaf[None], packed))[0]
+    np.testing.assert_allclose(found[:2], alone, atol=2e-5)
+    assert not found[2].any()
 
 
 def test_padding_changes_nothing(layout, params):
@@ -69,10 +67,10 @@ def test_every_token_sees_both_sides_and_no_other_segment(layout, params):
     inputs = rows(layout, [[Words(tuple(range(30, 58)))]] * 2)
     inputs.segments[:, 15:30] = 2
     inputs.positions[:, 15:30] = np.arange(15)
-    inputs = mesh.to_global(inputs)
+    inputs = mesh.to_global(dataclasses.replace(inputs, members=2))
 
     def out(table):
-        return MODEL.apply({"params": {**params, "vocabulary": table}}, inputs, 2)
+        return MODEL.apply({"params": {**params, "vocabulary": table}}, inputs)
 
     # Distinct tokens, so the gradient of a table row is the influence of that place.
     jacobian = jax.jacobian(lambda t: jnp.sum(jnp.sin(out(t)), axis=(0, 2)))(params["vocabulary"])
@@ -115,7 +113,7 @@ def test_same_numbers_on_every_mesh_and_microbatch(layout, shape):
         params = init(MODEL, jax.random.key(0))
 
         def value(params):
-            out = encode_by_microbatch(lambda x: MODEL.apply({"params": params}, x)[:, 0], inputs, microbatch)
+            out = encode_by_microbatch(lambda x: MODEL.apply({"params": params}, x), inputs, microbatch)
             return jnp.sum(jnp.sin(out))
 
         value, grads = jax.jit(jax.value_and_grad(value))(params)
@@ -147,7 +145,8 @@ def test_targets_and_negatives_together_are_as_apart(layout, h, shape):
     hashes = {f"{name}_hash": np.zeros((len(side.tokens), 2), np.uint32) for name, side in sides.items()}
 
     def encode(weight, inputs):  # stands in for the encoder: any function of a row will do
-        return jnp.tanh(weight * inputs.tokens / 100 + jnp.sum(inputs.patches / 255, axis=(1, 2, 3))[:, None])
+        sums = jnp.sum(inputs.patches / 255, axis=(1, 2, 3))
+        return jnp.tanh(weight * inputs.tokens / 100 + sums[:, None])[:, None]
 
     with jax.set_mesh(mesh.make_mesh(shape)):
         pairs = mesh.to_global(Pairs(**sides, **hashes, valid=np.ones(q, bool)))
@@ -161,7 +160,7 @@ def test_targets_and_negatives_together_are_as_apart(layout, h, shape):
 
         slope, out = run(lambda encode: encode_pairs(encode, pairs))
         parts = [pairs.query, pairs.target] + ([pairs.negative] if h else [])
-        expected_slope, expected = run(lambda encode: [encode(part) for part in parts])
+        expected_slope, expected = run(lambda encode: [encode(part)[:, 0] for part in parts])
     assert out[2].shape == (q * h, BUDGET.tokens)
     for a, b in zip(out, expected, strict=False):
         np.testing.assert_allclose(a, b, atol=1e-6)

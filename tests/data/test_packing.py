@@ -1,0 +1,169 @@
+"""Packed pairs have the vectors, gradients and hashes of unpacked ones, whatever is packed and on whatever mesh."""
+
+import dataclasses
+import functools
+import io
+
+import jax
+import numpy as np
+import pytest
+import soundfile
+from conftest import ARCH
+from flax.traverse_util import flatten_dict
+from test_pipeline import png, same
+
+from embed import mesh
+from embed.data import pipeline
+from embed.data.layout import Budget, Words
+from embed.data.packing import LOST, Packing, Rows, pack
+from embed.data.records import Audio, Image, Record, RecordError, Text
+from embed.data.tasks import Task, make_pairs, shapes
+from embed.inputs import Pairs
+from embed.loss.contrast import contrast
+from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, init
+
+ENCODER = Encoder(ARCH, remat=True)
+ONE, OTHER = Budget(24), Budget(40, images=1, patches=4, clips=1, frames=4)
+ROOMY = Packing(
+    4,
+    Rows(2, 3, Budget(40)),
+    Rows(4, 4, Budget(72, images=4, patches=4, clips=3, frames=4)),
+)
+PLAIN = Task("mixed", 16, 1.0, ONE, OTHER, negatives=1)
+PACKED = dataclasses.replace(PLAIN, packing=ROOMY)
+
+
+def wav(seed: int) -> bytes:
+    out = io.BytesIO()
+    soundfile.write(out, np.random.default_rng(seed).uniform(-0.5, 0.5, 1500).astype(np.float32), 16_000, format="WAV")
+    return out.getvalue()
+
+
+class Records:
+    """Texts of different lengths to pictures, sounds and both; some without a hard negative, one that is broken."""
+
+    def __len__(self) -> int:
+        return 32
+
+    def __getitem__(self, i: int) -> Record:
+        if i == 5:
+            raise RecordError("number 5 is broken")
+        rng = np.random.default_rng(i)
+        words = Text("square " * int(rng.integers(1, 4)) + str(i))
+        kinds = ((Image(png(i)),), (Audio(wav(i)), words), (words, Image(png(i)), Audio(wav(i))), (words,))
+        negatives = (kinds[(i + 1) % 4],) if i % 3 else ()
+        return Record(str(i), (words,), kinds[i % 4], negatives)
+
+
+def keys(count: int = 16) -> np.ndarray:
+    return np.array([[i, 7 * i] for i in range(count)])
+
+
+def vectors(params, pairs: Pairs, microbatch: int):
+    def embed(inputs):
+        return encode_by_microbatch(lambda rows: ENCODER.apply({"params": params}, rows), inputs, microbatch)
+
+    return encode_pairs(embed, pairs)
+
+
+def loss(params, pairs: Pairs, microbatch: int):
+    return contrast(*vectors(params, pairs, microbatch), pairs, temperature=0.05, widths=ARCH.widths)[0]
+
+
+@pytest.mark.parametrize(("shape", "microbatch"), [((1, 1, 1), 64), ((1, 4, 2), 8), ((4, 1, 1), 4)])
+def test_vectors_loss_and_gradients_are_those_of_unpacked_pairs(layout, shape, microbatch):
+    plain, packed = (make_pairs(task, layout, Records(), keys()) for task in (PLAIN, PACKED))
+    assert not packed.places.overflowed.any()
+    assert np.array_equal(plain.valid, packed.valid) and (~plain.valid).sum() == 1
+    for name in ("query_hash", "target_hash", "negative_hash"):
+        assert np.array_equal(getattr(plain, name), getattr(packed, name))
+    params = init(ENCODER, jax.random.key(0))
+    wanted = [np.asarray(x) for x in jax.jit(functools.partial(vectors, microbatch=64))(params, mesh.to_global(plain))]
+    value, grads = jax.jit(jax.value_and_grad(functools.partial(loss, microbatch=64)))(params, mesh.to_global(plain))
+    grads = jax.tree.map(np.asarray, grads)
+    with jax.set_mesh(mesh.make_mesh(shape)):
+        params = init(ENCODER, jax.random.key(0))
+        placed = mesh.to_global(packed)
+        found = jax.jit(functools.partial(vectors, microbatch=microbatch))(params, placed)
+        absent = (plain.negative_hash == plain.target_hash).all(axis=1) | ~plain.valid
+        for one, other, real in zip(found, wanted, (plain.valid, plain.valid, ~absent), strict=True):
+            np.testing.assert_allclose(np.asarray(one)[real], other[real], atol=1e-5 * np.abs(other).max())
+        packed_value, packed_grads = jax.jit(jax.value_and_grad(functools.partial(loss, microbatch=microbatch)))(
+            params, placed
+        )
+    np.testing.assert_allclose(packed_value, value, rtol=1e-5)
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(grads))
+    others = flatten_dict(packed_grads)
+    for path, leaf in flatten_dict(grads).items():
+        np.testing.assert_allclose(others[path], leaf, atol=2e-5 * largest, err_msg=str(path))
+
+
+def test_what_finds_no_room_is_left_out_with_its_pair_and_counted(layout):
+    tight = Packing(8, Rows(1, 8, Budget(44)), Rows(8, 4, Budget(72, images=2, patches=4, clips=2, frames=4)))
+    pairs = make_pairs(dataclasses.replace(PLAIN, packing=tight), layout, Records(), keys())
+    lost = pairs.places.overflowed.reshape(-1)
+    assert 0 < lost.sum() < 12
+    assert np.array_equal(pairs.valid, ~lost & (np.arange(16) != 5))
+    params = init(ENCODER, jax.random.key(0))
+    plain = make_pairs(PLAIN, layout, Records(), keys())
+    found, wanted = (
+        np.asarray(jax.jit(functools.partial(vectors, microbatch=64))(params, mesh.to_global(x))[0])
+        for x in (pairs, plain)
+    )
+    np.testing.assert_allclose(found[pairs.valid], wanted[pairs.valid], atol=1e-5 * np.abs(wanted).max())
+
+
+def test_rows_hold_no_more_than_they_have_room_for(layout):
+    rng = np.random.default_rng(0)
+    for trial in range(50):
+        inputs = [[Words(tuple([30] * int(n)))] for n in rng.integers(1, 20, 12)]
+        inputs[trial % 12] = None
+        rows = Rows(int(rng.integers(1, 5)), int(rng.integers(1, 5)), Budget(24))
+        made, places = pack(inputs, rows, layout)
+        assert len(made) == rows.count
+        inside = [i for i, place in enumerate(places) if place != LOST and inputs[i]]
+        assert len({places[i] for i in inside}) == len(inside)
+        for i in inside:
+            row, member = divmod(places[i], rows.members)
+            own = made[row].tokens[made[row].segments == member + 1]
+            assert len(own) == len(inputs[i][0].ids) + 2
+        assert all(row.segments.max() <= rows.members for row in made)
+        spare = (
+            max(24 - (row.segments > 0).sum() for row in made if row.segments.max() < rows.members)
+            if any(row.segments.max() < rows.members for row in made)
+            else 0
+        )
+        for i in np.flatnonzero(places == LOST):
+            assert len(inputs[i][0].ids) + 2 > spare
+
+
+def test_hosts_together_pack_the_same_rows_in_the_same_places(layout):
+    whole = pipeline.mixture([PACKED], [Records()], layout, 3)
+    for hosts in (2, 4):
+        parts = [pipeline.mixture([PACKED], [Records()], layout, 3, [line], hosts) for line in range(hosts)]
+        for step in range(5):
+            joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(part[step][1] for part in parts))
+            jax.tree.map(np.testing.assert_array_equal, joined, whole[step][1])
+    assert same(whole[7], list(pipeline.batches(whole, 4, 8, workers=2))[3])
+
+
+def test_shapes_are_those_of_a_batch(layout):
+    made = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), make_pairs(PACKED, layout, Records(), keys()))
+    assert made == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), shapes(PACKED, layout.media))
+
+
+@pytest.mark.parametrize(
+    ("packing", "said"),
+    [
+        (dataclasses.replace(ROOMY, group=5), "groups of 5 do not divide 16 pairs"),
+        (dataclasses.replace(ROOMY, query=Rows(2, 3, Budget(20))), "cannot hold an input"),
+    ],
+)
+def test_a_packing_that_does_not_fit_its_task_is_refused(packing, said):
+    with pytest.raises(ValueError, match=said):
+        dataclasses.replace(PLAIN, packing=packing)
+
+
+def test_a_batch_must_divide_into_whole_groups_a_part(layout):
+    with pytest.raises(ValueError, match="a batch of 4 groups of pairs does not divide into the 8 parts"):
+        pipeline.mixture([PACKED], [Records()], layout, 3, [0], 8)
