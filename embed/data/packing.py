@@ -5,6 +5,7 @@ not on hosts, devices or the batch around it. The two sides of a group, and the 
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -39,26 +40,60 @@ def pack(inputs: Sequence[Input], rows: Rows, layout: Layout) -> tuple[list[Inpu
 
     The longest first, each where it leaves least room (best fit decreasing); of equals the first first.
     """
-    needs = {i: _needs(pieces, layout) for i, pieces in enumerate(inputs) if pieces is not None}
+    places = assign(np.array([needs(pieces, layout) for pieces in inputs]), rows)
+    members: list[list[list[Piece]]] = [[] for _ in range(rows.count)]
+    for i in np.argsort(places):
+        if (pieces := inputs[i]) is not None and places[i] != LOST:
+            members[places[i] // rows.members].append(pieces)
+    return [packed_row(own, rows.budget, layout, rows.members) for own in members], places
+
+
+def needs(pieces: Input, layout: Layout) -> tuple[int, int, int]:
+    """Tokens, images and clips that an input takes of its row."""
+    return (0, 0, 0) if pieces is None else (length(pieces, layout.tokenizer), *sizes(pieces))
+
+
+def assign(needed: np.ndarray, rows: Rows) -> np.ndarray:
+    """The places of inputs that need i32[n,3] (see `needs`): i32[n], 0 for nothing. What `pack` goes by."""
     room = np.tile([rows.budget.tokens, rows.budget.images, rows.budget.clips, rows.members], (rows.count, 1))
-    chosen: list[list[int]] = [[] for _ in range(rows.count)]
-    places = np.zeros(len(inputs), np.int32)
-    for i in sorted(needs, key=lambda i: -needs[i][0]):
-        fitting = np.flatnonzero((needs[i] <= room).all(axis=1))
+    needed = np.concatenate([needed, np.ones_like(needed[:, :1])], axis=1)
+    places = np.zeros(len(needed), np.int32)
+    for i in np.argsort(-needed[:, 0], kind="stable"):
+        if not needed[i, 0]:
+            continue
+        fitting = np.flatnonzero((needed[i] <= room).all(axis=1))
         if not len(fitting):
             places[i] = LOST
             continue
         best = fitting[np.argmin(room[fitting, 0])]
-        places[i] = best * rows.members + len(chosen[best])
-        chosen[best].append(i)
-        room[best] -= needs[i]
-    made = [packed_row([inputs[i] or [] for i in own], rows.budget, layout, rows.members) for own in chosen]
-    return made, places
+        places[i] = best * rows.members + rows.members - room[best, 3]
+        room[best] -= needed[i]
+    return places
 
 
-def _needs(pieces: list[Piece], layout: Layout) -> np.ndarray:
-    """Tokens, images, clips and one member of a row."""
-    return np.array([length(pieces, layout.tokenizer), *sizes(pieces), 1])
+def rows_for(needed: np.ndarray, inputs: int, count: int, patches: int = 0, frames: int = 0) -> Rows:
+    """Rows for groups of `inputs` inputs like a sample's, which need i32[n,3] (see `needs`): `count` rows as short as
+    they can be with at most one input in 200 left out, in 100 groups drawn from the sample."""
+    rng = np.random.default_rng(0)
+    groups = [needed[rng.integers(len(needed), size=inputs)] for _ in range(100)]
+    longest, images, clips = needed.max(axis=0)
+    most = np.max([group.sum(axis=0) for group in groups], axis=0)  # of a group's media
+    tokens = least = _up(max(longest, np.mean([group[:, 0].sum() for group in groups]) / count))
+    while True:
+        share = tokens / least / count
+        images, clips = (
+            max(one, math.ceil(share * total)) for one, total in zip((images, clips), most[1:], strict=True)
+        )
+        budget = Budget(tokens, int(images), patches if images else 0, int(clips), frames if clips else 0)
+        rows = Rows(count, min(inputs, math.ceil(4 * share * inputs)), budget)
+        if np.mean([assign(group, rows) == LOST for group in groups]) <= 0.005:
+            return rows
+        tokens += 8
+
+
+def _up(tokens: float) -> int:
+    """To a multiple of eight."""
+    return -8 * int(-tokens // 8)
 
 
 def pack_groups(
