@@ -1,0 +1,106 @@
+"""Packed batches beside padded ones, of your own datasets: the share of padding, and pairs a second of a training step.
+
+  python -m benchmarks.packing FOLDER [NAME ...] [--pairs=64] [--group=64] [--row=256] [--rounds=5]
+
+Of every dataset under FOLDER with a train split (or of those named): its task as experiments/pairs.py has it, and the
+same packed into rows of about `row` tokens. The tiny model on this host; both steps in turn, medians. The tokenizer is
+trained on the datasets themselves. `lost` are pairs that found no room, which pairs a second do not count.
+"""
+
+import argparse
+import dataclasses
+import statistics
+import time
+
+import jax
+import numpy as np
+
+from configs import cpu
+from embed import mesh, storage, train
+from embed.data import folders, tokenizer
+from embed.data.layout import Layout, decode, fit
+from embed.data.packing import Packing, needs, rows_for
+from embed.data.pipeline import mixture
+from embed.data.records import open_split
+from embed.data.tasks import Task, texts
+from embed.model.presets import PRESETS
+from experiments import pairs
+
+SAMPLE = 256  # records of a dataset that rows are chosen by, and its part of the tokenizer's text
+
+
+def sampled(folder: storage.Path) -> list:
+    source = open_split(folder, "train")
+    return [source[int(i)] for i in np.unique(np.linspace(0, len(source) - 1, SAMPLE).astype(int))]
+
+
+def packed(task: Task, folder: storage.Path, layout: Layout, group: int, row: int) -> Task:
+    """The task with rows chosen by a sample of its records."""
+
+    def needed(contents, budget):
+        found = (fit(decode(content, layout, budget.patches or None), budget, layout.tokenizer) for content in contents)
+        return np.array([needs(pieces, layout) for pieces in found])
+
+    records, kinds = sampled(folder), []
+    targets = [side for record in records for side in (record.positive, *record.negatives[: task.negatives])]
+    each = 1 + task.negatives
+    for contents, budget, count in (
+        ([r.query for r in records], task.query, group),
+        (targets, task.target, group * each),
+    ):
+        found = needed(contents, budget)
+        rows = max(round(found[:, 0].mean() * count / row), 1)
+        kinds.append(rows_for(found, count, rows, budget.patches, budget.frames))
+    return dataclasses.replace(task, packing=Packing(group, *kinds))
+
+
+def measure(tasks: tuple[Task, Task], folder: storage.Path, layout: Layout, rounds: int) -> str:
+    config = cpu.get_config()
+    run = pairs.plan(config, tasks)
+    step, key = train.make_step(run.loss, run.optimizer, run.trains), jax.random.key(0)
+    state = train.start(dataclasses.replace(run, init=None), train.shapes(run)[0], layout)
+    source, seconds, padding, lost = open_split(folder, "train"), ([], []), ([], []), 0.0
+    for number in range(rounds + 1):  # the first compiles
+        for i, task in enumerate(tasks):
+            batch = mesh.to_global(mixture([task], [source], layout, 0)[number][1])
+            start = time.perf_counter()
+            state, metrics = step(state, batch, task.candidates, key)
+            jax.block_until_ready(state)
+            if number:
+                seconds[i].append(time.perf_counter() - start)
+                padding[i].append(float(metrics["padding"]))
+                lost += float(metrics["overflowed"]) / rounds
+    rates = [task.batch / statistics.median(taken) for task, taken in zip(tasks, seconds, strict=True)]
+    rates[1] *= 1 - lost / tasks[1].batch
+    before, after = (statistics.mean(one) for one in padding)
+    cells = [folder.name, f"{before:.1%}", f"{after:.1%}", f"{(1 - after) / (1 - before):.2f}"]
+    cells += [f"{lost / tasks[1].batch:.2%}", *(f"{rate:.1f}" for rate in rates), f"{rates[1] / rates[0]:.2f}"]
+    return "| " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder")
+    parser.add_argument("names", nargs="*")
+    for name, value in (("pairs", 64), ("group", 64), ("row", 256), ("rounds", 5)):
+        parser.add_argument(f"--{name}", type=int, default=value)
+    given = parser.parse_args()
+    found = [
+        folder for folder in folders.with_split(given.folder, "train") if folder.name in given.names or not given.names
+    ]
+    arch = PRESETS[cpu.get_config().model]
+    words = [text for folder in found for record in sampled(folder) for text in texts(record)]
+    layout = Layout(tokenizer.train(words, arch.vocabulary), arch.media)
+    print("| dataset | padding | packed | fewer tokens, times | lost | pairs/s | packed | ratio |\n" + "|---" * 8 + "|")
+    with jax.set_mesh(mesh.make_mesh((1, 1, 1))):
+        for folder in found:
+            task = folders._task(folder, layout, pairs.MOST, given.pairs, pairs.BOTH)
+            task = dataclasses.replace(task, batch=given.pairs)
+            print(
+                measure((task, packed(task, folder, layout, given.group, given.row)), folder, layout, given.rounds),
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

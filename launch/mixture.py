@@ -1,0 +1,75 @@
+"""What an experiment's mixture means before it runs: steps and epochs of every task, what its batches hold and lose.
+
+  python -m launch.mixture EXPERIMENT [--config=configs/NAME.py] [--batches=4]
+
+`padding` is the share of tokens that are none, `images` and `clips` the shares of their places that are empty, and
+`lost` counts pairs that cannot be read or find no room, measured over some batches of each task. Tasks with the same
+shapes, rules of candidates and batch share their compiled program.
+"""
+
+import importlib
+
+import numpy as np
+from absl import app, flags
+from ml_collections import config_flags
+
+from embed import storage, train
+from embed.data.layout import Layout
+from embed.data.pipeline import mixture
+from embed.data.prepare import layout_for, sources
+from embed.data.records import Source
+from embed.data.tasks import Task, shapes
+from embed.inputs import Inputs
+from embed.mesh import make_mesh
+
+BATCHES = flags.DEFINE_integer("batches", 4, "batches of each task that are read")
+CONFIG = config_flags.DEFINE_config_file("config", "configs/cpu.py")
+HEAD = ("task", "records", "pairs", "steps", "epochs", "tokens", "padding", "images", "clips", "lost", "program")
+
+
+def empty_share(places: np.ndarray, there: np.ndarray) -> str:
+    """Of b[b,i,...] places of media, the share of the i that hold nothing."""
+    return f"{100 * (1 - there.mean()):.0f} %" if places.size else ""
+
+
+def line(run: train.Run, task: Task, source: Source, layout: Layout, batches: int) -> list[str]:
+    """The cells of a task, but for its program."""
+    steps = run.steps * task.rate / sum(one.rate for one in run.tasks)
+    found = [mixture([task], [source], layout, run.seed)[step][1] for step in range(batches)]
+    sides: list[Inputs] = [side for pairs in found for side in (pairs.query, pairs.target, pairs.negative)]
+    tokens = sum(int((side.segments > 0).sum()) for side in sides)
+    images = np.concatenate([(side.patch_xy >= 0).any(axis=(2, 3)).reshape(-1) for side in sides])
+    clips = np.concatenate([side.audio_mask.any(axis=2).reshape(-1) for side in sides])
+    lost = sum(int((~pairs.valid).sum()) for pairs in found)
+    return [
+        task.name,
+        f"{len(source):,}",
+        f"{task.batch:,}",
+        f"{steps:,.0f}",
+        f"{steps * task.batch / len(source):.1f}",
+        f"{tokens / batches:,.0f}",
+        f"{100 * (1 - tokens / sum(side.segments.size for side in sides)):.0f} %",
+        empty_share(images, images),
+        empty_share(clips, clips),
+        f"{100 * lost / (batches * task.batch):.1f} %",
+    ]
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) != 2:
+        raise app.UsageError("name one experiment: python -m launch.mixture EXPERIMENT [--config=...]")
+    config = CONFIG.value
+    run = importlib.import_module(f"experiments.{argv[1]}").plan(config)
+    data = storage.path(config.data)
+    layout = layout_for(run.encoder.arch, data, config.pairs)
+    programs: dict[str, int] = {}
+    print("| " + " | ".join(HEAD) + " |\n" + "|---" * len(HEAD) + "|")
+    with make_mesh((1, 1, 1)):
+        for task, source in zip(run.tasks, sources(run.tasks, data), strict=True):
+            same = str((shapes(task, layout.media), task.candidates))
+            number = programs.setdefault(same, len(programs) + 1)
+            print("| " + " | ".join([*line(run, task, source, layout, BATCHES.value), str(number)]) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    app.run(main)
