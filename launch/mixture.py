@@ -9,6 +9,7 @@ shapes, rules of candidates and batch share their compiled program.
 
 import importlib
 
+import jax
 import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
@@ -64,7 +65,7 @@ def main(argv: list[str]) -> None:
     layout = layout_for(run.encoder.arch, data, config.pairs)
     programs: dict[str, int] = {}
     print("| " + " | ".join(HEAD) + " |\n" + "|---" * len(HEAD) + "|")
-    with make_mesh((1, 1, 1)):
+    with jax.set_mesh(make_mesh((1, 1, 1))):
         for task, source in zip(run.tasks, sources(run.tasks, data), strict=True):
             same = str((shapes(task, layout.media), task.candidates))
             number = programs.setdefault(same, len(programs) + 1)

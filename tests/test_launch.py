@@ -5,6 +5,7 @@ import json
 import pathlib
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -74,3 +75,14 @@ def test_an_experiment_compiles_for_a_slice(tmp_path):
     (line,) = map(json.loads, out.read_text().splitlines())
     assert line["fits"] and line["task"] == "scenes_audio" and 1 <= line["ratio"] < 1.5
     assert line["traffic"] and line["temporary"] < 1
+
+
+def test_a_mixture_says_what_its_batches_hold(layout):
+    from launch.mixture import line  # not above: it has flags of its own
+
+    tasks = [Task("one", 4, 3.0, Budget(8), Budget(16), negatives=1), Task("two", 4, 1.0, Budget(8), Budget(8))]
+    run = types.SimpleNamespace(steps=40, tasks=tasks, seed=0)
+    name, records, pairs, steps, epochs, tokens, padding, *media, lost = line(run, tasks[0], Records(), layout, 2)
+    assert (name, records, pairs, steps, epochs) == ("one", "4", "4", "30", "30.0")
+    assert padding == f"{100 * (1 - int(tokens) / (4 * (8 + 16 + 16))):.0f} %"
+    assert (media, lost) == (["", ""], "0.0 %")
