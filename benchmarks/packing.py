@@ -94,7 +94,7 @@ def main() -> None:
     print("| dataset | padding | packed | fewer tokens, times | lost | pairs/s | packed | ratio |\n" + "|---" * 8 + "|")
     with jax.set_mesh(mesh.make_mesh((1, 1, 1))):
         for folder in found:
-            task = folders._task(folder, layout, pairs.MOST, given.pairs, pairs.BOTH)
+            task = folders.task(folder, layout, pairs.MOST, given.pairs, pairs.BOTH)
             task = dataclasses.replace(task, batch=given.pairs)
             print(
                 measure((task, packed(task, folder, layout, given.group, given.row)), folder, layout, given.rounds),

@@ -36,10 +36,11 @@ def tasks(
     query, where there are any. Raises FileNotFoundError where there is no dataset, ValueError where one has no readable
     record.
     """
-    return tuple(_task(folder, layout, most, batch, candidates) for folder in with_split(root, "train"))
+    return tuple(task(folder, layout, most, batch, candidates) for folder in with_split(root, "train"))
 
 
-def _task(folder: storage.Path, layout: Layout, most: Budget, batch: int, candidates: Candidates) -> Task:
+def task(folder: storage.Path, layout: Layout, most: Budget, batch: int, candidates: Candidates = REPORT) -> Task:
+    """The task of one dataset, as `tasks` has it. Raises FileNotFoundError and ValueError."""
     source = open_split(folder, "train")
     records = []
     for i in np.unique(np.linspace(0, len(source) - 1, SAMPLE).round().astype(int)) if len(source) else ():
