@@ -22,7 +22,8 @@ from embed.inputs import Pairs
 from embed.loss.contrast import contrast
 from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, init
 
-ENCODER = Encoder(ARCH, remat=True)
+SMALL = dataclasses.replace(ARCH, width=16, hidden=24, groups=1, per_layer=4, widths=(4, 8, 16))  # little to compile
+ENCODER = Encoder(SMALL, remat=False)
 ONE, OTHER = Budget(24), Budget(40, images=1, patches=4, clips=1, frames=4)
 ROOMY = Packing(
     4,
@@ -67,30 +68,32 @@ def vectors(params, pairs: Pairs, microbatch: int):
 
 
 def loss(params, pairs: Pairs, microbatch: int):
-    return contrast(*vectors(params, pairs, microbatch), pairs, temperature=0.05, widths=ARCH.widths)[0]
+    return contrast(*vectors(params, pairs, microbatch), pairs, temperature=0.05, widths=SMALL.widths)[0]
 
 
-@pytest.mark.parametrize(("shape", "microbatch"), [((1, 1, 1), 64), ((1, 4, 2), 8), ((4, 1, 1), 4)])
+def vectors_and_step(pairs: Pairs, microbatch: int):
+    """The three sides' vectors, and the value and gradients of the loss, by one program; on the present mesh."""
+
+    def both(params, pairs):
+        return vectors(params, pairs, microbatch), jax.value_and_grad(loss)(params, pairs, microbatch)
+
+    params = init(ENCODER, jax.random.key(0))
+    return jax.tree.map(np.asarray, jax.jit(both)(params, mesh.to_global(pairs)))
+
+
+@pytest.mark.parametrize(("shape", "microbatch"), [((1, 1, 1), 64), ((2, 2, 2), 8)])
 def test_vectors_loss_and_gradients_are_those_of_unpacked_pairs(layout, shape, microbatch):
     plain, packed = (make_pairs(task, layout, Records(), keys()) for task in (PLAIN, PACKED))
     assert not packed.places.overflowed.any()
     assert np.array_equal(plain.valid, packed.valid) and (~plain.valid).sum() == 1
     for name in ("query_hash", "target_hash", "negative_hash"):
         assert np.array_equal(getattr(plain, name), getattr(packed, name))
-    params = init(ENCODER, jax.random.key(0))
-    wanted = [np.asarray(x) for x in jax.jit(functools.partial(vectors, microbatch=64))(params, mesh.to_global(plain))]
-    value, grads = jax.jit(jax.value_and_grad(functools.partial(loss, microbatch=64)))(params, mesh.to_global(plain))
-    grads = jax.tree.map(np.asarray, grads)
+    wanted, (value, grads) = vectors_and_step(plain, 64)
     with jax.set_mesh(mesh.make_mesh(shape)):
-        params = init(ENCODER, jax.random.key(0))
-        placed = mesh.to_global(packed)
-        found = jax.jit(functools.partial(vectors, microbatch=microbatch))(params, placed)
-        absent = (plain.negative_hash == plain.target_hash).all(axis=1) | ~plain.valid
-        for one, other, real in zip(found, wanted, (plain.valid, plain.valid, ~absent), strict=True):
-            np.testing.assert_allclose(np.asarray(one)[real], other[real], atol=1e-5 * np.abs(other).max())
-        packed_value, packed_grads = jax.jit(jax.value_and_grad(functools.partial(loss, microbatch=microbatch)))(
-            params, placed
-        )
+        found, (packed_value, packed_grads) = vectors_and_step(packed, microbatch)
+    absent = (plain.negative_hash == plain.target_hash).all(axis=1) | ~plain.valid
+    for one, other, real in zip(found, wanted, (plain.valid, plain.valid, ~absent), strict=True):
+        np.testing.assert_allclose(one[real], other[real], atol=1e-5 * np.abs(other).max())
     np.testing.assert_allclose(packed_value, value, rtol=1e-5)
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(grads))
     others = flatten_dict(packed_grads)

@@ -85,7 +85,8 @@ def items() -> tuple[Item, ...]:
             continue
         module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
         source = file.read_text(encoding="utf-8", errors="replace")
-        for item in _walk(ast.parse(source), source.splitlines(), module, ""):
+        lines = source.split("\n")  # as the parser counts them: a form feed ends none
+        for item in _walk(ast.parse(source), lines, module, ""):
             found.setdefault(item.path, item)
     return tuple(sorted(found.values(), key=lambda item: stable_hash(item.path)))
 
