@@ -88,7 +88,6 @@ def start(data: pathlib.Path, run: pathlib.Path) -> subprocess.Popen:
     compiling = {
         "JAX_COMPILATION_CACHE_DIR": str(data / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
     }
     with (run.parent / f"{run.name}.log").open("a") as log:
         return subprocess.Popen(
@@ -132,7 +131,7 @@ def short(data) -> pathlib.Path:
     return data / "short"
 
 
-@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM])  # test_recipe.py sends SIGINT
 def test_a_killed_run_goes_on_bit_for_bit(data, uninterrupted, sign):
     run = data / f"stopped_by_{sign.name}"
     process = start(data, run)

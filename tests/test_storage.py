@@ -93,11 +93,10 @@ def data(emulator, tokenizer) -> storage.Path:
 
 def start(work: storage.Path, data: storage.Path, log: pathlib.Path) -> subprocess.Popen:
     command = [sys.executable, __file__, f"--config.workdir={work}", f"--config.data={data}", "--config.mesh=(1,1,1)"]
-    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
     root = pathlib.Path(__file__).parent.parent
     with log.open("a") as file:
         return subprocess.Popen(
-            command, cwd=root, env=environment | {"PYTHONPATH": str(root)}, stdout=file, stderr=subprocess.STDOUT
+            command, cwd=root, env=os.environ | {"PYTHONPATH": str(root)}, stdout=file, stderr=subprocess.STDOUT
         )
 
 

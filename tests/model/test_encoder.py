@@ -104,7 +104,7 @@ def test_order_of_parts_matters(layout, params):
     assert gaps.min() > 1e-4
 
 
-@pytest.mark.parametrize("shape", [(1, 8, 1), (1, 4, 2), (1, 2, 4)])
+@pytest.mark.parametrize("shape", [(8, 1, 1), (1, 4, 2)])
 def test_same_numbers_on_every_mesh_and_microbatch(layout, shape):
     many = [pieces(layout, np.random.default_rng(i), "wpsw"[i % 3 :]) for i in range(16)]
 
