@@ -3,8 +3,8 @@
   python -m launch.table            # compiles what launch/compiled.jsonl lacks, and writes launch/compiled.md of it
   python -m launch.table --check    # what is cheap to find again is no more than 5 % above it, or the status is 1
 
-To make a line again, delete it. Checked are the operations of every line, and the memory of those that compile in
-seconds.
+To make a line again, delete it. Checked are the operations of every task's own batch, and the memory of those that
+compile in seconds.
 """
 
 import importlib
@@ -111,7 +111,7 @@ def check() -> list[str]:
     from launch.compile import counted, plan  # not before it is needed: it has flags of its own
 
     wrong = []
-    for line in tqdm(lines(), unit="line"):
+    for line in tqdm([line for line in lines() if line["own_batch"]], unit="line"):
         about = [line[name] for name in ("experiment", "model", "config", "topology", "task")]
         if line.get("compile_s", CHEAP) < CHEAP:
             found = compile_line(*about, batch=line["batch"])
