@@ -26,12 +26,13 @@ from embed.data.tasks import Task, texts
 from embed.model.presets import PRESETS
 from experiments import pairs
 
-SAMPLE = 256  # records of a dataset that rows are chosen by, and its part of the tokenizer's text
+SAMPLE = 256  # records of a dataset that rows are chosen by
+READ = 4096  # and those the tokenizer is trained on: it knows the words of a few too well, and all else is longer
 
 
-def sampled(folder: storage.Path) -> list:
+def sampled(folder: storage.Path, count: int = SAMPLE) -> list:
     source = open_split(folder, "train")
-    return [source[int(i)] for i in np.unique(np.linspace(0, len(source) - 1, SAMPLE).astype(int))]
+    return [source[int(i)] for i in np.unique(np.linspace(0, len(source) - 1, count).astype(int))]
 
 
 def packed(task: Task, folder: storage.Path, layout: Layout, group: int, row: int) -> Task:
@@ -89,7 +90,7 @@ def main() -> None:
         folder for folder in folders.with_split(given.folder, "train") if folder.name in given.names or not given.names
     ]
     arch = PRESETS[cpu.get_config().model]
-    words = [text for folder in found for record in sampled(folder) for text in texts(record)]
+    words = [text for folder in found for record in sampled(folder, READ) for text in texts(record)]
     layout = Layout(tokenizer.train(words, arch.vocabulary), arch.media)
     print("| dataset | padding | packed | fewer tokens, times | lost | pairs/s | packed | ratio |\n" + "|---" * 8 + "|")
     with jax.set_mesh(mesh.make_mesh((1, 1, 1))):
