@@ -21,7 +21,7 @@ from embed.data import folders, tokenizer
 from embed.data.layout import Layout, decode, fit
 from embed.data.packing import Packing, needs, rows_for
 from embed.data.pipeline import mixture
-from embed.data.records import open_split
+from embed.data.records import Record, open_split
 from embed.data.tasks import Task, texts
 from embed.model.presets import PRESETS
 from experiments import pairs
@@ -30,7 +30,8 @@ SAMPLE = 256  # records of a dataset that rows are chosen by
 READ = 4096  # and those the tokenizer is trained on: it knows the words of a few too well, and all else is longer
 
 
-def sampled(folder: storage.Path, count: int = SAMPLE) -> list:
+def sampled(folder: storage.Path, count: int = SAMPLE) -> list[Record]:
+    """Records of the train split, evenly spaced."""
     source = open_split(folder, "train")
     return [source[int(i)] for i in np.unique(np.linspace(0, len(source) - 1, count).astype(int))]
 
@@ -56,6 +57,7 @@ def packed(task: Task, folder: storage.Path, layout: Layout, group: int, row: in
 
 
 def measure(tasks: tuple[Task, Task], folder: storage.Path, layout: Layout, rounds: int) -> str:
+    """A row of the table, of a padded and a packed task of one dataset."""
     config = cpu.get_config()
     run = pairs.plan(config, tasks)
     step, key = train.make_step(run.loss, run.optimizer, run.trains), jax.random.key(0)

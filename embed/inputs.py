@@ -78,7 +78,7 @@ class Pairs:
     A row that could not be decoded is kept in place with `valid` False: it is in no loss, as a query or as a candidate.
     """
 
-    query: Inputs  # q rows, where the pairs are not packed
+    query: Inputs  # q rows; of packed pairs fewer, see `places`, and the hard negatives are among the targets
     target: Inputs  # q rows; row i is the positive of query i
     negative: Inputs  # q·h rows; rows i·h .. i·h+h-1 belong to query i
     query_hash: Array  # u32[q,2]    64-bit hash of the raw content (two words: JAX integers are 32-bit)

@@ -48,14 +48,8 @@ class Journal:
     def __init__(self, run: storage.Path, tasks: Sequence[Task], start: int, steps: int, every: int, patience: int):
         """Opens the files at step `start`; lines after it belong to steps that are about to run again. `every` steps a
         line goes to the log, and after `patience` updates in a row that were not finite the run has diverged."""
-        self.run, self.tasks, self.first, self.steps, self.every, self.patience = (
-            run,
-            tasks,
-            start,
-            steps,
-            every,
-            patience,
-        )
+        self.run, self.tasks, self.every, self.patience = run, tasks, every, patience
+        self.first, self.steps = start, steps
         leads = hosts.leads()
         # Nothing is appended to an object: the files of a run in a bucket grow here, and `publish` writes them anew.
         self.draft = tempfile.TemporaryDirectory() if leads and storage.is_remote(run) else None

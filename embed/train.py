@@ -105,6 +105,7 @@ def make_step(
         (value, metrics), grads = jax.value_and_grad(of_trained, has_aux=True)(trained)
         sides = [side.segments for side in (pairs.query, pairs.target, pairs.negative)]
         tokens = sum(jnp.sum(segments > 0, dtype=jnp.float32) for segments in sides)
+        # a float: a batch of millions of pairs has more tokens than an i32 holds
         padding = 1 - tokens / float(sum(segments.size for segments in sides))
         overflowed = jnp.int32(0) if pairs.places is None else jnp.sum(pairs.places.overflowed)
         counts = {"quarantined": jnp.sum(~pairs.valid) - overflowed, "overflowed": overflowed}

@@ -28,15 +28,16 @@ CONFIG = config_flags.DEFINE_config_file("config", "configs/cpu.py")
 HEAD = ("task", "records", "pairs", "steps", "epochs", "tokens", "padding", "images", "clips", "lost", "program")
 
 
-def empty_share(places: np.ndarray, there: np.ndarray) -> str:
-    """Of b[b,i,...] places of media, the share of the i that hold nothing."""
-    return f"{100 * (1 - there.mean()):.0f} %" if places.size else ""
+def empty_share(there: np.ndarray) -> str:
+    """The share of places for media, bool[n], that hold nothing; no words where there are no places."""
+    return f"{100 * (1 - there.mean()):.0f} %" if there.size else ""
 
 
 def line(run: train.Run, task: Task, source: Source, layout: Layout, batches: int) -> list[str]:
     """The cells of a task, but for its program."""
     steps = run.steps * task.rate / sum(one.rate for one in run.tasks)
-    found = [mixture([task], [source], layout, run.seed)[step][1] for step in range(batches)]
+    data = mixture([task], [source], layout, run.seed)
+    found = [data[step][1] for step in range(batches)]
     sides: list[Inputs] = [side for pairs in found for side in (pairs.query, pairs.target, pairs.negative)]
     tokens = sum(int((side.segments > 0).sum()) for side in sides)
     images = np.concatenate([(side.patch_xy >= 0).any(axis=(2, 3)).reshape(-1) for side in sides])
@@ -50,8 +51,8 @@ def line(run: train.Run, task: Task, source: Source, layout: Layout, batches: in
         f"{steps * task.batch / len(source):.1f}",
         f"{tokens / batches:,.0f}",
         f"{100 * (1 - tokens / sum(side.segments.size for side in sides)):.0f} %",
-        empty_share(images, images),
-        empty_share(clips, clips),
+        empty_share(images),
+        empty_share(clips),
         f"{100 * lost / (batches * task.batch):.1f} %",
     ]
 
@@ -63,12 +64,11 @@ def main(argv: list[str]) -> None:
     run = importlib.import_module(f"experiments.{argv[1]}").plan(config)
     data = storage.path(config.data)
     layout = layout_for(run.encoder.arch, data, config.pairs)
-    programs: dict[str, int] = {}
+    programs: dict[tuple, int] = {}
     print("| " + " | ".join(HEAD) + " |\n" + "|---" * len(HEAD) + "|")
     with jax.set_mesh(make_mesh((1, 1, 1))):
         for task, source in zip(run.tasks, sources(run.tasks, data), strict=True):
-            same = str((shapes(task, layout.media), task.candidates))
-            number = programs.setdefault(same, len(programs) + 1)
+            number = programs.setdefault((shapes(task, layout.media), task.candidates), len(programs) + 1)
             print("| " + " | ".join([*line(run, task, source, layout, BATCHES.value), str(number)]) + " |", flush=True)
 
 

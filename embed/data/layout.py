@@ -204,12 +204,10 @@ def fit(pieces: list[Piece], budget: Budget, tokenizer: Tokenizer) -> list[Piece
         keep = {id(pictures[i]) for i in np.linspace(0, len(pictures) - 1, budget.images).round().astype(int)}
         pieces = [piece for piece in pieces if not isinstance(piece, Picture) or id(piece) in keep]
     pieces = _cut_sounds(pieces, budget)
+    images, clips = sizes(pieces)
     over = [
         f"{count} {name} (at most {most})"
-        for count, most, name in [
-            (sizes(pieces)[0], budget.images, "images"),
-            (sizes(pieces)[1], budget.clips, "audio clips"),
-        ]
+        for count, most, name in [(images, budget.images, "images"), (clips, budget.clips, "audio clips")]
         if count > most
     ]
     if over:
@@ -326,8 +324,8 @@ def packed_row(inputs: Sequence[list[Piece]], budget: Budget, layout: Layout, me
     return out
 
 
-def stack(rows: list[Inputs], budget: Budget, layout: Layout, members: int = 1) -> Inputs:
+def stack(rows: list[Inputs], budget: Budget, layout: Layout) -> Inputs:
     """Rows -> Inputs with the row axis; no rows give zero rows of the budget's shape."""
     if not rows:
-        return jax.tree.map(lambda leaf: leaf[None][:0], empty(budget, layout.media, members))
+        return jax.tree.map(lambda leaf: leaf[None][:0], empty(budget, layout.media))
     return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)

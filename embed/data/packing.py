@@ -117,8 +117,7 @@ def pack_groups(
         rows[0].extend(query_rows)
         rows[1].extend(target_rows)
     query_side, target_side = (
-        stack(made, kind.budget, layout, kind.members)
-        for made, kind in zip(rows, (packing.query, packing.target), strict=True)
+        stack(made, kind.budget, layout) for made, kind in zip(rows, (packing.query, packing.target), strict=True)
     )
     query, target, negative, lost = map(np.stack, zip(*found, strict=True))
     return query_side, target_side, Places(query, target, negative, lost)

@@ -15,7 +15,7 @@ from test_pipeline import png, same
 from embed import mesh
 from embed.data import pipeline
 from embed.data.layout import Budget, Words
-from embed.data.packing import LOST, Packing, Rows, pack
+from embed.data.packing import LOST, Packing, Rows, assign, pack, rows_for
 from embed.data.records import Audio, Image, Record, RecordError, Text
 from embed.data.tasks import Task, make_pairs, shapes
 from embed.inputs import Pairs
@@ -130,13 +130,22 @@ def test_rows_hold_no_more_than_they_have_room_for(layout):
             own = made[row].tokens[made[row].segments == member + 1]
             assert len(own) == len(inputs[i][0].ids) + 2
         assert all(row.segments.max() <= rows.members for row in made)
-        spare = (
-            max(24 - (row.segments > 0).sum() for row in made if row.segments.max() < rows.members)
-            if any(row.segments.max() < rows.members for row in made)
-            else 0
-        )
+        spare = max((24 - (row.segments > 0).sum() for row in made if row.segments.max() < rows.members), default=0)
         for i in np.flatnonzero(places == LOST):
             assert len(inputs[i][0].ids) + 2 > spare
+
+
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_rows_chosen_by_a_sample_hold_groups_like_it(count):
+    """Of texts of very different lengths, some with images or sounds."""
+    rng = np.random.default_rng(count)
+
+    def sample(n):
+        return np.stack([rng.geometric(0.05, n) + 2, rng.integers(0, 4, n), rng.random(n) < 0.2], axis=1).astype(int)
+
+    rows = rows_for(sample(2000), 64, count, patches=4, frames=10)
+    assert rows.count == count and (rows.budget.patches, rows.budget.frames) == (4, 10)
+    assert np.mean([assign(sample(64), rows) == LOST for _ in range(200)]) <= 0.01
 
 
 def test_hosts_together_pack_the_same_rows_in_the_same_places(layout):

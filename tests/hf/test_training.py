@@ -38,7 +38,7 @@ def objective(arch):
 
 
 @pytest.mark.parametrize(  # E4B has no kind of parameter that E2B has not
-    ("kind", "frozen"), [("embeddinggemma2", ()), ("gemma4_e2b", ()), ("gemma4_12b", ("vision", "audio"))]
+    ("kind", "frozen"), [("embeddinggemma2", ()), ("gemma4_e2b", ()), ("gemma4_12b", ("audio",))]
 )
 def test_twenty_steps_lower_the_loss_and_move_what_trains(kind, frozen):
     arch, params, pairs = start(kind)
