@@ -21,7 +21,8 @@ from embed.data import folders, tokenizer
 from embed.data.layout import Layout, decode, fit
 from embed.data.packing import Packing, needs, rows_for
 from embed.data.pipeline import mixture
-from embed.data.records import Record, open_split
+from embed.data.records import Record
+from embed.data.sources import open_split
 from embed.data.tasks import Task, texts
 from embed.model.presets import PRESETS
 from experiments import pairs

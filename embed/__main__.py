@@ -1,7 +1,6 @@
 """`python -m embed index CHECKPOINT FOLDER`, then `python -m embed search INDEX QUERY`: find files by meaning."""
 
 import argparse
-import hashlib
 import json
 import os
 import pathlib
@@ -10,7 +9,6 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from tqdm import tqdm
 
@@ -56,7 +54,7 @@ def index(path: storage.Path, folder: pathlib.Path, out: pathlib.Path, dim: int 
         raise ValueError(f"none of the {len(names)} files in {folder} can be embedded")
     about = {
         "checkpoint": storage.absolute(run / "checkpoints" / str(step)),
-        "parameters": fingerprint(embedder.params),
+        "parameters": checkpoint.fingerprint(embedder.params),
         "contract": checkpoint.metadata(path)["contract"],
     }
     write(out, np.concatenate(vectors), done, about)
@@ -91,7 +89,7 @@ def search(path: pathlib.Path, words: Sequence[str], k: int, task: str) -> list[
     vectors, names, about = read(path)
     folder = storage.path(about["checkpoint"])
     embedder = Embedder.load(folder)
-    now = fingerprint(embedder.params), checkpoint.metadata(folder)["contract"]
+    now = checkpoint.fingerprint(embedder.params), checkpoint.metadata(folder)["contract"]
     if now != (about["parameters"], about["contract"]):
         raise ValueError(f"{folder} has changed since {path} was written: index the folder again")
     query = parse_query(words)
@@ -145,15 +143,6 @@ def read(path: pathlib.Path) -> tuple[np.ndarray, list[str], dict[str, Any]]:
     except (ValueError, KeyError, IndexError, AttributeError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is not an index: {one_line(error)}") from error
     return vectors, names, about
-
-
-def fingerprint(params: dict) -> str:
-    """A hash of every parameter: other weights, other vectors."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, leaf in jax.tree.leaves_with_path(params):
-        digest.update(f"{jax.tree_util.keystr(name)} {leaf.dtype} {leaf.shape}".encode())
-        digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
 
 
 def shown(name: str) -> str:

@@ -6,6 +6,7 @@ parameters alone, so everything that reads a run reads a soup.
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import pathlib
 import subprocess
@@ -18,7 +19,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from embed import hosts, lora, partition, storage
+from embed import hosts, lora, mesh, partition, storage
 from embed.data.layout import Layout
 from embed.data.tokenizer import Tokenizer
 from embed.inputs import MediaFormat
@@ -222,3 +223,13 @@ def _flat(contract: dict[str, Any]) -> dict[str, Any]:
     """The contract with the fields of its media format beside the others, as media.NAME."""
     media = {f"media.{name}": value for name, value in contract.get("media", {}).items()}
     return {name: value for name, value in contract.items() if name != "media"} | media
+
+
+def fingerprint(params: dict) -> str:
+    """A hash of every parameter: other weights, other vectors. On many hosts all call this, on the parameters' mesh."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, leaf in jax.tree.leaves_with_path(params):
+        digest.update(f"{jax.tree_util.keystr(name)} {leaf.dtype} {leaf.shape}".encode())
+        here = leaf if leaf.is_fully_addressable else mesh.gather(leaf)
+        digest.update(np.ascontiguousarray(here).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()

@@ -99,6 +99,12 @@ def spread(rows: np.ndarray) -> jax.Array:
     return jax.make_array_from_callback(rows.shape, sharding, lambda index: rows[index])
 
 
+def copied(rows: np.ndarray) -> jax.Array:
+    """Rows that every host has -> an array that every device has whole."""
+    sharding = NamedSharding(jax.sharding.get_mesh(), P())
+    return jax.make_array_from_callback(rows.shape, sharding, lambda index: rows[index])
+
+
 def gather(array: jax.Array) -> np.ndarray:
     """An array of the mesh, whole on every host. All hosts must ask for it."""
     return np.asarray(jax.reshard(array, P()))

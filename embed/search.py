@@ -1,4 +1,4 @@
-"""Exact nearest neighbours by cosine, in tiles: memory is bounded by the tile, whatever the size of the corpus.
+"""Exact nearest neighbours by cosine, in tiles: memory is bounded by a chunk, whatever the size of the corpus.
 
 On a mesh, each device has its share of the queries.
 """
@@ -14,6 +14,7 @@ from embed import mesh
 QUERY_TILE = 1024
 CORPUS_TILE = 16_384
 SMALLEST_TILE = 128
+CHUNK = 16 * CORPUS_TILE  # of a corpus, on the devices at a time
 
 
 def truncate(vectors: np.ndarray, width: int) -> np.ndarray:
@@ -32,35 +33,38 @@ def top_k(queries: np.ndarray, corpus: np.ndarray, k: int) -> tuple[np.ndarray, 
     """The k best candidates of every query by dot product: (scores f32[q,k], indices i32[q,k]), best first.
 
     Of equal scores the lower index comes first. k is clipped to the size of the corpus: the result may be narrower.
+    Of the corpus, which may be a file (np.memmap), a chunk is in memory at a time.
     Raises ValueError for k < 1, an empty corpus, unequal widths, and vectors that are not finite (a NaN would rank
     first everywhere). On many hosts all must call this, with the same vectors, and all get the whole result.
     """
-    queries, corpus = np.asarray(queries, np.float32), np.asarray(corpus, np.float32)
     if queries.ndim != 2 or corpus.ndim != 2 or queries.shape[1] != corpus.shape[1]:
         raise ValueError(f"queries [q,e] and corpus [n,e] must have one width, got {queries.shape} and {corpus.shape}")
     if k < 1 or not len(corpus):
         raise ValueError(f"need k >= 1 and a corpus, got k = {k} and {len(corpus)} candidates")
-    for name, vectors in (("queries", queries), ("corpus", corpus)):
-        bad = int((~np.isfinite(vectors).all(axis=1)).sum())
-        if bad:
-            raise ValueError(f"{bad} of {len(vectors)} {name} vectors are not finite")
+    queries = _finite(queries, "queries")
     k, n = min(k, len(corpus)), len(corpus)
     rows, columns = _tile(len(queries), QUERY_TILE), _tile(n, CORPUS_TILE)
-    scores, indices = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int32)
+    scores, indices = np.full((len(queries), k), -np.inf, np.float32), np.zeros((len(queries), k), np.int32)
     with jax.set_mesh(mesh.present()):
         parts = mesh.lines()[1]
         rows = -(-rows // parts) * parts
-        for top in range(0, len(queries), rows):
-            block = mesh.spread(_padded(queries[top : top + rows], rows))
-            best = (
-                mesh.spread(np.full((rows, k), -np.inf, np.float32)),
-                mesh.spread(np.zeros((rows, k), np.int32)),
-            )
-            for start in range(0, n, columns):
-                best = _merge(best, block, _padded(corpus[start : start + columns], columns), start, n)
-            count = min(rows, len(queries) - top)
-            scores[top : top + count], indices[top : top + count] = (mesh.gather(b)[:count] for b in best)
+        for first in range(0, n, CHUNK):
+            chunk = _finite(corpus[first : first + CHUNK], "corpus")
+            tiles = [mesh.copied(_padded(chunk[i : i + columns], columns)) for i in range(0, len(chunk), columns)]
+            for top in range(0, len(queries), rows):
+                own = slice(top, min(top + rows, len(queries)))
+                block, *best = (mesh.spread(_padded(one[own], rows)) for one in (queries, scores, indices))
+                for number, tile in enumerate(tiles):
+                    best = _merge(tuple(best), block, tile, first + number * columns, n)
+                scores[own], indices[own] = (mesh.gather(found)[: own.stop - top] for found in best)
     return scores, indices
+
+
+def _finite(vectors: np.ndarray, name: str) -> np.ndarray:
+    vectors = np.asarray(vectors, np.float32)
+    if bad := int((~np.isfinite(vectors).all(axis=1)).sum()):
+        raise ValueError(f"{bad} of {len(vectors)} {name} vectors are not finite")
+    return vectors
 
 
 @functools.partial(jax.jit, donate_argnums=0)

@@ -157,6 +157,14 @@ def copy(file: pathlib.Path, path: Path) -> None:
     epath.Path(file).copy(path, overwrite=True)
 
 
+def place(file: pathlib.Path, path: Path) -> None:
+    """Moves a file that is whole, on the disk of a local `path`, to it; to a bucket it is copied."""
+    if isinstance(path, pathlib.Path):
+        file.replace(path)
+    else:
+        copy(file, path)
+
+
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[pathlib.Path]:
     """A local file to write, which becomes `path` where the block ends without an error: whole or not at all."""
@@ -170,12 +178,16 @@ def whole(path: Path) -> Iterator[pathlib.Path]:
         copy(partial, path)
 
 
+def cache() -> pathlib.Path:
+    """This host's folder for what can be made again: $EMBED_CACHE, or ~/.cache/embed. Nothing in it is deleted."""
+    return pathlib.Path(os.environ.get("EMBED_CACHE") or pathlib.Path.home() / ".cache" / "embed")
+
+
 def local(path: Path) -> pathlib.Path:
     """The file itself, or a copy of an object of a bucket, made where this host has none yet.
 
-    Copies lie in $EMBED_CACHE (~/.cache/embed) by the object's name, size and generation, so that another object is
-    never taken for it; none is deleted. Raises FileNotFoundError where there is no such object,
-    Unreachable where it cannot be read.
+    Copies lie in `cache` by the object's name, size and generation, so that another object is never taken for it.
+    Raises FileNotFoundError where there is no such object, Unreachable where it cannot be read.
     """
     return path if isinstance(path, pathlib.Path) else _copied(str(path))
 
@@ -194,13 +206,12 @@ def _copy_of(name: str) -> pathlib.Path:
     bucket = fsspec.filesystem("gcs")
     about = bucket.info(name)
     identity = f"{about['name']} {about['size']} {about.get('generation')}"
-    cache = pathlib.Path(os.environ.get("EMBED_CACHE") or pathlib.Path.home() / ".cache" / "embed")
-    copy = cache / hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
+    copy = cache() / hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
     if not copy.exists():
         if about["size"] >= LARGE:
             log.info("copying %s, %.0f MiB, to %s", name, about["size"] / 2**20, copy)
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as folder:  # of this process alone: another may copy it as well
+        cache().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache()) as folder:  # of this process alone: another may copy it as well
             bucket.get_file(name, f"{folder}/partial")
             if (size := os.path.getsize(f"{folder}/partial")) != about["size"]:
                 raise OSError(f"{size} of {about['size']} bytes arrived")

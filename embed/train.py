@@ -18,7 +18,7 @@ import optax
 from embed import checkpoint, hf, hosts, mesh, optim, partition, preemption, resume, storage
 from embed.data.layout import Layout
 from embed.data.pipeline import batches, mixture
-from embed.data.records import Source
+from embed.data.sources import Source
 from embed.data.tasks import Task
 from embed.flops import CHIPS, model_flops
 from embed.inputs import Pairs

@@ -15,8 +15,8 @@ from ml_collections import ConfigDict
 
 from embed import checkpoint, hosts, storage
 from embed.api import Embedder, Prepared
-from embed.data.folders import with_split
-from embed.data.records import open_split, read
+from embed.data.folders import holding, with_split
+from embed.data.sources import open_split, read
 from embed.eval.benchmarks import KS, Benchmark, from_folder, from_pairs, score
 from embed.program import run
 
@@ -53,8 +53,8 @@ def load_pairs(embedder: Embedder, root: str, split: str) -> list[Ready]:
     suite: list[Ready] = []
     for folder in with_split(root, split):
         suite += lay_out(embedder, *from_pairs(folder.name, read(open_split(folder, split))))
-    for corpus in sorted(storage.path(root).glob("*/corpus.jsonl")):
-        suite += lay_out(embedder, from_folder(corpus.parent))
+    for folder in holding(root, "corpus"):
+        suite += lay_out(embedder, from_folder(folder))
     return suite
 
 

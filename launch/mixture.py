@@ -18,7 +18,7 @@ from embed import storage, train
 from embed.data.layout import Layout
 from embed.data.pipeline import mixture
 from embed.data.prepare import layout_for, sources
-from embed.data.records import Source
+from embed.data.sources import Source
 from embed.data.tasks import Task, shapes
 from embed.inputs import Inputs
 from embed.mesh import make_mesh

@@ -33,7 +33,8 @@ from jax._src import compilation_cache, compiler
 from embed import checkpoint, mesh, optim, program, soup, train
 from embed.api import Embedder
 from embed.data.layout import Budget, Layout
-from embed.data.records import Record, Text, open_split, write
+from embed.data.records import Record, Text
+from embed.data.sources import open_split, write
 from embed.data.tasks import Task
 from embed.data.tokenizer import Tokenizer
 from embed.data.tokenizer import train as train_tokenizer

@@ -24,7 +24,8 @@ from PIL import Image as Pillow
 from embed import checkpoint, optim, train
 from embed.data import tokenizer as tokenizers
 from embed.data.layout import Budget, Layout
-from embed.data.records import ArrayRecordSource, Image, Record, Text, write
+from embed.data.records import Image, Record, Text
+from embed.data.sources import ArrayRecordSource, write
 from embed.data.tasks import Task
 from embed.inputs import Dropout
 from embed.loss.contrast import contrast

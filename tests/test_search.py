@@ -21,6 +21,7 @@ def test_equals_float64(monkeypatch, q, n, k):
     monkeypatch.setattr(search, "QUERY_TILE", 64)
     monkeypatch.setattr(search, "CORPUS_TILE", 128)
     monkeypatch.setattr(search, "SMALLEST_TILE", 8)
+    monkeypatch.setattr(search, "CHUNK", 384)
     rng = np.random.default_rng(q * n)
     queries, corpus = unit(rng, q, 48), unit(rng, n, 48)
     scores, indices = search.top_k(queries, corpus, k)

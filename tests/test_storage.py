@@ -22,7 +22,8 @@ from ml_collections import ConfigDict
 from embed import checkpoint, program, soup, storage
 from embed.api import Embedder
 from embed.data.folders import with_split
-from embed.data.records import ArrayRecordSource, JsonlSource, RecordError, open_split, write
+from embed.data.records import RecordError
+from embed.data.sources import ArrayRecordSource, JsonlSource, open_split, write
 from embed.eval.report import read_curves
 from embed.mesh import make_mesh
 

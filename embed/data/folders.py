@@ -8,17 +8,23 @@ import numpy as np
 from embed import storage
 from embed.data.layout import Budget, Layout, LimitError, decode, standard_budget
 from embed.data.media import MediaError
-from embed.data.records import Content, RecordError, open_split
+from embed.data.records import Content, RecordError
+from embed.data.sources import open_split
 from embed.data.tasks import Task
 from embed.loss.contrast import REPORT, Candidates
 
 SAMPLE = 64  # records of a dataset that are looked at
 
 
+def holding(root: str | os.PathLike, split: str) -> list[storage.Path]:
+    """The folders in `root` that have records of a split, by name; none where `root` is ""."""
+    forms = (f"{split}.jsonl", f"{split}.array_record", f"{split}-00000-of-*.array_record") if os.fspath(root) else ()
+    return sorted({path.parent for form in forms for path in storage.path(root).glob(f"*/{form}")})
+
+
 def with_split(root: str | os.PathLike, split: str) -> list[storage.Path]:
-    """The folders in `root` that have records of a split, by name. Raises FileNotFoundError where there are none."""
-    forms = ("jsonl", "array_record") if os.fspath(root) else ()  # "" is not the present folder
-    found = sorted({path.parent for form in forms for path in storage.path(root).glob(f"*/{split}.{form}")})
+    """`holding`. Raises FileNotFoundError where there are none."""
+    found = holding(root, split)
     if not found:
         asked = os.fspath(root) or "'' (no folder was given)"
         raise FileNotFoundError(

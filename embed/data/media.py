@@ -20,9 +20,11 @@ from PIL import UnidentifiedImageError
 
 SAMPLE_RATE = 16_000
 MAX_PIXELS = 64_000_000  # of an image
+KEPT_PIXELS = 16_000_000  # one with more is averaged down: models see less, and a decoded pixel is four bytes and more
 MAX_SECONDS = 180  # of audio
 MAX_PAGES = 6
-MAX_FRAME_PIXELS = 4096 * 2304  # of a video: 32 such frames are 0.9 GB
+MAX_FRAME_PIXELS = 4096 * 2304  # of a video
+KEPT_FRAME_PIXELS = 1920 * 1088  # a larger frame is scaled down: 32 of these are 0.2 GB
 MAX_VIDEO_SECONDS = 3600
 MAX_PACKETS = MAX_VIDEO_SECONDS * 60
 MAX_DECODED_PIXELS = 5 * 10**10  # what one video may make us decode: minutes of a core, not hours
@@ -66,7 +68,7 @@ def _explained(kind: str, data: bytes, accepted: str) -> Iterator[None]:
 def decode_image(data: bytes) -> np.ndarray:
     """An encoded image -> u8[h,w,3] RGB, upright, transparency over white; of an animation, the first frame.
 
-    Raises MediaError, also above 64 megapixels.
+    One of more than 16 megapixels is averaged down. Raises MediaError, also above 64 megapixels.
     """
     with _explained("an image", data, "PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF"):
         try:
@@ -81,9 +83,15 @@ def decode_image(data: bytes) -> np.ndarray:
             image = Pillow.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         elif image.mode in ("I", "F"):
             raise MediaError("an image of 32 bits a pixel, whose white is unknown: save it with 8 or 16")
-        elif image.has_transparency_data:
+        clear = image.has_transparency_data
+        if image.mode not in ("L", "RGB", "LA", "RGBA") or (clear and image.mode in ("L", "RGB")):
+            image = image.convert("RGBA" if clear else "RGB")
+        if (many := image.width * image.height / KEPT_PIXELS) > 1:
+            image = image.reduce(math.ceil(math.sqrt(many)))
+        if clear:
             layer = image.convert("RGBA")
-            image = Pillow.alpha_composite(Pillow.new("RGBA", layer.size, "white"), layer)
+            image = Pillow.new("RGB", layer.size, "white")  # two thirds of the memory of an alpha_composite
+            image.paste(layer, mask=layer)
         return np.array((image if turn is None else image.transpose(turn)).convert("RGB"))
 
 
@@ -192,8 +200,8 @@ def frame_audio(samples: np.ndarray, frame: int = 640) -> np.ndarray:
 def decode_video(data: bytes, max_frames: int) -> tuple[np.ndarray, np.ndarray]:
     """An encoded video -> (u8[i,h,w,3] RGB frames, upright; f32[i] seconds from its first frame), i <= `max_frames`.
 
-    The frames on screen at the `sample_times` of its length; the sound is not read. Raises MediaError, also above an
-    hour or 4096x2304 pixels, or where a frame it needs is broken.
+    The frames on screen at the `sample_times` of its length, scaled down to 1920x1088 pixels where they have more; the
+    sound is not read. Raises MediaError, also above an hour or 4096x2304 pixels, or where a frame it needs is broken.
     """
     with _explained("a video", data, "MP4, WebM, MKV, MOV or AVI"), _open(data) as container:
         cover = av.stream.Disposition.attached_pic
@@ -303,9 +311,12 @@ def _decode_runs(
 
 
 def _upright(frame: av.VideoFrame) -> np.ndarray:
-    """The frame's pixels as they are to be seen, u8[h,w,3]."""
+    """The frame's pixels as they are to be seen, u8[h,w,3]; of a large one fewer."""
     _check_frame(frame.width, frame.height)
-    return np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+    smaller = min(1.0, math.sqrt(KEPT_FRAME_PIXELS / (frame.width * frame.height)))
+    width, height = (max(1, round(side * smaller)) for side in (frame.width, frame.height))
+    pixels = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="AREA")
+    return np.rot90(pixels, round(frame.rotation / 90))
 
 
 def render_pdf(data: bytes, max_pages: int = MAX_PAGES, longest: int = 1536) -> list[np.ndarray]:

@@ -10,7 +10,7 @@ import grain
 import numpy as np
 
 from embed.data.layout import Layout
-from embed.data.records import Source
+from embed.data.sources import Source
 from embed.data.tasks import Task, make_pairs
 from embed.inputs import Pairs
 

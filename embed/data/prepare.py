@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from embed import hosts, storage
 from embed.data import corpora, folders, prompts
 from embed.data.layout import Layout
-from embed.data.records import Source, open_split
+from embed.data.sources import Source, open_split
 from embed.data.tasks import Task, texts
 from embed.data.tokenizer import Tokenizer, train
 from embed.model.presets import Architecture

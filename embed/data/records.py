@@ -1,21 +1,17 @@
-"""One record schema: a pair whose sides are lists of parts in order, and where such records are read from.
+"""One record schema: a pair whose sides are lists of parts in order, in plain text and in bytes.
 
-The plain-text form is JSONL, one object a line, media beside it by relative path; the binary form is ArrayRecord, media
-inside. Both give the same `Record`.
+The plain-text form is a JSON object, media beside it by relative path; the binary form is msgpack, media inside. Both
+give the same `Record`.
 """
 
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import msgpack
 import numpy as np
-from array_record.python.array_record_module import ArrayRecordWriter
-from grain.sources import ArrayRecordDataSource
 
 from embed import storage
 
@@ -58,7 +54,7 @@ MAX_MEDIA_BYTES = 512 * 2**20
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One training or test pair."""
+    """One training or test pair; an item of a corpus has no `positive`."""
 
     id: str
     query: Content
@@ -66,13 +62,7 @@ class Record:
     negatives: tuple[Content, ...] = ()
     lang: str = ""
     label: str = ""
-
-
-class Source(Protocol):
-    """Random access to records; what a task reads."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: Any, /) -> Record: ...
+    provenance: dict[str, str] = dataclasses.field(default_factory=dict)  # how it came about: file, model, prompt, ...
 
 
 def content_hash(content: Content) -> np.ndarray:
@@ -91,7 +81,7 @@ def to_bytes(record: Record) -> bytes:
         return [[KEY_OF[type(part)], part.text if isinstance(part, Text) else part.data] for part in content]
 
     sides = [pack(record.query), pack(record.positive), [pack(negative) for negative in record.negatives]]
-    return msgpack.packb([record.id, *sides, record.lang, record.label])
+    return msgpack.packb([record.id, *sides, record.lang, record.label, record.provenance])
 
 
 def from_bytes(data: bytes) -> Record:
@@ -101,8 +91,8 @@ def from_bytes(data: bytes) -> Record:
         return tuple(PART_KEYS[key](value) for key, value in parts)
 
     try:
-        name, query, positive, negatives, lang, label = msgpack.unpackb(data)
-        return Record(name, unpack(query), unpack(positive), tuple(map(unpack, negatives)), lang, label)
+        name, query, positive, negatives, *rest = msgpack.unpackb(data)
+        return Record(name, unpack(query), unpack(positive), tuple(map(unpack, negatives)), *rest)
     except (ValueError, TypeError, KeyError, msgpack.exceptions.UnpackException) as error:
         raise RecordError(f"not a record ({len(data)} bytes): {error!r}") from error
 
@@ -175,82 +165,19 @@ def parse_line(line: bytes, folder: storage.Path, where: str) -> Record:
     )
 
 
-class JsonlSource:
-    """Records of `folder/split.jsonl`, by line number. Lines are indexed once; media are read when a record is."""
-
-    def __init__(self, folder: str | os.PathLike, split: str):
-        self.folder = storage.path(folder)
-        self.path = self.folder / f"{split}.jsonl"
-        self.lines = storage.local(self.path)
-        data = self.lines.read_bytes()
-        ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n")) + 1
-        bounds = np.unique(np.concatenate([[0], ends, [len(data)]]))
-        spans = zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)
-        self.spans = [(start, stop) for start, stop in spans if data[start:stop].strip()]
-
-    def __len__(self) -> int:
-        return len(self.spans)
-
-    def __getitem__(self, index: int) -> Record:
-        start, stop = self.spans[index]
-        with self.lines.open("rb") as file:
-            file.seek(start)
-            return parse_line(file.read(stop - start), self.folder, f"{self.path}:{index + 1}")
+def parse_item(line: bytes, folder: storage.Path, where: str) -> Record:
+    """A line of a benchmark's corpus or queries, {"id", "content"}: a record without a positive. Raises RecordError."""
+    value = parse_json(line, where)
+    if "id" not in value:
+        raise RecordError(f"{where}: expected an object with id and content")
+    content = parse_parts(value.get("content"), folder, f"{where}: content")
+    return Record(str(value["id"]), content, (), lang=str(value.get("lang", "")))
 
 
-class ArrayRecordSource:
-    """Records of an ArrayRecord file (or a list of shards), by index; those of a bucket are copied first."""
-
-    def __init__(self, paths: str | os.PathLike | Sequence[str]):
-        names = [paths] if isinstance(paths, str | os.PathLike) else paths
-        self.source = ArrayRecordDataSource([str(storage.local(storage.path(name))) for name in names])
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> Record:
-        return from_bytes(self.source[int(index)])
-
-
-@dataclasses.dataclass(frozen=True)
-class TfdsSource:
-    """Any random-access TFDS split as records: `tfds.data_source(name, split=...)` and a function from its examples."""
-
-    examples: Sequence[dict[str, Any]]
-    to_record: Callable[[dict[str, Any]], Record]
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def __getitem__(self, index: int) -> Record:
-        return self.to_record(self.examples[int(index)])
-
-
-def open_split(folder: str | os.PathLike, split: str) -> Source:
-    """The records of `folder/split.array_record`, or of `folder/split.jsonl`. Raises FileNotFoundError, naming both."""
-    folder = storage.path(folder)
-    if (folder / f"{split}.array_record").exists():
-        return ArrayRecordSource(folder / f"{split}.array_record")
-    if (folder / f"{split}.jsonl").exists():
-        return JsonlSource(folder, split)
-    raise FileNotFoundError(
-        f"no {split}.array_record and no {split}.jsonl in {folder}; build the corpora or fix the path"
-    )
-
-
-def write(path: storage.Path, records: Iterable[Record]) -> int:
-    """Writes records to an ArrayRecord file, whole or not at all; returns their number."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    count = 0
-    with storage.whole(path) as file:
-        writer = ArrayRecordWriter(str(file), "group_size:1")
-        for record in records:
-            writer.write(to_bytes(record))
-            count += 1
-        writer.close()
-    return count
-
-
-def read(source: Source) -> Iterator[Record]:
-    """Every record in order."""
-    return (source[i] for i in range(len(source)))
+def parse_graded(line: bytes, folder: storage.Path, where: str) -> Record:
+    """A line of graded similarity, {"a", "b", "score"}: the score is the record's label. Raises RecordError."""
+    value = parse_json(line, where)
+    if not isinstance(value.get("score"), int | float):
+        raise RecordError(f"{where}: score: expected a number, got {str(value.get('score'))[:80]!r}")
+    a, b = (parse_parts(value.get(side), folder, f"{where}: {side}") for side in ("a", "b"))
+    return Record(str(value.get("id", where)), a, b, lang=str(value.get("lang", "")), label=str(value["score"]))

@@ -13,7 +13,8 @@ from embed.data import prompts
 from embed.data.layout import Budget, Layout, LimitError, decode, empty, fit, row, stack
 from embed.data.media import MediaError
 from embed.data.packing import Input, Packing, pack_groups
-from embed.data.records import Content, Record, RecordError, Source, Text, content_hash
+from embed.data.records import Content, Record, RecordError, Text, content_hash
+from embed.data.sources import Source
 from embed.inputs import Inputs, MediaFormat, Pairs, Places
 from embed.loss.contrast import REPORT, Candidates
 

@@ -6,15 +6,14 @@ Contents are identified by hash, so a text that occurs in many pairs is one cand
 import collections
 import dataclasses
 import functools
-import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from embed import storage
-from embed.data.records import KEY_OF, Content, Record, RecordError, content_hash, parse_parts
+from embed.data.records import KEY_OF, Content, Record, RecordError, content_hash, parse_item
+from embed.data.sources import open_split, qrels, read
 from embed.eval.metrics import chance_hit, evaluate_ranking
 from embed.search import top_k, truncate
 
@@ -115,25 +114,21 @@ def _kind(contents: Iterable[Content]) -> str:
 
 
 def from_folder(folder: str | os.PathLike, kind: str | None = None, name: str | None = None) -> Benchmark:
-    """Reads corpus.jsonl, queries.jsonl and qrels.tsv (`query-id<TAB>corpus-id<TAB>relevance`, no header).
+    """Reads the splits `corpus` and `queries`, and qrels.tsv (`query-id<TAB>corpus-id<TAB>relevance`).
 
     Queries for which no line of qrels.tsv names an answer are left out, as trec_eval does; 0 is "judged, not relevant".
     `kind` is found from the contents where it is not given.
     Raises RecordError naming file and line, and OSError where a file is missing.
     """
     folder = storage.path(folder)
-    corpus, queries = _contents(folder, "corpus.jsonl"), _contents(folder, "queries.jsonl")
+    corpus, queries = (_contents(folder, name) for name in ("corpus", "queries"))
     place = {key: j for j, key in enumerate(corpus)}
     relevance: dict[str, dict[int, int]] = collections.defaultdict(dict)
-    for where, line in _lines(folder / "qrels.tsv"):
-        fields = line.decode(errors="replace").split("\t")
-        if len(fields) != 3 or not fields[2].strip().isdecimal():
-            raise RecordError(f"{where}: expected query-id<TAB>corpus-id<TAB>relevance (an integer), got {line[:80]!r}")
-        query, candidate, grade = fields[0], fields[1], int(fields[2])
+    for where, query, candidate, grade in qrels(folder / "qrels.tsv"):
         if query not in queries or candidate not in place:
             missing = f"query {query!r}" if query not in queries else f"candidate {candidate!r}"
             raise RecordError(f"{where}: no {missing} in {folder}")
-        if grade:
+        if grade > 0:
             relevance[query][place[candidate]] = grade
     if not relevance:
         raise RecordError(f"{folder / 'qrels.tsv'}: no query has a relevant candidate")
@@ -147,26 +142,13 @@ def from_folder(folder: str | os.PathLike, kind: str | None = None, name: str | 
     )
 
 
-def _contents(folder: storage.Path, file: str) -> dict[str, Content]:
+def _contents(folder: storage.Path, name: str) -> dict[str, Content]:
     found: dict[str, Content] = {}
-    for where, line in _lines(folder / file):
-        try:
-            value: Any = json.loads(line)
-        except ValueError as error:
-            raise RecordError(f"{where}: not JSON: {error}") from error
-        if not isinstance(value, dict) or "id" not in value:
-            raise RecordError(f"{where}: expected an object with id and content")
-        if str(value["id"]) in found:
-            raise RecordError(f"{where}: id {value['id']!r} occurs twice")
-        found[str(value["id"])] = parse_parts(value.get("content"), folder, f"{where}: content")
+    for number, record in enumerate(read(open_split(folder, name, parse_item)), start=1):
+        if record.id in found:
+            raise RecordError(f"{folder / name}, record {number}: id {record.id!r} occurs twice")
+        found[record.id] = record.query
     return found
-
-
-def _lines(path: storage.Path) -> Iterator[tuple[str, bytes]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield f"{path}:{number}", line.rstrip(b"\r\n")
 
 
 def rank(

@@ -103,11 +103,16 @@ def write(
         sections.gallery(gallery, benchmarks),
         "<footer>Made by embed/eval/report.py: one file, without scripts or links to anything outside.</footer></main>",
     ]
+    save(path, "results", body)
+
+
+def save(path: str | os.PathLike, title: str, body: Sequence[str]) -> None:
+    """Writes a page of HTML parts in the project's style, whole or not at all."""
     page = (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>embed: results</title><style>{CSS}</style></head><body>{''.join(body)}</body></html>"
+        f"<title>embed: {title}</title><style>{CSS}</style></head><body>{''.join(body)}</body></html>"
     )
     path = storage.path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

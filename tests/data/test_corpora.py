@@ -16,7 +16,8 @@ from embed.data import corpora, media
 from embed.data.corpora import glyphs, melody, motion, pages, render, scenes, stdlib
 from embed.data.corpora.captions import LANGUAGES
 from embed.data.corpora.splits import SPLITS, by_rank, by_share
-from embed.data.records import Audio, Content, Image, Record, Text, Video, content_hash, open_split, read, to_bytes
+from embed.data.records import Audio, Content, Image, Record, Text, Video, content_hash, to_bytes
+from embed.data.sources import open_split, read
 
 FEW = 40  # records of a split where whole corpora are not needed
 

@@ -10,7 +10,7 @@ from PIL import Image as Pillow
 
 from embed.data import folders, pipeline
 from embed.data.layout import Budget
-from embed.data.records import open_split
+from embed.data.sources import open_split
 
 MOST = Budget(64, images=2, patches=16, clips=1, frames=16)
 

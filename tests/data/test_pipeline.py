@@ -9,7 +9,8 @@ from PIL import Image as Pillow
 
 from embed.data import pipeline
 from embed.data.layout import Budget, LimitError, decode
-from embed.data.records import ArrayRecordSource, Image, JsonlSource, Record, RecordError, Text, TfdsSource, write
+from embed.data.records import Image, Record, RecordError, Text
+from embed.data.sources import ArrayRecordSource, JsonlSource, TfdsSource, write
 from embed.data.tasks import Task
 from embed.inputs import PADDING
 

@@ -101,12 +101,13 @@ def test_folder(tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"qrels": "query-id\tcorpus-id\tscore\n"}, r"qrels\.tsv:1: expected query-id<TAB>"),
+        ({"qrels": "query-id\tcorpus-id\tgrade\n"}, r"qrels\.tsv:1: expected query-id<TAB>"),
         ({"qrels": "q1\tc1\t1\nq1\tc9\t1\n"}, r"qrels\.tsv:2: no candidate 'c9'"),
         ({"qrels": "q9\tc1\t1\n"}, r"qrels\.tsv:1: no query 'q9'"),
-        ({"qrels": "q1\tc1\t-1\n"}, r"qrels\.tsv:1: expected"),
+        ({"qrels": "q1\tc1\t-1\n"}, r"no query has a relevant"),
+        ({"qrels": "query-id\tcorpus-id\tscore\n"}, r"no query has a relevant"),
         ({"qrels": "q1\tc1\t0\n"}, r"no query has a relevant"),
-        ({"corpus": ("c1", "c1")}, r"corpus\.jsonl:2: id 'c1' occurs twice"),
+        ({"corpus": ("c1", "c1")}, r"corpus, record 2: id 'c1' occurs twice"),
     ],
 )
 def test_folder_errors_name_file_and_line(tmp_path, change, message):

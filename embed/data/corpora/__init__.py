@@ -11,7 +11,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from embed import storage
-from embed.data import records
+from embed.data import sources
 from embed.data.corpora import glyphs, melody, motion, scenes, stdlib
 from embed.data.corpora.splits import SPLITS
 from embed.data.records import Record
@@ -66,7 +66,7 @@ def _build(folder: storage.Path, corpus: Corpus, most: int | None) -> dict[str, 
     counts, sha256 = {}, {}
     for split in corpus.splits:
         path = folder / f"{split}.array_record"
-        counts[split] = records.write(path, itertools.islice(corpus.records(split), most))
+        counts[split] = sources.write(path, itertools.islice(corpus.records(split), most))
         sha256[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
     manifest = {
         "task": corpus.task,

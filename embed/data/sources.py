@@ -1,0 +1,215 @@
+"""Where records are read from, by index: what a task reads. A split is a JSONL file, an ArrayRecord file, or shards."""
+
+import dataclasses
+import os
+import pathlib
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordWriter
+from grain.sources import ArrayRecordDataSource
+
+from embed import storage
+from embed.data.records import Record, RecordError, from_bytes, parse_line, to_bytes
+
+SHARD = 2**29  # bytes of a shard, about
+BLOCK = 2**26  # bytes of a JSONL file that are looked at together
+Parse = Callable[[bytes, storage.Path, str], Record]  # a line, the folder of its media, where it stands
+NAME = re.compile(r"-(\d{5})-of-(\d{5})\.array_record")
+
+
+class Source(Protocol):
+    """Random access to records; what a task reads."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: Any, /) -> Record: ...
+
+
+class JsonlSource:
+    """Records of `folder/split.jsonl`, by line number. Lines are indexed once, 16 bytes each in memory; media are read
+    when a record is."""
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        split: str,
+        parse: Parse = parse_line,
+    ):
+        self.folder = storage.path(folder)
+        self.path = self.folder / f"{split}.jsonl"
+        self.lines, self.parse = storage.local(self.path), parse
+        spans = list(_spans(self.lines))
+        self.numbers, self.spans = (np.concatenate(found) for found in zip(*spans, strict=True))
+
+    def __len__(self) -> int:
+        return len(self.spans)
+
+    def __getitem__(self, index: int) -> Record:
+        start, stop = self.spans[index].tolist()
+        with self.lines.open("rb") as file:
+            file.seek(start)
+            return self.parse(file.read(stop - start), self.folder, f"{self.path}:{self.numbers[index]}")
+
+
+def _spans(path: os.PathLike) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields (i32[n] the numbers, from 1, i64[n,2] start and stop in bytes) of the lines that are not blank."""
+    yield np.zeros(0, np.int32), np.zeros((0, 2), np.int64)
+    start, number, visible = 0, 1, 0  # of a line that goes on in the next block: where it starts, its visible bytes
+    at = 0
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK):
+            data = np.frombuffer(block, np.uint8)
+            ends = np.flatnonzero(data == ord("\n"))
+            seen = np.cumsum(data > ord(" "))[ends] + visible
+            visible += int(np.count_nonzero(data > ord(" "))) - (int(seen[-1]) if len(ends) else 0)
+            stops = at + ends + 1
+            bounds = np.concatenate([[start], stops])
+            filled = np.diff(seen, prepend=0) > 0
+            yield (
+                (number + np.flatnonzero(filled)).astype(np.int32),
+                np.stack([bounds[:-1], bounds[1:]], axis=1)[filled].astype(np.int64),
+            )
+            start, number, at = int(bounds[-1]), number + len(ends), at + len(block)
+    if visible:
+        yield np.array([number], np.int32), np.array([[start, at]], np.int64)
+
+
+class ArrayRecordSource:
+    """Records of an ArrayRecord file (or a list of shards), by index; those of a bucket are copied first."""
+
+    def __init__(self, paths: str | os.PathLike | Sequence[str | os.PathLike]):
+        names = [paths] if isinstance(paths, str | os.PathLike) else paths
+        self.source = ArrayRecordDataSource([str(storage.local(storage.path(name))) for name in names])
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Record:
+        return from_bytes(self.source[int(index)])
+
+
+@dataclasses.dataclass(frozen=True)
+class TfdsSource:
+    """Any random-access TFDS split as records: `tfds.data_source(name, split=...)` and a function from its examples."""
+
+    examples: Sequence[dict[str, Any]]
+    to_record: Callable[[dict[str, Any]], Record]
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> Record:
+        return self.to_record(self.examples[int(index)])
+
+
+def open_split(folder: str | os.PathLike, split: str, parse: Parse = parse_line) -> Source:
+    """The records of `folder/split.array_record`, of its shards `split-00000-of-00008.array_record`, ... or of
+    `folder/split.jsonl`, whose lines `parse` reads. Raises FileNotFoundError, naming them, or where a shard
+    is missing.
+    """
+    folder = storage.path(folder)
+    if (folder / f"{split}.array_record").exists():
+        return ArrayRecordSource(folder / f"{split}.array_record")
+    if shards := shards_of(folder, split):
+        return ArrayRecordSource(shards)
+    if (folder / f"{split}.jsonl").exists():
+        return JsonlSource(folder, split, parse)
+    raise FileNotFoundError(
+        f"no {split}.array_record, no shards of it and no {split}.jsonl in {folder}; build the corpora or fix the path"
+    )
+
+
+def shards_of(folder: storage.Path, split: str) -> list[storage.Path]:
+    """The shards of a split, in order; none where there are none. Raises FileNotFoundError where some are missing."""
+    shards = sorted(p for p in folder.glob(f"{split}-*.array_record") if NAME.fullmatch(p.name.removeprefix(split)))
+    if shards and [p.name for p in shards] != [shard_name(split, i, len(shards)) for i in range(len(shards))]:
+        raise FileNotFoundError(
+            f"{folder}: the shards of {split} are not those of one whole set: {', '.join(p.name for p in shards)[:200]}"
+        )
+    return shards
+
+
+def shard_name(split: str, number: int, of: int) -> str:
+    """The name of one of the shards of a split."""
+    return f"{split}-{number:05}-of-{of:05}.array_record"
+
+
+def splits_in(folder: storage.Path) -> list[str]:
+    """The names of the splits that `open_split` finds in a folder, in order."""
+    names = [path.name for form in ("jsonl", "array_record") for path in folder.glob(f"*.{form}")]
+    return sorted({NAME.sub("", name).removesuffix(".array_record").removesuffix(".jsonl") for name in names})
+
+
+def write(path: storage.Path, records: Iterable[Record]) -> int:
+    """Writes records to an ArrayRecord file, whole or not at all; returns their number."""
+    return write_bytes(path, map(to_bytes, records))
+
+
+def write_bytes(path: storage.Path, records: Iterable[bytes]) -> int:
+    """`write` for records that are bytes already."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count = 0
+    with storage.whole(path) as file:
+        writer = ArrayRecordWriter(str(file), "group_size:1")
+        for record in records:
+            writer.write(record)
+            count += 1
+        writer.close()
+    return count
+
+
+def write_shards(folder: storage.Path, split: str, records: Iterable[bytes]) -> list[storage.Path]:
+    """Writes a split in shards of about SHARD bytes, which are there when all are; returns them.
+
+    Shards that the split had before are deleted then.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=None if storage.is_remote(folder) else folder) as drafts:
+        files: list[pathlib.Path] = []
+        writer, room = None, 0
+        for record in records:
+            if writer is None or room < len(record):
+                writer, room = _next(writer, files, drafts), SHARD
+            writer.write(record)
+            room -= len(record)
+        (writer or _next(None, files, drafts)).close()
+        for old in folder.glob(f"{split}-*.array_record"):
+            if NAME.fullmatch(old.name.removeprefix(split)):
+                old.unlink()
+        paths = [folder / shard_name(split, i, len(files)) for i in range(len(files))]
+        for file, path in zip(files, paths, strict=True):
+            storage.place(file, path)
+    return paths
+
+
+def _next(writer: ArrayRecordWriter | None, files: list[pathlib.Path], folder: str) -> ArrayRecordWriter:
+    if writer is not None:
+        writer.close()
+    files.append(pathlib.Path(folder, f"{len(files)}.array_record"))
+    return ArrayRecordWriter(str(files[-1]), "group_size:1")
+
+
+def read(source: Source) -> Iterator[Record]:
+    """Every record in order. Raises RecordError at the first that cannot be read."""
+    return (source[i] for i in range(len(source)))
+
+
+def qrels(path: storage.Path) -> Iterator[tuple[str, str, str, int]]:
+    """The judgements of a TSV: (where it stands, query id, document id, grade). A first line of names, as BEIR has it,
+    is passed over.
+
+    Raises RecordError, naming file and line.
+    """
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            fields = line.decode(errors="replace").rstrip("\r\n").split("\t")
+            if line.strip() and not (number == 1 and fields[-1:] == ["score"]):
+                if len(fields) != 3 or not fields[2].strip().lstrip("-").isdecimal():
+                    raise RecordError(
+                        f"{path}:{number}: expected query-id<TAB>corpus-id<TAB>relevance (an integer), "
+                        f"got {line[:80]!r}"
+                    )
+                yield f"{path}:{number}", fields[0], fields[1], int(fields[2])
