@@ -34,6 +34,7 @@ setup(
         "av>=16.0",
         "soundfile>=0.13",
         "soxr>=1.0",
+        "pyarrow>=18.0",
         "pypdfium2>=5.0",
         "matplotlib>=3.10",  # its fonts are a corpus, its plots a page
         "tensorboardX>=2.6",
@@ -44,11 +45,14 @@ setup(
         "cuda": ["jax[cuda13]>=0.10.2"],
         "hf": ["torch>=2.6", "transformers>=5.19", "sentence-transformers>=6.0"],
         "eval": ["mteb>=2.26"],
+        "synthesis": ["openai>=2.0", "google-genai>=1.50"],
         "test": [
             "pytest>=9.0",
             "pytest-xdist>=3.8",
             "gcsfs>=2026.4",
             "gcp-storage-emulator>=2026.7",
+            "openai>=2.0",
+            "google-genai>=1.50",
             "pytrec_eval-terrier>=0.5.7",
             "scikit-learn>=1.7",
             "ruff==0.17.6",

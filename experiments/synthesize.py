@@ -1,0 +1,84 @@
+"""Training pairs that a language model writes about real contents, rated by it, without near duplicates, balanced.
+
+Gemini Embedding 2, §3.2; kinds and prompts are in embed/synthesis/kinds.py. Without an ENDPOINT a place-holder answers
+by grammar, on this machine: the loop as it is, in wooden English. Every reply is kept: a stopped run goes on, and asks
+and pays for nothing twice.
+  run   python -m experiments.synthesize
+  then  python -m experiments.pairs --config.pairs=runs/synthetic
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import itertools
+import json
+import logging
+import pathlib
+from collections.abc import Iterator
+
+from ml_collections import ConfigDict
+
+from embed import hosts, storage
+from embed.data.prepare import layout_for
+from embed.data.records import to_bytes
+from embed.data.sources import open_split, write_shards
+from embed.model.presets import PRESETS
+from embed.program import run
+from embed.synthesis import ask, offline, seeds
+from embed.synthesis.kinds import KINDS, Seed
+from embed.synthesis.loop import Plan, write
+
+log = logging.getLogger(__name__)
+NAME = "synthetic"
+ENDPOINT = ""  # "http://localhost:8000/v1", say, of vLLM; key in $OPENAI_API_KEY
+MODEL = offline.MODEL
+PRICE = 0.0, 0.0  # dollars for a million tokens in, out
+PARALLEL = 16  # questions under way
+SEEDS, KEPT = 400, 250  # of each kind
+DATASETS = {"code": ("contest", "feedback", "sql"), "text": ("retrieval", "classification"), "image": ("caption",)}
+
+
+def chosen(data: storage.Path) -> dict[str, Iterator[Seed]]:
+    """What is asked about, for each kind."""
+    labels = seeds.labels(open_split(data / "scenes_labels", "train"))
+    return {
+        "contest": itertools.islice(seeds.functions("train"), 0, None, 2),
+        "feedback": itertools.islice(seeds.functions("train"), 1, None, 2),
+        "sql": seeds.tables("train"),
+        "retrieval": seeds.passages(open_split(data / "stdlib_text", "train")),
+        "classification": itertools.chain.from_iterable(
+            (dataclasses.replace(seed, id=f"{seed.id}/{i}") for seed in labels) for i in itertools.count()
+        ),
+        "caption": seeds.pictures(open_split(data / "scenes_image", "train")),
+    }
+
+
+async def pairs(replies: ask.Replies, found: dict[str, Iterator[Seed]], out: storage.Path) -> None:
+    """Writes every dataset, and beside it what became of the answers."""
+    for name, kinds in DATASETS.items():
+        records, counts = [], {}
+        for kind in kinds:
+            plan = Plan(KINDS[kind], list(itertools.islice(found[kind], SEEDS)), KEPT)
+            made, counts[kind] = await write(plan, replies, PARALLEL)
+            records += made
+            print(f"{name}: {kind}: " + ", ".join(f"{count:,} {what}" for what, count in counts[kind].items()))
+        write_shards(out / name, "train", map(to_bytes, records))
+        (out / name / "counts.json").write_text(json.dumps(counts, indent=1))
+
+
+def main(config: ConfigDict) -> None:
+    data, out = storage.path(config.data), storage.path(config.workdir) / NAME
+    layout_for(PRESETS[config.model], data)
+    if not hosts.leads():
+        return
+    with contextlib.ExitStack() as stack:
+        url = ENDPOINT or stack.enter_context(offline.serve()) + "/v1"
+        replies = ask.Replies(pathlib.Path(storage.absolute(out)) / "replies.jsonl", ask.openai(url, MODEL), MODEL)
+        asyncio.run(pairs(replies, chosen(data), out))
+    spent = replies.tokens()
+    cost = sum(tokens * price / 1e6 for tokens, price in zip(spent, PRICE, strict=True))
+    print(f"{replies.asked:,} questions asked now; {spent[0]:,} tokens in, {spent[1]:,} out, {cost:.2f} dollars in all")
+
+
+if __name__ == "__main__":
+    run(main)
