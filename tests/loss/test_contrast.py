@@ -80,7 +80,7 @@ def test_value_and_gradient_equal_the_formula(seed):
 
     placed = [mesh.to_global(v) for v in vectors]
     pairs = mesh.to_global(pairs)
-    (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(placed)
+    (value, metrics), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(placed)
     host = jax.tree.map(np.asarray, pairs)
     expected, accuracy, left = reference(vectors, host, candidates, scale, widths)
     np.testing.assert_allclose(value, expected, rtol=2e-5, atol=1e-6)

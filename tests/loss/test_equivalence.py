@@ -34,12 +34,14 @@ def test_dense_in_float64_is_dense_is_ring(number):
     ways = [dense, functools.partial(ring, tile=(2, 4)[number // 3 % 2])]
     with jax.set_mesh(mesh.make_mesh(MESHES[number % len(MESHES)])):
         ways = [jax.jit(jax.value_and_grad(functools.partial(loss, way), (0, 2), has_aux=True)) for way in ways]
-        exact = functools.partial(formula, candidates=candidates, widths=widths)
+        exact = jax.jit(
+            jax.value_and_grad(lambda x, pairs: formula(x[0], pairs, x[1], candidates=candidates, widths=widths))
+        )
         for seed in DATA:
             vectors, pairs, scale = random_case(100 * number + seed, h)
             with jax.enable_x64(True):
                 double = [jnp.asarray(v, jnp.float64) for v in vectors], jnp.asarray(scale, jnp.float64)
-                value, grads = jax.value_and_grad(lambda x: exact(x[0], pairs, x[1]))(double)  # noqa: B023
+                value, grads = exact(double, pairs)
                 value, grads = float(value), jax.tree.map(np.asarray, grads)
             placed = mesh.to_global((vectors, pairs, scale))
             results = [way(*placed) for way in ways]

@@ -78,14 +78,24 @@ def plain(rate):
     return jax.jit(vectors), jax.jit(pulled)
 
 
+@functools.cache
+def exactly(candidates):
+    """A program: (vectors, pairs) -> the formula's value and gradients by the vectors."""
+
+    def exact(vectors, pairs):
+        return formula(vectors, pairs, np.ones(len(pairs.valid)), candidates, SMALL.widths)
+
+    return jax.jit(jax.value_and_grad(exact))
+
+
 def by_definition(params, pairs, key, candidates, rate):
     """(value, gradients) of the step."""
     vectors, pulled = plain(rate)
     placed = mesh.to_global(pairs)
     sides = [np.asarray(side, np.float64) for side in vectors(params, placed, key)]
     with jax.enable_x64(True):
-        exact = functools.partial(formula, pairs=pairs, scale=np.ones(len(pairs.valid)), candidates=candidates)
-        value, by = jax.value_and_grad(lambda x: exact(x, widths=SMALL.widths))([jnp.asarray(x) for x in sides])
+        about = pairs.query_hash, pairs.target_hash, pairs.negative_hash, pairs.valid
+        value, by = exactly(candidates)([jnp.asarray(x) for x in sides], Pairs(None, None, None, *about))
         value, by = float(value), tuple(np.asarray(x, np.float32) for x in by)
     return value, jax.tree.map(np.asarray, pulled(params, placed, key, mesh.to_global(by)))
 
