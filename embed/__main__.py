@@ -16,6 +16,8 @@ from embed import checkpoint, storage
 from embed.api import SUFFIXES, Embedder
 from embed.data import prompts
 from embed.data.layout import Piece
+from embed.data.pdf import split_pdf
+from embed.data.records import MAX_MEDIA_BYTES, Pdf
 from embed.search import top_k, truncate
 from embed.storage import one_line
 
@@ -23,7 +25,9 @@ CHUNK = 128  # files decoded before they are embedded
 
 
 def index(path: storage.Path, folder: pathlib.Path, out: pathlib.Path, dim: int | None) -> tuple[int, int]:
-    """Embeds every file of a folder tree into `out`; returns how many, and how many could not be.
+    """Embeds every file of a folder tree into `out`; returns how many, and how many could not be, whole at least.
+
+    A long PDF has several entries, `name#page=7` for six pages from its seventh on.
 
     Raises ValueError (CheckpointError, ...) and OSError where nothing can be written.
     """
@@ -39,14 +43,17 @@ def index(path: storage.Path, folder: pathlib.Path, out: pathlib.Path, dim: int 
     width = embedder.width(dim)
     done: list[str] = []
     vectors: list[np.ndarray] = []
+    skipped = 0
     with tqdm(total=len(names), desc=folder.name, unit="file", disable=not sys.stderr.isatty()) as bar:
         for start in range(0, len(names), CHUNK):
             pieces: list[list[Piece]] = []
             for name in names[start : start + CHUNK]:
                 try:
-                    pieces.append(embedder.pieces(inside(folder, name), "document"))
-                    done.append(name)
+                    for place, item in documents(inside(folder, name)):
+                        pieces.append(embedder.pieces(item, "document"))
+                        done.append(name + place)
                 except (ValueError, OSError) as error:
+                    skipped += 1
                     tqdm.write(f"skipped {shown(name)}: {one_line(error)}", file=sys.stderr)
                 bar.update()
             vectors.append(truncate(embedder.encode(embedder.prepare(pieces.__getitem__, len(pieces))), width))
@@ -58,7 +65,7 @@ def index(path: storage.Path, folder: pathlib.Path, out: pathlib.Path, dim: int 
         "contract": checkpoint.metadata(path)["contract"],
     }
     write(out, np.concatenate(vectors), done, about)
-    return len(done), len(names) - len(done)
+    return len(names) - skipped, skipped
 
 
 def walk(folder: pathlib.Path) -> Iterator[str]:
@@ -79,6 +86,19 @@ def inside(folder: pathlib.Path, name: str) -> pathlib.Path:
         if path.is_dir():
             raise ValueError("a link to a folder")
     return path
+
+
+def documents(path: pathlib.Path) -> list[tuple[str, Any]]:
+    """What a file is embedded as: itself, or a long PDF six pages at a time, each with what its name ends in.
+
+    Raises ValueError and OSError where a PDF cannot be split.
+    """
+    if path.suffix.lower() != ".pdf" or path.stat().st_size > MAX_MEDIA_BYTES:
+        return [("", path)]
+    parts = split_pdf(path.read_bytes())
+    if len(parts) == 1:
+        return [("", path)]
+    return [(f"#page={first}", [f"pages {first} to {last}", Pdf(data)]) for first, last, data in parts]
 
 
 def search(path: pathlib.Path, words: Sequence[str], k: int, task: str) -> list[tuple[float, str]]:

@@ -86,3 +86,4 @@ class Pairs:
     negative_hash: Array  # u32[q·h,2]
     valid: Array  # bool[q]
     places: Places | None = None  # of packed pairs
+    truncated: Array | None = None  # bool[q] an input of the pair was longer than its task's budget, and cut to it

@@ -109,6 +109,7 @@ def make_step(
         padding = 1 - tokens / float(sum(segments.size for segments in sides))
         overflowed = jnp.int32(0) if pairs.places is None else jnp.sum(pairs.places.overflowed)
         counts = {"quarantined": jnp.sum(~pairs.valid) - overflowed, "overflowed": overflowed}
+        counts["truncated"] = jnp.int32(0) if pairs.truncated is None else jnp.sum(pairs.truncated)
         counts |= {"tokens": tokens, "padding": padding}
         return grads, {"loss": value, **metrics, **counts}
 

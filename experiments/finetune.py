@@ -37,6 +37,7 @@ TASKS = (
     Task("glyphs", 64, 0.05, WORDS, IMAGE, negatives=HARD, candidates=BOTH),
     Task("stdlib_document", 32, 0.20, QUESTION, PAGE, negatives=HARD, candidates=BOTH),
     Task("stdlib_code", 32, 0.04, LONG, LONG, prompt="code retrieval", drop=DROP, negatives=HARD, candidates=BOTH),
+    Task("synthetic_code", 32, 0.04, LONG, LONG, prompt="code retrieval", drop=DROP, negatives=HARD, candidates=BOTH),
     Task("stdlib_text", 32, 0.04, LONG, LONG, prompt="search result", drop=DROP, negatives=HARD, candidates=BOTH),
 )
 

@@ -24,7 +24,7 @@ from experiments import evaluate, mine, pairs
 log = logging.getLogger(__name__)
 NAME = "negatives"
 SEEDS = (0, 1, 2)
-STEPS = 300
+STEPS = 200
 WITH = {"none": 0, "random": 1, "mined": 1}  # hard negatives of a query in training
 
 

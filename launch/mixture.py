@@ -2,9 +2,10 @@
 
   python -m launch.mixture EXPERIMENT [--config=configs/NAME.py] [--batches=4]
 
-`padding` is the share of tokens that are none, `images` and `clips` the shares of their places that are empty, and
-`lost` counts pairs that cannot be read or find no room, measured over some batches of each task. Tasks with the same
-shapes, rules of candidates and batch share their compiled program.
+`padding` is the share of tokens that are none, `images` and `clips` the shares of their places that are empty, `cut`
+the share of pairs of which an input is longer than its budget, and `lost` of those that cannot be read or find no room,
+measured over some batches of each task. Tasks with the same shapes, rules of candidates and batch share their compiled
+program.
 """
 
 import importlib
@@ -25,7 +26,7 @@ from embed.mesh import make_mesh
 
 BATCHES = flags.DEFINE_integer("batches", 4, "batches of each task that are read")
 CONFIG = config_flags.DEFINE_config_file("config", "configs/cpu.py")
-HEAD = ("task", "records", "pairs", "steps", "epochs", "tokens", "padding", "images", "clips", "lost", "program")
+HEAD = ["task", "records", "pairs", "steps", "epochs", "tokens", "padding", "images", "clips", "cut", "lost", "program"]
 
 
 def empty_share(there: np.ndarray) -> str:
@@ -42,6 +43,7 @@ def line(run: train.Run, task: Task, source: Source, layout: Layout, batches: in
     tokens = sum(int((side.segments > 0).sum()) for side in sides)
     images = np.concatenate([(side.patch_xy >= 0).any(axis=(2, 3)).reshape(-1) for side in sides])
     clips = np.concatenate([side.audio_mask.any(axis=2).reshape(-1) for side in sides])
+    cut = sum(int(pairs.truncated.sum()) for pairs in found if pairs.truncated is not None)
     lost = sum(int((~pairs.valid).sum()) for pairs in found)
     return [
         task.name,
@@ -53,7 +55,7 @@ def line(run: train.Run, task: Task, source: Source, layout: Layout, batches: in
         f"{100 * (1 - tokens / sum(side.segments.size for side in sides)):.0f} %",
         empty_share(images),
         empty_share(clips),
-        f"{100 * lost / (batches * task.batch):.1f} %",
+        *(f"{100 * count / (batches * task.batch):.1f} %" for count in (cut, lost)),
     ]
 
 

@@ -43,9 +43,10 @@ def wav(samples: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def pdf() -> bytes:
+def pdf(pages: int = 1) -> bytes:
     file, document = io.BytesIO(), pypdfium2.PdfDocument.new()
-    document.new_page(200, 150)
+    for _ in range(pages):
+        document.new_page(200, 150)
     document.save(file)
     return file.getvalue()
 
@@ -328,6 +329,15 @@ def test_index_counts_and_names_what_it_skips(run, tree, tmp_path, capsys):
         assert file["vectors"].shape == (6, 8) and file["vectors"].dtype == np.float32
         assert file["paths"].tolist() == NAMES
     out.unlink()
+
+
+def test_a_long_pdf_is_found_by_its_pages(run, tmp_path, capsys):
+    (tmp_path / "long.pdf").write_bytes(pdf(14))
+    (tmp_path / "short.pdf").write_bytes(pdf(6))
+    assert command.main(["index", str(run), str(tmp_path), "--out", str(tmp_path / "index.npz")]) == 0
+    assert "2 files embedded, 0 skipped" in capsys.readouterr().out
+    names = {name for _, _, name in ranks(capsys, tmp_path / "index.npz", "anything")}
+    assert names == {"long.pdf#page=1", "long.pdf#page=7", "long.pdf#page=13", "short.pdf"}
 
 
 def test_index_says_of_every_bad_file_what_is_wrong(run, tmp_path, capsys):

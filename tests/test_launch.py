@@ -82,7 +82,7 @@ def test_a_mixture_says_what_its_batches_hold(layout):
 
     tasks = [Task("one", 4, 3.0, Budget(8), Budget(16), negatives=1), Task("two", 4, 1.0, Budget(8), Budget(8))]
     run = types.SimpleNamespace(steps=40, tasks=tasks, seed=0)
-    name, records, pairs, steps, epochs, tokens, padding, *media, lost = line(run, tasks[0], Records(), layout, 2)
+    name, records, pairs, steps, epochs, tokens, padding, *media, cut, lost = line(run, tasks[0], Records(), layout, 2)
     assert (name, records, pairs, steps, epochs) == ("one", "4", "4", "30", "30.0")
     assert padding == f"{100 * (1 - int(tokens) / (4 * (8 + 16 + 16))):.0f} %"
-    assert (media, lost) == (["", ""], "0.0 %")
+    assert (media, lost) == (["", ""], "0.0 %") and cut == "0.0 %"

@@ -13,6 +13,7 @@ from PIL import Image as Pillow
 
 from embed.data import media
 from embed.data.layout import MAX_FRAMES
+from embed.data.pdf import render_pdf
 from embed.data.records import Audio, Content, Image, Part, Pdf, Text, Video
 
 NUMBERS = 128  # of a signature: an estimate's standard deviation is 0.03 at 0.9
@@ -48,7 +49,7 @@ def _decoded(part: Part) -> Decoded:
         case Video(data):
             return list(media.decode_video(data, MAX_FRAMES)[0])
         case Pdf(data):
-            return media.render_pdf(data, longest=768)
+            return render_pdf(data, longest=768)
 
 
 def signature(parts: list[Decoded]) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 from embed.data import media, prompts
 from embed.data.mel import log_mel
 from embed.data.patches import resize_to_patches
+from embed.data.pdf import render_pdf
 from embed.data.records import Audio, Content, Image, Part, Pdf, Text, Video
 from embed.data.tokenizer import Tokenizer
 from embed.inputs import PADDING, Inputs, MediaFormat
@@ -117,7 +118,7 @@ def _decode_part(part: Part, layout: Layout, patches: int | None) -> list[Piece]
             return film(*media.decode_video(data, MAX_FRAMES), layout, patches)
         case Pdf(data):
             _check_taken(layout.media.patch, "PDF")
-            return [_picture(page, patches, around, layout) for page in media.render_pdf(data)]
+            return [_picture(page, patches, around, layout) for page in render_pdf(data)]
         case Audio(data):
             _check_taken(layout.media.audio_frame, "audio")
             return _sounds(media.decode_audio(data), layout)

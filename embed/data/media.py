@@ -7,12 +7,10 @@ files or programs (playlists, PostScript) is tried, and every failure is a Media
 import contextlib
 import io
 import math
-import threading
 from collections.abc import Iterator
 
 import av
 import numpy as np
-import pypdfium2
 import soundfile
 import soxr
 from PIL import Image as Pillow
@@ -22,7 +20,6 @@ SAMPLE_RATE = 16_000
 MAX_PIXELS = 64_000_000  # of an image
 KEPT_PIXELS = 16_000_000  # one with more is averaged down: models see less, and a decoded pixel is four bytes and more
 MAX_SECONDS = 180  # of audio
-MAX_PAGES = 6
 MAX_FRAME_PIXELS = 4096 * 2304  # of a video
 KEPT_FRAME_PIXELS = 1920 * 1088  # a larger frame is scaled down: 32 of these are 0.2 GB
 MAX_VIDEO_SECONDS = 3600
@@ -42,7 +39,6 @@ UPRIGHT = {
     8: Pillow.Transpose.ROTATE_90,
 }  # EXIF orientation -> what undoes it
 ORIENTATION = 0x0112
-pdfium = threading.Lock()  # the library is not thread-safe
 
 
 class MediaError(ValueError):
@@ -50,7 +46,7 @@ class MediaError(ValueError):
 
 
 @contextlib.contextmanager
-def _explained(kind: str, data: bytes, accepted: str) -> Iterator[None]:
+def explained(kind: str, data: bytes, accepted: str) -> Iterator[None]:
     """Any failure inside becomes a MediaError: the decoders raise nearly every type on malformed bytes."""
     if not data:
         raise MediaError(f"no bytes where {kind} should be: the file is empty")
@@ -70,7 +66,7 @@ def decode_image(data: bytes) -> np.ndarray:
 
     One of more than 16 megapixels is averaged down. Raises MediaError, also above 64 megapixels.
     """
-    with _explained("an image", data, "PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF"):
+    with explained("an image", data, "PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF"):
         try:
             image: Pillow.Image = Pillow.open(io.BytesIO(data), formats=IMAGE_FORMATS)
         except UnidentifiedImageError:
@@ -97,7 +93,7 @@ def decode_image(data: bytes) -> np.ndarray:
 
 def decode_audio(data: bytes) -> np.ndarray:
     """An encoded sound, or a video's -> f32[n], mono, -1..1 at 16 kHz. Raises MediaError, also above 180 s."""
-    with _explained("audio", data, "WAV, FLAC, MP3, Ogg, M4A or WebM"):
+    with explained("audio", data, "WAV, FLAC, MP3, Ogg, M4A or WebM"):
         _check_wav(data)
         kept: list[np.ndarray] = []
         count, rate = 0, 0
@@ -203,7 +199,7 @@ def decode_video(data: bytes, max_frames: int) -> tuple[np.ndarray, np.ndarray]:
     The frames on screen at the `sample_times` of its length, scaled down to 1920x1088 pixels where they have more; the
     sound is not read. Raises MediaError, also above an hour or 4096x2304 pixels, or where a frame it needs is broken.
     """
-    with _explained("a video", data, "MP4, WebM, MKV, MOV or AVI"), _open(data) as container:
+    with explained("a video", data, "MP4, WebM, MKV, MOV or AVI"), _open(data) as container:
         cover = av.stream.Disposition.attached_pic
         stream = next((s for s in container.streams.video if s.codec_context and not s.disposition & cover), None)
         if stream is None:
@@ -317,29 +313,3 @@ def _upright(frame: av.VideoFrame) -> np.ndarray:
     width, height = (max(1, round(side * smaller)) for side in (frame.width, frame.height))
     pixels = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="AREA")
     return np.rot90(pixels, round(frame.rotation / 90))
-
-
-def render_pdf(data: bytes, max_pages: int = MAX_PAGES, longest: int = 1536) -> list[np.ndarray]:
-    """A PDF -> its pages, u8[h,w,3] on white, the longer side of each `longest` pixels.
-
-    Raises MediaError, also where the file asks for a password or has more than `max_pages` pages.
-    """
-    with _explained("a PDF", data, "a PDF"), pdfium:
-        try:
-            document = pypdfium2.PdfDocument(data)
-        except pypdfium2.PdfiumError as error:
-            why = "asks for a password: save it without" if "assword" in str(error) else f"cannot be read ({error})"
-            raise MediaError(f"a PDF of {len(data):,} bytes that {why}") from error
-        with contextlib.closing(document):
-            if not 1 <= len(document) <= max_pages:
-                raise MediaError(f"a PDF of {len(document)} pages; 1 to {max_pages} can be embedded: split it")
-            return [_render(document, number, longest) for number in range(len(document))]
-
-
-def _render(document: pypdfium2.PdfDocument, number: int, longest: int) -> np.ndarray:
-    with contextlib.closing(document[number]) as page:
-        width, height = page.get_size()
-        if not (width > 0 and height > 0 and math.isfinite(width + height)):
-            raise MediaError(f"a PDF whose page {number + 1} is {width} by {height} points: save it again")
-        with contextlib.closing(page.render(scale=longest / max(width, height), rev_byteorder=True)) as bitmap:
-            return np.array(bitmap.to_numpy()[..., :3])

@@ -10,7 +10,7 @@ import numpy as np
 
 from embed import mesh
 from embed.data import prompts
-from embed.data.layout import Budget, Layout, LimitError, decode, empty, fit, row, stack
+from embed.data.layout import Budget, Layout, LimitError, decode, empty, fit, length, row, stack
 from embed.data.media import MediaError
 from embed.data.packing import Input, Packing, pack_groups
 from embed.data.records import Content, Record, RecordError, Text, content_hash
@@ -63,7 +63,7 @@ def make_pairs(task: Task, layout: Layout, source: Source, keys: np.ndarray) -> 
     with its task: quarantined, never replaced. So does a pair that finds no room in its group's rows, which is counted.
     """
     examples = [_example(task, layout, source, int(index), int(seed)) for index, seed in keys]
-    queries, targets, negatives, identities, known = zip(*examples, strict=True)
+    queries, targets, negatives, identities, known, cut = zip(*examples, strict=True)
     hashes, valid = np.stack(identities), np.array(known)  # u32[q, 2 + h, 2]
     if task.packing is None:
         query, target = _rows(queries, task.query, layout), _rows(targets, task.target, layout)
@@ -73,7 +73,7 @@ def make_pairs(task: Task, layout: Layout, source: Source, keys: np.ndarray) -> 
         negative = jax.tree.map(lambda leaf: leaf[:0], target)  # they are among the targets
         valid &= ~places.overflowed.reshape(-1)
     identities = hashes[:, 0], hashes[:, 1], hashes[:, 2:].reshape(-1, 2)
-    return Pairs(query, target, negative, *identities, valid, places)
+    return Pairs(query, target, negative, *identities, valid, places, np.array(cut))
 
 
 def _rows(inputs: Sequence[Input], budget: Budget, layout: Layout) -> Inputs:
@@ -102,10 +102,11 @@ def shapes(task: Task, media: MediaFormat) -> Pairs:
         at, there, beside = (rows(n, k, dtype=np.int32) for k in (g, g, g * h))
         places = Places(at, there, beside, rows(n, g, dtype=bool))
     queries, targets, negatives = (rows(count, 2, dtype=np.uint32) for count in (q, q, q * h))
-    return Pairs(*sides, queries, targets, negatives, rows(q, dtype=bool), places)
+    return Pairs(*sides, queries, targets, negatives, rows(q, dtype=bool), places, rows(q, dtype=bool))
 
 
-Example = tuple[Input, Input, list[Input], np.ndarray, bool]  # query, target, hard negatives, hashes, whether valid
+# query, target, hard negatives, hashes, whether valid, whether one of them was cut to its budget
+Example = tuple[Input, Input, list[Input], np.ndarray, bool, bool]
 
 
 def _example(task: Task, layout: Layout, source: Source, index: int, seed: int) -> Example:
@@ -129,14 +130,20 @@ def _present(task: Task, layout: Layout, record: Record, rng: np.random.Generato
     absent = task.negatives - len(chosen)
     hashes = np.stack([content_hash(content) for content in contents + [record.positive] * absent])
 
+    cut = False
+
     def side(content: Content, budget: Budget, is_query: bool) -> Input:
+        nonlocal cut
         if task.prompt is not None and prompted:
             content = prompts.as_query(content, task.prompt) if is_query else prompts.as_document(content)
-        pieces = decode(content, layout, budget.patches or None)
-        return fit(pieces, budget, layout.tokenizer)
+        whole = decode(content, layout, budget.patches or None)
+        pieces = fit(whole, budget, layout.tokenizer)
+        cut |= length(pieces, layout.tokenizer) < length(whole, layout.tokenizer)
+        return pieces
 
     negatives = [side(content, task.target, False) for content in chosen] + [None] * absent
-    return side(record.query, task.query, True), side(record.positive, task.target, False), negatives, hashes, True
+    query, target = side(record.query, task.query, True), side(record.positive, task.target, False)
+    return query, target, negatives, hashes, True, cut
 
 
 def _choose(negatives: tuple[Content, ...], count: int, rng: np.random.Generator) -> list[Content]:
@@ -147,7 +154,7 @@ def _choose(negatives: tuple[Content, ...], count: int, rng: np.random.Generator
 
 
 def _absent(task: Task) -> Example:
-    return None, None, [None] * task.negatives, np.zeros((2 + task.negatives, 2), np.uint32), False
+    return None, None, [None] * task.negatives, np.zeros((2 + task.negatives, 2), np.uint32), False, False
 
 
 def texts(record: Record) -> list[str]:

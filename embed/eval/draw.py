@@ -15,6 +15,7 @@ import soundfile
 from PIL import Image as Pillow
 
 from embed.data import media
+from embed.data.pdf import render_pdf
 from embed.data.records import Audio, Content, Image, Part, Pdf, Text, Video
 
 LONGEST = 320  # px of a thumbnail's longer side
@@ -51,7 +52,7 @@ def _part(part: Part) -> str:
             case Audio(data):
                 return _sound(media.decode_audio(data))
             case Pdf(data):
-                pages = media.render_pdf(data, longest=PAGE_LONGEST)
+                pages = render_pdf(data, longest=PAGE_LONGEST)
                 return f'{_picture(pages[0], "PDF page")}<p class="meta">PDF · {_count(len(pages), "page")}</p>'
     except media.MediaError as error:
         return f'<p class="meta">cannot be drawn: {escape(str(error))}</p>'

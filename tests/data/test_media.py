@@ -17,7 +17,8 @@ import soundfile
 from PIL import Image as Pillow
 
 from embed.data import media
-from embed.data.media import MediaError, decode_audio, decode_image, decode_video, render_pdf
+from embed.data.media import MediaError, decode_audio, decode_image, decode_video
+from embed.data.pdf import render_pdf, split_pdf
 
 RNG = np.random.default_rng(0)
 PHOTO = RNG.integers(0, 256, (24, 32, 3), np.uint8)
@@ -436,6 +437,20 @@ def test_a_pdf_gives_its_pages():
     assert page[50, 50].tolist() == [255, 0, 0] and page[50, 150].tolist() == [255, 255, 255]
     assert max(render_pdf(pdf_file((14_000, 3)))[0].shape) == 1536
     assert len(render_pdf(pdf_file(*[(9, 9)] * 6), longest=9)) == 6
+
+
+def test_a_long_pdf_is_split_into_pieces_that_show_its_pages():
+    sizes = [(100 + 10 * i, 100) for i in range(14)]
+    whole = pdf_file(*sizes)
+    pieces = split_pdf(whole)
+    assert [piece[:2] for piece in pieces] == [(1, 6), (7, 12), (13, 14)]
+    shapes = [page.shape[:2] for _, _, data in pieces for page in render_pdf(data, longest=500)]
+    np.testing.assert_allclose(shapes, [(500 * 100 / width, 500) for width, _ in sizes], atol=1.5)
+    assert split_pdf(pdf_file((9, 9))) == [(1, 1, pdf_file((9, 9)))]
+    with pytest.raises(MediaError, match="can be split"):
+        split_pdf(pdf_file(*[(9, 9)] * 2001))
+    with pytest.raises(MediaError, match="PDF"):
+        split_pdf(whole[:300])
 
 
 def test_broken_long_and_locked_pdfs_are_refused():

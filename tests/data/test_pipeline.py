@@ -1,17 +1,21 @@
 """`batch = mixture[step]`: the same for any workers and hosts; what cannot be read is counted, not replaced."""
 
+import dataclasses
 import io
 import json
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image as Pillow
 
 from embed.data import pipeline
+from embed.data import sources as sources_module
 from embed.data.layout import Budget, LimitError, decode
-from embed.data.records import Image, Record, RecordError, Text
-from embed.data.sources import ArrayRecordSource, JsonlSource, TfdsSource, write
-from embed.data.tasks import Task
+from embed.data.packing import Packing, Rows
+from embed.data.records import Image, Record, RecordError, Text, to_bytes
+from embed.data.sources import ArrayRecordSource, JsonlSource, TfdsSource, open_split, write, write_shards
+from embed.data.tasks import Task, make_pairs
 from embed.inputs import PADDING
 
 
@@ -111,3 +115,68 @@ def test_special_tokens_in_a_text_are_text(layout):
 def test_an_unknown_prompt_is_an_error():
     with pytest.raises(ValueError, match="unknown prompt 'sarch result'; one of: search result"):
         Task("t", 1, 1.0, Budget(8), Budget(8), prompt="sarch result")
+
+
+def from_example(example: dict) -> Record:
+    return Record(example["id"], (Text(example["text"]),), (Text(f"answer to {example['text']}"),))
+
+
+@pytest.fixture
+def every_source(tmp_path, monkeypatch):
+    """Four tasks, two of them packed, whose records come from JSONL, one ArrayRecord file, shards and examples; some of
+    the first three cannot be read or decoded."""
+    sides = [([{"text": f"line {i}"}], [{"text": "word " * (i % 5)}]) for i in range(30)]
+    lines = [{"id": str(i), "query": query, "positive": positive} for i, (query, positive) in enumerate(sides)]
+    written = [json.dumps(line) if i % 7 else "no JSON" for i, line in enumerate(lines)]
+    (tmp_path / "train.jsonl").write_text("\n".join(written))
+    write(tmp_path / "one.array_record", records(21, bad=(3, 8)))
+    monkeypatch.setattr(sources_module, "SHARD", 1000)
+    assert len(write_shards(tmp_path, "many", map(to_bytes, records(25, bad=(0, 24))))) > 3
+    examples = [{"id": str(i), "text": f"example {i}"} for i in range(19)]
+    text, image = Rows(2, 8, Budget(48)), Rows(4, 8, Budget(24, 4, 4))
+    tasks = (
+        Task("jsonl", 8, 1.0, Budget(16), Budget(24), packing=Packing(4, text, text)),
+        Task("one", 8, 1.0, Budget(16), Budget(8, 1, 4), negatives=1),
+        Task("many", 8, 1.0, Budget(16), Budget(8, 1, 4), packing=Packing(4, text, image)),
+        Task("examples", 4, 1.0, Budget(16), Budget(16)),
+    )
+    found = [
+        JsonlSource(tmp_path, "train"),
+        ArrayRecordSource(tmp_path / "one.array_record"),
+        open_split(tmp_path, "many"),
+    ]
+    return tasks, [*found, TfdsSource(examples, from_example)]
+
+
+def leaves(batch) -> list[np.ndarray]:
+    return jax.tree.leaves(batch[1])
+
+
+def test_with_packing_and_quarantine_a_step_of_every_source_has_one_batch(every_source, layout):
+    tasks, found = every_source
+    data = pipeline.mixture(tasks, found, layout, seed=4)
+    wanted = [data[step] for step in range(12)]
+    assert {number for number, _ in wanted} == {0, 1, 2, 3}
+    lost = {number: sum((~pairs.valid).sum() for n, pairs in wanted if n == number) for number in range(4)}
+    assert lost[0] and lost[1] and lost[2] and not lost[3]
+    for workers, start in ((0, 5), (2, 0), (4, 3)):
+        for one, other in zip(pipeline.batches(data, start, 12, workers), wanted[start:], strict=True):
+            assert one[0] == other[0] and all(map(np.array_equal, leaves(one), leaves(other)))
+    tasks = [dataclasses.replace(task, batch=16) for task in tasks]  # of four groups, where it is packed
+    whole = pipeline.mixture(tasks, found, layout, seed=4)
+    for hosts in (2, 4):  # each with its share of the four parts of a mesh
+        own = [pipeline.mixture(tasks, found, layout, 4, lines, 4) for lines in np.arange(4).reshape(hosts, -1)]
+        for step in (0, 1, 2, 3, 9):
+            shares = [share[step] for share in own]
+            joined = [np.concatenate(several) for several in zip(*map(leaves, shares), strict=True)]
+            assert all(map(np.array_equal, joined, leaves(whole[step])))
+
+
+def test_an_input_that_is_cut_to_its_budget_is_counted(tmp_path, layout):
+    pairs = [("short", "short"), ("word " * 40, "short"), ("short", "word " * 40), ("short", "short")]
+    written = [Record(str(i), (Text(query),), (Text(positive),)) for i, (query, positive) in enumerate(pairs)]
+    write(tmp_path / "train.array_record", written)
+    task = Task("cut", 4, 1.0, Budget(16), Budget(16))
+    source = ArrayRecordSource(tmp_path / "train.array_record")
+    found = make_pairs(task, layout, source, np.stack([np.arange(4), np.zeros(4, int)], axis=1))
+    assert found.truncated.tolist() == [False, True, True, False] and found.valid.all()

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from embed import storage
 from embed.data import sources
-from embed.data.corpora import glyphs, melody, motion, scenes, stdlib
+from embed.data.corpora import glyphs, melody, motion, scenes, stdlib, synthetic
 from embed.data.corpora.splits import SPLITS
 from embed.data.records import Record
 
@@ -34,6 +34,7 @@ FONTS = "Unicode character names; DejaVu and STIX fonts", "Unicode-3.0; Bitstrea
 WORLD = "procedural", "Apache-2.0"
 CORPORA = {
     "stdlib_code": Corpus(stdlib.code, "code", *PYTHON),
+    "synthetic_code": Corpus(synthetic.code, "code", f"{PYTHON[0]}, asked about by grammar", PYTHON[1], ("train",)),
     "stdlib_text": Corpus(stdlib.text, "text", *PYTHON),
     "stdlib_document": Corpus(stdlib.document, "document", *PYTHON),
     "stdlib_titles": Corpus(stdlib.titles, "image", *PYTHON, ("train",)),

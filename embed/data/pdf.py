@@ -1,0 +1,64 @@
+"""PDF -> pictures of its pages, within the report's limit of six; longer documents in pieces of so many."""
+
+import contextlib
+import io
+import math
+import threading
+
+import numpy as np
+import pypdfium2
+
+from embed.data.media import MediaError, explained
+
+MAX_PAGES = 6
+MAX_SPLIT = 2000  # pages of a document that is split
+pdfium = threading.Lock()  # the library is not thread-safe
+
+
+def render_pdf(data: bytes, max_pages: int = MAX_PAGES, longest: int = 1536) -> list[np.ndarray]:
+    """A PDF -> its pages, u8[h,w,3] on white, the longer side of each `longest` pixels.
+
+    Raises MediaError, also where the file asks for a password or has more than `max_pages` pages.
+    """
+    with explained("a PDF", data, "a PDF"), pdfium, contextlib.closing(_open(data)) as document:
+        if not 1 <= len(document) <= max_pages:
+            raise MediaError(f"a PDF of {len(document)} pages; 1 to {max_pages} can be embedded: split it")
+        return [_render(document, number, longest) for number in range(len(document))]
+
+
+def _render(document: pypdfium2.PdfDocument, number: int, longest: int) -> np.ndarray:
+    with contextlib.closing(document[number]) as page:
+        width, height = page.get_size()
+        if not (width > 0 and height > 0 and math.isfinite(width + height)):
+            raise MediaError(f"a PDF whose page {number + 1} is {width} by {height} points: save it again")
+        with contextlib.closing(page.render(scale=longest / max(width, height), rev_byteorder=True)) as bitmap:
+            return np.array(bitmap.to_numpy()[..., :3])
+
+
+def _open(data: bytes) -> pypdfium2.PdfDocument:
+    try:
+        return pypdfium2.PdfDocument(data)
+    except pypdfium2.PdfiumError as error:
+        why = "asks for a password: save it without" if "assword" in str(error) else f"cannot be read ({error})"
+        raise MediaError(f"a PDF of {len(data):,} bytes that {why}") from error
+
+
+def split_pdf(data: bytes, most: int = MAX_PAGES) -> list[tuple[int, int, bytes]]:
+    """A PDF of any length -> (first page, last page, both from 1; a PDF of these) for every `most` of its pages.
+
+    One that is short enough stays as it is. Raises MediaError as `render_pdf` does, and above 2,000 pages.
+    """
+    with explained("a PDF", data, "a PDF"), pdfium, contextlib.closing(_open(data)) as document:
+        count = len(document)
+        if not 1 <= count <= MAX_SPLIT:
+            raise MediaError(f"a PDF of {count:,} pages; 1 to {MAX_SPLIT:,} can be split")
+        if count <= most:
+            return [(1, count, data)]
+        pieces = []
+        for first in range(0, count, most):
+            last, out = min(first + most, count), io.BytesIO()
+            with contextlib.closing(pypdfium2.PdfDocument.new()) as piece:
+                piece.import_pages(document, list(range(first, last)))
+                piece.save(out)
+            pieces.append((first + 1, last, out.getvalue()))
+        return pieces
