@@ -172,6 +172,8 @@ def test_the_corpus_is_code_of_its_split_alone(monkeypatch):
 def test_the_experiment_writes_its_datasets_once(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(PRESETS, "tiny", ARCH)
     monkeypatch.setattr(synthesize, "SEEDS", 12)
+    for name in set(corpora.CORPORA) - {"scenes_labels", "scenes_image", "stdlib_text"}:
+        monkeypatch.delitem(corpora.CORPORA, name)
     corpora.build(tmp_path / "data", most=16)
     config = cpu.get_config()
     config.update({"workdir": str(tmp_path / "runs"), "data": str(tmp_path / "data")})

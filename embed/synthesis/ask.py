@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import logging
 import os
 import pathlib
 from collections.abc import Awaitable, Callable
@@ -13,6 +14,9 @@ from typing import Any
 from PIL import Image as Pillow
 
 from embed.data.records import KEY_OF, Content, Image, Text
+
+log = logging.getLogger(__name__)
+SHOWN = 3  # refusals in the log: often all are for one reason
 
 
 class AskError(RuntimeError):
@@ -150,30 +154,30 @@ class Replies:
         if len(kept) < len(lines):
             self.path.write_bytes(b"".join(kept))
         self.known = {row["key"]: row for row in map(json.loads, kept)}
-        self.file = self.path.open("a")
-        self.asked = 0  # in this process
+        self.asked = self.refused = 0  # in this process
 
     async def __call__(self, prompt: Content, number: int = 0) -> Reply:
-        """The model's reply number `number` to a prompt. Raises Refused, whenever it was, and AskError."""
+        """The model's reply number `number` to a prompt. Raises Refused, which is not kept, and AskError."""
         key = self._key(prompt, number)
         if key not in self.known:
             self.asked += 1
             try:
-                row = {"key": key, **dataclasses.asdict(await self.ask(prompt, number))}
+                reply = await self.ask(prompt, number)
             except Refused as error:
-                row = {"key": key, "refused": str(error)}
-            self.known[key] = row
-            self.file.write(json.dumps(row) + "\n")
-            self.file.flush()
+                self.refused += 1
+                if self.refused <= SHOWN:
+                    log.warning("refused: %s", error)
+                raise
+            self.known[key] = {"key": key, **dataclasses.asdict(reply)}
+            with self.path.open("a") as file:
+                file.write(json.dumps(self.known[key]) + "\n")
         row = self.known[key]
-        if "refused" in row:
-            raise Refused(row["refused"])
         return Reply(row["text"], row["tokens_in"], row["tokens_out"])
 
     def tokens(self) -> tuple[int, int]:
         """What all replies took, in and out."""
         rows = self.known.values()
-        return sum(row.get("tokens_in", 0) for row in rows), sum(row.get("tokens_out", 0) for row in rows)
+        return sum(row["tokens_in"] for row in rows), sum(row["tokens_out"] for row in rows)
 
     def _key(self, prompt: Content, number: int) -> str:
         digest = hashlib.blake2b(f"{self.model} {number} ".encode(), digest_size=16)

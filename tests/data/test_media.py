@@ -446,7 +446,8 @@ def test_a_long_pdf_is_split_into_pieces_that_show_its_pages():
     assert [piece[:2] for piece in pieces] == [(1, 6), (7, 12), (13, 14)]
     shapes = [page.shape[:2] for _, _, data in pieces for page in render_pdf(data, longest=500)]
     np.testing.assert_allclose(shapes, [(500 * 100 / width, 500) for width, _ in sizes], atol=1.5)
-    assert split_pdf(pdf_file((9, 9))) == [(1, 1, pdf_file((9, 9)))]
+    short = pdf_file((9, 9))
+    assert split_pdf(short) == [(1, 1, short)]
     with pytest.raises(MediaError, match="can be split"):
         split_pdf(pdf_file(*[(9, 9)] * 2001))
     with pytest.raises(MediaError, match="PDF"):
