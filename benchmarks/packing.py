@@ -13,48 +13,18 @@ import statistics
 import time
 
 import jax
-import numpy as np
 
 from configs import cpu
 from embed import mesh, storage, train
 from embed.data import folders, tokenizer
-from embed.data.layout import Layout, decode, fit
-from embed.data.packing import Packing, needs, rows_for
+from embed.data.layout import Layout
 from embed.data.pipeline import mixture
-from embed.data.records import Record
 from embed.data.sources import open_split
 from embed.data.tasks import Task, texts
 from embed.model.presets import PRESETS
 from experiments import pairs
 
-SAMPLE = 256  # records of a dataset that rows are chosen by
-READ = 4096  # and those the tokenizer is trained on: it knows the words of a few too well, and all else is longer
-
-
-def sampled(folder: storage.Path, count: int = SAMPLE) -> list[Record]:
-    """Records of the train split, evenly spaced."""
-    source = open_split(folder, "train")
-    return [source[int(i)] for i in np.unique(np.linspace(0, len(source) - 1, count).astype(int))]
-
-
-def packed(task: Task, folder: storage.Path, layout: Layout, group: int, row: int) -> Task:
-    """The task with rows chosen by a sample of its records."""
-
-    def needed(contents, budget):
-        found = (fit(decode(content, layout, budget.patches or None), budget, layout.tokenizer) for content in contents)
-        return np.array([needs(pieces, layout) for pieces in found])
-
-    records, kinds = sampled(folder), []
-    targets = [side for record in records for side in (record.positive, *record.negatives[: task.negatives])]
-    each = 1 + task.negatives
-    for contents, budget, count in (
-        ([r.query for r in records], task.query, group),
-        (targets, task.target, group * each),
-    ):
-        found = needed(contents, budget)
-        rows = max(round(found[:, 0].mean() * count / row), 1)
-        kinds.append(rows_for(found, count, rows, budget.patches, budget.frames))
-    return dataclasses.replace(task, packing=Packing(group, *kinds))
+READ = 4096  # records the tokenizer is trained on: it knows the words of a few too well, and all else is longer
 
 
 def measure(tasks: tuple[Task, Task], folder: storage.Path, layout: Layout, rounds: int) -> str:
@@ -93,17 +63,16 @@ def main() -> None:
         folder for folder in folders.with_split(given.folder, "train") if folder.name in given.names or not given.names
     ]
     arch = PRESETS[cpu.get_config().model]
-    words = [text for folder in found for record in sampled(folder, READ) for text in texts(record)]
+    records = (record for folder in found for record in folders.sample(open_split(folder, "train"), READ))
+    words = [text for record in records for text in texts(record)]
     layout = Layout(tokenizer.train(words, arch.vocabulary), arch.media)
     print("| dataset | padding | packed | fewer tokens, times | lost | pairs/s | packed | ratio |\n" + "|---" * 8 + "|")
     with jax.set_mesh(mesh.make_mesh((1, 1, 1))):
         for folder in found:
             task = folders.task(folder, layout, pairs.MOST, given.pairs, pairs.BOTH)
             task = dataclasses.replace(task, batch=given.pairs)
-            print(
-                measure((task, packed(task, folder, layout, given.group, given.row)), folder, layout, given.rounds),
-                flush=True,
-            )
+            both = task, folders.packed(task, folder, layout, given.group, given.row)
+            print(measure(both, folder, layout, given.rounds), flush=True)
 
 
 if __name__ == "__main__":

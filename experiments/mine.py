@@ -25,7 +25,7 @@ from embed.vectors import Scan, embed, scan
 
 log = logging.getLogger(__name__)
 NAME = "mined"
-RULE = Rule(count=4, depth=50, share=0.95)
+RULE = Rule(count=4, depth=400, share=0.95)
 SECOND = ""  # another checkpoint, whose ranking is fused with the first one's
 QUERY, DOCUMENT = (
     None,

@@ -6,14 +6,16 @@ import os
 import numpy as np
 
 from embed import storage
-from embed.data.layout import Budget, Layout, LimitError, decode, standard_budget
+from embed.data.layout import Budget, Layout, LimitError, decode, fit, standard_budget
 from embed.data.media import MediaError
-from embed.data.records import Content, RecordError
-from embed.data.sources import open_split
+from embed.data.packing import Packing, needs, rows_for
+from embed.data.records import Content, Record, RecordError
+from embed.data.sources import Source, open_split
 from embed.data.tasks import Task
 from embed.loss.contrast import REPORT, Candidates
 
-SAMPLE = 64  # records of a dataset that are looked at
+SAMPLE = 64  # records of a dataset that are looked at for the size of its rows
+PACKED = 1024  # and for how many inputs share one: sums vary more than a maximum
 
 
 def holding(root: str | os.PathLike, split: str) -> list[storage.Path]:
@@ -48,12 +50,7 @@ def tasks(
 def task(folder: storage.Path, layout: Layout, most: Budget, batch: int, candidates: Candidates = REPORT) -> Task:
     """The task of one dataset, as `tasks` has it. Raises FileNotFoundError and ValueError."""
     source = open_split(folder, "train")
-    records = []
-    for i in np.unique(np.linspace(0, len(source) - 1, SAMPLE).round().astype(int)) if len(source) else ():
-        try:
-            records.append(source[int(i)])
-        except RecordError:
-            continue  # training will quarantine and count it
+    records = sample(source, SAMPLE)
     queries = [record.query for record in records]
     targets = [side for record in records for side in (record.positive, *record.negatives[:1])]
     return Task(
@@ -65,6 +62,45 @@ def task(folder: storage.Path, layout: Layout, most: Budget, batch: int, candida
         negatives=int(any(record.negatives for record in records)),
         candidates=candidates,
     )
+
+
+def sample(source: Source, count: int) -> list[Record]:
+    """Records in even steps, those that cannot be read left out: training will quarantine and count them."""
+    found = []
+    for i in np.unique(np.linspace(0, len(source) - 1, count).round().astype(int)) if len(source) else ():
+        try:
+            found.append(source[int(i)])
+        except RecordError:
+            continue
+    return found
+
+
+def packed(task: Task, folder: storage.Path, layout: Layout, group: int, row: int) -> Task:
+    """The task with several inputs a row, groups of `group` pairs in rows of about `row` tokens, chosen by a sample of
+    its dataset. Its batch must be a multiple of `group`, and the groups of a batch of the mesh's parts.
+
+    Raises FileNotFoundError, and ValueError where none of the records looked at can be decoded.
+    """
+    records = sample(open_split(folder, "train"), PACKED)
+    targets = [side for record in records for side in (record.positive, *record.negatives[: task.negatives])]
+    kinds = []
+    for contents, budget, each in (
+        ([record.query for record in records], task.query, 1),
+        (targets, task.target, 1 + task.negatives),
+    ):
+        found = []
+        for content in contents:
+            try:
+                pieces = fit(decode(content, layout, budget.patches or None), budget, layout.tokenizer)
+            except (MediaError, LimitError):
+                continue
+            found.append(needs(pieces, layout))
+        if not found:
+            raise ValueError(f"{folder}: none of the records looked at can be read and decoded")
+        needed, count = np.array(found), group * each
+        rows = max(round(needed[:, 0].mean() * count / row), 1)
+        kinds.append(rows_for(needed, count, rows, budget.patches, budget.frames))
+    return dataclasses.replace(task, packing=Packing(group, *kinds))
 
 
 def _budget(contents: list[Content], layout: Layout, most: Budget, folder: storage.Path) -> Budget:
