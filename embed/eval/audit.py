@@ -42,7 +42,7 @@ def _dataset(name: str, found: Scan, chosen: Mined, samples: int) -> Iterator[st
         for i, (label, values) in enumerate(zip(CURVES, scores, strict=True))
     ]
     figure = charts.chart("share of scores", lines, x_label="cosine", share=True, noisy=True)
-    yield f'{charts.legend(CURVES)}<div class="charts">{figure}</div>'
+    yield f'{charts.legend(CURVES)}<div class="charts" style="max-width:640px;margin-bottom:24px">{figure}</div>'
     for row in np.unique(np.linspace(0, len(found.records) - 1, samples).astype(int)).tolist():
         yield _record(found, chosen, row)
 
