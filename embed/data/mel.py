@@ -25,8 +25,8 @@ def log_mel(samples: np.ndarray, bins: int) -> np.ndarray:
         return np.zeros((0, bins), np.float32)
     padded = np.pad(samples.astype(np.float32), (WINDOW // 2, 0))
     frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[: count * HOP : HOP]
-    # In float32 by numpy, as the reference: beside a loud tone, the rounding left in empty bins shows above FLOOR. (scipy's
-    # transform takes a third of the time and rounds otherwise.)
+    # In float32 by numpy, as the reference: beside a loud tone, the rounding left in empty bins shows above FLOOR.
+    # scipy's transform takes a third of the time, and rounds otherwise.
     spectrum = np.abs(np.fft.rfft(frames * _hann(), FFT))
     return np.log(spectrum @ _filters(bins) + np.float32(FLOOR))
 
