@@ -180,6 +180,25 @@ def test_a_video_is_decoded_at_its_seconds(towers):
     assert all(isinstance(piece, Picture) and len(piece.xy) == 1 for piece in decode((video(1),), towers, patches=2))
 
 
+def test_a_video_that_is_given_as_sound_too_is_seen_and_heard(towers):
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as out:
+        seen, heard = out.add_stream("mpeg4", rate=5), out.add_stream("aac", rate=48_000, layout="mono")
+        seen.width, seen.height, seen.pix_fmt = 32, 32, "yuv420p"
+        tone = np.sin(np.arange(3 * 48_000) / 20).astype(np.float32)[None]
+        for start in range(0, 3 * 48_000, 1024):
+            part = av.AudioFrame.from_ndarray(tone[:, start : start + 1024], format="fltp", layout="mono")
+            part.sample_rate, part.pts = 48_000, start
+            out.mux(heard.encode(part))
+        for _ in range(15):
+            out.mux(seen.encode(av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")))
+        out.mux([*heard.encode(None), *seen.encode(None)])
+    pieces = decode((Video(file.getvalue()), Audio(file.getvalue())), towers)
+    kinds = [type(piece) for piece in pieces]
+    assert kinds[:3] == [Picture] * 3 and set(kinds[3:]) == {Sound}
+    assert abs(sum(len(piece.frames) for piece in pieces[3:]) - 300) < 20  # of 10 ms, less at each clip's end
+
+
 @pytest.mark.parametrize(
     ("part", "kind"), [(image(9, 9), "images"), (video(1), "video"), (pdf(), "PDF"), (sound(NOISE), "audio")]
 )
