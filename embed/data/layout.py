@@ -197,9 +197,15 @@ def _tokens(piece: Piece) -> int:
 def fit(pieces: list[Piece], budget: Budget, tokenizer: Tokenizer) -> list[Piece]:
     """The pieces cut to a training budget: a video to evenly spaced frames, audio and then text at their ends.
 
+    Pieces that fit are given back as they are, the same list.
+
     Raises LimitError where the media alone do not fit, or the whole is over the limits.
     """
-    length(pieces, tokenizer)
+    images, clips = sizes(pieces)
+    longest = max((piece.tokens for piece in pieces if isinstance(piece, Sound)), default=0)
+    within = images <= budget.images and clips <= budget.clips and longest <= budget.frames
+    if length(pieces, tokenizer) <= budget.tokens and within:
+        return pieces
     pictures = [piece for piece in pieces if isinstance(piece, Picture)]
     if len(pictures) > budget.images and budget.images and all(p.around == tokenizer.video for p in pictures):
         keep = {id(pictures[i]) for i in np.linspace(0, len(pictures) - 1, budget.images).round().astype(int)}

@@ -10,7 +10,7 @@ import numpy as np
 
 from embed import mesh
 from embed.data import prompts
-from embed.data.layout import Budget, Layout, LimitError, decode, empty, fit, length, row, stack
+from embed.data.layout import Budget, Layout, LimitError, decode, empty, fit, row, stack
 from embed.data.media import MediaError
 from embed.data.packing import Input, Packing, pack_groups
 from embed.data.records import Content, Record, RecordError, Text, content_hash
@@ -138,7 +138,7 @@ def _present(task: Task, layout: Layout, record: Record, rng: np.random.Generato
             content = prompts.as_query(content, task.prompt) if is_query else prompts.as_document(content)
         whole = decode(content, layout, budget.patches or None)
         pieces = fit(whole, budget, layout.tokenizer)
-        cut |= length(pieces, layout.tokenizer) < length(whole, layout.tokenizer)
+        cut |= pieces is not whole
         return pieces
 
     negatives = [side(content, task.target, False) for content in chosen] + [None] * absent
