@@ -166,7 +166,7 @@ def test_the_corpus_is_code_of_its_split_alone(monkeypatch):
     assert all(len(records) > 20 for records in found.values())
     seen = {split: {record.positive for record in records} for split, records in found.items()}
     assert not seen["train"] & seen["test"] and not seen["train"] & seen["dev"]
-    assert {record.id.split("/")[0] for record in found["train"]} == {"contest", "feedback", "sql"}
+    assert {record.id.split("/")[1] for record in found["train"]} == {"contest", "feedback", "sql"}
 
 
 def test_the_experiment_writes_its_datasets_once(tmp_path, monkeypatch, capsys):

@@ -138,15 +138,15 @@ def test_a_killed_build_goes_on_and_ends_as_one_that_was_not(tmp_path):
     assert list(read(a)) == list(read(b)) and [r.id for r in read(a)] == [str(i) for i in range(80)]
 
 
-DEADLY = SLOW.replace("time.sleep(0.02)", "i in (13, 17, 42) and os.abort()").replace("import time", "import os")
+DEADLY = SLOW.replace("time.sleep(0.02)", "i in (13, 17) and os.abort()").replace("import time", "import os")
 
 
 def test_a_row_that_ends_the_process_is_left_out_and_named(tmp_path):
     (tmp_path / "deadly.py").write_text(DEADLY)
     about = build(tmp_path / "deadly.py", tmp_path / "out", Options(), workers=2)
-    assert about["splits"]["train"]["quarantined"] == {"it ends the process that decodes it": 3}
+    assert about["splits"]["train"]["quarantined"] == {"it ends the process that decodes it": 2}
     ids = [record.id for record in read(open_split(tmp_path / "out", "train"))]
-    assert ids == [str(i) for i in range(80) if i not in (13, 17, 42)]
+    assert ids == [str(i) for i in range(80) if i not in (13, 17)]
 
 
 def test_near_duplicates_and_what_is_nearly_asked_are_left_out(tmp_path):

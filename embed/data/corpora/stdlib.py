@@ -74,43 +74,45 @@ class Item:
 Pair = tuple[Item, Content, Content]
 
 
-@functools.cache
 def items() -> tuple[Item, ...]:
     """Everything in the standard library that has a docstring, in a shuffled order that never changes."""
-    found: dict[str, Item] = {}
-    for module, source in _modules():
-        lines = source.split("\n")  # as the parser counts them: a form feed ends none
-        for item in _walk(ast.parse(source), lines, module, ""):
-            found.setdefault(item.path, item)
-    return tuple(sorted(found.values(), key=lambda item: stable_hash(item.path)))
-
-
-def _modules() -> Iterator[tuple[str, str]]:
-    """Yields every module's dotted name and source."""
-    root = pathlib.Path(sysconfig.get_path("stdlib"))
-    for file in sorted(root.rglob("*.py")):
-        parts = file.relative_to(root).with_suffix("").parts
-        if not SKIPPED & set(parts) and not any("-" in part for part in parts):
-            module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-            yield module, file.read_text(encoding="utf-8", errors="replace")
+    return _found()[0]
 
 
 def undocumented(split: str) -> Iterator[Item]:
     """Functions and methods of a split without a docstring, whole and not short, in a shuffled order: what no other
     corpus has."""
-    found = []
-    for module, source in _modules():
-        if by_share(Item(module, "", "", "").family, DEV, TEST) != split:
+    return (item for item in _found()[1] if _split(item) == split)
+
+
+@functools.cache
+def _found() -> tuple[tuple[Item, ...], tuple[Item, ...]]:
+    """What has a docstring, and the functions that have none."""
+    root = pathlib.Path(sysconfig.get_path("stdlib"))
+    documented: dict[str, Item] = {}
+    others: list[Item] = []
+    for file in sorted(root.rglob("*.py")):
+        parts = file.relative_to(root).with_suffix("").parts
+        if SKIPPED & set(parts) or any("-" in part for part in parts):
             continue
-        lines = source.split("\n")
-        for node in ast.walk(ast.parse(source)):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node) is None:
-                assert node.end_lineno is not None
-                code = textwrap.dedent("\n".join(lines[node.lineno - 1 : node.end_lineno])).strip()
-                whole = node.end_lineno - node.lineno >= 3 and len(code) <= MAX_SOURCE
-                if whole and len(node.name) > 3 and not node.name.startswith("__"):
-                    found.append(Item(module, f"{node.name}:{node.lineno}", "", code))
-    return iter(sorted(found, key=lambda item: stable_hash(item.path)))
+        module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        source = file.read_text(encoding="utf-8", errors="replace")
+        lines, tree = source.split("\n"), ast.parse(source)  # as the parser counts them: a form feed ends no line
+        for item in _walk(tree, lines, module, ""):
+            documented.setdefault(item.path, item)
+        others += _without_docstring(tree, lines, module)
+    first, second = (sorted(kind, key=lambda item: stable_hash(item.path)) for kind in (documented.values(), others))
+    return tuple(first), tuple(second)
+
+
+def _without_docstring(tree: ast.Module, lines: list[str], module: str) -> Iterator[Item]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node) is None:
+            assert node.end_lineno is not None
+            code = textwrap.dedent("\n".join(lines[node.lineno - 1 : node.end_lineno])).strip()
+            whole = node.end_lineno - node.lineno >= 3 and len(code) <= MAX_SOURCE
+            if whole and len(node.name) > 3 and not node.name.startswith("__"):
+                yield Item(module, f"{node.name}:{node.lineno}", "", code)
 
 
 def code(split: str) -> Iterator[Record]:

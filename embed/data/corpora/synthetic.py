@@ -5,6 +5,7 @@ corpora leave out: they have no docstring. `experiments/synthesize.py` does the 
 """
 
 import asyncio
+import dataclasses
 import itertools
 import pathlib
 import tempfile
@@ -32,7 +33,7 @@ def code(split: str) -> Iterator[Record]:
         replies = Replies(pathlib.Path(folder) / "replies.jsonl", ask, "grammar")
         for plan in plans:
             records, _ = asyncio.run(write(plan, replies, parallel=1))
-            yield from records
+            yield from (dataclasses.replace(record, id=f"synthetic_code/{record.id}") for record in records)
 
 
 def _plan(kind: str, chosen: Iterable[Seed], keep: int) -> Plan:
