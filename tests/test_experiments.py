@@ -9,7 +9,6 @@ import subprocess
 import sys
 
 import jax
-import numpy as np
 import pytest
 from conftest import ARCH
 from jax.experimental.compilation_cache import compilation_cache
@@ -23,7 +22,6 @@ from embed.hf.export import export
 from embed.mesh import make_mesh
 from embed.model.encoder import Encoder, init
 from embed.model.presets import PRESETS
-from experiments import evaluate, finetune, rates
 
 ROOT = pathlib.Path(__file__).parent.parent
 FINETUNES = sorted(path.stem for path in (ROOT / "experiments").glob("finetune*.py"))
@@ -80,28 +78,6 @@ def test_runs_two_steps(small, gemma, name):
     meta = checkpoint.metadata(work / name)
     assert checkpoint.steps(work / name) == [2] and meta["experiment"] == name
     assert (meta["init"] is None) == (name in ("prefinetune", "finetune__from_scratch"))
-
-
-def test_rates_are_compared(small, gemma, monkeypatch, capsys):
-    if not (small / "runs" / "prefinetune").exists():
-        run("prefinetune", small, gemma)
-    monkeypatch.setattr(rates, "MIXTURES", 3)
-    monkeypatch.setattr(finetune, "TASKS", finetune.TASKS[:1] + finetune.TASKS[-1:])
-    monkeypatch.setattr(evaluate, "SUITE", {name: evaluate.SUITE[name] for name in ("scenes_image", "stdlib_text")})
-    run("rates", small, gemma)
-    table = capsys.readouterr().out.splitlines()
-    assert table[0] == "| mixture | mean nDCG@10 | scenes_image | stdlib_text |"
-    assert sorted(line.split(" | ")[0] for line in table[2:5]) == ["| 0", "| 1", "| 2"]
-    assert [line.count("±") for line in table[-2:]] == [2, 2]
-    assert (small / "runs" / "rates" / "2" / "metrics.jsonl").exists()
-
-
-def test_slopes_are_those_of_the_scores():
-    rng = np.random.default_rng(0)
-    log_rates = rng.normal(size=(400, 3))
-    scores = log_rates @ np.array([2.0, -1.0, 0.0]) + rng.normal(size=400)
-    slope, error = rates.slopes(np.exp(log_rates), scores)
-    assert (np.abs(slope - [2, -1, 0]) < 4 * error).all() and np.allclose(error, 1 / 400**0.5, rtol=0.2)
 
 
 def body(name: str) -> list[str]:
