@@ -1,6 +1,6 @@
 """Training pairs that a language model writes about real contents, rated by it, without near duplicates, balanced.
 
-Gemini Embedding 2, §3.2; kinds and prompts are in embed/synthesis/kinds.py. Without an ENDPOINT a place-holder answers
+Kinds and prompts are in embed/synthesis/kinds.py. Without an ENDPOINT a place-holder answers
 by grammar, on this machine: the loop as it is, in wooden English. Every reply is kept: a stopped run goes on, and asks
 and pays for nothing twice.
   run   python -m experiments.synthesize

@@ -136,16 +136,18 @@ def _unwanted(
     jobs: Sequence[Job], evaluations: Mapping[str, Sequence[Job]], options: Options
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yields why records are not trained on, and which, bool[n]."""
-    hashes = _column(jobs, "hashes")
+    hashes, least = _column(jobs, "hashes"), options.near
     yield "duplicates", ~firsts(hashes.reshape(-1, 4))
-    if options.near is not None:
-        yield "near duplicates", ~near_firsts(_signatures(jobs), options.near)
+    if least is not None:
+        signatures = _signatures(jobs)
+        yield "near duplicates", ~near_firsts(signatures, least)
     for name, others in evaluations.items():
         asked = np.ascontiguousarray(_column(others, "hashes")[:, 0]).view(np.uint64)
         found = np.isin(hashes.view(np.uint64)[..., 0], asked)
-        if options.near is not None:
+        if least is not None:
+            queries = _signatures(others)[:, 0]
             for side in range(2):
-                found[:, side] |= seen(_signatures(jobs)[:, side], _signatures(others)[:, 0], options.near)
+                found[:, side] |= seen(signatures[:, side], queries, least)
         # the positive of a class is its name, which may well be a query of it too
         yield f"asked by {name}", found[:, 0] | (found[:, 1] & ~_column(jobs, "labelled"))
 

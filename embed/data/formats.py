@@ -1,6 +1,6 @@
 """What others keep data in, as the parts of a build: rows of JSONL, Parquet, tar, TFDS or BEIR, and their records.
 
-A spec names one of these for each of its splits, with a function from a row to records; see `embed/data/build.py`.
+A spec (`embed/data/spec.py`) names one of these for each of its splits, with a function from a row to records.
 """
 
 import dataclasses

@@ -32,12 +32,7 @@ class JsonlSource:
     """Records of `folder/split.jsonl`, by line number. Lines are indexed once, 16 bytes each in memory; media are read
     when a record is."""
 
-    def __init__(
-        self,
-        folder: str | os.PathLike,
-        split: str,
-        parse: Parse = parse_line,
-    ):
+    def __init__(self, folder: str | os.PathLike, split: str, parse: Parse = parse_line):
         self.folder = storage.path(folder)
         self.path = self.folder / f"{split}.jsonl"
         self.lines, self.parse = storage.local(self.path), parse

@@ -1,4 +1,4 @@
-"""What a language model is asked to write, by kind of task, in the spirit of Gemini Embedding (arXiv 2503.07891, §4.2).
+"""What a language model is asked to write, by kind of task, in the spirit of Gemini Embedding (arXiv 2503.07891).
 
 A seed is a real content: a passage, a function, a table, a label, a picture. A kind says what to ask of it, and which
 pair its answer makes.
