@@ -26,15 +26,13 @@ from embed.data.layout import (
     check_images,
     cut_text,
     decode,
-    empty,
     film,
     length,
-    row,
-    stack,
     standard_budget,
 )
 from embed.data.media import MediaError
 from embed.data.records import MAX_MEDIA_BYTES, Audio, Content, Image, Part, Pdf, Text, Video
+from embed.data.rows import make_rows
 from embed.inputs import Inputs
 from embed.model.encoder import Encoder, encode
 from embed.search import truncate
@@ -165,12 +163,8 @@ class Embedder:
                 chosen = [part[start : start + most] for part in members]
                 rows = most if max(map(len, chosen)) > few else few
                 filled = [part + [-1] * (rows - len(part)) for part in chosen]
-                local = [
-                    row(pieces[i], budget, self.layout) if i >= 0 else empty(budget, self.layout.media)
-                    for line in own
-                    for i in filled[line]
-                ]
-                batches.append((np.concatenate(filled), stack(local, budget, self.layout)))
+                local = [pieces.get(i) for line in own for i in filled[line]]  # -1 is none
+                batches.append((np.concatenate(filled), make_rows(local, budget, self.layout)))
         return Prepared(tuple(batches), count)
 
     def encode(self, prepared: Prepared, params: dict | None = None) -> np.ndarray:

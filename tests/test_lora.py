@@ -13,8 +13,9 @@ from jax import P
 
 from embed import checkpoint, lora, mesh, optim, partition, soup, train
 from embed.api import Embedder
-from embed.data.layout import Budget, Layout, Words, row, stack
+from embed.data.layout import Budget, Layout, Words
 from embed.data.records import Record, Text
+from embed.data.rows import make_rows
 from embed.data.tasks import Task
 from embed.loss.contrast import contrast
 from embed.model.encoder import Encoder, encode, encode_pairs, init
@@ -29,7 +30,7 @@ TASK = Task("words", 8, 1.0, Budget(8), Budget(8))
 def inputs(layout):
     budget = Budget(8)
     many = [[Words(tuple(range(20 + i, 26 + i)))] for i in range(8)]
-    return mesh.to_global(stack([row(one, budget, layout) for one in many], budget, layout))
+    return mesh.to_global(make_rows(many, budget, layout))
 
 
 @pytest.fixture

@@ -1,11 +1,10 @@
-"""Parts in order -> one row of Inputs: tokens, places for soft tokens, and the media that fill them."""
+"""Parts in order -> pieces of an input: token ids, patches of a picture, frames of a sound; and what fits a budget."""
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
-import jax
 import numpy as np
 
 from embed.data import media, prompts
@@ -14,7 +13,7 @@ from embed.data.patches import resize_to_patches
 from embed.data.pdf import render_pdf
 from embed.data.records import Audio, Content, Image, Part, Pdf, Text, Video
 from embed.data.tokenizer import Tokenizer
-from embed.inputs import PADDING, Inputs, MediaFormat
+from embed.inputs import MediaFormat
 
 MAX_TOKENS = 8192  # the report's API
 MAX_IMAGES = 6
@@ -83,6 +82,7 @@ class Sound:
 
 
 Piece = Words | Picture | Sound
+Input = list[Piece] | None  # None = nothing, which takes no room
 
 
 def decode(content: Content, layout: Layout, patches: int | None = None) -> list[Piece]:
@@ -271,68 +271,3 @@ def standard_budget(pieces: list[Piece], tokenizer: Tokenizer) -> Budget:
 def sizes(pieces: list[Piece]) -> tuple[int, int]:
     """How many images (frames of a video included) and audio clips there are."""
     return sum(isinstance(piece, Picture) for piece in pieces), sum(isinstance(piece, Sound) for piece in pieces)
-
-
-def empty(budget: Budget, media: MediaFormat, members: int = 1) -> Inputs:
-    """A row of padding, without the row axis; no images where the model takes none, whatever the budget."""
-    l, p = budget.tokens, budget.patches
-    i = budget.images if media.patch else 0
-    per_token, content = media.audio_shape
-    clips, frames = budget.clips, budget.frames * per_token
-    return Inputs(
-        tokens=np.full(l, PADDING, np.int32),
-        segments=np.zeros(l, np.int32),
-        positions=np.zeros(l, np.int32),
-        slots=np.full(l, -1, np.int32),
-        patches=np.zeros((i, p, 3 * media.patch**2), np.uint8),
-        patch_xy=np.full((i, p, 2), -1, np.int32),
-        audio=np.zeros((clips, frames, content), np.float32),
-        audio_mask=np.zeros((clips, frames), bool),
-        members=members,
-    )
-
-
-def row(pieces: list[Piece], budget: Budget, layout: Layout) -> Inputs:
-    """One input as a row of one segment, without the row axis; the pieces must fit (see `fit`)."""
-    return packed_row([pieces], budget, layout)
-
-
-def packed_row(inputs: Sequence[list[Piece]], budget: Budget, layout: Layout, members: int = 1) -> Inputs:
-    """Inputs side by side as one row, each a segment, without the row axis; they must fit, and be `members` at most."""
-    tokenizer, out, per_token = layout.tokenizer, empty(budget, layout.media, members), layout.media.audio_shape[0]
-    start = image = clip = 0
-    for segment, pieces in enumerate(inputs, start=1):
-        ids: list[int] = list(tokenizer.prefix)
-        slots: list[int] = [-1] * len(ids)
-        for piece in pieces:
-            match piece:
-                case Words(words):
-                    ids += words
-                    slots += [-1] * len(words)
-                    continue
-                case Picture(patches, xy, around, before):
-                    out.patches[image, : len(patches)] = patches
-                    out.patch_xy[image, : len(xy)] = xy
-                    first, count, image = image * budget.patches, len(xy), image + 1
-                case Sound(frames):
-                    out.audio[clip, : len(frames)] = frames
-                    out.audio_mask[clip, : len(frames)] = True
-                    first = len(out.patches) * budget.patches + clip * budget.frames
-                    count = math.ceil(len(frames) / per_token)
-                    clip, around, before = clip + 1, tokenizer.audio, ()
-            ids += [*before, around[0], *[around[1]] * count, around[2]]
-            slots += [*[-1] * (len(before) + 1), *range(first, first + count), -1]
-        ids += tokenizer.suffix
-        slots += [-1] * len(tokenizer.suffix)
-        here = slice(start, start + len(ids))
-        out.tokens[here], out.slots[here] = ids, slots
-        out.segments[here], out.positions[here] = segment, np.arange(len(ids))
-        start += len(ids)
-    return out
-
-
-def stack(rows: list[Inputs], budget: Budget, layout: Layout) -> Inputs:
-    """Rows -> Inputs with the row axis; no rows give zero rows of the budget's shape."""
-    if not rows:
-        return jax.tree.map(lambda leaf: leaf[None][:0], empty(budget, layout.media))
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from embed.data.layout import Budget, Layout, Piece, length, packed_row, sizes, stack
+from embed.data.layout import Budget, Input, Layout, Piece, length, sizes
+from embed.data.rows import packed_rows
 from embed.inputs import Inputs, Places
 
-Input = list[Piece] | None  # None = nothing, which takes no room
 LOST = -1  # the place of what found no room
 
 
@@ -35,8 +35,9 @@ class Packing:
     target: Rows
 
 
-def pack(inputs: Sequence[Input], rows: Rows, layout: Layout) -> tuple[list[Inputs], np.ndarray]:
-    """The rows of one side of a group, and where each input is: i32[n], row · members + its number in the row, or LOST.
+def pack(inputs: Sequence[Input], rows: Rows, layout: Layout) -> tuple[list[list[list[Piece]]], np.ndarray]:
+    """What lies in each row of one side of a group, and where each input is: i32[n], row · members + its number in the
+    row, or LOST.
 
     The longest first, each where it leaves least room (best fit decreasing); of equals the first first.
     """
@@ -45,7 +46,7 @@ def pack(inputs: Sequence[Input], rows: Rows, layout: Layout) -> tuple[list[Inpu
     for i in np.argsort(places):
         if (pieces := inputs[i]) is not None and places[i] != LOST:
             members[places[i] // rows.members].append(pieces)
-    return [packed_row(own, rows.budget, layout, rows.members) for own in members], places
+    return members, places
 
 
 def needs(pieces: Input, layout: Layout) -> tuple[int, int, int]:
@@ -104,7 +105,7 @@ def pack_groups(
     layout: Layout,
 ) -> tuple[Inputs, Inputs, Places]:
     """The rows of all queries and of all targets with their hard negatives, and the places of the pairs' inputs."""
-    rows: tuple[list[Inputs], list[Inputs]] = ([], [])
+    rows: tuple[list, list] = ([], [])
     found = []
     for start in range(0, len(queries), packing.group):
         own = slice(start, start + packing.group)
@@ -117,7 +118,8 @@ def pack_groups(
         rows[0].extend(query_rows)
         rows[1].extend(target_rows)
     query_side, target_side = (
-        stack(made, kind.budget, layout) for made, kind in zip(rows, (packing.query, packing.target), strict=True)
+        packed_rows(made, kind.budget, layout, kind.members)
+        for made, kind in zip(rows, (packing.query, packing.target), strict=True)
     )
     query, target, negative, lost = map(np.stack, zip(*found, strict=True))
     return query_side, target_side, Places(query, target, negative, lost)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,10 +9,11 @@ import numpy as np
 
 from embed import mesh
 from embed.data import prompts
-from embed.data.layout import Budget, Layout, LimitError, decode, empty, fit, row, stack
+from embed.data.layout import Budget, Input, Layout, LimitError, decode, fit
 from embed.data.media import MediaError
-from embed.data.packing import Input, Packing, pack_groups
+from embed.data.packing import Packing, pack_groups
 from embed.data.records import Content, Record, RecordError, Text, content_hash
+from embed.data.rows import empty, make_rows
 from embed.data.sources import Source
 from embed.inputs import Inputs, MediaFormat, Pairs, Places
 from embed.loss.contrast import REPORT, Candidates
@@ -66,20 +66,14 @@ def make_pairs(task: Task, layout: Layout, source: Source, keys: np.ndarray) -> 
     queries, targets, negatives, identities, known, cut = zip(*examples, strict=True)
     hashes, valid = np.stack(identities), np.array(known)  # u32[q, 2 + h, 2]
     if task.packing is None:
-        query, target = _rows(queries, task.query, layout), _rows(targets, task.target, layout)
-        negative, places = _rows([one for own in negatives for one in own], task.target, layout), None
+        query, target = make_rows(queries, task.query, layout), make_rows(targets, task.target, layout)
+        negative, places = make_rows([one for own in negatives for one in own], task.target, layout), None
     else:
         query, target, places = pack_groups(queries, targets, negatives, task.packing, layout)
         negative = jax.tree.map(lambda leaf: leaf[:0], target)  # they are among the targets
         valid &= ~places.overflowed.reshape(-1)
     identities = hashes[:, 0], hashes[:, 1], hashes[:, 2:].reshape(-1, 2)
     return Pairs(query, target, negative, *identities, valid, places, np.array(cut))
-
-
-def _rows(inputs: Sequence[Input], budget: Budget, layout: Layout) -> Inputs:
-    nothing = empty(budget, layout.media)
-    rows = [nothing if pieces is None else row(pieces, budget, layout) for pieces in inputs]
-    return stack(rows, budget, layout)
 
 
 def shapes(task: Task, media: MediaFormat) -> Pairs:
@@ -90,7 +84,7 @@ def shapes(task: Task, media: MediaFormat) -> Pairs:
         return jax.ShapeDtypeStruct((count, *shape), dtype, sharding=here)
 
     def side(budget: Budget, count: int, members: int = 1) -> Inputs:
-        return jax.tree.map(lambda leaf: rows(count, *leaf.shape, dtype=leaf.dtype), empty(budget, media, members))
+        return jax.tree.map(lambda leaf: rows(*leaf.shape, dtype=leaf.dtype), empty(count, budget, media, members))
 
     q, h, places = task.batch, task.negatives, None
     if task.packing is None:

@@ -4,6 +4,7 @@ import dataclasses
 import io
 
 import av
+import jax
 import numpy as np
 import pypdfium2
 import pytest
@@ -18,17 +19,16 @@ from embed.data.layout import (
     Sound,
     Words,
     decode,
-    empty,
     film,
     fit,
     length,
-    row,
     standard_budget,
 )
 from embed.data.media import MediaError, frame_audio
 from embed.data.mel import log_mel
 from embed.data.records import Audio, Image, Pdf, Text, Video
-from embed.inputs import MediaFormat
+from embed.data.rows import empty, make_rows
+from embed.inputs import Inputs, MediaFormat
 from embed.model.presets import EMBEDDINGGEMMA2, GEMMA4_12B, GEMMA4_E2B, PUBLISHED
 
 FORM = MediaFormat(
@@ -36,6 +36,10 @@ FORM = MediaFormat(
 )
 NOISE = np.random.default_rng(0).normal(0, 0.1, 200_000).astype(np.float32)
 FRAMES = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
+
+
+def row(pieces, budget: Budget, layout: Layout) -> Inputs:
+    return jax.tree.map(lambda leaf: leaf[0], make_rows([pieces], budget, layout))
 
 
 def image(height: int, width: int) -> Image:
@@ -95,7 +99,7 @@ def test_a_raw_frame_is_a_soft_token(layout):
     (clip,) = sounds(layout, 1281)
     np.testing.assert_array_equal(clip.frames, frame_audio(NOISE[:1281]))
     assert clip.tokens == 3
-    assert empty(Budget(8, clips=2, frames=3), layout.media).audio.shape == (2, 3, 640)
+    assert empty(5, Budget(8, clips=2, frames=3), layout.media).audio.shape == (5, 2, 3, 640)
 
 
 @pytest.mark.parametrize(("samples", "clips"), [(3200, 1), (3201, 1), (3360, 1), (3361, 2), (6400, 2), (7000, 3)])

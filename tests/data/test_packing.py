@@ -17,6 +17,7 @@ from embed.data import pipeline
 from embed.data.layout import Budget, Words
 from embed.data.packing import LOST, Packing, Rows, assign, pack, rows_for
 from embed.data.records import Audio, Image, Record, RecordError, Text
+from embed.data.rows import packed_rows
 from embed.data.tasks import Task, make_pairs, shapes
 from embed.inputs import Pairs
 from embed.loss.contrast import contrast
@@ -121,16 +122,17 @@ def test_rows_hold_no_more_than_they_have_room_for(layout):
         inputs = [[Words(tuple([30] * int(n)))] for n in rng.integers(1, 20, 12)]
         inputs[trial % 12] = None
         rows = Rows(int(rng.integers(1, 5)), int(rng.integers(1, 5)), Budget(24))
-        made, places = pack(inputs, rows, layout)
-        assert len(made) == rows.count
+        members, places = pack(inputs, rows, layout)
+        made = packed_rows(members, rows.budget, layout, rows.members)
+        assert len(made.tokens) == rows.count
         inside = [i for i, place in enumerate(places) if place != LOST and inputs[i]]
         assert len({places[i] for i in inside}) == len(inside)
         for i in inside:
             row, member = divmod(places[i], rows.members)
-            own = made[row].tokens[made[row].segments == member + 1]
+            own = made.tokens[row][made.segments[row] == member + 1]
             assert len(own) == len(inputs[i][0].ids) + 2
-        assert all(row.segments.max() <= rows.members for row in made)
-        spare = max((24 - (row.segments > 0).sum() for row in made if row.segments.max() < rows.members), default=0)
+        assert made.segments.max() <= rows.members
+        spare = max((24 - (own > 0).sum() for own in made.segments if own.max() < rows.members), default=0)
         for i in np.flatnonzero(places == LOST):
             assert len(inputs[i][0].ids) + 2 > spare
 

@@ -23,6 +23,7 @@ from fractions import Fraction
 from typing import Any
 
 import av
+import jax
 import numpy as np
 import pytest
 import soundfile
@@ -43,10 +44,11 @@ from transformers.models.gemma4_unified.feature_extraction_gemma4_unified import
 )
 
 from embed.data import tokenizer as tokenizers  # noqa: E402
-from embed.data.layout import Layout, Picture, Sound, decode, length, row, standard_budget  # noqa: E402
+from embed.data.layout import Layout, Picture, Sound, decode, length, standard_budget  # noqa: E402
 from embed.data.media import decode_audio, decode_image, decode_video, sample_times  # noqa: E402
 from embed.data.patches import resize_to_patches  # noqa: E402
 from embed.data.records import Audio, Image, Text, Video  # noqa: E402
+from embed.data.rows import make_rows  # noqa: E402
 from embed.model.presets import EMBEDDINGGEMMA2, GEMMA4_12B, GEMMA4_E2B  # noqa: E402
 
 MEL = Gemma4AudioFeatureExtractor()
@@ -389,7 +391,7 @@ def test_token_ids_are_those_of_the_whole_prompt(words, kind, order):
     media = {"i": Image(IMAGES["odd"]), "v": Video(VIDEO), "a": Audio(SHORT), "l": Audio(LONG)}
     pieces = decode(tuple(Text(texts.pop(0)) if each == "t" else media[each] for each in order), layout)
     budget = standard_budget(pieces, words)
-    laid = row(pieces, budget, layout)
+    laid = jax.tree.map(lambda leaf: leaf[0], make_rows([pieces], budget, layout))
     count = int((laid.segments > 0).sum())
     assert laid.tokens[:count].tolist() == expected and count == length(pieces, words)
 

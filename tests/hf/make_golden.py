@@ -13,10 +13,11 @@ HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
 from conftest import SENTENCES  # noqa: E402
-from reference import KINDS, random_pieces, their_inputs, their_states, written  # noqa: E402
+from reference import KINDS, apart, random_pieces, their_inputs, their_states, written  # noqa: E402
 from test_golden import BUDGET, ORDERS, SEEDS, VOCABULARY  # noqa: E402
 
-from embed.data.layout import Layout, row  # noqa: E402
+from embed.data.layout import Layout  # noqa: E402
+from embed.data.rows import make_rows  # noqa: E402
 from embed.data.tokenizer import train  # noqa: E402
 from embed.hf import architecture  # noqa: E402
 
@@ -32,13 +33,12 @@ def main() -> None:
         media = architecture(folder).media
         rng = np.random.default_rng(0)
         pieces = [random_pieces(order, media, tokenizer, rng, VOCABULARY) for order in ORDERS]
-        rows = [row(one, BUDGET, Layout(tokenizer, media)) for one in pieces]
+        rows = make_rows(pieces, BUDGET, Layout(tokenizer, media))
         means = [
             their_states(model, their_inputs(model, laid, one, media))[0]
-            for one, laid in zip(pieces, rows, strict=True)
+            for one, laid in zip(pieces, apart(rows), strict=True)
         ]
-        kept = {name: np.stack([getattr(one, name) for one in rows]) for name in vars(rows[0])}
-        np.savez_compressed(folder / "inputs.npz", mean=np.stack(means), **kept)
+        np.savez_compressed(folder / "inputs.npz", mean=np.stack(means), **vars(rows))
 
 
 if __name__ == "__main__":

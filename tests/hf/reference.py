@@ -2,6 +2,7 @@
 
 import random
 
+import jax
 import numpy as np
 import torch
 from transformers import (
@@ -155,6 +156,11 @@ def small_patches(patches: np.ndarray, xy: np.ndarray, pool: int) -> tuple[np.nd
     where = (pool * xy[:, None] + within).reshape(-1, 2)
     order = np.lexsort((where[:, 0], where[:, 1]))
     return cut[order], where[order]
+
+
+def apart(rows: Inputs) -> list[Inputs]:
+    """Each row by itself, without the row axis."""
+    return [jax.tree.map(lambda leaf: leaf[i], rows) for i in range(len(rows.tokens))]  # noqa: B023
 
 
 def their_inputs(model, row: Inputs, pieces: list, media) -> dict[str, torch.Tensor]:

@@ -13,10 +13,11 @@ from flax.traverse_util import flatten_dict
 torch = pytest.importorskip("torch", reason="needs the extra [hf]")
 transformers = pytest.importorskip("transformers", reason="needs the extra [hf]")
 
-from reference import BUDGET, random_pieces, their_inputs, their_states  # noqa: E402
+from reference import BUDGET, apart, random_pieces, their_inputs, their_states  # noqa: E402
 
 from embed import checkpoint, mesh  # noqa: E402
-from embed.data.layout import Layout, row, stack  # noqa: E402
+from embed.data.layout import Layout  # noqa: E402
+from embed.data.rows import make_rows  # noqa: E402
 from embed.hf.config import architecture, is_embedder  # noqa: E402
 from embed.hf.load import load  # noqa: E402
 from embed.hf.tensors import DENSE, theirs  # noqa: E402
@@ -99,7 +100,8 @@ LOAD = """
 import pathlib, sys
 import jax, jax.numpy as jnp, numpy as np
 from embed import checkpoint, hf, mesh
-from embed.data.layout import Budget, Layout, Words, row, stack
+from embed.data.layout import Budget, Layout, Words
+from embed.data.rows import make_rows
 from embed.data.tokenizer import Tokenizer
 from embed.hf.load import load
 from embed.model.encoder import Encoder, encode
@@ -117,7 +119,7 @@ with jax.set_mesh(mesh.make_mesh((1, 1, 1))):
     after = peak()
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     layout = Layout(Tokenizer.load(sys.argv[2]), arch.media)
-    rows = stack([row([Words(tuple(range(5, 5 + n)))], Budget(32), layout) for n in (4, 20)], Budget(32), layout)
+    rows = make_rows([[Words(tuple(range(5, 5 + n)))] for n in (4, 20)], Budget(32), layout)
     vectors = np.asarray(encode(Encoder(arch, jnp.bfloat16, remat=False), params, mesh.to_global(rows)))
     assert vectors.shape == (2, 768) and np.isfinite(vectors).all()
     print(before, after, peak(), size)
@@ -164,16 +166,14 @@ def test_in_bfloat16_its_vectors_are_those_of_the_reference_in_float32(embedding
     params = load(embeddinggemma2, like)
     layout, rng = Layout(tokenizer, arch.media), np.random.default_rng(0)
     pieces = [random_pieces(order, arch.media, tokenizer, rng) for order in ORDERS]
-    rows = [row(one, BUDGET, layout) for one in pieces]
-    found = np.asarray(
-        encode(Encoder(arch, jnp.bfloat16, remat=False), params, mesh.to_global(stack(rows, BUDGET, layout)))
-    )
+    rows = mesh.to_global(make_rows(pieces, BUDGET, layout))
+    found = np.asarray(encode(Encoder(arch, jnp.bfloat16, remat=False), params, rows))
     del params
     model = published("embeddinggemma2")[0].from_pretrained(embeddinggemma2, dtype=torch.float32).eval()
     expected = np.stack(
         [
             their_states(model, their_inputs(model, laid, one, arch.media))[0]
-            for one, laid in zip(pieces, rows, strict=True)
+            for one, laid in zip(pieces, apart(rows), strict=True)
         ]
     )
     found, expected = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (found, expected))

@@ -10,10 +10,11 @@ import pytest
 torch = pytest.importorskip("torch", reason="the parity tests need the extra [hf]")
 pytest.importorskip("transformers.models.embedding_gemma2", reason="the parity tests need the extra [hf]")
 
-from reference import BUDGET, KINDS, random_pieces, their_inputs, their_states, written  # noqa: E402
+from reference import BUDGET, KINDS, apart, random_pieces, their_inputs, their_states, written  # noqa: E402
 
 from embed import hf, mesh  # noqa: E402
-from embed.data.layout import Layout, row, stack  # noqa: E402
+from embed.data.layout import Layout  # noqa: E402
+from embed.data.rows import make_rows  # noqa: E402
 from embed.hf.config import is_embedder  # noqa: E402
 from embed.model import audio, backbone, vision  # noqa: E402
 from embed.model.encoder import Encoder  # noqa: E402
@@ -46,13 +47,13 @@ def laid_out(arch, tokenizer, seed, orders=ORDERS):
     layout = Layout(tokenizer, arch.media)
     rng = np.random.default_rng(seed)
     pieces = [random_pieces(order, arch.media, tokenizer, rng) for order in orders]
-    return pieces, [row(one, BUDGET, layout) for one in pieces], layout
+    return pieces, make_rows(pieces, BUDGET, layout)
 
 
-def ours(arch, params, rows, layout, dtype=jnp.float32):
+def ours(arch, params, rows, dtype=jnp.float32):
     encoder = Encoder(arch, dtype, remat=False)
     apply = jax.jit(lambda params, inputs: encoder.apply({"params": params}, inputs)[:, 0])
-    return np.asarray(apply(params, mesh.to_global(stack(rows, BUDGET, layout))), np.float32)
+    return np.asarray(apply(params, mesh.to_global(rows)), np.float32)
 
 
 def projected(arch, params, mean):
@@ -69,13 +70,13 @@ def test_every_layer_and_embedding_equals_the_reference(tmp_path, tokenizer, sta
     model = written(tmp_path, kind, seed, tokenizer)
     arch = hf.architecture(tmp_path)
     params = hf.load(tmp_path)
-    pieces, rows, layout = laid_out(arch, tokenizer, seed)
+    pieces, rows = laid_out(arch, tokenizer, seed)
     for part in states.values():
         part.clear()
-    found = ours(arch, params, rows, layout)
+    found = ours(arch, params, rows)
     jax.effects_barrier()
     k2 = 1 if arch.vision is None else arch.vision.pool**2
-    for i, (one, laid) in enumerate(zip(pieces, rows, strict=True)):
+    for i, (one, laid) in enumerate(zip(pieces, apart(rows), strict=True)):
         mean, theirs = their_states(model, their_inputs(model, laid, one, arch.media))
         expected = projected(arch, params, mean)
         assert far(found[i], expected) <= 1e-4
@@ -110,10 +111,10 @@ def test_in_bfloat16_it_is_as_near_to_float32_as_the_reference_is(tmp_path, toke
     fine = type(coarse).from_pretrained(tmp_path, dtype=torch.float32, attn_implementation="eager").eval()
     arch = hf.architecture(tmp_path)
     params = hf.load(tmp_path)
-    pieces, rows, layout = laid_out(arch, tokenizer, 3)
-    found = ours(arch, params, rows, layout, jnp.bfloat16)
+    pieces, rows = laid_out(arch, tokenizer, 3)
+    found = ours(arch, params, rows, jnp.bfloat16)
     cosines = []
-    for one, laid, vector in zip(pieces, rows, found, strict=True):
+    for one, laid, vector in zip(pieces, apart(rows), found, strict=True):
         inputs = their_inputs(fine, laid, one, arch.media)
         expected = projected(arch, params, their_states(fine, inputs)[0])
         rounded = {name: x.bfloat16() if x.is_floating_point() else x for name, x in inputs.items()}

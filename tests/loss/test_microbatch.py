@@ -18,7 +18,8 @@ from flax.traverse_util import flatten_dict
 from formula import T, formula, random_pairs, relative
 
 from embed import mesh
-from embed.data.layout import Budget, Picture, Words, row, stack
+from embed.data.layout import Budget, Picture, Words
+from embed.data.rows import make_rows
 from embed.inputs import Dropout, Pairs
 from embed.loss.contrast import REPORT, Candidates, contrast, dense
 from embed.loss.ring import ring
@@ -56,9 +57,9 @@ def random_batch(layout, seed: int, q: int, h: int) -> Pairs:
             return Picture(rng.integers(0, 256, (2, 192), np.uint8), np.array([[0, 0], [1, 0]]), layout.tokenizer.image)
         return Words(tuple(rng.integers(20, 120, rng.integers(1, 7)).tolist()))
 
-    sides = [[row([piece()], BUDGET, layout) for _ in range(n)] for n in (q, q, q * h)]
+    sides = [[[piece()] for _ in range(n)] for n in (q, q, q * h)]
     found = dataclasses.replace(random_pairs(rng, q, h), **{
-        name: stack(rows, BUDGET, layout) for name, rows in zip(("query", "target", "negative"), sides, strict=True)
+        name: make_rows(side, BUDGET, layout) for name, side in zip(("query", "target", "negative"), sides, strict=True)
     })  # fmt: skip
     found.valid[-2:] = False
     return found

@@ -10,7 +10,8 @@ import pytest
 from conftest import ARCH
 
 from embed import mesh
-from embed.data.layout import Budget, Words, row, stack
+from embed.data.layout import Budget, Words
+from embed.data.rows import make_rows
 from embed.inputs import Dropout, Inputs, Pairs
 from embed.model.backbone import Layer
 from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, init
@@ -26,7 +27,7 @@ def pairs(layout) -> Pairs:
     def side(seed: int, count: int) -> Inputs:
         rng = np.random.default_rng(seed)
         many = [[Words(tuple(rng.integers(20, 400, rng.integers(2, 9)).tolist()))] for _ in range(count)]
-        return stack([row(one, BUDGET, layout) for one in many], BUDGET, layout)
+        return make_rows(many, BUDGET, layout)
 
     hashes = [np.arange(2 * n, dtype=np.uint32).reshape(n, 2) for n in (Q, Q, Q * H)]
     return Pairs(side(0, Q), side(1, Q), side(2, Q * H), *hashes, np.ones(Q, bool))

@@ -9,7 +9,8 @@ import pytest
 from conftest import ARCH
 
 from embed import mesh
-from embed.data.layout import Budget, Picture, Sound, Words, packed_row, row, stack
+from embed.data.layout import Budget, Picture, Sound, Words
+from embed.data.rows import make_rows, packed_rows
 from embed.inputs import Inputs, Pairs
 from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, init
 
@@ -34,7 +35,7 @@ BUDGET = Budget(32, 2, 4, 1, 4)
 
 
 def rows(layout, many, budget=BUDGET):
-    return stack([row(one, budget, layout) for one in many], budget, layout)
+    return make_rows(many, budget, layout)
 
 
 @pytest.fixture
@@ -50,8 +51,7 @@ def test_packed_equals_unpacked(layout, params):
     rng = np.random.default_rng(1)
     one, two = pieces(layout, rng, "wpw"), pieces(layout, rng, "sw")
     alone = embed(params, rows(layout, [one, two]))[:, 0]
-    packed = packed_row([one, two], Budget(48, 2, 4, 1, 4), layout, members=3)
-    found = embed(params, jax.tree.map(lambda leaf: leaf[None], packed))[0]
+    found = embed(params, packed_rows([[one, two]], Budget(48, 2, 4, 1, 4), layout, members=3))[0]
     np.testing.assert_allclose(found[:2], alone, atol=2e-5)
     assert not found[2].any()
 
@@ -141,7 +141,7 @@ def test_targets_and_negatives_together_are_as_apart(layout, h, shape):
     sides = {}
     for seed, (name, count) in enumerate({"query": q, "target": q, "negative": q * h}.items()):
         many = [pieces(layout, np.random.default_rng(100 * seed + i)) for i in range(count)]
-        sides[name] = stack([row(one, BUDGET, layout) for one in many], BUDGET, layout)
+        sides[name] = make_rows(many, BUDGET, layout)
     hashes = {f"{name}_hash": np.zeros((len(side.tokens), 2), np.uint32) for name, side in sides.items()}
 
     def encode(weight, inputs):  # stands in for the encoder: any function of a row will do
