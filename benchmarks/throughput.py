@@ -139,7 +139,9 @@ def main() -> None:
         source = open_split(given.folder / name, "train")
         words = [text for i in range(min(READ, len(source))) for text in texts(source[i])]
         tokenizer = tokenizers.train(words or ["a"], 4096)
-        tokenizer.save(path := storage.cache() / "benchmark" / "tokenizer.json")
+        path = storage.cache() / "benchmark" / "tokenizer.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tokenizer.save(path)
         print(measure(given.folder / name, Layout(tokenizer, GEMMA4_E2B.media), str(path), given.pairs, given.rounds))
 
 

@@ -14,6 +14,7 @@ from embed.data.sources import Source
 from embed.data.tasks import Task, make_pairs
 from embed.inputs import Pairs
 
+ENDLESS = 2**60  # records
 Batch = tuple[int, Pairs]  # which task, its pairs (numpy, this host's rows)
 
 
@@ -52,7 +53,8 @@ def _stream(
     def read(keys: np.ndarray) -> Batch:
         return number, make_pairs(task, layout, source, keys[parts[list(lines)].reshape(-1)])
 
-    indices = grain.MapDataset.range(len(source)).seed(seed + number).shuffle().repeat()
+    epochs = ENDLESS // len(source)  # repeat() alone may be longer than a length can be
+    indices = grain.MapDataset.range(len(source)).seed(seed + number).shuffle().repeat(epochs)
     keys = indices.random_map(lambda index, rng: np.array([index, rng.integers(2**31)]))
     return keys.batch(task.batch).map(read)
 

@@ -97,6 +97,14 @@ def test_jsonl_names_file_line_and_field(tmp_path):
             source[index]
 
 
+@pytest.mark.parametrize("count", [1, 3, 7])
+def test_a_batch_may_be_one_pair_of_a_source_of_any_size(layout, count):
+    tasks = [dataclasses.replace(TASKS[0], batch=1), dataclasses.replace(TASKS[1], batch=2)]
+    data = pipeline.mixture(tasks, [records(count), records(7)], layout, seed=0)
+    seen = {tuple(pairs.query_hash[0].tolist()) for number, pairs in (data[i] for i in range(30)) if number == 0}
+    assert len(seen) == count
+
+
 def test_any_random_access_examples_are_a_source():
     source = TfdsSource([{"caption": b"a cat"}], lambda e: Record("0", (Text(e["caption"].decode()),), (Text("cat"),)))
     assert source[0].query == (Text("a cat"),)
