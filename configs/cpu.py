@@ -16,6 +16,8 @@ def get_config() -> config_dict.ConfigDict:
         data="runs/data",  # where the corpora are, or are built
         pairs="",  # a folder of your own datasets (see README.md), trained and evaluated on as well
         checkpoint="",  # what evaluate reads
+        mteb="",  # what evaluate scores instead of the recipe's tasks: tasks of mteb by comma, or one of its benchmarks
+        dim=0,  # the Matryoshka width of that; 0 = all
         pretrained="",  # a published model for finetune__from_gemma: its folder, or owner/model@COMMIT
         save=50,  # steps between checkpoints
         keep=3,

@@ -70,6 +70,12 @@ def grouped(rows: jax.Array, groups: int) -> jax.Array:
     return rows.reshape(groups, len(rows) // groups, *rows.shape[1:], out_sharding=ROWS)
 
 
+def ungrouped(groups: jax.Array) -> jax.Array:
+    """[n,k,...] sharded by group -> rows[(n k),...]. A plain reshape of one group forgets the layout."""
+    n, k, *rest = groups.shape
+    return groups.reshape(n * k, *rest, out_sharding=ROWS)
+
+
 def present() -> Mesh:
     """The mesh that is set (`jax.set_mesh`), else one of this host's devices."""
     mesh = jax.sharding.get_mesh()

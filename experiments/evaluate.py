@@ -2,6 +2,8 @@
 
   python -m experiments.evaluate --config.checkpoint=runs/soup_greedy
 
+  mteb    python -m experiments.evaluate --config.checkpoint=runs/soup_greedy --config.mteb="MTEB Multilingual"
+
 Scores are hits among the whole test split by exact search: R@k is the share of queries with a right item in the first
 k.
 """
@@ -113,7 +115,29 @@ def table(columns: dict[str, dict], suite: list[Ready]) -> str:
     return "\n".join(lines)
 
 
+def community(config: ConfigDict) -> None:
+    """Tasks of mteb: its protocol, and its own form of results, in the workdir. What could not be loaded is named."""
+    try:
+        import mteb
+
+        from embed.eval.mteb import Model, tasks
+    except ModuleNotFoundError as error:
+        raise SystemExit(f"error: --config.mteb needs the extra [eval] ({error}): pip install -e '.[eval]'") from error
+    path, folder = storage.path(config.checkpoint), storage.path(config.workdir) / "mteb"
+    model = Model(Embedder.load(path), path.name, config.dim or None)
+    found = mteb.evaluate(model, tasks(config.mteb), cache=mteb.ResultCache(str(folder)), raise_error=False)
+    print("| task | metric | score |\n|---|---|---|")
+    for result in found.task_results:
+        print(f"| {result.task_name} | {result.task.metadata.main_score} | {result.get_score():.4f} |")
+    for failed in found.exceptions or ():
+        reason = (failed.exception.strip().splitlines() or ["no reason given"])[-1]
+        print(f"not scored: {failed.task_name}: {reason}")
+    print(f"results in {storage.absolute(folder)}")
+
+
 def main(config: ConfigDict) -> None:
+    if config.mteb:
+        return community(config)
     path = storage.path(config.checkpoint)
     embedder = Embedder.load(path)
     suite = load_suite(embedder, storage.path(config.data), "test")

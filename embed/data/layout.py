@@ -121,7 +121,7 @@ def _decode_part(part: Part, layout: Layout, patches: int | None) -> list[Piece]
             return [_picture(page, patches, around, layout) for page in render_pdf(data)]
         case Audio(data):
             _check_taken(layout.media.audio_frame, "audio")
-            return _sounds(media.decode_audio(data), layout)
+            return sounds(media.decode_audio(data), layout)
 
 
 def _check_taken(size: int, kind: str) -> None:
@@ -160,7 +160,7 @@ def _stamp(seconds: float, later: bool, layout: Layout) -> tuple[int, ...]:
     return tuple(layout.tokenizer.encode(" " + text if later else text))
 
 
-def _sounds(samples: np.ndarray, layout: Layout) -> list[Piece]:
+def sounds(samples: np.ndarray, layout: Layout) -> list[Piece]:
     """A waveform f32[n] -> its clips in order. Raises media.MediaError where it is too short for a frame."""
     form = layout.media
     size = form.clip * form.audio_frame

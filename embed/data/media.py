@@ -91,17 +91,23 @@ def decode_image(data: bytes) -> np.ndarray:
         return np.array((image if turn is None else image.transpose(turn)).convert("RGB"))
 
 
-def decode_audio(data: bytes) -> np.ndarray:
-    """An encoded sound, or a video's -> f32[n], mono, -1..1 at 16 kHz. Raises MediaError, also above 180 s."""
+def decode_audio(data: bytes, cut: bool = False) -> np.ndarray:
+    """An encoded sound, or a video's -> f32[n], mono, -1..1 at 16 kHz.
+
+    Raises MediaError, also above 180 s, unless `cut`: then the first 180 s are taken.
+    """
     with explained("audio", data, "WAV, FLAC, MP3, Ogg, M4A or WebM"):
         _check_wav(data)
         kept: list[np.ndarray] = []
         count, rate = 0, 0
-        for rate, block in _blocks(data):
+        for rate, block in _blocks(data, cut):
             kept.append(block)
             count += len(block)
             if count > MAX_SECONDS * rate:
-                raise MediaError(f"a sound longer than {MAX_SECONDS} s: cut it into pieces")
+                if not cut:
+                    raise MediaError(f"a sound longer than {MAX_SECONDS} s: cut it into pieces")
+                kept[-1] = block[: len(block) + MAX_SECONDS * rate - count]
+                break
         samples = np.concatenate(kept) if kept else np.zeros(0, np.float32)
         if not np.isfinite(samples).all():
             raise MediaError("a sound with samples that are not finite: save it again as integers")
@@ -130,8 +136,11 @@ def _check_sound(rate: int, channels: int) -> None:
         raise MediaError(f"a sound that claims {rate:,} Hz and {channels} channels: its header is wrong, save it again")
 
 
-def _blocks(data: bytes) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields (rate in Hz, f32[n] the mean of the channels), a little at a time: the header's length is not trusted."""
+def _blocks(data: bytes, long: bool) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields (rate in Hz, f32[n] the mean of the channels), a little at a time: the header's length is not trusted.
+
+    Raises MediaError above 180 s, unless it may be `long`.
+    """
     try:
         file = soundfile.SoundFile(io.BytesIO(data))
     except soundfile.LibsndfileError as error:
@@ -144,7 +153,7 @@ def _blocks(data: bytes) -> Iterator[tuple[int, np.ndarray]]:
         if file.frames > 2**62:  # a FLAC written to a pipe does not know its length, and libsndfile stumbles at its end
             yield from _blocks_by_av(data)
             return
-        if file.frames > MAX_SECONDS * file.samplerate:
+        if file.frames > MAX_SECONDS * file.samplerate and not long:
             raise MediaError(f"a sound of {file.frames / file.samplerate:,.0f} s; at most {MAX_SECONDS} s: cut it")
         count = 0
         while len(block := file.read(65_536, dtype="float32", always_2d=True)):

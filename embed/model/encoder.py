@@ -109,7 +109,7 @@ def encode_pairs(
 
         def join(*leaves: jax.Array) -> jax.Array:
             own = [mesh.grouped(leaf, groups) for leaf in leaves]
-            return rearrange(jnp.concatenate(own, axis=1), "n r ... -> (n r) ...")
+            return mesh.ungrouped(jnp.concatenate(own, axis=1))
 
         counts = [len(side.tokens) // groups for side in sides]
         found = mesh.grouped(encode(jax.tree.map(join, *sides)), groups)
@@ -122,7 +122,7 @@ def encode_pairs(
             jnp.take_along_axis(side, rearrange(place, "n k -> n k 1"), axis=1)
             for side, place in ((query, places.query), (target, places.target), (target, places.negative))
         )
-    query, target, *negative = (rearrange(side, "n k e -> (n k) e") for side in (query, target, *negative))
+    query, target, *negative = map(mesh.ungrouped, (query, target, *negative))
     return query, target, negative[0] if negative else target[:0]
 
 

@@ -1,7 +1,6 @@
 """Packed pairs have the vectors, gradients and hashes of unpacked ones, whatever is packed and on whatever mesh."""
 
 import dataclasses
-import functools
 import io
 
 import jax
@@ -102,17 +101,17 @@ def test_vectors_loss_and_gradients_are_those_of_unpacked_pairs(layout):
 
 
 def test_what_finds_no_room_is_left_out_with_its_pair_and_counted(layout):
-    tight = Packing(8, Rows(1, 8, Budget(44)), Rows(8, 4, Budget(72, images=2, patches=4, clips=2, frames=4)))
+    """And a batch of one group has a loss: its vectors keep their layout."""
+    tight = Packing(16, Rows(2, 8, Budget(44)), Rows(16, 4, Budget(72, images=2, patches=4, clips=2, frames=4)))
     pairs = make_pairs(dataclasses.replace(PLAIN, packing=tight), layout, Records(), keys())
     lost = pairs.places.overflowed.reshape(-1)
     assert 0 < lost.sum() < 12
     assert np.array_equal(pairs.valid, ~lost & (np.arange(16) != 5))
     params = init(ENCODER, jax.random.key(0))
     plain = make_pairs(PLAIN, layout, Records(), keys())
-    found, wanted = (
-        np.asarray(jax.jit(functools.partial(vectors, microbatch=64))(params, mesh.to_global(x))[0])
-        for x in (pairs, plain)
-    )
+    both = jax.jit(lambda params, pairs: (vectors(params, pairs, 64)[0], loss(params, pairs, 64)))
+    (found, value), (wanted, _) = (jax.tree.map(np.asarray, both(params, mesh.to_global(x))) for x in (pairs, plain))
+    assert np.isfinite(value)
     np.testing.assert_allclose(found[pairs.valid], wanted[pairs.valid], atol=1e-5 * np.abs(wanted).max())
 
 

@@ -1,0 +1,211 @@
+"""An Embedder as mteb's encoder and searcher: the community's tasks, this package's media, prompts and exact search.
+
+Prompts are those that mteb's own entry for Gemini Embedding 2 has for each task and type of task, on tasks of text
+alone. Media are decoded here, from the files that a dataset holds, at the report's settings: video at one frame a
+second up to 32; sounds are cut at 180 s, texts at 8,192 tokens.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import datasets
+import mteb
+import numpy as np
+from mteb._create_dataloaders import create_dataloader
+from mteb.models.abs_encoder import AbsEncoder
+from mteb.models.model_meta import ModelMeta, ScoringFunction
+from mteb.types import PromptType
+from PIL import Image as Pillow
+
+from embed.api import Embedder, to_part
+from embed.checkpoint import fingerprint
+from embed.data import prompts
+from embed.data.layout import MAX_CHARACTERS, MAX_IMAGES, MAX_TOKENS, Piece, Words, cut_text, decode, length, sounds
+from embed.data.media import decode_audio
+from embed.data.records import Audio, Image, Part, Text, Video
+from embed.search import top_k, truncate
+
+REPORT = "google/gemini-embedding-2"
+TASKS = {  # mteb's names for the prompts of Gemini Embedding 2 -> ours; a document's has none
+    "RETRIEVAL_QUERY": "search result",
+    "QUESTION_ANSWERING": "question answering",
+    "FACT_VERIFICATION": "fact checking",
+    "CODE_RETRIEVAL_QUERY": "code retrieval",
+    "CLASSIFICATION": "classification",
+    "CLUSTERING": "clustering",
+    "SEMANTIC_SIMILARITY": "sentence similarity",
+}
+# The names of the report's tables -> mteb's.
+BENCHMARKS = {
+    "MTEB Multilingual": "MTEB(Multilingual, v2)",
+    "MTEB Code": "MTEB(Code, v1)",
+    "ViDoRe V2": "ViDoRe(v2)",
+    "MAEB": "MAEB(v1)",
+    "MIEB": "MIEB(Multilingual)",
+    "MVEB": "MVEB(v1)",
+}
+MEDIA = {"image": Image, "audio": Audio, "video": Video}
+BLOCK = 1024  # inputs that are decoded before they are encoded
+
+
+def tasks(names: str) -> list[Any]:
+    """mteb's tasks by a list "Banking77Classification,STS12", or a benchmark by its name there or in the report.
+
+    Raises KeyError where there is none of a name, with the nearest ones.
+    """
+    if names in BENCHMARKS or names in {benchmark.name for benchmark in mteb.get_benchmarks()}:
+        return list(mteb.get_benchmark(BENCHMARKS.get(names, names)).tasks)
+    return [mteb.get_task(name.strip()) for name in names.split(",")]
+
+
+class Model(AbsEncoder):
+    """mteb's EncoderProtocol and SearchProtocol. `dim` is a Matryoshka width, `patches` the soft tokens of an image."""
+
+    def __init__(self, embedder: Embedder, name: str, dim: int | None = None, patches: int | None = None):
+        self.embedder, self.dim, self.patches = embedder, embedder.width(dim), patches
+        self.prompts: dict[str | None, str] = mteb.get_model_meta(REPORT).loader_kwargs["model_prompts"]
+        self.model_prompts = {str(name): prompt for name, prompt in self.prompts.items()}
+        form = embedder.layout.media
+        takes = {"image": form.patch, "video": form.patch, "audio": form.audio_frame}
+        modalities: Any = ["text", *(kind for kind, size in takes.items() if size)]
+        self.mteb_model_meta = ModelMeta(
+            loader=None,
+            name=f"embed/{name}",
+            revision=fingerprint(embedder.params),
+            release_date=None,
+            languages=None,
+            n_parameters=None,
+            memory_usage_mb=None,
+            max_tokens=MAX_TOKENS,
+            embed_dim=self.dim,
+            license=None,
+            open_weights=None,
+            public_training_code=None,
+            public_training_data=None,
+            framework=["JAX"],
+            similarity_fn_name=ScoringFunction.COSINE,
+            use_instructions=True,
+            training_datasets=None,
+            modalities=modalities,
+            experiment_kwargs={"dim": dim} if dim else None,
+        )
+
+    def encode(
+        self, inputs: Any, *, task_metadata: Any, prompt_type: PromptType | None = None, **kwargs: Any
+    ) -> np.ndarray:
+        """Vectors f32[n, dim] of unit norm, of the rows that a loader of mteb's gives."""
+        rows, text = _rows(inputs.dataset), set(task_metadata.modalities) == {"text"}
+        name = self.get_prompt_name(task_metadata, prompt_type)
+        task = TASKS.get(self.prompts.get(name, "")) if text else None
+        document = text and prompt_type == PromptType.document
+        found = []
+        for start in range(0, len(rows), BLOCK):
+            contents = [_content(rows[i], task, document) for i in range(start, min(start + BLOCK, len(rows)))]
+            pieces = [self._pieces(content) for content in contents]
+            prepared = self.embedder.prepare(pieces.__getitem__, len(pieces))
+            found.append(truncate(self.embedder.encode(prepared), self.dim))
+        return np.concatenate(found)
+
+    def _pieces(self, content: Sequence[Part]) -> list[Piece]:
+        layout = self.embedder.layout
+        pieces: list[Piece] = []
+        for part in content:
+            match part:
+                case Text(text):
+                    pieces += cut_text(decode((Text(text[:MAX_CHARACTERS]),), layout), MAX_TOKENS)
+                case Audio(data):
+                    pieces += sounds(decode_audio(data, cut=True), layout)
+                case _:
+                    pieces += decode((part,), layout, self.patches)
+        room = MAX_TOKENS - length([piece for piece in pieces if not isinstance(piece, Words)], layout.tokenizer)
+        return cut_text(pieces, room)
+
+    def index(
+        self, corpus: datasets.Dataset, *, encode_kwargs: Mapping, num_proc: int | None = None, **about: Any
+    ) -> None:
+        """Embeds a corpus."""
+        self.names = list(corpus["id"])
+        self.corpus = self._encode(corpus, PromptType.document, about)
+
+    def search(
+        self,
+        queries: datasets.Dataset,
+        *,
+        top_k: int,
+        encode_kwargs: Mapping,
+        top_ranked: Mapping[str, list[str]] | None = None,
+        num_proc: int | None = None,
+        **about: Any,
+    ) -> dict[str, dict[str, float]]:
+        """The best `top_k` documents of every query by cosine, exactly; of those in `top_ranked` where it is given."""
+        vectors, names = self._encode(queries, PromptType.query, about), list(queries["id"])
+        if top_ranked is not None:
+            place = {name: i for i, name in enumerate(self.names)}
+            found = {}
+            for name, vector in zip(names, vectors, strict=True):
+                given = top_ranked.get(name, [])
+                scores = self.corpus[[place[one] for one in given]] @ vector if given else np.zeros(0)
+                best = np.argsort(-scores, kind="stable")[:top_k]
+                found[name] = {given[i]: float(scores[i]) for i in best}
+            return found
+        scores, places = nearest(vectors, self.corpus, top_k)
+        return {
+            name: {self.names[j]: float(value) for j, value in zip(row, values, strict=True)}
+            for name, row, values in zip(names, places.tolist(), scores.tolist(), strict=True)
+        }
+
+    def _encode(self, data: datasets.Dataset, kind: PromptType, about: Mapping[str, Any]) -> np.ndarray:
+        loader = create_dataloader(_undecoded(data), task_metadata=about["task_metadata"], prompt_type=kind)
+        return self.encode(loader, prompt_type=kind, **about)
+
+
+nearest = top_k  # mteb's protocol has an argument of its name
+
+
+def _undecoded(data: datasets.Dataset) -> datasets.Dataset:
+    """The dataset with its media as the files they are."""
+    for name, feature in data.features.items():
+        if isinstance(feature, datasets.Image | datasets.Audio | datasets.Video):
+            data = data.cast_column(name, dataclasses.replace(feature, decode=False))
+    return data
+
+
+def _rows(data: Any) -> Sequence[Mapping[str, Any]]:
+    """What a loader's dataset holds, media as files; mteb has pictures in a list of its own for some tasks."""
+    return _undecoded(data) if isinstance(data, datasets.Dataset) else data
+
+
+def _content(row: Mapping[str, Any], task: str | None, document: bool) -> list[Part]:
+    """Text, images, sound, video: the order that mteb's entry for Gemini Embedding 2 has."""
+    parts: list[Part] = []
+    if row.get("text") is not None:
+        content: tuple[Part, ...] = (Text(row["text"]),)
+        if document:
+            content = prompts.as_document((Text(row.get("body") or row["text"]),), row.get("title") or "none")
+        elif task is not None:
+            content = prompts.as_query(content, task)
+        parts += content
+    for kind in ("image", "audio", "video"):
+        values = row.get(kind)
+        several = values if isinstance(values, list) else [] if values is None else [values]
+        parts += [_medium(kind, value) for value in several[: MAX_IMAGES if kind == "image" else None]]
+    if not parts:
+        raise ValueError(f"a row with nothing to embed; it has {', '.join(row)}")
+    return parts
+
+
+def _medium(kind: str, value: Any) -> Any:
+    """A cell of a dataset -> a Part. Raises ValueError for what it does not know."""
+    match value:
+        case {"bytes": bytes(data)}:
+            return MEDIA[kind](data)
+        case {"path": str(path)}:
+            with open(path, "rb") as file:
+                return MEDIA[kind](file.read())
+        case {"array": samples, "sampling_rate": rate}:
+            samples = np.asarray(samples, np.float32)
+            return to_part((samples.mean(axis=0) if samples.ndim > 1 else samples, int(rate)))
+        case Pillow.Image():
+            return to_part(value)
+    raise ValueError(f"a medium that is not known: {kind} as {type(value).__name__}")
