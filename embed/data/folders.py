@@ -65,9 +65,10 @@ def task(folder: storage.Path, layout: Layout, most: Budget, batch: int, candida
 
 
 def sample(source: Source, count: int) -> list[Record]:
-    """Records in even steps, those that cannot be read left out: training will quarantine and count them."""
+    """Records drawn at random, the same ones always; those that cannot be read are left out: training will quarantine
+    and count them."""
     found = []
-    for i in np.unique(np.linspace(0, len(source) - 1, count).round().astype(int)) if len(source) else ():
+    for i in np.sort(np.random.default_rng(0).permutation(len(source))[:count]):
         try:
             found.append(source[int(i)])
         except RecordError:
@@ -81,21 +82,24 @@ def packed(task: Task, folder: storage.Path, layout: Layout, group: int, row: in
 
     Raises FileNotFoundError, and ValueError where none of the records looked at can be decoded.
     """
-    records = sample(open_split(folder, "train"), PACKED)
-    targets = [side for record in records for side in (record.positive, *record.negatives[: task.negatives])]
+    records, h = sample(open_split(folder, "train"), PACKED), task.negatives
+    queries: list[Content | None] = [record.query for record in records]
+    targets: list[Content | None] = []
+    for record in records:  # a record without hard negatives has padding for them, which takes no room
+        targets += [
+            record.positive,
+            *(record.negatives[i % len(record.negatives)] if record.negatives else None for i in range(h)),
+        ]
     kinds = []
-    for contents, budget, each in (
-        ([record.query for record in records], task.query, 1),
-        (targets, task.target, 1 + task.negatives),
-    ):
+    for contents, budget, each in ((queries, task.query, 1), (targets, task.target, 1 + h)):
         found = []
         for content in contents:
             try:
-                pieces = fit(decode(content, layout, budget.patches or None), budget, layout.tokenizer)
+                pieces = content and fit(decode(content, layout, budget.patches or None), budget, layout.tokenizer)
             except (MediaError, LimitError):
                 continue
-            found.append(needs(pieces, layout))
-        if not found:
+            found.append(needs(pieces or None, layout))
+        if not any(tokens for tokens, *_ in found):
             raise ValueError(f"{folder}: none of the records looked at can be read and decoded")
         needed, count = np.array(found), group * each
         rows = max(round(needed[:, 0].mean() * count / row), 1)
