@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -49,6 +50,49 @@ def test_duplicates_of_real_vectors_stay_in_order(monkeypatch):
     scores, indices = search.top_k(corpus[:100], corpus, 5)
     np.testing.assert_array_equal(indices, np.arange(100)[:, None] + 100 * np.arange(5))
     np.testing.assert_array_equal(scores, np.repeat(scores[:, :1], 5, axis=1))
+
+
+@pytest.mark.parametrize("case", range(100))
+def test_the_best_are_those_of_float64(monkeypatch, case):
+    """Random sizes and kinds: real numbers, small integers with many ties, copies, and vectors a rounding apart."""
+    monkeypatch.setattr(search, "CORPUS_TILE", 256)
+    monkeypatch.setattr(search, "SMALLEST_TILE", 128)
+    monkeypatch.setattr(search, "CHUNK", 512)
+    monkeypatch.setattr(search, "BLOCK", 4)
+    monkeypatch.setattr(search, "SPARE", 3)
+    rng = np.random.default_rng(case)
+    q, n, k, e = 8, int(rng.integers(1, 900)), int(rng.choice([1, 5, 20])), 16
+    queries, corpus = unit(rng, q, e), unit(rng, n, e)
+    kind = case % 4
+    if kind == 1:
+        queries, corpus = (rng.integers(-1, 2, size=one.shape).astype(np.float32) for one in (queries, corpus))
+    elif kind == 2:
+        corpus = corpus[rng.integers(n, size=n)]
+    elif kind == 3:  # float32 cannot tell many of these apart by their scores
+        corpus = corpus[rng.integers(min(n, 9), size=n)] + rng.normal(0, 3e-8, corpus.shape).astype(np.float32)
+    for dtype in (jnp.float32, jnp.bfloat16):
+        scores, indices = search.top_k(queries, corpus, k, dtype)
+        wanted, order = reference(queries, corpus, k)
+        np.testing.assert_array_equal(indices, order)
+        np.testing.assert_allclose(scores, wanted, atol=1e-6)
+
+
+def test_short_vectors_first_finds_what_they_agree_on():
+    rng = np.random.default_rng(4)
+    falloff = (1 + np.arange(64, dtype=np.float32)) ** -0.8
+    queries, corpus = (search.truncate(unit(rng, n, 64) * falloff, 64) for n in (50, 2000))
+    short = search.truncate(corpus, 16)
+    exact = search.top_k(queries, corpus, 5)
+    for one, other in zip(search.short_first(queries, corpus, short, 5, 2000), exact, strict=True):
+        np.testing.assert_array_equal(one, other)
+    recalls = []
+    for keep in (5, 7, 200):
+        scores, found = search.short_first(queries, corpus, short, 5, keep)
+        recalls.append(np.mean([len({*a} & {*b}) / 5 for a, b in zip(found.tolist(), exact[1].tolist(), strict=True)]))
+        np.testing.assert_allclose(scores, np.einsum("qke,qe->qk", corpus[found], queries), atol=1e-6)
+    assert recalls[0] < recalls[1] < recalls[2] and recalls[2] > 0.95
+    with pytest.raises(ValueError, match="3 kept for the best 5"):
+        search.short_first(queries, corpus, short, 5, 3)
 
 
 def test_k_is_clipped_and_bad_input_refused():
