@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up a virtual environment and runs the tests: launch/test.sh [pytest arguments]
+# Sets up a virtual environment and runs the tests: launch/test.sh [pytest arguments]; -m "" for the slow ones too
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/environment.sh

@@ -275,6 +275,7 @@ def two_hosts(data: pathlib.Path, run: pathlib.Path, stall: int) -> Iterator[lis
             end(process)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sign", [signal.SIGSTOP, signal.SIGKILL] if KILLS > 1 else [signal.SIGSTOP])
 def test_a_host_that_stands_still_or_is_gone_ends_the_other(data, sign):
     run = data / f"by_{sign.name}"

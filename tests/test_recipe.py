@@ -28,6 +28,8 @@ from embed.mesh import make_mesh
 from embed.model.presets import PRESETS
 from experiments import evaluate, finetune, finetune__more_media, pairs, prefinetune, recipe
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parent.parent
 RECORDS = 24  # of a split
 NAMES = ("scenes_image", "stdlib_text")
