@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 
 import faiss
+import jax.numpy as jnp
 import numpy as np
 
 from embed.search import short_first, top_k, truncate
@@ -48,22 +49,30 @@ def memory() -> float:
 
 
 def beside_faiss(corpus: np.ndarray, queries: np.ndarray, rounds: int) -> None:
-    """Both in turn; prints medians."""
-    rate(lambda: top_k(queries, corpus, K), len(queries))  # compiles
+    """In turn; prints medians."""
+    searches: dict[str, Callable[[], tuple]] = {
+        f"ours, scores in {jnp.dtype(dtype).name}": functools.partial(top_k, queries, corpus, K, dtype)
+        for dtype in (jnp.float32, jnp.bfloat16)
+    }
+    for search in searches.values():
+        rate(search, len(queries))  # compiles
     alone, index = memory(), faiss.IndexFlatIP(corpus.shape[1])
     for start in range(0, len(corpus), BLOCK):
         index.add(np.array(corpus[start : start + BLOCK]))
-    rates: tuple[list[float], list[float]] = ([], [])
+    searches["FAISS flat"] = lambda: index.search(queries, K)
+    rates: dict[str, list[float]] = {name: [] for name in searches}
+    found = {}
     for _ in range(rounds):
-        speed, found = rate(lambda: top_k(queries, corpus, K), len(queries))
-        other, expected = rate(lambda: index.search(queries, K), len(queries))
-        rates[0].append(speed)
-        rates[1].append(other)
-    ours, theirs = map(statistics.median, rates)
-    print(f"{len(corpus):,} x {corpus.shape[1]}, {len(queries):,} queries, k = {K}, {rounds} rounds, medians")
-    print(f"ours {ours:.1f} queries/s, FAISS flat {theirs:.1f}, ratio {ours / theirs:.2f}")
-    print(f"equal places {(found == expected).mean():.4%}; memory before FAISS {alone:.2f} GiB, the file", end=" ")
-    print(f"{corpus.nbytes / 2**30:.2f} GiB")
+        for name, search in searches.items():
+            speed, found[name] = rate(search, len(queries))
+            rates[name].append(speed)
+    print(f"{len(corpus):,} x {corpus.shape[1]}, {len(queries):,} queries, k = {K}, {rounds} rounds, medians;", end=" ")
+    print(f"memory before FAISS {alone:.2f} GiB, the file {corpus.nbytes / 2**30:.2f} GiB\n")
+    print("| search | queries/s | ratio to FAISS | same places |\n|---|---|---|---|")
+    theirs = statistics.median(rates["FAISS flat"])
+    for name, speeds in rates.items():
+        same, speed = (found[name] == found["FAISS flat"]).mean(), statistics.median(speeds)
+        print(f"| {name} | {speed:.1f} | {speed / theirs:.2f} | {same:.3%} |", flush=True)
 
 
 def short_beside_whole(corpus: np.ndarray, queries: np.ndarray, keep: int) -> None:

@@ -18,7 +18,7 @@ CORPUS_TILE = 16_384
 SMALLEST_TILE = 128
 CHUNK = 16 * CORPUS_TILE  # of a corpus, on the devices at a time
 BLOCK = 32  # scores of which the largest is looked at first
-SPARE = 22  # candidates beyond k that are scored again
+SPARE = 54  # candidates beyond k that are scored again
 AGAIN = 2**25  # numbers of vectors that are scored again at a time
 
 
@@ -87,12 +87,15 @@ def _pool(queries: np.ndarray, corpus: np.ndarray, k: int, dtype: Any) -> tuple[
         parts = mesh.lines()[1]
         rows = -(-rows // parts) * parts
         for first in range(0, n, CHUNK):
-            chunk = _finite(corpus[first : first + CHUNK], "corpus")
-            longest = max(longest, float(_norms(chunk).max()))
-            tiles = [
-                mesh.copied(_padded(chunk[i : i + columns], columns).astype(dtype))
-                for i in range(0, len(chunk), columns)
-            ]
+            chunk = np.asarray(corpus[first : first + CHUNK], np.float32)
+            tiles, norms = [], []
+            for i in range(0, len(chunk), columns):
+                tile, norm = _ready(mesh.copied(_padded(chunk[i : i + columns], columns)), dtype)
+                tiles.append(tile)
+                norms.append(norm)
+            longest = float(np.max([longest, *map(float, norms)]))  # not Python's max, which passes over a NaN
+            if not np.isfinite(longest):
+                _finite(chunk, "corpus")
             for top in range(0, len(queries), rows):
                 own = slice(top, min(top + rows, len(queries)))
                 block, *best = (mesh.spread(_padded(one[own], rows)) for one in (queries, scores, indices))
@@ -135,6 +138,12 @@ def _finite(vectors: np.ndarray, name: str) -> np.ndarray:
     if not np.isfinite(_norms(vectors)).all() and (bad := int((~np.isfinite(vectors).all(axis=1)).sum())):
         raise ValueError(f"{bad} of {len(vectors)} {name} vectors are not finite")
     return vectors
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _ready(tile: jax.Array, dtype: Any) -> tuple[jax.Array, jax.Array]:
+    """A tile in the dtype of scores, and a little more than its largest norm: not finite where a vector is not."""
+    return tile.astype(dtype), jnp.sqrt(1.001 * jnp.max(jnp.sum(jnp.square(tile), axis=1)))
 
 
 @functools.partial(jax.jit, donate_argnums=0)
