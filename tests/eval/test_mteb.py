@@ -22,43 +22,15 @@ from embed.eval.mteb import BENCHMARKS, Model, tasks
 from embed.eval.mteb_tasks import as_task
 from embed.model.encoder import Encoder, init
 
+try:  # mteb decodes with it in places, so its audio and video tasks need it; it is found only beside ffmpeg's libraries
+    import torchcodec  # noqa: F401
+
+    TORCHCODEC = True
+except (ImportError, OSError, RuntimeError):
+    TORCHCODEC = False
 RNG = np.random.default_rng(0)
-WORDS = [
-    "red",
-    "green",
-    "blue",
-    "small",
-    "large",
-    "star",
-    "circle",
-    "square",
-    "left",
-    "right",
-    "top",
-    "bottom",
-    "above",
-    "below",
-    "near",
-    "far",
-]
-GERMAN = [
-    "rot",
-    "grün",
-    "blau",
-    "klein",
-    "groß",
-    "Stern",
-    "Kreis",
-    "Quadrat",
-    "links",
-    "rechts",
-    "oben",
-    "unten",
-    "über",
-    "unter",
-    "nah",
-    "fern",
-]
+WORDS = ["red", "green", "blue", "small", "large", "star", "circle", "left", "right", "above"]
+GERMAN = ["rot", "grün", "blau", "klein", "groß", "Stern", "Kreis", "links", "rechts", "über"]
 
 
 @pytest.fixture
@@ -108,9 +80,8 @@ SIDES = {
 def test_mtebs_check_of_a_model_passes_in_every_modality(embedder):
     found = mock_run(Model(embedder, "tiny"))
     assert found.all_passed, found.to_markdown()
-    assert {modality: status[0] for status, modality, _ in found.modality_summary()} == dict.fromkeys(
-        ("text", "image", "audio", "video"), "✓"
-    ), found.to_markdown()
+    passed = {modality for status, modality, _ in found.modality_summary() if status.startswith("✓")}
+    assert passed >= ({"text", "image", "audio", "video"} if TORCHCODEC else {"text", "image"}), found.to_markdown()
 
 
 @pytest.mark.parametrize("dim", [None, 8])
