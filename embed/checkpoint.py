@@ -175,6 +175,29 @@ def metadata(path: storage.Path) -> dict[str, Any]:
     return dict(ocp.metadata(storage.absolute(run / "checkpoints" / str(step))).custom_metadata or {})
 
 
+def lineage(path: storage.Path) -> dict[str, str]:
+    """Where a checkpoint comes from, in words: the run or soup it started from or is made of, its step and code."""
+    run, step = locate(path)
+    meta = metadata(path)
+    soup = meta.get("soup", {})
+    parents = [
+        f"{weight:g} × {'/'.join(pathlib.PurePath(parent).parts[-3::2])}"
+        for parent, weight in zip(soup.get("parents", ()), soup.get("weights", ()), strict=True)
+    ]
+    return {
+        "checkpoint": run.name,
+        "from": " + ".join(parents) or (pathlib.PurePath(meta["init"]).name if meta.get("init") else "the seed"),
+        "step": str(step) if not soup else "",
+        "seed": str(meta.get("seed", "")),
+        "dev score": f"{max(trial['score'] for trial in soup['trials']):.4f}"
+        if "trials" in soup
+        else f"{soup['score']:.4f}"
+        if "score" in soup
+        else "",
+        "code": str(meta.get("code", "")),
+    }
+
+
 def architecture(meta: dict[str, Any]) -> Architecture:
     """The architecture a checkpoint was trained with. Raises CheckpointError where it is not of this version's form."""
     return from_json(Architecture, meta["architecture"])

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from embed import checkpoint, hosts, storage
 from embed.api import Embedder
-from embed.eval import report
+from embed.eval import report, space
 from embed.program import run
 from experiments import evaluate, finetune, finetune__more_media, pairs, prefinetune, soup
 
@@ -35,7 +35,7 @@ def main(config: ConfigDict) -> None:
 
     embedder = Embedder.load(work / FINAL)
     suite = evaluate.load_suite(embedder, data, "test")
-    columns, gallery = compare(embedder, work, STAGES, suite)
+    columns, vectors = compare(embedder, work, STAGES, suite)
     facts = {
         "parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(embedder.params)):,}",
         "code": checkpoint.code_version(),
@@ -47,37 +47,57 @@ def main(config: ConfigDict) -> None:
     page = work / "report.html"
     if hosts.leads():
         (work / "results.json").write_text(json.dumps(columns, indent=1))
-        report.write(page, facts, columns, [benchmark for benchmark, *_ in suite], curves, gallery)
+        show(page, facts, columns, suite, vectors, curves, [work / name for name in STAGES])
         print(evaluate.table(columns, suite))
         print(f"\nThe page of results: {storage.absolute(page)}")
 
     if config.pairs:
         suite = evaluate.load_pairs(embedder, config.pairs, "test")
-        columns, gallery = compare(embedder, work, PAIRS_STAGES, suite)
+        columns, vectors = compare(embedder, work, PAIRS_STAGES, suite)
         page, curves = work / "report_pairs.html", [report.read_curves(work / "pairs")]
         facts = {"code": checkpoint.code_version(), "datasets": config.pairs}
         if hosts.leads():
             (work / "results_pairs.json").write_text(json.dumps(columns, indent=1))
-            report.write(page, facts, columns, [benchmark for benchmark, *_ in suite], curves, gallery)
+            show(page, facts, columns, suite, vectors, curves, [work / name for name in PAIRS_STAGES])
             print(f"\n{evaluate.table(columns, suite)}")
             print(f"\nThe page of your datasets: {storage.absolute(page)}")
 
 
 def compare(
     embedder: Embedder, work: storage.Path, stages: Sequence[str], suite: list[evaluate.Ready]
-) -> tuple[dict[str, dict], list[report.Example]]:
-    """(stage -> its results on a suite, a gallery of the last one)."""
+) -> tuple[dict[str, dict], evaluate.Vectors]:
+    """(stage -> its results on a suite, the vectors of the last one)."""
     columns = {}
     for name in stages:
         vectors = evaluate.encode(embedder, checkpoint.place_params(work / name), suite)
         columns[name] = evaluate.evaluate(suite, vectors, embedder.encoder.arch.widths)
         log.info("evaluated %s: mean nDCG@10 %.3f", name, evaluate.mean(columns[name]))
-    gallery = [
-        example
-        for (benchmark, *_), both in zip(suite, vectors, strict=True)
-        for example in report.examples(benchmark, *both, SHOWN)
-    ]
-    return columns, gallery
+    return columns, vectors
+
+
+def show(
+    page: storage.Path,
+    facts: dict[str, str],
+    columns: dict[str, dict],
+    suite: list[evaluate.Ready],
+    vectors: evaluate.Vectors,
+    curves: Sequence[report.Curves],
+    runs: Sequence[storage.Path],
+) -> None:
+    """Writes the page; the vectors are those of the last column."""
+    benchmarks = [benchmark for benchmark, *_ in suite]
+    both = list(zip(benchmarks, vectors, strict=True))
+    report.write(
+        page,
+        facts,
+        columns,
+        benchmarks,
+        curves,
+        gallery=[example for one, found in both for example in report.examples(one, *found, SHOWN)],
+        wrong=[example for one, found in both for example in report.failures(one, *found, 1)],
+        found=space.survey(benchmarks, vectors),
+        lineage=[checkpoint.lineage(run) for run in runs],
+    )
 
 
 if __name__ == "__main__":

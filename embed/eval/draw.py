@@ -92,6 +92,27 @@ def _picture(pixels: np.ndarray, name: str, longest: int = LONGEST) -> str:
     )
 
 
+def thumbnail(parts: Content, longest: int) -> str:
+    """A data URI of the first picture, frame or page, or "" where there is none that can be drawn."""
+    for part in parts:
+        try:
+            match part:
+                case Image(data):
+                    pixels = media.decode_image(data)
+                case Video(data):
+                    pixels = media.decode_video(data, 1)[0][0]
+                case Pdf(data):
+                    pixels = render_pdf(data, longest=longest)[0]
+                case _:
+                    continue
+        except media.MediaError:
+            continue
+        image = Pillow.fromarray(pixels)
+        image.thumbnail((longest, longest))
+        return _uri(image, "WEBP", quality=70)
+    return ""
+
+
 def _uri(image: Pillow.Image, form: str, **options) -> str:
     out = io.BytesIO()
     image.save(out, form, **options)

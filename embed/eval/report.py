@@ -10,9 +10,10 @@ import numpy as np
 
 from embed import storage
 from embed.data.records import Content
-from embed.eval import sections
+from embed.eval import sections, space
 from embed.eval.benchmarks import Benchmark, rank
 from embed.eval.style import CSS
+from embed.search import truncate
 
 Results = Mapping[str, Mapping[int, Mapping[str, float]]]  # benchmark -> width -> metric -> value
 TOP = 5
@@ -61,6 +62,25 @@ def read_curves(run: storage.Path) -> Curves:
 def examples(benchmark: Benchmark, queries: np.ndarray, corpus: np.ndarray, count: int) -> list[Example]:
     """Queries in even steps over the benchmark, never by how well they do, from vectors f32[q,e] and f32[n,e]."""
     taken = np.unique(np.linspace(0, len(queries) - 1, min(count, len(queries))).round().astype(int)).tolist()
+    return _examples(benchmark, queries, corpus, taken)
+
+
+def failures(benchmark: Benchmark, queries: np.ndarray, corpus: np.ndarray, count: int) -> list[Example]:
+    """The queries that are wrong by most: a wrong candidate is first, and its cosine farthest above the right one's."""
+    scores, ranking = rank(benchmark, queries, corpus, 1, corpus.shape[1])
+    right = [
+        float((truncate(corpus[list(grades)], corpus.shape[1]) @ truncate(query[None], corpus.shape[1])[0]).max())
+        for query, grades in zip(queries, benchmark.relevance, strict=True)
+    ]
+    wrong = [j not in grades for j, grades in zip(ranking[:, 0].tolist(), benchmark.relevance, strict=True)]
+    above = np.where(wrong, scores[:, 0] - right, -np.inf)
+    worst = [i for i in np.argsort(-above, kind="stable")[:count].tolist() if above[i] > 0]
+    return _examples(benchmark, queries, corpus, worst)
+
+
+def _examples(benchmark: Benchmark, queries: np.ndarray, corpus: np.ndarray, taken: list[int]) -> list[Example]:
+    if not taken:
+        return []
     few = dataclasses.replace(
         benchmark,
         queries=tuple(benchmark.queries[i] for i in taken),
@@ -87,12 +107,16 @@ def write(
     benchmarks: Sequence[Benchmark],
     curves: Sequence[Curves] = (),
     gallery: Sequence[Example] = (),
+    wrong: Sequence[Example] = (),
+    found: space.Space | None = None,
+    lineage: Sequence[Mapping[str, str]] = (),
 ) -> None:
     """Writes the page, whole or not at all.
 
     `facts` are shown at the top as they are; `columns` the checkpoints in order, the last one being shown in detail (it
-    should be the one that `gallery` was made with); `benchmarks` the rows, grouped by kind in order of appearance. A
-    benchmark that a checkpoint was not scored on shows as a dash.
+    should be the one that `gallery`, `wrong` and `found` were made with); `benchmarks` the rows, grouped by kind in order
+    of appearance; `wrong` examples of failures, `found` the map of the space (`space.survey`), `lineage` a row a
+    checkpoint. A benchmark that a checkpoint was not scored on shows as a dash.
     """
     body = [
         sections.header(facts, benchmarks),
@@ -100,7 +124,10 @@ def write(
         sections.table(columns, benchmarks),
         sections.widths(columns, benchmarks),
         sections.training(curves),
+        space.section(found) if found else "",
         sections.gallery(gallery, benchmarks),
+        sections.failures(wrong, benchmarks),
+        sections.lineage(lineage),
         "<footer>Made by embed/eval/report.py: one file, without scripts or links to anything outside.</footer></main>",
     ]
     save(path, "results", body)

@@ -169,14 +169,47 @@ def training(curves: Sequence[Curves]) -> str:
 
 def gallery(examples: Sequence[Example], benchmarks: Sequence[Benchmark]) -> str:
     """Queries with their results drawn, under their benchmarks."""
+    return _gallery(
+        '<h2 id="gallery">What it finds</h2><p class="note">Queries taken in even steps from each test set, not '
+        "picked, with the five nearest candidates and their cosines. Right answers are green; where none is among the "
+        "five, the first one follows with its place.</p>",
+        examples,
+        benchmarks,
+    )
+
+
+def failures(examples: Sequence[Example], benchmarks: Sequence[Benchmark]) -> str:
+    """The worst queries of each benchmark, as in the gallery."""
+    return _gallery(
+        '<h2 id="failures">Where it is surest and wrong</h2><p class="note">Of each test set the query whose first '
+        "candidate is wrong and farthest above the right one: a mistake, or a right answer that nobody marked.</p>",
+        examples,
+        benchmarks,
+    )
+
+
+def lineage(rows: Sequence[Mapping[str, str]]) -> str:
+    """What each checkpoint comes from: a row a checkpoint, columns as they come."""
+    if not rows:
+        return ""
+    heads = list(dict.fromkeys(name for row in rows for name in row))
+    body = "".join(
+        f"<tr><th>{escape(row[heads[0]])}</th>"
+        + "".join(f"<td>{escape(row.get(name, ''))}</td>" for name in heads[1:])
+        + "</tr>"
+        for row in rows
+    )
+    return (
+        '<h2 id="lineage">Where the checkpoints come from</h2><div class="scroll"><table class="lineage"><thead><tr>'
+        f"{''.join(f'<th>{escape(name)}</th>' for name in heads)}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _gallery(heading: str, examples: Sequence[Example], benchmarks: Sequence[Benchmark]) -> str:
     if not examples:
         return ""
     sizes = {benchmark.name: len(benchmark.corpus) for benchmark in benchmarks}
-    out = [
-        '<h2 id="gallery">What it finds</h2><p class="note">Queries taken in even steps from each test set, not '
-        "picked, with the five nearest candidates and their cosines. Right answers are green; where none is among the "
-        "five, the first one follows with its place.</p>"
-    ]
+    out = [heading]
     for name in dict.fromkeys(example.benchmark for example in examples):
         size = f"<small>{sizes[name]:,} candidates</small>" if name in sizes else ""
         out.append(f"<h3>{escape(name)}{size}</h3>")

@@ -11,8 +11,9 @@ import soundfile
 from PIL import Image as Pillow
 
 from embed.data.records import Audio, Image, Pdf, Record, Text, Video
-from embed.eval import charts, draw, report
+from embed.eval import charts, draw, report, space
 from embed.eval.benchmarks import from_pairs, rank, score
+from embed.search import truncate
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&amp;\x00\x1b http://evil.example/"
 VOID = {"meta", "img", "input", "source", "br", "wbr"}
@@ -97,12 +98,13 @@ def made(tmp_path_factory):
     records = [Record(key, (Text(f"query of {key}"),), target) for key, target in everything.items()]
     benchmarks = [*from_pairs(f"all {HOSTILE}", records), *from_pairs("again", records[:6], kind=HOSTILE)]
     rng = np.random.default_rng(0)
-    columns, gallery = {}, []
+    columns, gallery, vectors = {}, [], {}
     for column in ("first", HOSTILE):
         columns[column] = {}
         for benchmark in benchmarks:
             sides = [rng.normal(size=(len(s), 16)).astype(np.float32) for s in (benchmark.queries, benchmark.corpus)]
             columns[column][benchmark.name] = score(benchmark, *sides, (8, 16))
+            vectors[benchmark.name] = sides
             gallery += report.examples(benchmark, *sides, 20)
     del columns["first"][benchmarks[-1].name]  # a checkpoint that was not scored on everything
     run = folder / "stage"
@@ -111,7 +113,17 @@ def made(tmp_path_factory):
     rows[7]["loss"] = float("nan")
     (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)) + '\n{"step": 30, "ta')
     path = folder / "deep" / "report.html"
-    report.write(path, {"commit": HOSTILE + "\ud800"}, columns, benchmarks, [report.read_curves(run)], gallery)
+    report.write(
+        path,
+        {"commit": HOSTILE + "\ud800"},
+        columns,
+        benchmarks,
+        [report.read_curves(run)],
+        gallery,
+        wrong=[example for b in benchmarks for example in report.failures(b, *vectors[b.name], 1)],
+        found=space.survey(benchmarks, [vectors[b.name] for b in benchmarks]),
+        lineage=[{"checkpoint": HOSTILE, "from": "the seed"}, {"checkpoint": "b", "from": HOSTILE, "code": "1"}],
+    )
     text = path.read_text(encoding="utf-8")
     return text, Page(text), benchmarks, gallery
 
@@ -136,7 +148,9 @@ def test_needs_no_other_file(made):
 def test_shows_every_benchmark_and_example(made):
     text, page, benchmarks, gallery = made
     assert len(gallery) == 2 * sum(len(b.queries) for b in benchmarks)
-    assert text.count('<article class="example') == len(gallery)
+    shown, wrong = text.split('id="failures"')
+    assert shown.count('<article class="example') == len(gallery) and 0 < wrong.count("<article") <= len(benchmarks)
+    assert shown.count("<circle") > 20 and "<image " in shown and 'id="space"' in shown and 'id="lineage"' in wrong
     for benchmark in benchmarks:
         assert draw.escape(benchmark.name) in text
     for kind in ("image/png", "image/webp", "audio/mpeg"):
@@ -158,6 +172,37 @@ def test_examples_are_ranked_as_the_scores_are():
         np.testing.assert_allclose([r.score for r in example.results[:5]], scores[i, :5], atol=1e-6)
         right = [r for r in example.results if r.relevant]
         assert right[0].place == ranking[i].tolist().index(i) + 1 and len(right) == 1
+
+
+def test_failures_are_the_queries_that_are_wrong_by_most():
+    records = [Record(str(i), (Text(f"q{i}"),), (Text(f"t{i}"),)) for i in range(40)]
+    forward, _ = from_pairs("x", records)
+    rng = np.random.default_rng(5)
+    queries = rng.normal(size=(40, 8)).astype(np.float32)
+    corpus = queries + rng.normal(0, 1.0, (40, 8)).astype(np.float32)
+    cosines = truncate(queries, 8).astype(np.float64) @ truncate(corpus, 8).T.astype(np.float64)
+    above = cosines.max(axis=1) - np.diag(cosines)
+    found = report.failures(forward, queries, corpus, 5)
+    assert [forward.queries.index(one.query) for one in found] == np.argsort(-above)[:5].tolist()
+    assert not any(one.results[0].relevant for one in found)
+    assert report.failures(forward, queries, queries, 5) == []
+
+
+def test_the_gap_is_what_lies_between_the_sides():
+    records = [Record(str(i), (Text(f"q{i}"),), (Image(png(8 + i)),)) for i in range(12)]
+    forward, _ = from_pairs("x", records)
+    rng = np.random.default_rng(6)
+    queries = truncate(rng.normal(size=(12, 8)).astype(np.float32), 8)
+    close = space.survey([forward], [(queries, queries)])
+    assert close.gaps[0].centroids == pytest.approx(0, abs=1e-6) and close.gaps[0].pairs == pytest.approx(0, abs=1e-3)
+    far = space.survey([forward], [(queries, queries - np.float32([9, 0, 0, 0, 0, 0, 0, 0]))])
+    assert far.gaps[0].centroids > 0.9 and far.kinds.count("image") == far.kinds.count("text") == 12
+    sides = np.array([kind == "image" for kind in far.kinds])
+    assert (
+        far.places[sides, 0].max() < far.places[~sides, 0].min()
+        or far.places[sides, 0].min() > far.places[~sides, 0].max()
+    )
+    assert 0 < far.share <= 1 and "<image " in space.section(far)
 
 
 def test_parts_keep_their_order_and_long_ones_are_cut():
