@@ -114,8 +114,8 @@ def write(
     """Writes the page, whole or not at all.
 
     `facts` are shown at the top as they are; `columns` the checkpoints in order, the last one being shown in detail (it
-    should be the one that `gallery`, `wrong` and `found` were made with); `benchmarks` the rows, grouped by kind in order
-    of appearance; `wrong` examples of failures, `found` the map of the space (`space.survey`), `lineage` a row a
+    should be the one that `gallery`, `wrong` and `found` were made with); `benchmarks` the rows, grouped by kind in
+    order of appearance; `wrong` examples of failures, `found` the map of the space (`space.survey`), `lineage` a row a
     checkpoint. A benchmark that a checkpoint was not scored on shows as a dash.
     """
     body = [
