@@ -180,22 +180,23 @@ def lineage(path: storage.Path) -> dict[str, str]:
     run, step = locate(path)
     meta = metadata(path)
     soup = meta.get("soup", {})
-    parents = [
-        f"{weight:g} × {'/'.join(pathlib.PurePath(parent).parts[-3::2])}"
-        for parent, weight in zip(soup.get("parents", ()), soup.get("weights", ()), strict=True)
-    ]
+    mixed = zip(soup.get("weights", ()), soup.get("parents", ()), strict=True)
+    parents = [f"{weight:g} × {_short(parent)}" for weight, parent in mixed]
+    scores = [trial["score"] for trial in soup.get("trials", ())] or [soup[name] for name in ("score",) if name in soup]
     return {
         "checkpoint": run.name,
-        "from": " + ".join(parents) or (pathlib.PurePath(meta["init"]).name if meta.get("init") else "the seed"),
+        "from": " + ".join(parents) or (_short(meta["init"]) if meta.get("init") else "the seed"),
         "step": str(step) if not soup else "",
         "seed": str(meta.get("seed", "")),
-        "dev score": f"{max(trial['score'] for trial in soup['trials']):.4f}"
-        if "trials" in soup
-        else f"{soup['score']:.4f}"
-        if "score" in soup
-        else "",
+        "dev score": f"{max(scores):.4f}" if scores else "",
         "code": str(meta.get("code", "")),
     }
+
+
+def _short(path: str) -> str:
+    """A run's name, of a step with its number: "finetune/300"."""
+    *_, run, folder, name = ("", "", *pathlib.PurePath(path).parts)
+    return f"{run}/{name}" if folder == "checkpoints" else name
 
 
 def architecture(meta: dict[str, Any]) -> Architecture:

@@ -115,3 +115,10 @@ def test_a_saved_soup_is_read_like_a_run(tmp_path, parents, layout):
     assert checkpoint.architecture(meta) == ARCH
     assert checkpoint.load_layout(folder).contract() == layout.contract()
     assert level(soup.average([folder, parents[0]], [1.0, 1.0])) == pytest.approx(2.0)
+    said = checkpoint.lineage(folder)
+    assert said["checkpoint"] == "soup" and said["dev score"] == "0.7000"
+    assert said["from"] == " + ".join(f"1 × {parent.name}" for parent in parents)
+    steps = [parents[0] / "checkpoints" / str(step) for step in checkpoint.steps(parents[0])]
+    soup.save(folder, params, steps, weights=[2.0] * len(steps))
+    assert checkpoint.lineage(folder)["from"] == f"2 × {parents[0].name}/{checkpoint.steps(parents[0])[0]}"
+    assert checkpoint.lineage(parents[0])["from"] == "the seed"
