@@ -99,9 +99,10 @@ def section(space: Space) -> str:
 def _map(space: Space, kinds: Sequence[str]) -> str:
     low, high = space.places.min(axis=0), space.places.max(axis=0)
     at = EDGE + (SIZE - 2 * EDGE) * (space.places - low) / np.maximum(high - low, 1e-9)
+    drawn = "".join([*_points(space, kinds, at), *_pictures(space, at)])
     return (
-        f'<figure style="max-width:{SIZE}px;margin-bottom:20px"><svg viewBox="0 0 {SIZE} {SIZE}" role="img" aria-label="map of the space">'
-        f"{''.join(_points(space, kinds, at))}{''.join(_pictures(space, at))}</svg></figure>"
+        f'<figure style="max-width:{SIZE}px;margin-bottom:20px"><svg viewBox="0 0 {SIZE} {SIZE}" role="img" '
+        f'aria-label="map of the space">{drawn}</svg></figure>'
     )
 
 
