@@ -67,7 +67,12 @@ def run(name: str, folder: pathlib.Path, pretrained: pathlib.Path) -> None:
     importlib.import_module(f"experiments.{name}").main(config)
 
 
-@pytest.mark.parametrize("name", ["prefinetune", *FINETUNES])
+# By default the stages, a fork, and the one that starts from Gemma; CI runs all.
+ALWAYS = ("prefinetune", "finetune", "finetune__no_mask", "finetune__from_gemma")
+EVERY = [name if name in ALWAYS else pytest.param(name, marks=pytest.mark.slow) for name in ("prefinetune", *FINETUNES)]
+
+
+@pytest.mark.parametrize("name", EVERY)
 def test_runs_two_steps(small, gemma, name):
     work = small / "runs"
     if name != "prefinetune" and not (work / "prefinetune").exists():

@@ -142,6 +142,7 @@ def test_the_experiment_writes_datasets_and_a_page(folder, model, tmp_path):
     assert "letters" in page and page.count("<b>the positive</b>") == len(LINES) and "<script" not in page
 
 
+@pytest.mark.slow
 def test_negatives_are_compared(folder, model, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(PRESETS, "tiny", ARCH)
     monkeypatch.setattr(negatives, "SEEDS", (0, 1))

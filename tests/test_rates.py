@@ -15,6 +15,7 @@ from experiments import evaluate, finetune, rates
 NAMES = ("scenes_image", "scenes_labels")
 
 
+@pytest.mark.slow
 def test_rates_are_compared(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(PRESETS, "tiny", ARCH)
     for name in set(corpora.CORPORA) - set(NAMES):
