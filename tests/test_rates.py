@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 from conftest import ARCH
 
 from configs import cpu
