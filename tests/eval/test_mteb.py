@@ -84,8 +84,7 @@ def test_mtebs_check_of_a_model_passes_in_every_modality(embedder):
     assert passed >= ({"text", "image", "audio", "video"} if TORCHCODEC else {"text", "image"}), found.to_markdown()
 
 
-@pytest.mark.parametrize("dim", [None, 8])
-@pytest.mark.parametrize("kind", SIDES)
+@pytest.mark.parametrize(("kind", "dim"), [*((kind, None) for kind in SIDES), ("text", 8), ("image", 8)])
 def test_its_scores_are_ours(embedder, kind, dim, tmp_path):
     query, target = SIDES[kind]
     records = [Record(str(i), query(), target(), (target(),)) for i in range(24)]
@@ -135,10 +134,10 @@ def test_what_is_too_long_is_cut(embedder):
     start = io.BytesIO()
     soundfile.write(start, np.sin(np.arange(8000 * 180) / 9), 8000, format="FLAC")
     model = Model(embedder, "tiny")
-    long, cut = (
-        embedder.encode(embedder.prepare(lambda i, d=d: model._pieces([Audio(d.getvalue())]), 1)) for d in (out, start)
-    )
-    np.testing.assert_allclose(long, cut, atol=1e-5)
+    long, cut = (model._pieces([Audio(sound.getvalue())]) for sound in (out, start))
+    assert len(long) == len(cut) and sum(piece.tokens for piece in long) == 180 * 25
+    for one, other in zip(long, cut, strict=True):
+        np.testing.assert_allclose(one.frames, other.frames, atol=1e-3)  # the resampler sees the end in one of them
     assert len(model._pieces([Text("a red square " * 50_000)])[0].ids) == 8192 - 2
 
 
