@@ -182,7 +182,7 @@ def lineage(path: storage.Path) -> dict[str, str]:
     soup = meta.get("soup", {})
     mixed = zip(soup.get("weights", ()), soup.get("parents", ()), strict=True)
     parents = [f"{weight:g} × {_short(parent)}" for weight, parent in mixed]
-    scores = [trial["score"] for trial in soup.get("trials", ())] or [soup[name] for name in ("score",) if name in soup]
+    scores = [trial["score"] for trial in (*soup.get("trials", ()), soup) if "score" in trial]
     return {
         "checkpoint": run.name,
         "from": " + ".join(parents) or (_short(meta["init"]) if meta.get("init") else "the seed"),

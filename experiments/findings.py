@@ -1,9 +1,10 @@
 """The report's findings: experiments beside their forks, three seeds each, from one start. A table and a figure each.
 
   run     python -m experiments.findings --config=configs/cpu.py          # after experiments/recipe.py
-  smoke   python -m experiments.findings --config.steps=2 --config.workdir=FOLDER
+  smoke   python -m experiments.findings --config.steps=2 --config.workdir=FOLDER   # one with prefinetune in it
 Stopped anywhere, the same command goes on; done runs are not repeated, and the tables are made of their results alone:
-runs/findings/findings.md and findings.html. A fork of your own joins by a line in COMPARED.
+runs/findings/findings.md and findings.html. A fork of your own joins by its import and a line each in TRAINED
+and COMPARED.
 """
 
 import dataclasses
@@ -133,8 +134,11 @@ def souped(config: ConfigDict, seed: int, dev: Sequence[evaluate.Ready], embedde
         widths = embedder.encoder.arch.widths
         return evaluate.mean(evaluate.evaluate(dev, evaluate.encode(embedder, params, dev), widths))
 
-    recipes = {"soup_of_a_run": (steps[0], (1.0,) * len(steps[0])), "soup_uniform": (last, (1.0, 1.0))}
-    recipes["soup_weighted"] = (last, WEIGHTS)
+    recipes = {
+        "soup_of_a_run": (steps[0], (1.0,) * len(steps[0])),
+        "soup_uniform": (last, (1.0, 1.0)),
+        "soup_weighted": (last, WEIGHTS),
+    }
     for name, (offered, weights) in recipes.items():
         if not (folder(work, name, seed) / "tokenizer.json").exists():
             soup.save(folder(work, name, seed), soup.average(offered, weights), offered, weights=weights)

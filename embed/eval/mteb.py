@@ -6,6 +6,7 @@ second up to 32; sounds are cut at 180 s, texts at 8,192 tokens.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -101,11 +102,14 @@ class Model(AbsEncoder):
         document = text and prompt_type == PromptType.document
         found = []
         for start in range(0, len(rows), BLOCK):
-            contents = [_content(rows[i], task, document) for i in range(start, min(start + BLOCK, len(rows)))]
-            pieces = [self._pieces(content) for content in contents]
-            prepared = self.embedder.prepare(pieces.__getitem__, len(pieces))
+            # Each host reads its own inputs alone.
+            read = functools.partial(self._read, rows, task, document, start)
+            prepared = self.embedder.prepare(read, min(BLOCK, len(rows) - start))
             found.append(truncate(self.embedder.encode(prepared), self.dim))
         return np.concatenate(found)
+
+    def _read(self, rows: Sequence, task: str | None, document: bool, start: int, number: int) -> list[Piece]:
+        return self._pieces(_content(rows[start + number], task, document))
 
     def _pieces(self, content: Sequence[Part]) -> list[Piece]:
         layout = self.embedder.layout
@@ -113,7 +117,7 @@ class Model(AbsEncoder):
         for part in content:
             match part:
                 case Text(text):
-                    pieces += cut_text(decode((Text(text[:MAX_CHARACTERS]),), layout), MAX_TOKENS)
+                    pieces += decode((Text(text[:MAX_CHARACTERS]),), layout)
                 case Audio(data):
                     pieces += sounds(decode_audio(data, cut=True), layout)
                 case _:
