@@ -27,7 +27,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 FINETUNES = sorted(path.stem for path in (ROOT / "experiments").glob("finetune*.py"))
 FORKS = [name for name in FINETUNES if "__" in name]
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("[!_]*.py"))
-CHANGED = 8  # lines, beside the docstring
+CHANGED = 10  # lines, beside the docstring
 FROM_GEMMA = 22  # where the architecture and the layout come from is changed with it
 
 
