@@ -1,136 +1,82 @@
-"""The report's findings: experiments beside their forks, three seeds each, from one start. A table and a figure each.
+"""The report's findings: every fork of experiments/finetune.py beside its parent, three seeds each, from one start.
 
   run     python -m experiments.findings --config=configs/cpu.py          # after experiments/recipe.py
+  some    python -m experiments.findings --config.forks=no_mask,only_short
   smoke   python -m experiments.findings --config.steps=2 --config.workdir=FOLDER   # one with prefinetune in it
 Stopped anywhere, the same command goes on; done runs are not repeated, and the tables are made of their results alone:
-runs/findings/findings.md and findings.html. A fork of your own joins by its import and a line each in TRAINED
-and COMPARED.
+runs/findings/findings.md and findings.html. A fork of yours joins by its file: what is shown of it are the first line
+of its docstring and the one that begins with "Hypothesis:".
 """
 
 import dataclasses
+import importlib
 import json
 import logging
-from collections.abc import Sequence
+import pkgutil
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 
 from ml_collections import ConfigDict
 
-from embed import checkpoint, hosts, soup, storage, train
+import experiments
+from embed import checkpoint, hosts, quantise, soup, storage, train
 from embed.api import Embedder
 from embed.data.prepare import layout_for, sources
+from embed.data.sources import open_split, read
 from embed.eval import compare, report
+from embed.eval.benchmarks import from_pairs, score
 from embed.model.presets import PRESETS
 from embed.program import run
-from experiments import (
-    evaluate,
-    finetune,
-    finetune__from_scratch,
-    finetune__more_media,
-    finetune__no_hard_negatives,
-    finetune__no_mask,
-    finetune__no_matryoshka,
-    finetune__no_string_drop,
-    finetune__no_synthetic,
-    finetune__only_short,
-    finetune__spread_out,
-)
+from experiments import evaluate, finetune, finetune__more_media
 
 log = logging.getLogger(__name__)
 NAME = "findings"
 SEEDS = (0, 1, 2)
-BOTH = ("query→target", "target→query")
-
-
-@dataclasses.dataclass(frozen=True)
-class Finding:
-    """What is compared, on which datasets of experiments/evaluate.py, at which Matryoshka width (None: the widest)."""
-
-    title: str
-    claim: str
-    columns: tuple[str, ...]  # experiments or soups, the one that the others are compared with first
-    datasets: tuple[str, ...]
-    width: int | None = None
-
-
-EVERY = tuple(evaluate.SUITE)
-TRAINED: tuple[ModuleType, ...] = (
-    finetune,
-    finetune__more_media,
-    finetune__no_synthetic,
-    finetune__from_scratch,
-    finetune__no_string_drop,
-    finetune__no_hard_negatives,
-    finetune__no_mask,
-    finetune__no_matryoshka,
-    finetune__only_short,
-    finetune__spread_out,
-)
+NO_STRING = ", no task string"
 SOUPS = ("soup_of_a_run", "soup_uniform", "soup_weighted", "soup_greedy")
-WEIGHTS = (2.0, 1.0)
-COMPARED = (
-    Finding("Synthetic pairs", "Code loses without them.", ("finetune", "finetune__no_synthetic"), ("stdlib_code",)),
-    Finding("Pre-fine-tuning", "Without it every modality loses.", ("finetune", "finetune__from_scratch"), EVERY),
-    Finding(
-        "Model soup",
-        "An average over runs is better than the run it starts from; over steps of a run, less so.",
-        ("finetune", "finetune__more_media", *SOUPS),
-        EVERY,
-    ),
-    Finding(
-        "Dropped task strings",
-        "Where they are never dropped, texts beside media (no string there) lose.",
-        ("finetune", "finetune__no_string_drop"),
-        EVERY,
-    ),
-    Finding(
-        "Hard negatives",
-        "Without them, what differs in one attribute is confused.",
-        ("finetune", "finetune__no_hard_negatives"),
-        EVERY,
-    ),
-    Finding(
-        "Mask of equal contents",
-        "Without it few labels are pushed apart.",
-        ("finetune", "finetune__no_mask"),
-        ("scenes_labels",),
-    ),
-    *(
-        Finding(
-            f"Matryoshka, {width} numbers",
-            "Short vectors lose without a loss of their own; alone they would be hardly better.",
-            ("finetune", "finetune__no_matryoshka", "finetune__only_short"),
-            EVERY,
-            width,
-        )
-        for width in (32, 64, 128)
-    ),
-    Finding("Spreading out", "It changes little at full precision.", ("finetune", "finetune__spread_out"), EVERY),
-)
+WEIGHTS = (2.0, 1.0)  # of soup_weighted
+SOUP_CLAIM = "An average over runs is better than the run it starts from; over steps of a run, less so."
+COARSE = {"int8": quantise.to_int8, "binary": quantise.to_binary}
+
+
+def forks(chosen: str) -> list[ModuleType]:
+    """The parent's forks that have a hypothesis, by name; or those of a list by comma, without `finetune__`."""
+    names = [one.name for one in pkgutil.iter_modules(experiments.__path__)]
+    names = [name for name in names if name.startswith(f"{finetune.NAME}__")]
+    found = {name: importlib.import_module(f"experiments.{name}") for name in names}
+    if not chosen:
+        return [one for one in found.values() if _hypothesis(one)]
+    wanted = [f"{finetune.NAME}__{name.strip()}" for name in chosen.split(",")]
+    if missing := [name for name in wanted if name not in found]:
+        raise SystemExit(f"error: --config.forks: no experiments/{missing[0]}.py; there are: {', '.join(found)}")
+    return [found[name] for name in wanted]
+
+
+def _hypothesis(fork: ModuleType) -> str:
+    lines = (fork.__doc__ or "").splitlines()
+    return next((line.removeprefix("Hypothesis: ") for line in lines if line.startswith("Hypothesis: ")), "")
 
 
 def folder(work: storage.Path, name: str, seed: int) -> storage.Path:
     return work / NAME / f"{name}_{seed}"
 
 
-def trained(config: ConfigDict, seed: int) -> None:
-    """Every experiment of this seed, each from its own start."""
+def trained(config: ConfigDict, module: ModuleType, seed: int) -> None:
+    """One experiment from this seed, which its forks share."""
     work, data = storage.path(config.workdir), storage.path(config.data)
-    layout = layout_for(PRESETS[config.model], data)
-    for module in TRAINED:
-        plan = module.plan(config)
-        place = folder(work, module.NAME, seed)
-        plan = dataclasses.replace(plan, folder=place, seed=100 * seed + plan.seed)
-        train.fit(plan, layout, sources(module.TASKS, data))
+    plan = module.plan(config)
+    plan = dataclasses.replace(plan, folder=folder(work, module.NAME, seed), seed=100 * seed + plan.seed)
+    train.fit(plan, layout_for(PRESETS[config.model], data), sources(module.TASKS, data))
 
 
 def souped(config: ConfigDict, seed: int, dev: Sequence[evaluate.Ready], embedder: Embedder) -> None:
-    """The soups of this seed's runs."""
+    """The soups of this seed's two mixtures."""
     work = storage.path(config.workdir)
-    runs = [folder(work, name, seed) for name in ("finetune", "finetune__more_media")]
+    runs = [folder(work, module.NAME, seed) for module in (finetune, finetune__more_media)]
     steps = [[one / "checkpoints" / str(step) for step in checkpoint.steps(one)[-2:]] for one in runs]
     last = [own[-1] for own in steps]
 
-    def score(params: dict) -> float:
+    def mean_score(params: dict) -> float:
         widths = embedder.encoder.arch.widths
         return evaluate.mean(evaluate.evaluate(dev, evaluate.encode(embedder, params, dev), widths))
 
@@ -143,65 +89,109 @@ def souped(config: ConfigDict, seed: int, dev: Sequence[evaluate.Ready], embedde
         if not (folder(work, name, seed) / "tokenizer.json").exists():
             soup.save(folder(work, name, seed), soup.average(offered, weights), offered, weights=weights)
     if not (folder(work, "soup_greedy", seed) / "tokenizer.json").exists():
-        params, kept, trials = soup.greedy([one for own in steps for one in own], score)
+        params, kept, trials = soup.greedy([one for own in steps for one in own], mean_score)
         soup.save(folder(work, "soup_greedy", seed), params, kept, weights=[1.0] * len(kept), trials=trials)
 
 
-def scored(config: ConfigDict, seed: int, test: Sequence[evaluate.Ready], embedder: Embedder) -> None:
-    """results.json of every run and soup that has none."""
-    for name in (*(module.NAME for module in TRAINED), *SOUPS):
-        place = folder(storage.path(config.workdir), name, seed)
-        if not (place / "results.json").exists():
-            vectors = evaluate.encode(embedder, checkpoint.place_params(place), test)
-            results = evaluate.evaluate(test, vectors, embedder.encoder.arch.widths)
-            log.info("%s, seed %d: mean nDCG@10 %.3f", name, seed, evaluate.mean(results))
-            if hosts.leads():
-                (place / "results.json").write_text(json.dumps(results))
+def load(embedder: Embedder, data: storage.Path) -> list[evaluate.Ready]:
+    """The test suite, and once more without a task string those that have one."""
+    suite = evaluate.load_suite(embedder, data, "test")
+    for name, (patches, task) in evaluate.SUITE.items():
+        if task:
+            there, back = from_pairs(name + NO_STRING, read(open_split(data / name, "test")), "no task string")
+            suite += evaluate.lay_out(embedder, there, back, None, patches)
+    return suite
 
 
-def written(config: ConfigDict) -> str:
-    """Tables and page of what the run folders say: seeds that are whole."""
-    work = storage.path(config.workdir)
-    names = [*(module.NAME for module in TRAINED), *SOUPS]
-    seeds = [seed for seed in SEEDS if all((folder(work, name, seed) / "results.json").exists() for name in names)]
-    results = {
-        name: [json.loads((folder(work, name, seed) / "results.json").read_text()) for seed in seeds] for name in names
+def scored(place: storage.Path, suite: Sequence[evaluate.Ready], embedder: Embedder) -> None:
+    """results.json of a run or soup that has none: at every width, and of whole vectors in fewer bits."""
+    if (place / "results.json").exists():
+        return
+    widths, vectors = embedder.encoder.arch.widths, evaluate.encode(embedder, checkpoint.place_params(place), suite)
+    results = evaluate.evaluate(suite, vectors, widths)
+    for (one, *_), (queries, corpus) in zip(suite, vectors, strict=True):
+        for bits, coarse in COARSE.items():
+            found = score(one, *(coarse(side).astype("f4") for side in (queries, corpus)), widths[-1:])
+            results[one.name][widths[-1]][f"ndcg@10, {bits}"] = found[widths[-1]]["ndcg@10"]
+    log.info("%s: mean nDCG@10 %.3f", place.name, evaluate.mean(results))
+    if hosts.leads():
+        (place / "results.json").write_text(json.dumps(results))
+
+
+def _results(file: storage.Path) -> compare.Results:
+    found = json.loads(file.read_text())  # which has made strings of the widths
+    return {name: {int(width): row for width, row in by_width.items()} for name, by_width in found.items()}
+
+
+def rows(widths: Sequence[int]) -> dict[str, list[compare.Place]]:
+    """A table: every dataset, both ways; texts without their string; all at other widths, and in fewer bits; all."""
+
+    def both(name: str, width: int = widths[-1], metric: str = "ndcg@10") -> list[compare.Place]:
+        return [(f"{name}: {way}", width, metric) for way in ("query→target", "target→query")]
+
+    def every(width: int = widths[-1], metric: str = "ndcg@10") -> list[compare.Place]:
+        return [place for name in evaluate.SUITE for place in both(name, width, metric)]
+
+    bare = [name + NO_STRING for name, (_, task) in evaluate.SUITE.items() if task]
+    return {
+        **{name: both(name) for name in evaluate.SUITE},
+        "texts without task string": [place for name in bare for place in both(name)],
+        **{f"mean of {width} numbers": every(width) for width in widths[:-1]},
+        **{f"mean in {bits}": every(metric=f"ndcg@10, {bits}") for bits in COARSE},
+        "mean": every(),
     }
-    found = [
-        compare.Comparison(
-            one.title,
-            one.claim,
-            {name: results[name] for name in one.columns},
-            [f"{dataset}: {way}" for dataset in one.datasets for way in BOTH],
-            width=one.width,
-        )
-        for one in COMPARED
-    ]
-    text = "\n\n".join(map(compare.markdown, found)) + "\n"
+
+
+def compared(work: storage.Path, modules: Sequence[ModuleType], widths: Sequence[int]) -> Iterator[compare.Comparison]:
+    """What there are results of: a fork and its parent, the soups and their runs, by the seeds that all have."""
+
+    def one(title: str, claim: str, names: Sequence[str]) -> Iterator[compare.Comparison]:
+        files = [[folder(work, name, seed) / "results.json" for name in names] for seed in SEEDS]
+        found = [[_results(file) for file in row] for row in files if all(file.exists() for file in row)]
+        if found:
+            columns = dict(zip(names, zip(*found, strict=True), strict=True))
+            yield compare.Comparison(title, claim, columns, rows(widths))
+
+    for module in modules:
+        if module is not finetune:
+            title = (module.__doc__ or module.NAME).splitlines()[0]
+            yield from one(title, _hypothesis(module), (finetune.NAME, module.NAME))
+    yield from one("Model soup", SOUP_CLAIM, (finetune.NAME, finetune__more_media.NAME, *SOUPS))
+
+
+def written(work: storage.Path, found: Sequence[compare.Comparison]) -> str:
+    """The page, and the tables that are also returned."""
+    text = "\n\n".join([compare.overview(found), *map(compare.markdown, found)]) + "\n"
     (work / NAME / "findings.md").write_text(text)
     head = (
-        '<header class="hero"><div><h1>Findings</h1><p class="lead">Experiments beside their forks, '
-        f"{len(seeds)} seeds each. Differences are taken seed by seed; bars are 95 % intervals.</p></div></header>"
-        "<main>"
+        '<header class="hero"><div><h1>Findings</h1><p class="lead">Experiments beside their parent. Differences are '
+        "taken seed by seed; bars are 95 % intervals.</p></div></header><main>"
     )
-    report.save(work / NAME / "findings.html", "findings", [head, *map(compare.section, found), "</main>"])
+    report.save(work / NAME / "findings.html", "findings", [head, compare.sections(found), "</main>"])
     return text
 
 
 def main(config: ConfigDict) -> None:
-    data = storage.path(config.data)
-    dev = test = embedder = None
+    work, data = storage.path(config.workdir), storage.path(config.data)
+    modules = [finetune, *forks(config.forks)]
+    embedder, suite, dev = None, [], []
     for seed in SEEDS:
-        trained(config, seed)
-        if embedder is None:
-            embedder = Embedder.load(folder(storage.path(config.workdir), "finetune", seed))
-            dev, test = (evaluate.load_suite(embedder, data, split) for split in ("dev", "test"))
-        souped(config, seed, dev, embedder)
-        scored(config, seed, test, embedder)
+        for module in modules:
+            trained(config, module, seed)
+            if embedder is None:
+                embedder = Embedder.load(folder(work, module.NAME, seed))
+                suite = load(embedder, data)
+            scored(folder(work, module.NAME, seed), suite, embedder)
+        if finetune__more_media in modules:
+            dev = dev or evaluate.load_suite(embedder, data, "dev")
+            souped(config, seed, dev, embedder)
+            for name in SOUPS:
+                scored(folder(work, name, seed), suite, embedder)
         if hosts.leads():
-            text = written(config)
+            text = written(work, list(compared(work, modules, embedder.encoder.arch.widths)))
     if hosts.leads():
         print(text)
+        print(f"The page of findings: {storage.absolute(work / NAME / 'findings.html')}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What does pre-fine-tuning buy? Here fine-tuning starts from random weights.
 
+Hypothesis: without it every modality loses, texts and code most.
 Parent: finetune.py.
   smoke   python -m experiments.finetune__from_scratch --config.steps=2
   run     python -m experiments.finetune__from_scratch --config=configs/cpu.py

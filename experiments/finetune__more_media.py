@@ -1,5 +1,6 @@
 """A second mixture for the soup: audio and video at twice the rate, at the cost of the rest.
 
+Hypothesis: audio and video gain, the rest loses less.
 Parent: finetune.py.
   smoke   python -m experiments.finetune__more_media --config.steps=2
   run     python -m experiments.finetune__more_media --config=configs/cpu.py

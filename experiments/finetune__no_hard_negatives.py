@@ -1,5 +1,6 @@
 """What do hard negatives buy? Here there are none, in any task.
 
+Hypothesis: what differs in one attribute, or is a sibling in one module, is confused.
 Parent: finetune.py.
   smoke   python -m experiments.finetune__no_hard_negatives --config.steps=2
   run     python -m experiments.finetune__no_hard_negatives --config=configs/cpu.py

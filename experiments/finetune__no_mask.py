@@ -1,5 +1,6 @@
 """What does the mask for equal contents buy where labels are few? Here every other target counts as wrong.
 
+Hypothesis: few labels are pushed apart from their own texts; where contents are many, nothing changes.
 Parent: finetune.py.
   smoke   python -m experiments.finetune__no_mask --config.steps=2
   run     python -m experiments.finetune__no_mask --config=configs/cpu.py

@@ -1,5 +1,6 @@
 """What do short vectors lose without a loss of their own? Here the whole vector alone has one.
 
+Hypothesis: short prefixes lose much, the whole vector gains little.
 Parent: finetune.py.
   smoke   python -m experiments.finetune__no_matryoshka --config.steps=2
   run     python -m experiments.finetune__no_matryoshka --config=configs/cpu.py

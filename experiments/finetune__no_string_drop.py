@@ -1,5 +1,6 @@
 """Does dropping the task string at random help inputs that come without one? Here it is always shown.
 
+Hypothesis: texts without their string lose, and media, which never have one; texts with it gain a little.
 Parent: finetune.py.
   smoke   python -m experiments.finetune__no_string_drop --config.steps=2
   run     python -m experiments.finetune__no_string_drop --config=configs/cpu.py

@@ -1,5 +1,6 @@
 """How good could short vectors be alone? Here the shortest Matryoshka width alone has a loss.
 
+Hypothesis: at that width it is hardly better than the parent, and longer prefixes are worth nothing more.
 Parent: finetune.py.
   smoke   python -m experiments.finetune__only_short --config.steps=2
   run     python -m experiments.finetune__only_short --config=configs/cpu.py

@@ -16,8 +16,9 @@ from ml_collections import ConfigDict
 from embed import checkpoint, hosts, storage
 from embed.api import Embedder
 from embed.eval import report, space
+from embed.eval.compare import Comparison
 from embed.program import run
-from experiments import evaluate, finetune, finetune__more_media, pairs, prefinetune, soup
+from experiments import evaluate, findings, finetune, finetune__more_media, pairs, prefinetune, soup
 
 log = logging.getLogger(__name__)
 STAGES = ("prefinetune", "finetune", "finetune__more_media", "soup_uniform", "soup_weighted", "soup_greedy")
@@ -47,7 +48,8 @@ def main(config: ConfigDict) -> None:
     page = work / "report.html"
     if hosts.leads():
         (work / "results.json").write_text(json.dumps(columns, indent=1))
-        show(page, facts, columns, suite, vectors, curves, [work / name for name in STAGES])
+        ablations = list(findings.compared(work, findings.forks(""), embedder.encoder.arch.widths))
+        show(page, facts, columns, suite, vectors, curves, [work / name for name in STAGES], ablations)
         print(evaluate.table(columns, suite))
         print(f"\nThe page of results: {storage.absolute(page)}")
 
@@ -83,6 +85,7 @@ def show(
     vectors: evaluate.Vectors,
     curves: Sequence[report.Curves],
     runs: Sequence[storage.Path],
+    ablations: Sequence[Comparison] = (),
 ) -> None:
     """Writes the page; the vectors are those of the last column."""
     benchmarks = [benchmark for benchmark, *_ in suite]
@@ -97,6 +100,7 @@ def show(
         wrong=[example for one, found in both for example in report.failures(one, *found, 1)],
         found=space.survey(benchmarks, vectors),
         lineage=[checkpoint.lineage(run) for run in runs],
+        ablations=ablations,
     )
 
 

@@ -7,7 +7,7 @@ import collections
 import dataclasses
 import functools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from embed.eval.metrics import chance_hit, evaluate_ranking
 from embed.search import top_k, truncate
 
 KS = (1, 10)  # where rankings are cut
+Results = Mapping[str, Mapping[int, Mapping[str, float]]]  # benchmark -> width -> metric -> value
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,11 +10,12 @@ import numpy as np
 from scipy import stats
 
 from embed.eval import charts
+from embed.eval.benchmarks import Results
 from embed.eval.draw import escape
-from embed.eval.report import Results
 
 LEVEL = 0.95
-ALL = "mean"
+CHANGE = "change"
+Place = tuple[str, int, str]  # of a value in results: benchmark, Matryoshka width, metric
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,9 +25,8 @@ class Comparison:
     title: str
     claim: str  # what is expected, in a sentence
     columns: Mapping[str, Sequence[Results]]  # name -> a run's results a seed, seeds in one order
-    benchmarks: Sequence[str]  # those that the claim is about
-    metric: str = "ndcg@10"
-    width: int | None = None  # None: the widest
+    rows: Mapping[str, Sequence[Place]]  # name -> the values whose mean it shows; the last row sums the others up
+    metric: str = "nDCG@10"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,25 +45,23 @@ class Cell:
 
 
 def cells(found: Comparison) -> dict[str, dict[str, Cell]]:
-    """Benchmark -> column -> Cell; and `ALL`, the mean over the benchmarks of each run.
+    """Row -> column -> Cell.
 
-    Raises ValueError where columns have not the same number of runs, KeyError where a run lacks a benchmark.
+    Raises ValueError where columns have not the same number of runs, KeyError where a run lacks a value.
     """
     counts = {name: len(runs) for name, runs in found.columns.items()}
     if len(set(counts.values())) != 1:
         raise ValueError(f"{found.title}: every column needs the same seeds; there are {counts}")
-    values = {name: np.array([_scores(found, run) for run in runs]) for name, runs in found.columns.items()}
-    values = {name: np.concatenate([one, one.mean(axis=1, keepdims=True)], axis=1) for name, one in values.items()}
-    first = next(iter(values.values()))
-    return {
-        benchmark: {name: _cell(one[:, i], first[:, i]) for name, one in values.items()}
-        for i, benchmark in enumerate([*found.benchmarks, ALL])
-    }
+    table = {}
+    for label, places in found.rows.items():
+        values = {name: np.array([_mean(run, places) for run in runs]) for name, runs in found.columns.items()}
+        first = next(iter(values.values()))
+        table[label] = {name: _cell(one, first) for name, one in values.items()}
+    return table
 
 
-def _scores(found: Comparison, run: Results) -> list[float]:
-    by_width = ({int(width): row for width, row in run[name].items()} for name in found.benchmarks)
-    return [100 * one[found.width or max(one)][found.metric] for one in by_width]
+def _mean(run: Results, places: Sequence[Place]) -> float:
+    return 100 * float(np.mean([run[name][width][metric] for name, width, metric in places]))
 
 
 def _cell(values: np.ndarray, first: np.ndarray) -> Cell:
@@ -74,15 +72,45 @@ def _cell(values: np.ndarray, first: np.ndarray) -> Cell:
     return Cell(float(values.mean()), float(values.std(ddof=1)), float(change.mean()), float(margin))
 
 
+def glance(found: Sequence[Comparison]) -> dict[str, dict[str, Cell]]:
+    """What every fork did to the last row, that is to say to all: fork -> a column of one name -> Cell."""
+    return {fork: {CHANGE: cell} for one in found for fork, cell in list(list(cells(one).values())[-1].items())[1:]}
+
+
+def overview(found: Sequence[Comparison]) -> str:
+    """Markdown of `glance`."""
+    lines = ["| fork | its mean | its mean − its parent's |", "|---|---|---|"]
+    for fork, row in glance(found).items():
+        shown = f"**{_signed(row[CHANGE])}**" if row[CHANGE].clear else _signed(row[CHANGE])
+        lines.append(f"| {fork} | {_plus_minus(row[CHANGE].mean, row[CHANGE].deviation)} | {shown} |")
+    return "\n".join(lines)
+
+
+def sections(found: Sequence[Comparison]) -> str:
+    """HTML: what all forks did at a glance, then each; nothing where there are none."""
+    if not found:
+        return ""
+    return (
+        '<h2>Experiments and their forks</h2><p class="note">What a fork changes in the mean over all tasks, in points '
+        f"of {escape(found[0].metric)}: differences are taken seed by seed, bars are {LEVEL:.0%} intervals.</p>"
+        f"{figure(glance(found), [CHANGE])}{''.join(map(section, found))}"
+    )
+
+
 def markdown(found: Comparison) -> str:
     """The claim and a table: means and deviations, then of each fork the difference and its interval's half."""
     first, *forks = found.columns
     heads = [found.metric, *found.columns, *(f"{name} − {first}" for name in forks)]
-    lines = [f"**{found.title}.** {found.claim}", "", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    for benchmark, row in cells(found).items():
+    lines = [
+        f"**{found.title}** Hypothesis: {found.claim}",
+        "",
+        "| " + " | ".join(heads) + " |",
+        "|---" * len(heads) + "|",
+    ]
+    for label, row in cells(found).items():
         shown = [_plus_minus(one.mean, one.deviation) for one in row.values()]
         shown += [f"**{_signed(row[name])}**" if row[name].clear else _signed(row[name]) for name in forks]
-        lines.append(f"| {benchmark} | " + " | ".join(shown) + " |")
+        lines.append(f"| {label} | " + " | ".join(shown) + " |")
     seeds = len(next(iter(found.columns.values())))
     return "\n".join(
         [*lines, "", f"{seeds} seeds; ± one deviation, of differences {LEVEL:.0%} (bold: zero is outside)."]
@@ -98,47 +126,69 @@ def _signed(cell: Cell) -> str:
 
 
 def section(found: Comparison) -> str:
-    """HTML: the claim, a figure of every fork's differences with their intervals, and the table."""
+    """HTML that unfolds: the claim, a figure of every fork's differences with their intervals, and the table."""
     table, (first, *forks) = cells(found), found.columns
-    heads = "".join(f"<th>{escape(name).replace('_', '_<wbr>')}</th>" for name in found.columns)
+    heads = "".join(f"<th>{_short(name)}</th>" for name in found.columns)
+    heads += "".join(f"<th>{_short(name)} − {_short(first)}</th>" for name in forks)
     rows = []
-    for benchmark, row in table.items():
+    for label, row in table.items():
         shown = "".join(f"<td>{_plus_minus(one.mean, one.deviation)}</td>" for one in row.values())
         changes = "".join(f"<td{' class=best' if row[name].clear else ''}>{_signed(row[name])}</td>" for name in forks)
-        kind = ' class="all"' if benchmark == ALL else ""
-        rows.append(f"<tr{kind}><th>{escape(benchmark)}</th>{shown}{changes}</tr>")
-    more = "".join(f"<th>{escape(name).replace('_', '_<wbr>')} − {escape(first)}</th>" for name in forks)
+        kind = ' class="all"' if label == next(reversed(table)) else ""
+        rows.append(f"<tr{kind}><th>{escape(label)}</th>{shown}{changes}</tr>")
+    seeds = len(next(iter(found.columns.values())))
     return (
-        f'<h2>{escape(found.title)}</h2><p class="note">{escape(found.claim)}</p>'
-        f"{charts.legend(forks)}{figure(table, forks)}"
-        f'<div class="scroll"><table><thead><tr><th>{escape(found.metric)}</th>{heads}{more}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
+        f"<details><summary>{escape(found.title)}</summary>"
+        f'<p class="note">Hypothesis: {escape(found.claim)} {seeds} seeds.</p>'
+        f"{charts.legend(forks) if len(forks) > 1 else ''}{figure(table, forks)}"
+        f'<div class="scroll"><table><thead><tr><th>{escape(found.metric)}</th>{heads}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div></details>"
     )
+
+
+def _short(name: str) -> str:
+    """A fork without its parent's name, with places where a line may break."""
+    return escape(name.rpartition("__")[2]).replace("_", "_<wbr>")
+
+
+LEFT, WIDE = 190, 430  # of a figure: room for labels, and for the bars
 
 
 def figure(table: Mapping[str, Mapping[str, Cell]], forks: Sequence[str]) -> str:
-    """Of every benchmark a line, of every fork its difference to the first column as a dot with its interval."""
-    spread = [abs(row[name].difference) + np.nan_to_num(row[name].margin) for row in table.values() for name in forks]
-    most = max([*spread, 1e-9])
-    step, left, wide = 14 * len(forks) + 8, 210, 400
-    height = step * len(table) + 26
-    drawn = "".join(_marks(table, forks, step, lambda value: left + wide * (1 + value / most) / 2))
-    middle = left + wide / 2
-    axis = f'<path style="stroke:currentColor;opacity:.4" d="M{middle} 4V{height - 20}"/>' + "".join(
-        f'<text x="{left + wide * (1 + share) / 2}" y="{height - 4}" text-anchor="middle">{share * most:+.1f}</text>'
-        for share in (-1, 0, 1)
+    """Of every row a line, of every fork its difference to the first column as a dot with its interval."""
+    ends = [end for row in table.values() for name in forks for end in _ends(row[name])]
+    low, high = min([*ends, 0]), max([*ends, 0, min([*ends, 0]) + 1e-9])
+    step = 13 * len(forks) + 9
+    height = step * len(table) + 24
+
+    def at(value: float) -> float:
+        return LEFT + WIDE * (value - low) / (high - low)
+
+    ticks = sorted({low, 0, high})
+    axis = f'<path class="grid" d="M{at(0):.1f} 4V{height - 20}"/>' + "".join(
+        f'<text x="{at(tick):.1f}" y="{height - 4}" text-anchor="middle">{tick:+.1f}</text>'
+        for tick in ticks
+        if not tick or abs(at(tick) - at(0)) > 40
     )
     return (
-        f'<div class="scroll"><svg viewBox="0 0 {left + wide + 20} {height}" role="img" style="min-width:520px" '
-        f'aria-label="differences with intervals">{axis}{drawn}</svg></div>'
+        f'<figure><svg viewBox="0 0 {LEFT + WIDE + 30} {height}" role="img" aria-label="differences with intervals">'
+        f"{axis}{''.join(_marks(table, forks, step, at))}</svg></figure>"
     )
 
 
-def _marks(table: Mapping, forks: Sequence[str], step: int, at: Callable[[float], float]) -> Iterator[str]:
-    for i, (benchmark, row) in enumerate(table.items()):
-        yield f'<text x="200" y="{step * i + step / 2 + 4}" text-anchor="end">{escape(benchmark)}</text>'
+def _ends(cell: Cell) -> tuple[float, float]:
+    margin = float(np.nan_to_num(cell.margin))
+    return cell.difference - margin, cell.difference + margin
+
+
+def _marks(
+    table: Mapping[str, Mapping[str, Cell]], forks: Sequence[str], step: int, at: Callable[[float], float]
+) -> Iterator[str]:
+    for i, (label, row) in enumerate(table.items()):
+        shown = escape(label.rpartition("__")[2])
+        yield f'<text x="{LEFT - 12}" y="{step * (i + 0.5) + 4}" text-anchor="end">{shown}</text>'
         for j, name in enumerate(forks):
-            cell, y = row[name], step * i + 14 * j + 11
-            low, high = cell.difference - np.nan_to_num(cell.margin), cell.difference + np.nan_to_num(cell.margin)
-            yield f'<path style="stroke:{charts.colour(j)};stroke-width:2" d="M{at(low):.1f} {y}H{at(high):.1f}"/>'
-            yield f'<circle cx="{at(cell.difference):.1f}" cy="{y}" r="4" style="fill:{charts.colour(j)}"/>'
+            y, (low, high) = step * i + 13 * j + 11, _ends(row[name])
+            colour = charts.colour(j)
+            yield f'<path style="stroke:{colour};stroke-width:2" d="M{at(low):.1f} {y}H{at(high):.1f}"/>'
+            yield f'<circle cx="{at(row[name].difference):.1f}" cy="{y}" r="4" style="fill:{colour}"/>'

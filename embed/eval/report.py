@@ -10,12 +10,11 @@ import numpy as np
 
 from embed import storage
 from embed.data.records import Content
-from embed.eval import sections, space
-from embed.eval.benchmarks import Benchmark, rank
+from embed.eval import compare, sections, space
+from embed.eval.benchmarks import Benchmark, Results, rank
 from embed.eval.style import CSS
 from embed.search import truncate
 
-Results = Mapping[str, Mapping[int, Mapping[str, float]]]  # benchmark -> width -> metric -> value
 TOP = 5
 # A browser that is told so refuses everything that is not in this file.
 POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
@@ -110,19 +109,22 @@ def write(
     wrong: Sequence[Example] = (),
     found: space.Space | None = None,
     lineage: Sequence[Mapping[str, str]] = (),
+    ablations: Sequence[compare.Comparison] = (),
 ) -> None:
     """Writes the page, whole or not at all.
 
     `facts` are shown at the top as they are; `columns` the checkpoints in order, the last one being shown in detail (it
     should be the one that `gallery`, `wrong` and `found` were made with); `benchmarks` the rows, grouped by kind in
     order of appearance; `wrong` examples of failures, `found` the map of the space (`space.survey`), `lineage` a row a
-    checkpoint. A benchmark that a checkpoint was not scored on shows as a dash.
+    checkpoint, `ablations` experiments beside their forks. A benchmark that a checkpoint was not scored on
+    shows as a dash.
     """
     body = [
         sections.header(facts, benchmarks),
         "<main>",
         sections.table(columns, benchmarks),
         sections.widths(columns, benchmarks),
+        compare.sections(ablations),
         sections.training(curves),
         space.section(found) if found else "",
         sections.gallery(gallery, benchmarks),

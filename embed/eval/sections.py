@@ -9,11 +9,11 @@ import numpy as np
 
 from embed.data.records import Text
 from embed.eval import charts, draw
-from embed.eval.benchmarks import Benchmark
+from embed.eval.benchmarks import Benchmark, Results
 from embed.eval.draw import escape
 
 if TYPE_CHECKING:  # report imports this file
-    from embed.eval.report import Curves, Example, Result, Results
+    from embed.eval.report import Curves, Example, Result
 
 # Metric -> its heading, the chance that stands beside it, and what it says.
 METRICS = {

@@ -100,6 +100,11 @@ background-repeat:no-repeat}
 .wave{display:block;width:100%;max-width:220px}
 .wave path{stroke:var(--accent);stroke-width:2.2;stroke-linecap:round;fill:none}
 audio{width:100%;max-width:240px;height:34px}
+details{border-bottom:1px solid var(--rule);padding:11px 0}
+details[open]{padding-bottom:22px}
+details figure{margin-bottom:12px;max-width:760px}
+summary{cursor:pointer;font-weight:600}
+summary+.note{margin-top:6px}
 footer{color:var(--soft);font-size:13px;margin:56px 0 48px;padding-top:18px;border-top:1px solid var(--rule)}
 @media(max-width:760px){
 main,.hero>div{padding:0 15px}

@@ -1,0 +1,91 @@
+"""A fork joins the findings by its file alone; tables are made of run folders, and only of what is there."""
+
+import json
+import pathlib
+
+import jax
+import pytest
+from conftest import ARCH
+
+import experiments
+from configs import cpu
+from embed import checkpoint
+from embed.data import corpora
+from embed.data.prepare import layout_for
+from embed.model.encoder import Encoder, init
+from embed.model.presets import PRESETS
+from experiments import evaluate, findings, finetune
+
+NAMES = ("scenes_image", "scenes_labels")
+SOURCE = pathlib.Path(finetune.__file__)
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    """A start to fine-tune from, two tasks, two seeds, and forks of which one is new."""
+    monkeypatch.setitem(PRESETS, "tiny", ARCH)
+    for name in set(corpora.CORPORA) - set(NAMES):
+        monkeypatch.delitem(corpora.CORPORA, name)
+    corpora.build(tmp_path / "data", most=16)
+    layout = layout_for(ARCH, tmp_path / "data")
+    start, described = init(Encoder(ARCH), jax.random.key(0)), checkpoint.describe(ARCH, layout)
+    checkpoint.save_params(tmp_path / "runs" / finetune.START, start, described, layout.tokenizer)
+    monkeypatch.setattr(findings, "SEEDS", (0, 1))
+    monkeypatch.setattr(evaluate, "SUITE", {name: evaluate.SUITE[name] for name in NAMES})
+    for module in (finetune, findings.finetune__more_media):
+        monkeypatch.setattr(module, "TASKS", tuple(task for task in finetune.TASKS if task.name in NAMES))
+    config = cpu.get_config()
+    config.update({"steps": 2, "save": 1, "workdir": str(tmp_path / "runs"), "data": str(tmp_path / "data")})
+    config.update({"unroll": 1, "forks": "more_media,colder"})
+
+    # What a newcomer does: a copy, a name, a hypothesis, a change.
+    fork = SOURCE.read_text().replace('NAME = "finetune"', 'NAME = "finetune__colder"')
+    fork = fork.replace("TEMPERATURE = 0.05", "TEMPERATURE = 0.02").replace(
+        "\n\nGemini", "\n\nHypothesis: It's <b>.\nG"
+    )
+    start, _, rest = fork.partition("TASKS = (")
+    fork = start + "from experiments.finetune import TASKS\n" + rest[rest.index("\n)\n") + 3 :]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "finetune__colder.py").write_text(fork)
+    monkeypatch.setattr(experiments, "__path__", [*experiments.__path__, str(tmp_path / "mine")])
+    return config
+
+
+@pytest.mark.slow
+def test_a_fork_joins_by_its_file_and_tables_are_of_what_is_there(config, tmp_path, capsys):
+    findings.main(config)
+    text, place = capsys.readouterr().out, tmp_path / "runs" / "findings"
+    assert sorted(path.parent.name for path in place.glob("*/results.json")) == sorted(
+        f"{name}_{seed}"
+        for name in ("finetune", "finetune__colder", "finetune__more_media", *findings.SOUPS)
+        for seed in (0, 1)
+    )
+    assert "Hypothesis: It's <b>." in text and text.count("2 seeds;") == 3
+    page = (place / "findings.html").read_text()
+    assert "It&#x27;s &lt;b&gt;." in page and page.count("<details>") == 3
+    results = json.loads((place / "finetune__colder_1" / "results.json").read_text())
+    assert {name.split(":")[0] for name in results} == {*NAMES, "scenes_labels, no task string"}
+    seeds = {checkpoint.metadata(place / f"finetune__colder_{seed}")["seed"] for seed in (0, 1)}
+    assert len(seeds) == 2
+
+    # Nothing is trained or scored again; a run that is away takes its seed out of its own table alone.
+    stamps = {path: path.stat().st_mtime_ns for path in place.glob("*/results.json")}
+    (place / "finetune__colder_1" / "results.json").unlink()
+    widths = ARCH.widths
+    found = list(findings.compared(tmp_path / "runs", findings.forks(config.forks), widths))
+    assert [len(one.columns["finetune"]) for one in found] == [2, 1, 2]
+    findings.main(config)
+    assert capsys.readouterr().out == text
+    assert {path for path, stamp in stamps.items() if path.stat().st_mtime_ns != stamp} == {
+        place / "finetune__colder_1" / "results.json"
+    }
+
+
+def test_forks_with_a_hypothesis_are_all_there_are_but_the_one_that_needs_a_model(config):
+    names = {path.stem for path in SOURCE.parent.glob("finetune__*.py")}
+    assert {fork.NAME for fork in findings.forks("")} == names - {"finetune__from_gemma"} | {"finetune__colder"}
+
+
+def test_a_fork_that_is_not_there_is_named(config):
+    with pytest.raises(SystemExit, match=r"no experiments/finetune__colda\.py.*finetune__colder"):
+        findings.forks("colda")
