@@ -118,11 +118,6 @@ def scored(place: storage.Path, suite: Sequence[evaluate.Ready], embedder: Embed
         (place / "results.json").write_text(json.dumps(results))
 
 
-def _results(file: storage.Path) -> compare.Results:
-    found = json.loads(file.read_text())  # which has made strings of the widths
-    return {name: {int(width): row for width, row in by_width.items()} for name, by_width in found.items()}
-
-
 def rows(widths: Sequence[int]) -> dict[str, list[compare.Place]]:
     """A table: every dataset, both ways; texts without their string; all at other widths, and in fewer bits; all."""
 
@@ -147,7 +142,7 @@ def compared(work: storage.Path, modules: Sequence[ModuleType], widths: Sequence
 
     def one(title: str, claim: str, names: Sequence[str]) -> Iterator[compare.Comparison]:
         files = [[folder(work, name, seed) / "results.json" for name in names] for seed in SEEDS]
-        found = [[_results(file) for file in row] for row in files if all(file.exists() for file in row)]
+        found = [[report.read_results(file) for file in row] for row in files if all(file.exists() for file in row)]
         if found:
             columns = dict(zip(names, zip(*found, strict=True), strict=True))
             yield compare.Comparison(title, claim, columns, rows(widths))

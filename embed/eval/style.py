@@ -10,7 +10,8 @@ CSS = """
 --c4:#4ccbe8;--c5:#e5bd3d;--c6:#bd8cff;--c7:#ff7b75;--c8:#a9cf5f;--c9:#79adff;--c10:#cf9d84;--c11:#a7aab6}}
 *{box-sizing:border-box}
 html{-webkit-text-size-adjust:100%;scroll-behavior:smooth}
-body{margin:0;background:var(--bg);color:var(--ink);font:15px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,
+body{margin:0;overflow-wrap:break-word}
+body{background:var(--bg);color:var(--ink);font:15px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,
 "Noto Sans","DejaVu Sans",sans-serif}
 main,.hero>div{max-width:1180px;margin:0 auto;padding:0 24px}
 .hero{background:var(--card);border-bottom:1px solid var(--rule);padding:44px 0 30px;overflow:hidden}
@@ -57,6 +58,7 @@ figure text{font-size:11.5px;fill:var(--soft)}
 figure .grid{stroke:var(--rule);stroke-width:1}
 figure .line{fill:none;stroke-width:2.2;stroke-linejoin:round;stroke-linecap:round}
 figure .raw{fill:none;stroke-width:1;opacity:.26}
+.legend{overflow-wrap:anywhere}
 .legend{list-style:none;display:flex;flex-wrap:wrap;gap:4px 18px;padding:0;margin:0 0 14px;font-size:13px;
 color:var(--soft)}
 .legend i{display:inline-block;width:11px;height:11px;border-radius:3px;margin-right:6px;vertical-align:-1px}
@@ -102,7 +104,8 @@ background-repeat:no-repeat}
 audio{width:100%;max-width:240px;height:34px}
 details{border-bottom:1px solid var(--rule);padding:11px 0}
 details[open]{padding-bottom:22px}
-details figure{margin-bottom:12px;max-width:760px}
+.differences{max-width:760px;overflow-x:auto;margin-bottom:12px}
+.differences svg{min-width:540px}
 summary{cursor:pointer;font-weight:600}
 summary+.note{margin-top:6px}
 footer{color:var(--soft);font-size:13px;margin:56px 0 48px;padding-top:18px;border-top:1px solid var(--rule)}

@@ -2,6 +2,7 @@ import html.parser
 import io
 import json
 import re
+import shutil
 
 import av
 import numpy as np
@@ -11,7 +12,7 @@ import soundfile
 from PIL import Image as Pillow
 
 from embed.data.records import Audio, Image, Pdf, Record, Text, Video
-from embed.eval import charts, draw, report, space
+from embed.eval import charts, compare, draw, report, space
 from embed.eval.benchmarks import from_pairs, rank, score
 from embed.search import truncate
 
@@ -81,6 +82,14 @@ def pdf() -> bytes:
     return out.getvalue()
 
 
+def ablation() -> compare.Comparison:
+    columns = {
+        name: [{"b": {8: {"ndcg@10": (one + seed) / 9}}} for seed in range(3)]
+        for one, name in enumerate(("parent", HOSTILE, "c" * 60))
+    }
+    return compare.Comparison(HOSTILE, HOSTILE, columns, {HOSTILE: [("b", 8, "ndcg@10")]})
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
@@ -122,10 +131,52 @@ def made(tmp_path_factory):
         gallery,
         wrong=[example for b in benchmarks for example in report.failures(b, *vectors[b.name], 1)],
         found=space.survey(benchmarks, [vectors[b.name] for b in benchmarks]),
+        ablations=[ablation()],
         lineage=[{"checkpoint": HOSTILE, "from": "the seed"}, {"checkpoint": "b", "from": HOSTILE, "code": "1"}],
     )
     text = path.read_text(encoding="utf-8")
     return text, Page(text), benchmarks, gallery
+
+
+# What reaches past the window and is in nothing that scrolls by itself, for the message.
+TOO_WIDE = """[...document.querySelectorAll("main *, header *")].filter(one => {
+  for (let box = one; box; box = box.parentElement)
+    if (/auto|scroll|hidden/.test(getComputedStyle(box).overflowX)) return false;
+  return one.getBoundingClientRect().right > innerWidth;
+}).map(one => one.tagName + "." + one.className + ": " + one.textContent.slice(0, 40))"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install '.[browser]'")
+    program = shutil.which("chromium") or shutil.which("google-chrome") or pytest.skip("needs Chromium on the PATH")
+    with sync_api.sync_playwright() as play:
+        found = play.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390], ids=["desktop", "phone"])
+def test_in_a_browser_nothing_is_amiss(made, browser, tmp_path, width, theme):
+    (tmp_path / "report.html").write_text(made[0], encoding="utf-8")
+    page = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=theme)
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("requestfailed", lambda request: said.append(request.url[:99]))
+    page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+    page.goto((tmp_path / "report.html").as_uri())
+    for fold in page.query_selector_all("summary"):
+        fold.click()
+    assert said == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width, page.evaluate(TOO_WIDE)
+    assert page.evaluate("[...document.images].every(one => one.complete && one.naturalWidth)")
+    assert page.evaluate("[...document.querySelectorAll('details')].every(one => one.open)")
+    colours = page.evaluate("(s => [s.color, s.backgroundColor])(getComputedStyle(document.body))")
+    ink, ground = (int(re.findall(r"\d+", colour)[0]) for colour in colours)
+    assert (ink > ground) == (theme == "dark")
+    page.close()
 
 
 def test_tags_balance_and_hostile_text_stays_text(made):

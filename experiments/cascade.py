@@ -1,0 +1,140 @@
+"""Native audio against a cascade of speech recognition and text embedding (report, Table 3): MRR@10, also in noise.
+
+Hypothesis: native audio is better, and more so in noise: what is misheard is lost to the text behind it.
+  run   python -m experiments.cascade --config.pairs=FOLDER --config.checkpoint=runs/soup_greedy
+Takes the datasets under FOLDER whose queries are English speech. Both ways start from the same checkpoint and are
+trained for the same steps on the same pairs: one on the sounds, one on what the recogniser made of them. Three seeds.
+"""
+
+import concurrent.futures
+import dataclasses
+import json
+import logging
+import multiprocessing
+from collections.abc import Sequence
+
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from embed import checkpoint, hosts, optim, storage, train
+from embed.api import Embedder
+from embed.data import folders
+from embed.data.layout import Budget
+from embed.data.prepare import sources
+from embed.data.records import Audio, Record, Text, content_hash, to_bytes
+from embed.data.sources import open_split, read, write_shards
+from embed.eval import compare, report
+from embed.eval.benchmarks import from_pairs
+from embed.eval.speech import transcribe, with_noise
+from embed.program import run
+from experiments import evaluate, pairs
+
+log = logging.getLogger(__name__)
+NAME = "cascade"
+SEEDS = (0, 1, 2)
+STEPS = 300
+WAYS = ("cascade", "native")
+NOISE = {
+    "test": None,
+    "test_10dB": 10.0,
+    "test_0dB": 0.0,
+}  # split -> how far the noise is below the speech, in decibels
+NOTHING = "(nothing was understood)"
+MOST = Budget(224, clips=1, frames=192)  # of a row: 7.7 s of speech
+
+
+def english_speech(record: Record) -> bool:
+    """Whether the query is one sound, and its language English."""
+    return len(record.query) == 1 and isinstance(record.query[0], Audio) and record.lang.split("-")[0] == "en"
+
+
+def heard(folder: storage.Path, root: storage.Path) -> bool:
+    """Writes a dataset twice, as sounds and as what is heard in them, and its test split in noise too. False where it
+    has no English speech."""
+    done = root / WAYS[-1] / folder.name / "manifest.json"
+    if done.exists():
+        return True
+    if not any(english_speech(record) for record in folders.sample(open_split(folder, "train"), folders.SAMPLE)):
+        return False
+    with concurrent.futures.ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        for split, ratio in {"train": None, **NOISE}.items():
+            records = [one for one in read(open_split(folder, split.partition("_")[0])) if english_speech(one)]
+            sounds = [one.query[0].data for one in records]
+            if ratio is not None:
+                seeds = [int(content_hash(one.query)[0]) for one in records]
+                sounds = [with_noise(sound, ratio, seed) for sound, seed in zip(sounds, seeds, strict=True)]
+            words = list(tqdm(pool.map(transcribe, sounds, chunksize=4), f"{folder.name} {split}", len(sounds)))
+            log.info("%s, %s: in %d of %d nothing was understood", folder.name, split, words.count(""), len(words))
+            queries = {"native": map(Audio, sounds), "cascade": (Text(one or NOTHING) for one in words)}
+            for way, found in queries.items():
+                changed = [dataclasses.replace(one, query=(part,)) for one, part in zip(records, found, strict=True)]
+                write_shards(root / way / folder.name, split, map(to_bytes, changed))
+    done.write_text(json.dumps({"recognised": folder.name}))
+    return True
+
+
+def suite_of(embedder: Embedder, names: Sequence[str], root: storage.Path) -> list[evaluate.Ready]:
+    """A benchmark a dataset and a noise, from speech to target; `root` says which way."""
+    suite: list[evaluate.Ready] = []
+    for name in names:
+        for split in NOISE:
+            there, _ = from_pairs(f"{name}, {split}", read(open_split(root / name, split)))
+            suite += evaluate.lay_out(embedder, there)
+    return suite
+
+
+def rows(names: Sequence[str], width: int) -> dict[str, list[compare.Place]]:
+    """A table's: every dataset at every noise, every noise, all."""
+
+    def at(split: str, names: Sequence[str]) -> list[compare.Place]:
+        return [(f"{name}, {split}: query→target", width, "mrr@10") for name in names]
+
+    each = {f"{name}, {split}": at(split, [name]) for name in names for split in NOISE}
+    every = [place for places in each.values() for place in places]
+    return each | {f"mean, {split}": at(split, names) for split in NOISE} | {"mean": every}
+
+
+def compared(root: storage.Path) -> list[compare.Comparison]:
+    """What there are results of, by the seeds that both ways have."""
+    files = [[root / f"{way}_{seed}" / "results.json" for way in WAYS] for seed in SEEDS]
+    whole = [[report.read_results(file) for file in both] for both in files if all(file.exists() for file in both)]
+    if not whole:
+        return []
+    names = list(dict.fromkeys(name.partition(",")[0] for name in whole[0][0]))
+    width = max(next(iter(whole[0][0].values())))
+    question, _, claim = (__doc__ or "").split("\n")[:3]
+    columns = dict(zip(WAYS, zip(*whole, strict=True), strict=True))
+    return [compare.Comparison(question, claim.removeprefix("Hypothesis: "), columns, rows(names, width), "MRR@10")]
+
+
+def main(config: ConfigDict) -> None:
+    root = storage.path(config.workdir) / NAME
+    embedder = Embedder.load(config.checkpoint)
+    with hosts.leader_first("speech recognition"):
+        for folder in folders.with_split(config.pairs, "train"):
+            if not heard(folder, root):
+                log.info("%s has no English speech among its queries", folder.name)
+    names = [folder.name for folder in folders.with_split(root / WAYS[0], "train")]
+    for way in WAYS:
+        tasks = folders.tasks(root / way, embedder.layout, MOST, pairs.BATCH, pairs.BOTH)
+        suite = suite_of(embedder, names, root / way)
+        for seed in SEEDS:
+            plan = dataclasses.replace(
+                pairs.plan(config, tasks),
+                folder=root / f"{way}_{seed}",
+                optimizer=optim.adamw(pairs.RATE, warmup=10, steps=STEPS),
+                steps=config.steps or STEPS,
+                seed=seed,
+                init=storage.path(config.checkpoint),
+            )
+            train.fit(plan, embedder.layout, sources(tasks, root / way))
+            vectors = evaluate.encode(embedder, checkpoint.place_params(plan.folder), suite)
+            results = evaluate.evaluate(suite, vectors, embedder.encoder.arch.widths)
+            if hosts.leads():
+                (plan.folder / "results.json").write_text(json.dumps(results))
+    if hosts.leads():
+        print("\n\n".join(map(compare.markdown, compared(root))))
+
+
+if __name__ == "__main__":
+    run(main)
