@@ -171,7 +171,8 @@ def figure(table: Mapping[str, Mapping[str, Cell]], forks: Sequence[str]) -> str
         if not tick or abs(at(tick) - at(0)) > 40
     )
     return (
-        f'<figure class="differences"><svg viewBox="0 0 {LEFT + WIDE + 30} {height}" role="img" aria-label="differences with intervals">'
+        f'<figure class="differences"><svg viewBox="0 0 {LEFT + WIDE + 30} {height}" role="img" '
+        'aria-label="differences with intervals">'
         f"{axis}{''.join(_marks(table, forks, step, at))}</svg></figure>"
     )
 
