@@ -16,6 +16,7 @@ def get_config() -> config_dict.ConfigDict:
         data="runs/data",  # where the corpora are, or are built
         pairs="",  # a folder of your own datasets (see README.md), trained and evaluated on as well
         checkpoint="",  # what evaluate reads
+        like="",  # FOLDER:NAME,... that published scores by the protocol of one of the report's benchmarks
         mteb="",  # what evaluate scores instead of the recipe's tasks: tasks of mteb by comma, or one of its benchmarks
         dim=0,  # the Matryoshka width of that; 0 = all
         forks="",  # which of finetune's forks findings runs, by comma; none = all with a hypothesis

@@ -18,9 +18,18 @@ SAMPLE = 64  # records of a dataset that are looked at for the size of its rows
 PACKED = 1024  # and for how many inputs share one: sums vary more than a maximum
 
 
+def _files(split: str) -> tuple[str, ...]:
+    return f"{split}.jsonl", f"{split}.array_record", f"{split}-00000-of-*.array_record"
+
+
+def has_split(folder: storage.Path, split: str) -> bool:
+    """Whether there are records of a split."""
+    return any(True for form in _files(split) for _ in folder.glob(form))
+
+
 def holding(root: str | os.PathLike, split: str) -> list[storage.Path]:
     """The folders in `root` that have records of a split, by name; none where `root` is ""."""
-    forms = (f"{split}.jsonl", f"{split}.array_record", f"{split}-00000-of-*.array_record") if os.fspath(root) else ()
+    forms = _files(split) if os.fspath(root) else ()
     return sorted({path.parent for form in forms for path in storage.path(root).glob(f"*/{form}")})
 
 

@@ -1,0 +1,61 @@
+"""The report's tables, on a checkpoint: benchmarks whose data is there, by the report's protocol, beside its scores.
+
+  run     python -m experiments.published --config.checkpoint=runs/soup_greedy --config.pairs=FOLDER
+  small   python -m experiments.published --config.checkpoint=runs/soup_greedy --config.pairs=FOLDER \
+              --config.like=emoji_image:MSCOCO,lpc_animations:Vatex
+What is not there is named, with where to get it and how to write it down. `like` scores other folders by a protocol.
+"""
+
+import json
+import logging
+
+from ml_collections import ConfigDict
+
+from embed import checkpoint, hosts, storage
+from embed.api import Embedder
+from embed.eval import published
+from embed.eval.benchmarks import score
+from embed.program import run
+from experiments import evaluate
+
+log = logging.getLogger(__name__)
+
+
+def chosen(asked: str) -> list[published.Published]:
+    """The report's benchmarks, and those of `FOLDER:NAME,...`."""
+    found = list(published.TABLES)
+    for pair in filter(None, (one.strip() for one in asked.split(","))):
+        folder, _, name = pair.partition(":")
+        try:
+            found.append(published.like(name, folder))
+        except KeyError:
+            names = ", ".join(one.name for one in published.TABLES)
+            raise SystemExit(f"error: --config.like: {pair!r} is not FOLDER:NAME with a name of: {names}") from None
+    return found
+
+
+def main(config: ConfigDict) -> None:
+    path, root = storage.path(config.checkpoint), storage.path(config.pairs)
+    embedder, missing, results, lines = Embedder.load(path), [], {}, []
+    width = max(embedder.encoder.arch.widths)
+    for one in chosen(config.like):
+        ways = published.load(one, root)
+        missing += [] if ways else [one.missing(root)]
+        for way in ways:
+            (suite,) = evaluate.lay_out(embedder, way)
+            ((queries, corpus),) = evaluate.encode(embedder, embedder.params, [suite])
+            results[way.name] = score(way, queries, corpus, (width,), published.KS)
+            found, k = results[way.name][width], int(one.metric.partition("@")[2])
+            report = one.report[way.name.removeprefix(f"{one.name}: ")]
+            cells = [way.name, one.metric, str(len(way.queries)), str(len(way.corpus)), f"{100 * way.chance(k):.1f}"]
+            lines.append([*cells, f"{100 * found[one.metric]:.1f}", "" if report is None else f"{report:.1f}"])
+    if hosts.leads():
+        (checkpoint.locate(path)[0] / "published.json").write_text(json.dumps(results, indent=1))
+        head = ["benchmark", "metric", "queries", "candidates", "chance of hit@k", path.name, "report"]
+        for cells in (head, ["---"] * len(head), *lines):
+            print(f"| {' | '.join(cells)} |")
+        print("\n".join(["", *missing]))
+
+
+if __name__ == "__main__":
+    run(main)
