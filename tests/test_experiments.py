@@ -14,10 +14,11 @@ from conftest import ARCH
 from jax.experimental.compilation_cache import compilation_cache
 
 from configs import cpu
-from embed import checkpoint
+from embed import checkpoint, partition, train
 from embed.data import corpora
 from embed.data.layout import Layout
 from embed.data.prepare import layout_for
+from embed.data.tasks import shapes
 from embed.hf.export import export
 from embed.mesh import make_mesh
 from embed.model.encoder import Encoder, init
@@ -83,6 +84,22 @@ def test_runs_two_steps(small, gemma, name):
     meta = checkpoint.metadata(work / name)
     assert checkpoint.steps(work / name) == [2] and meta["experiment"] == name
     assert (meta["init"] is None) == (name in ("prefinetune", "finetune__from_scratch"))
+
+
+@pytest.mark.parametrize("name", FORKS)
+def test_a_fork_traces_to_gradients_of_what_it_trains(gemma, monkeypatch, name):
+    """What the slow ones run is traced here, so that no fork can rot unseen."""
+    monkeypatch.setitem(PRESETS, "tiny", ARCH)
+    config = cpu.get_config()
+    config.update({"unroll": 1, "pretrained": str(gemma)})
+    plan = importlib.import_module(f"experiments.{name}").plan(config)
+    step, key = train.make_step(plan.loss, plan.optimizer, plan.trains), jax.eval_shape(lambda: jax.random.key(0))
+    params, task = train.shapes(plan)[1].params, plan.tasks[-1]
+    pairs = shapes(task, plan.encoder.arch.media)
+    grads, metrics = jax.eval_shape(lambda *args: step.differentiate(*args, task.candidates, key), params, pairs)
+    trained, _ = partition.split(params, plan.trains)
+    assert jax.tree.map(lambda leaf: leaf.shape, grads) == jax.tree.map(lambda leaf: leaf.shape, trained)
+    assert metrics["loss"].shape == ()
 
 
 def body(name: str) -> list[str]:
