@@ -60,7 +60,7 @@ def test_a_fork_joins_by_its_file_and_tables_are_of_what_is_there(config, tmp_pa
         for name in ("finetune", "finetune__colder", "finetune__more_media", *findings.SOUPS)
         for seed in (0, 1)
     )
-    assert "Hypothesis: It's <b>." in text and text.count("2 seeds;") == 3
+    assert "Hypothesis: It's <b>." in text and text.count("2 seeds.") == 3
     page = (place / "findings.html").read_text()
     assert "It&#x27;s &lt;b&gt;." in page and page.count("<details>") == 3
     results = json.loads((place / "finetune__colder_1" / "results.json").read_text())

@@ -23,7 +23,7 @@ class Comparison:
     """Results of some runs a column, the first one being what the others are compared with."""
 
     title: str
-    claim: str  # what is expected, in a sentence
+    claim: str  # what is expected, in a sentence; "" where nothing is said
     columns: Mapping[str, Sequence[Results]]  # name -> a run's results a seed, seeds in one order
     rows: Mapping[str, Sequence[Place]]  # name -> the values whose mean it shows; the last row sums the others up
     metric: str = "nDCG@10"
@@ -101,20 +101,17 @@ def markdown(found: Comparison) -> str:
     """The claim and a table: means and deviations, then of each fork the difference and its interval's half."""
     first, *forks = found.columns
     heads = [found.metric, *found.columns, *(f"{name} − {first}" for name in forks)]
-    lines = [
-        f"**{found.title}** Hypothesis: {found.claim}",
-        "",
-        "| " + " | ".join(heads) + " |",
-        "|---" * len(heads) + "|",
-    ]
+    lines = [f"**{found.title}** {_claim(found)}", "", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for label, row in cells(found).items():
         shown = [_plus_minus(one.mean, one.deviation) for one in row.values()]
         shown += [f"**{_signed(row[name])}**" if row[name].clear else _signed(row[name]) for name in forks]
         lines.append(f"| {label} | " + " | ".join(shown) + " |")
+    return "\n".join([*lines, "", f"± one deviation, of differences {LEVEL:.0%} (bold: zero is outside)."])
+
+
+def _claim(found: Comparison) -> str:
     seeds = len(next(iter(found.columns.values())))
-    return "\n".join(
-        [*lines, "", f"{seeds} seeds; ± one deviation, of differences {LEVEL:.0%} (bold: zero is outside)."]
-    )
+    return " ".join([*([f"Hypothesis: {found.claim}"] if found.claim else []), f"{seeds} seeds."])
 
 
 def _plus_minus(mean: float, deviation: float) -> str:
@@ -136,10 +133,9 @@ def section(found: Comparison) -> str:
         changes = "".join(f"<td{' class=best' if row[name].clear else ''}>{_signed(row[name])}</td>" for name in forks)
         kind = ' class="all"' if label == next(reversed(table)) else ""
         rows.append(f"<tr{kind}><th>{escape(label)}</th>{shown}{changes}</tr>")
-    seeds = len(next(iter(found.columns.values())))
     return (
         f"<details><summary>{escape(found.title)}</summary>"
-        f'<p class="note">Hypothesis: {escape(found.claim)} {seeds} seeds.</p>'
+        f'<p class="note">{escape(_claim(found))}</p>'
         f"{charts.legend(forks) if len(forks) > 1 else ''}{figure(table, forks)}"
         f'<div class="scroll"><table><thead><tr><th>{escape(found.metric)}</th>{heads}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div></details>"
