@@ -1,4 +1,4 @@
-"""The report's findings: every fork of experiments/finetune.py beside its parent, three seeds each, from one start.
+"""The report's findings: every fork of experiments/finetune.py beside its parent, three seeds each.
 
   run     python -m experiments.findings --config=configs/cpu.py          # after experiments/recipe.py
   some    python -m experiments.findings --config.forks=no_mask,only_short
@@ -39,17 +39,18 @@ SOUP_CLAIM = "An average over runs is better than the run it starts from; over s
 COARSE = {"int8": quantise.to_int8, "binary": quantise.to_binary}
 
 
-def forks(chosen: str) -> list[ModuleType]:
-    """The parent's forks that have a hypothesis, by name; or those of a list by comma, without `finetune__`."""
+def chosen(asked: str) -> list[ModuleType]:
+    """finetune and its forks that have a hypothesis; or those of a list by comma, without `finetune__`, and what they
+    are forks of."""
     names = [one.name for one in pkgutil.iter_modules(experiments.__path__)]
-    names = [name for name in names if name.startswith(f"{finetune.NAME}__")]
+    names = [name for name in names if name.split("__")[0] == finetune.NAME]  # a parent before its forks
     found = {name: importlib.import_module(f"experiments.{name}") for name in names}
-    if not chosen:
-        return [one for one in found.values() if _hypothesis(one)]
-    wanted = [f"{finetune.NAME}__{name.strip()}" for name in chosen.split(",")]
-    if missing := [name for name in wanted if name not in found]:
+    wanted = {f"{finetune.NAME}__{name.strip()}" for name in asked.split(",") if name.strip()}
+    if missing := sorted(wanted - set(found)):
         raise SystemExit(f"error: --config.forks: no experiments/{missing[0]}.py; there are: {', '.join(found)}")
-    return [found[name] for name in wanted]
+    wanted = wanted or {name for name, module in found.items() if _hypothesis(module)}
+    needed = {finetune.NAME, *wanted, *(name.rpartition("__")[0] for name in wanted)}
+    return [module for name, module in found.items() if name in needed]
 
 
 def _hypothesis(fork: ModuleType) -> str:
@@ -107,7 +108,8 @@ def scored(place: storage.Path, suite: Sequence[evaluate.Ready], embedder: Embed
     """results.json of a run or soup that has none: at every width, and of whole vectors in fewer bits."""
     if (place / "results.json").exists():
         return
-    widths, vectors = embedder.encoder.arch.widths, evaluate.encode(embedder, checkpoint.place_params(place), suite)
+    params = checkpoint.load_params(place, checkpoint.shapes(embedder.encoder))
+    widths, vectors = embedder.encoder.arch.widths, evaluate.encode(embedder, params, suite)
     results = evaluate.evaluate(suite, vectors, widths)
     for (one, *_), (queries, corpus) in zip(suite, vectors, strict=True):
         for bits, coarse in COARSE.items():
@@ -150,7 +152,7 @@ def compared(work: storage.Path, modules: Sequence[ModuleType], widths: Sequence
     for module in modules:
         if module is not finetune:
             title = (module.__doc__ or module.NAME).splitlines()[0]
-            yield from one(title, _hypothesis(module), (finetune.NAME, module.NAME))
+            yield from one(title, _hypothesis(module), (module.NAME.rpartition("__")[0], module.NAME))
     yield from one("Model soup", SOUP_CLAIM, (finetune.NAME, finetune__more_media.NAME, *SOUPS))
 
 
@@ -168,15 +170,16 @@ def written(work: storage.Path, found: Sequence[compare.Comparison]) -> str:
 
 def main(config: ConfigDict) -> None:
     work, data = storage.path(config.workdir), storage.path(config.data)
-    modules = [finetune, *forks(config.forks)]
+    modules = chosen(config.forks)
     embedder, suite, dev = None, [], []
     for seed in SEEDS:
         for module in modules:
             trained(config, module, seed)
-            if embedder is None:
+            if embedder is None:  # of finetune, which is first
                 embedder = Embedder.load(folder(work, module.NAME, seed))
                 suite = load(embedder, data)
-            scored(folder(work, module.NAME, seed), suite, embedder)
+            own = Embedder(module.plan(config).encoder, {}, embedder.layout)
+            scored(folder(work, module.NAME, seed), suite, own)
         if finetune__more_media in modules:
             dev = dev or evaluate.load_suite(embedder, data, "dev")
             souped(config, seed, dev, embedder)

@@ -72,7 +72,7 @@ def test_a_fork_joins_by_its_file_and_tables_are_of_what_is_there(config, tmp_pa
     stamps = {path: path.stat().st_mtime_ns for path in place.glob("*/results.json")}
     (place / "finetune__colder_1" / "results.json").unlink()
     widths = ARCH.widths
-    found = list(findings.compared(tmp_path / "runs", findings.forks(config.forks), widths))
+    found = list(findings.compared(tmp_path / "runs", findings.chosen(config.forks), widths))
     assert [len(one.columns["finetune"]) for one in found] == [2, 1, 2]
     findings.main(config)
     assert capsys.readouterr().out == text
@@ -83,9 +83,12 @@ def test_a_fork_joins_by_its_file_and_tables_are_of_what_is_there(config, tmp_pa
 
 def test_forks_with_a_hypothesis_are_all_there_are_but_the_one_that_needs_a_model(config):
     names = {path.stem for path in SOURCE.parent.glob("finetune__*.py")}
-    assert {fork.NAME for fork in findings.forks("")} == names - {"finetune__from_gemma"} | {"finetune__colder"}
+    everything = {"finetune", *names, "finetune__colder"} - {"finetune__from_gemma"}
+    assert {one.NAME for one in findings.chosen("")} == everything
+    parents = ["finetune", "finetune__from_scratch", "finetune__from_scratch__late_fusion"]
+    assert [one.NAME for one in findings.chosen("from_scratch__late_fusion")] == parents
 
 
 def test_a_fork_that_is_not_there_is_named(config):
     with pytest.raises(SystemExit, match=r"no experiments/finetune__colda\.py.*finetune__colder"):
-        findings.forks("colda")
+        findings.chosen("colda")
