@@ -18,6 +18,7 @@ class Language:
     scenes: tuple[str, ...]  # {thing} {position} {background}
     edits: tuple[str, ...]  # {}: what has changed
     utterances: tuple[str, ...]  # {thing} {position}, loosely
+    then: str  # between two things, one after the other
 
     def thing(self, shape: str, colour: str = "", size: str = "") -> str:
         """A noun phrase: "a large red star", "une grande étoile rouge"."""
@@ -83,6 +84,7 @@ ENGLISH = Language(
         "give me {thing}",
         "it must be {position}: {thing}",
     ),
+    then="then",
 )
 GERMAN = Language(
     "de",
@@ -117,6 +119,7 @@ GERMAN = Language(
         "irgendwo sollte {thing} sein",
         "{position} soll {thing} sein",
     ),
+    then="dann",
 )
 SPANISH = Language(
     "es",
@@ -147,6 +150,7 @@ SPANISH = Language(
         "quiero {thing}, por favor",
         "tiene que estar {position}: {thing}",
     ),
+    then="luego",
 )
 FRENCH = Language(
     "fr",
@@ -177,6 +181,7 @@ FRENCH = Language(
         "je voudrais {thing}",
         "ça doit être {position} : {thing}",
     ),
+    then="puis",
 )
 LANGUAGES = (ENGLISH, GERMAN, SPANISH, FRENCH)
 
