@@ -23,7 +23,7 @@ from embed.data.layout import Budget
 from embed.data.prepare import sources
 from embed.data.records import Audio, Record, Text, content_hash, to_bytes
 from embed.data.sources import open_split, read, write_shards
-from embed.eval import compare, report
+from embed.eval import compare
 from embed.eval.benchmarks import from_pairs
 from embed.eval.speech import transcribe, with_noise
 from embed.program import run
@@ -94,17 +94,15 @@ def rows(names: Sequence[str], width: int) -> dict[str, list[compare.Place]]:
     return each | {f"mean, {split}": at(split, names) for split in NOISE} | {"mean": every}
 
 
-def compared(root: storage.Path) -> list[compare.Comparison]:
+def compared(work: storage.Path) -> list[compare.Comparison]:
     """What there are results of, by the seeds that both ways have."""
-    files = [[root / f"{way}_{seed}" / "results.json" for way in WAYS] for seed in SEEDS]
-    whole = [[report.read_results(file) for file in both] for both in files if all(file.exists() for file in both)]
-    if not whole:
+    columns = compare.read({way: [work / NAME / f"{way}_{seed}" / "results.json" for seed in SEEDS] for way in WAYS})
+    if not columns[WAYS[0]]:
         return []
-    names = list(dict.fromkeys(name.partition(",")[0] for name in whole[0][0]))
-    width = max(next(iter(whole[0][0].values())))
-    question, _, claim = (__doc__ or "").split("\n")[:3]
-    columns = dict(zip(WAYS, zip(*whole, strict=True), strict=True))
-    return [compare.Comparison(question, claim.removeprefix("Hypothesis: "), columns, rows(names, width), "MRR@10")]
+    first = columns[WAYS[0]][0]
+    names = list(dict.fromkeys(name.partition(",")[0] for name in first))
+    table = rows(names, max(next(iter(first.values()))))
+    return [compare.Comparison(*compare.asked(__doc__), columns, table, "MRR@10")]
 
 
 def main(config: ConfigDict) -> None:
@@ -133,7 +131,7 @@ def main(config: ConfigDict) -> None:
             if hosts.leads():
                 (plan.folder / "results.json").write_text(json.dumps(results))
     if hosts.leads():
-        print("\n\n".join(map(compare.markdown, compared(root))))
+        print("\n\n".join(map(compare.markdown, compared(storage.path(config.workdir)))))
 
 
 if __name__ == "__main__":

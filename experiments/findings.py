@@ -27,7 +27,7 @@ from embed.eval import compare, report
 from embed.eval.benchmarks import from_pairs, score
 from embed.model.presets import PRESETS
 from embed.program import run
-from experiments import evaluate, finetune, finetune__more_media
+from experiments import cascade, evaluate, finetune, finetune__more_media, negatives, order
 
 log = logging.getLogger(__name__)
 NAME = "findings"
@@ -48,14 +48,9 @@ def chosen(asked: str) -> list[ModuleType]:
     wanted = {f"{finetune.NAME}__{name.strip()}" for name in asked.split(",") if name.strip()}
     if missing := sorted(wanted - set(found)):
         raise SystemExit(f"error: --config.forks: no experiments/{missing[0]}.py; there are: {', '.join(found)}")
-    wanted = wanted or {name for name, module in found.items() if _hypothesis(module)}
+    wanted = wanted or {name for name, module in found.items() if compare.asked(module.__doc__)[1]}
     needed = {finetune.NAME, *wanted, *(name.rpartition("__")[0] for name in wanted)}
     return [module for name, module in found.items() if name in needed]
-
-
-def _hypothesis(fork: ModuleType) -> str:
-    lines = (fork.__doc__ or "").splitlines()
-    return next((line.removeprefix("Hypothesis: ") for line in lines if line.startswith("Hypothesis: ")), "")
 
 
 def folder(work: storage.Path, name: str, seed: int) -> storage.Path:
@@ -143,17 +138,17 @@ def compared(work: storage.Path, modules: Sequence[ModuleType], widths: Sequence
     """What there are results of: a fork and its parent, the soups and their runs, by the seeds that all have."""
 
     def one(title: str, claim: str, names: Sequence[str]) -> Iterator[compare.Comparison]:
-        files = [[folder(work, name, seed) / "results.json" for name in names] for seed in SEEDS]
-        found = [[report.read_results(file) for file in row] for row in files if all(file.exists() for file in row)]
-        if found:
-            columns = dict(zip(names, zip(*found, strict=True), strict=True))
+        files = {name: [folder(work, name, seed) / "results.json" for seed in SEEDS] for name in names}
+        columns = compare.read(files)
+        if columns[names[0]]:
             yield compare.Comparison(title, claim, columns, rows(widths))
 
     for module in modules:
         if module is not finetune:
-            title = (module.__doc__ or module.NAME).splitlines()[0]
-            yield from one(title, _hypothesis(module), (module.NAME.rpartition("__")[0], module.NAME))
-    yield from one("Model soup", SOUP_CLAIM, (finetune.NAME, finetune__more_media.NAME, *SOUPS))
+            yield from one(*compare.asked(module.__doc__), (module.NAME.rpartition("__")[0], module.NAME))
+    yield from one("Model soup.", SOUP_CLAIM, (finetune.NAME, finetune__more_media.NAME, *SOUPS))
+    for other in (cascade, negatives, order):
+        yield from other.compared(work)
 
 
 def written(work: storage.Path, found: Sequence[compare.Comparison]) -> str:

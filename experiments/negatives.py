@@ -1,14 +1,14 @@
-"""Which hard negatives: none, random ones, or mined ones (experiments/mine.py); three seeds each, on your datasets.
+"""Which hard negatives, and how many: none, random ones, or mined ones (experiments/mine.py), on your datasets.
 
-Hypothesis: mined ones teach more than random ones, and random ones nothing that a batch's other targets do not.
+Hypothesis: mined ones teach more than random ones; random ones teach nothing that a batch's other targets do not.
   run   python -m experiments.negatives --config.pairs=FOLDER --config.checkpoint=runs/soup_greedy
-Every run starts from the checkpoint that mined, and differs in its negatives and its seed alone.
+Every run starts from the checkpoint that mined, and differs in its negatives and its seed alone. Three seeds each.
 """
 
 import dataclasses
+import json
 import logging
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from embed import checkpoint, hosts, optim, storage, train
@@ -16,6 +16,7 @@ from embed.api import Embedder
 from embed.data import folders
 from embed.data.prepare import sources
 from embed.data.sources import open_split, write_shards
+from embed.eval import compare
 from embed.mining import at_random
 from embed.program import run
 from embed.vectors import scan
@@ -25,7 +26,24 @@ log = logging.getLogger(__name__)
 NAME = "negatives"
 SEEDS = (0, 1, 2)
 STEPS = 200
-WITH = {"none": 0, "random": 1, "mined": 1}  # hard negatives of a query in training
+# a run -> which negatives, and how many a query
+ARMS = {"none": (mine.NAME, 0), "random": ("random", 1), "mined": (mine.NAME, 1)}
+ARMS |= {
+    f"{mine.RULE.count}_random": ("random", mine.RULE.count),
+    f"{mine.RULE.count}_mined": (mine.NAME, mine.RULE.count),
+}
+
+
+def compared(work: storage.Path) -> list[compare.Comparison]:
+    """What there are results of, by the seeds that all arms have."""
+    files = {arm: [work / NAME / f"{arm}_{seed}" / "results.json" for seed in SEEDS] for arm in ARMS}
+    columns = compare.read(files)
+    if not columns["none"]:
+        return []
+    width = max(next(iter(columns["none"][0].values())))
+    rows = {name: [(name, width, "ndcg@10")] for name in columns["none"][0]}
+    every = [place for places in rows.values() for place in places]
+    return [compare.Comparison(*compare.asked(__doc__), columns, rows | {"mean": every})]
 
 
 def main(config: ConfigDict) -> None:
@@ -39,9 +57,8 @@ def main(config: ConfigDict) -> None:
             records = mine.negatives(source, found, at_random(found, mine.RULE, seed=0), "drawn at random")
             write_shards(root / "random" / folder.name, "train", records)
     suite = evaluate.load_pairs(embedder, config.pairs, "test")
-    scores: dict[str, list[dict[str, float]]] = {"before": [_scores(embedder, embedder.params, suite)]}
-    for name, count in WITH.items():
-        data = root / "random" if name == "random" else work / mine.NAME
+    for arm, (kind, count) in ARMS.items():
+        data = root / kind if kind == "random" else work / kind
         tasks = [
             dataclasses.replace(task, negatives=count)
             for task in folders.tasks(str(data), embedder.layout, pairs.MOST, pairs.BATCH, pairs.BOTH)
@@ -49,34 +66,20 @@ def main(config: ConfigDict) -> None:
         for seed in SEEDS:
             plan = dataclasses.replace(
                 pairs.plan(config, tasks),
-                folder=root / f"{name}_{seed}",
+                folder=root / f"{arm}_{seed}",
                 optimizer=optim.adamw(pairs.RATE, warmup=10, steps=STEPS),
                 steps=config.steps or STEPS,
                 seed=seed,
                 init=storage.path(config.checkpoint),
             )
             train.fit(plan, embedder.layout, sources(tasks, data))
-            params = checkpoint.place_params(plan.folder)
-            scores.setdefault(name, []).append(_scores(embedder, params, suite))
-            log.info("%s, seed %d: mean nDCG@10 %.3f", name, seed, np.mean(list(scores[name][-1].values())))
+            vectors = evaluate.encode(embedder, checkpoint.place_params(plan.folder), suite)
+            results = evaluate.evaluate(suite, vectors, embedder.encoder.arch.widths)
+            log.info("%s, seed %d: mean nDCG@10 %.3f", arm, seed, evaluate.mean(results))
+            if hosts.leads():
+                (plan.folder / "results.json").write_text(json.dumps(results))
     if hosts.leads():
-        print(table(scores))
-
-
-def _scores(embedder: Embedder, params: dict, suite: list[evaluate.Ready]) -> dict[str, float]:
-    results = evaluate.evaluate(suite, evaluate.encode(embedder, params, suite), embedder.encoder.arch.widths)
-    return {name: by_width[max(by_width)]["ndcg@10"] for name, by_width in results.items()}
-
-
-def table(scores: dict[str, list[dict[str, float]]]) -> str:
-    """Markdown: mean nDCG@10 and its standard deviation over seeds, in percent, a row a benchmark."""
-    names = list(scores)
-    lines = ["| task | " + " | ".join(names) + " |", "|---" * (1 + len(names)) + "|"]
-    for benchmark in scores[names[0]][0]:
-        values = [[100 * one[benchmark] for one in scores[name]] for name in names]
-        cells = [f"{np.mean(v):.1f}" + (f" ± {np.std(v, ddof=1):.1f}" if len(v) > 1 else "") for v in values]
-        lines.append(f"| {benchmark} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        print("\n\n".join(map(compare.markdown, compared(work))))
 
 
 if __name__ == "__main__":

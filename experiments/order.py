@@ -20,6 +20,7 @@ from embed.data.prepare import sources
 from embed.data.records import content_hash, to_bytes
 from embed.data.sources import open_split, read, write_shards
 from embed.data.tasks import Task
+from embed.eval import compare
 from embed.eval.benchmarks import Benchmark, from_pairs
 from embed.program import run
 from embed.search import truncate
@@ -45,12 +46,24 @@ def order_accuracy(benchmark: Benchmark, queries: np.ndarray, corpus: np.ndarray
     return float(np.mean((above > 0) + 0.5 * (above == 0)))
 
 
-def scores(embedder: Embedder, params: dict, suite: list[evaluate.Ready]) -> dict[str, float]:
-    """Of text to sequence, in percent."""
+def results(embedder: Embedder, params: dict, suite: list[evaluate.Ready]) -> dict:
+    """Of text to sequence: what `evaluate` has, and at the widest width `order`."""
     ((benchmark, *_), *_), (vectors, *_) = suite, evaluate.encode(embedder, params, suite)
-    results = evaluate.evaluate(suite[:1], [vectors], embedder.encoder.arch.widths)[benchmark.name]
-    found = {"order": order_accuracy(benchmark, *vectors)} | {k: results[max(results)][k] for k in ("hit@1", "ndcg@10")}
-    return {name: 100 * value for name, value in found.items()}
+    found = evaluate.evaluate(suite[:1], [vectors], embedder.encoder.arch.widths)
+    by_width = found[benchmark.name]
+    by_width[max(by_width)]["order"] = order_accuracy(benchmark, *vectors)
+    return found
+
+
+def compared(work: storage.Path) -> list[compare.Comparison]:
+    """Before and after training for it, by the seeds that there are results of."""
+    before, after = work / NAME / "before.json", [work / NAME / str(seed) / "results.json" for seed in SEEDS]
+    columns = compare.read({"before": [before] * len(SEEDS), "after": after})
+    if not columns["after"]:
+        return []
+    ((name, by_width),) = columns["after"][0].items()
+    rows = {metric: [(name, max(by_width), metric)] for metric in ("hit@1", "ndcg@10", "order")}
+    return [compare.Comparison(*compare.asked(__doc__), columns, rows, "percent")]
 
 
 def main(config: ConfigDict) -> None:
@@ -62,7 +75,9 @@ def main(config: ConfigDict) -> None:
             (root / "data" / "manifest.json").write_text(json.dumps({"task": "interleaved"}))
     embedder = Embedder.load(config.checkpoint)
     suite = list(evaluate.lay_out(embedder, *from_pairs(NAME, read(open_split(root / "data" / TASK.name, "test")))))
-    rows = {"before": [scores(embedder, embedder.params, suite)], "after": []}
+    found = results(embedder, embedder.params, suite)
+    if hosts.leads():
+        (root / "before.json").write_text(json.dumps(found))
     for seed in SEEDS:
         plan = dataclasses.replace(
             pairs.plan(config, [TASK]),
@@ -73,20 +88,11 @@ def main(config: ConfigDict) -> None:
             init=storage.path(config.checkpoint),
         )
         train.fit(plan, embedder.layout, sources([TASK], root / "data"))
-        rows["after"].append(scores(embedder, checkpoint.place_params(plan.folder), suite))
-        log.info("seed %d: %s", seed, rows["after"][-1])
+        found = results(embedder, checkpoint.place_params(plan.folder), suite)
+        if hosts.leads():
+            (plan.folder / "results.json").write_text(json.dumps(found))
     if hosts.leads():
-        (root / "results.json").write_text(json.dumps(rows, indent=1))
-        names = list(rows["before"][0])
-        print(f"| | {' | '.join(names)} |\n{'|---' * (1 + len(names))}|")
-        for when, found in rows.items():
-            values = np.array([list(one.values()) for one in found])
-            spread = values.std(axis=0, ddof=1) if len(values) > 1 else None
-            cells = [
-                f"{mean:.1f}" + ("" if spread is None else f" ± {spread[i]:.1f}")
-                for i, mean in enumerate(values.mean(axis=0))
-            ]
-            print(f"| {when} | {' | '.join(cells)} |")
+        print("\n\n".join(map(compare.markdown, compared(storage.path(config.workdir)))))
 
 
 if __name__ == "__main__":

@@ -152,8 +152,10 @@ def test_negatives_are_compared(folder, model, tmp_path, monkeypatch, capsys):
     config.update({"pairs": str(folder), "checkpoint": str(model), "workdir": str(tmp_path / "runs"), "steps": 1})
     negatives.main(config)
     table = capsys.readouterr().out.splitlines()
-    assert "| task | before | none | random | mined |" in table
-    assert sum(line.startswith("| letters: ") and line.count("±") == 3 for line in table) == 2
-    for name, count in negatives.WITH.items():
+    assert any(
+        line.startswith("| nDCG@10 | none | random | mined | 4_random | 4_mined | random − none |") for line in table
+    )
+    assert sum(line.startswith("| letters: ") and line.count("±") == 9 for line in table) == 2
+    for name, (_, count) in negatives.ARMS.items():
         told = checkpoint.metadata(tmp_path / "runs" / "negatives" / f"{name}_1")
         assert [task["negatives"] for task in told["tasks"]] == [count]

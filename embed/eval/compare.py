@@ -4,11 +4,13 @@ Runs of one number share their seed, so differences are taken run by run: what a
 """
 
 import dataclasses
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from scipy import stats
 
+from embed import storage
 from embed.eval import charts
 from embed.eval.benchmarks import Results
 from embed.eval.draw import escape
@@ -44,6 +46,26 @@ class Cell:
         return bool(abs(self.difference) > self.margin)
 
 
+def asked(docstring: str | None) -> tuple[str, str]:
+    """An experiment's question, the first line of its docstring, and its claim, the line that begins with
+    "Hypothesis: "; "" where there is none."""
+    lines = (docstring or "").strip().splitlines()
+    claim = next((line.removeprefix("Hypothesis: ") for line in lines if line.startswith("Hypothesis: ")), "")
+    return (lines or [""])[0], claim
+
+
+def read(columns: Mapping[str, Sequence[storage.Path]]) -> dict[str, list[Results]]:
+    """Results of the seeds that every column has a file of; each is what an evaluation has written, a seed a file."""
+    names, seeds = list(columns), list(zip(*columns.values(), strict=True))
+    whole = [[_results(file) for file in files] for files in seeds if all(file.exists() for file in files)]
+    return {name: [row[i] for row in whole] for i, name in enumerate(names)}
+
+
+def _results(file: storage.Path) -> Results:
+    found = json.loads(file.read_text())  # JSON makes strings of the widths
+    return {name: {int(width): row for width, row in by_width.items()} for name, by_width in found.items()}
+
+
 def cells(found: Comparison) -> dict[str, dict[str, Cell]]:
     """Row -> column -> Cell.
 
@@ -73,8 +95,10 @@ def _cell(values: np.ndarray, first: np.ndarray) -> Cell:
 
 
 def glance(found: Sequence[Comparison]) -> dict[str, dict[str, Cell]]:
-    """What every fork did to the last row, that is to say to all: fork -> a column of one name -> Cell."""
-    return {fork: {CHANGE: cell} for one in found for fork, cell in list(list(cells(one).values())[-1].items())[1:]}
+    """What every fork did to the last row of the first comparison's table: fork -> a column of one name -> Cell. Those
+    with other tables are left out."""
+    same = [one for one in found if one.rows == found[0].rows]
+    return {fork: {CHANGE: cell} for one in same for fork, cell in list(list(cells(one).values())[-1].items())[1:]}
 
 
 def overview(found: Sequence[Comparison]) -> str:

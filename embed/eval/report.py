@@ -45,12 +45,6 @@ class Curves:
     lines: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]]
 
 
-def read_results(path: storage.Path) -> Results:
-    """What an evaluation has written: JSON, which makes strings of the widths."""
-    found = json.loads(path.read_text())
-    return {name: {int(width): row for width, row in by_width.items()} for name, by_width in found.items()}
-
-
 def read_curves(run: storage.Path) -> Curves:
     """The loss and in-batch accuracy of a run, from its metrics.jsonl. A torn last line is left out."""
     lines: dict = defaultdict(lambda: {name: ([], []) for name in ("loss", "accuracy")})
