@@ -94,30 +94,37 @@ def _cell(values: np.ndarray, first: np.ndarray) -> Cell:
     return Cell(float(values.mean()), float(values.std(ddof=1)), float(change.mean()), float(margin))
 
 
-def glance(found: Sequence[Comparison]) -> dict[str, dict[str, Cell]]:
-    """What every fork did to the last row of the first comparison's table: fork -> a column of one name -> Cell. Those
-    with other tables are left out."""
-    same = [one for one in found if one.rows == found[0].rows]
-    return {fork: {CHANGE: cell} for one in same for fork, cell in list(list(cells(one).values())[-1].items())[1:]}
+def alike(found: Sequence[Comparison]) -> list[Comparison]:
+    """Those whose tables have the rows of the first one's, so that one table can show all."""
+    return [one for one in found if one.rows == found[0].rows]
 
 
 def overview(found: Sequence[Comparison]) -> str:
-    """Markdown of `glance`."""
-    lines = ["| fork | its mean | its mean − its parent's |", "|---|---|---|"]
-    for fork, row in glance(found).items():
-        shown = f"**{_signed(row[CHANGE])}**" if row[CHANGE].clear else _signed(row[CHANGE])
-        lines.append(f"| {fork} | {_plus_minus(row[CHANGE].mean, row[CHANGE].deviation)} | {shown} |")
-    return "\n".join(lines)
+    """Markdown of those alike, transposed: a parent's means, then what each of its forks changes, a line each."""
+    lines: dict[str, str] = {}
+    for one in alike(found):
+        table, (first, *forks) = cells(one), one.columns
+        lines[first] = f"| {first} | " + " | ".join(
+            _plus_minus(row[first].mean, row[first].deviation) for row in table.values()
+        )
+        for name in forks:
+            shown = (f"**{_signed(row[name])}**" if row[name].clear else _signed(row[name]) for row in table.values())
+            lines[name] = f"| {name} − {first} | " + " | ".join(shown)
+    heads = [f"{found[0].metric}, seeds: {len(next(iter(found[0].columns.values())))}", *found[0].rows] if found else []
+    return "\n".join([f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *(f"{line} |" for line in lines.values())])
 
 
 def sections(found: Sequence[Comparison]) -> str:
     """HTML: what all forks did at a glance, then each; nothing where there are none."""
     if not found:
         return ""
+    changes = {  # in the last row of a table, which sums it up
+        fork: {CHANGE: cell} for one in alike(found) for fork, cell in list(list(cells(one).values())[-1].items())[1:]
+    }
     return (
         '<h2>Experiments and their forks</h2><p class="note">What a fork changes in the mean over all tasks, in points '
         f"of {escape(found[0].metric)}: differences are taken seed by seed, bars are {LEVEL:.0%} intervals.</p>"
-        f"{figure(glance(found), [CHANGE])}{''.join(map(section, found))}"
+        f"{figure(changes, [CHANGE])}{''.join(map(section, found))}"
     )
 
 

@@ -63,9 +63,19 @@ def test_table_figure_and_overview_say_the_same_and_escape_names():
     assert f"**{own.difference:+.1f} ± {own.margin:.1f}**" in text
     assert f"{own.difference:+.1f} ± {own.margin:.1f}" in page
     assert text.count("\n| b") == 3 and "| mean |" in text and "3 seeds" in text
-    assert f"| base__<fork> | {mean.mean:.1f} ± {mean.deviation:.1f} |" in glance
-    assert f"{mean.difference:+.1f} ± {mean.margin:.1f}" in glance
+    heads, _, parent, fork = (line.strip("| ").split(" | ") for line in glance.splitlines())
+    assert heads == ["nDCG@10, seeds: 3", *ROWS] and parent[0] == "base" and fork[0] == "base__<fork> − base"
+    assert parent[-1] == f"{table['mean']['base'].mean:.1f} ± {table['mean']['base'].deviation:.1f}"
+    assert f"{mean.difference:+.1f} ± {mean.margin:.1f}" in fork[-1] and fork[-1].startswith("**") == mean.clear
+    assert f"**{own.difference:+.1f} ± {own.margin:.1f}**" == fork[1]
     assert "<fork>" not in page and "&lt;fork&gt;" in page and page.count("<circle") == 1 + len(ROWS)
+
+
+def test_other_tables_are_not_in_the_overview():
+    found, _, _ = comparison(3)
+    other = Comparison("o", "", {"x": found.columns["base"], "y": found.columns["base"]}, {"b0": ROWS["b0"]})
+    assert compare.overview([found, other]) == compare.overview([found])
+    assert compare.sections([found, other]).count("<figure") == 3 and compare.sections([found, other]).count(">y<") == 1
 
 
 def test_nothing_compared_is_no_section():
