@@ -1,6 +1,7 @@
 """The report's findings: every fork of experiments/finetune.py beside its parent, three seeds each.
 
   run     python -m experiments.findings --config=configs/cpu.py          # after experiments/recipe.py
+  yours   python -m experiments.findings --config.pairs=FOLDER            # forks of pairs.py, on datasets of your own
   some    python -m experiments.findings --config.forks=no_mask,only_short
   smoke   python -m experiments.findings --config.steps=2 --config.workdir=FOLDER   # one with prefinetune in it
 Stopped anywhere, the same command goes on; done runs are not repeated, and the tables are made of their results alone:
@@ -21,13 +22,14 @@ from ml_collections import ConfigDict
 import experiments
 from embed import checkpoint, hosts, quantise, soup, storage, train
 from embed.api import Embedder
+from embed.data import folders
 from embed.data.prepare import layout_for, sources
 from embed.data.sources import open_split, read
 from embed.eval import compare, report
 from embed.eval.benchmarks import from_pairs, score
 from embed.model.presets import PRESETS
 from embed.program import run
-from experiments import cascade, evaluate, finetune, finetune__more_media, negatives, order
+from experiments import cascade, evaluate, finetune, finetune__more_media, negatives, order, pairs
 
 log = logging.getLogger(__name__)
 NAME = "findings"
@@ -39,17 +41,17 @@ SOUP_CLAIM = "An average over runs is better than the run it starts from; over s
 COARSE = {"int8": quantise.to_int8, "binary": quantise.to_binary}
 
 
-def chosen(asked: str) -> list[ModuleType]:
-    """finetune and its forks that have a hypothesis; or those of a list by comma, without `finetune__`, and what they
-    are forks of."""
+def chosen(asked: str, first: ModuleType = finetune) -> list[ModuleType]:
+    """An experiment and its forks that have a hypothesis; or those of a list by comma, without the experiment's name,
+    and what they are forks of."""
     names = [one.name for one in pkgutil.iter_modules(experiments.__path__)]
-    names = [name for name in names if name.split("__")[0] == finetune.NAME]  # a parent before its forks
+    names = [name for name in names if name.split("__")[0] == first.NAME]  # a parent before its forks
     found = {name: importlib.import_module(f"experiments.{name}") for name in names}
-    wanted = {f"{finetune.NAME}__{name.strip()}" for name in asked.split(",") if name.strip()}
+    wanted = {f"{first.NAME}__{name.strip()}" for name in asked.split(",") if name.strip()}
     if missing := sorted(wanted - set(found)):
         raise SystemExit(f"error: --config.forks: no experiments/{missing[0]}.py; there are: {', '.join(found)}")
     wanted = wanted or {name for name, module in found.items() if compare.asked(module.__doc__)[1]}
-    needed = {finetune.NAME, *wanted, *(name.rpartition("__")[0] for name in wanted)}
+    needed = {first.NAME, *wanted, *(name.rpartition("__")[0] for name in wanted)}
     return [module for name, module in found.items() if name in needed]
 
 
@@ -59,10 +61,18 @@ def folder(work: storage.Path, name: str, seed: int) -> storage.Path:
 
 def trained(config: ConfigDict, module: ModuleType, seed: int) -> None:
     """One experiment from this seed, which its forks share."""
-    work, data = storage.path(config.workdir), storage.path(config.data)
-    plan = module.plan(config)
-    plan = dataclasses.replace(plan, folder=folder(work, module.NAME, seed), seed=100 * seed + plan.seed)
-    train.fit(plan, layout_for(PRESETS[config.model], data), sources(module.TASKS, data))
+    plan, layout = planned(config, module), layout_for(PRESETS[config.model], storage.path(config.data), config.pairs)
+    place = folder(storage.path(config.workdir), module.NAME, seed)
+    plan = dataclasses.replace(plan, folder=place, seed=100 * seed + plan.seed)
+    train.fit(plan, layout, sources(plan.tasks, storage.path(config.pairs or config.data)))
+
+
+def planned(config: ConfigDict, module: ModuleType) -> train.Run:
+    """What an experiment says; one on datasets of yours is told its tasks."""
+    if not config.pairs:
+        return module.plan(config)
+    layout = layout_for(PRESETS[config.model], storage.path(config.data), config.pairs)
+    return module.plan(config, folders.tasks(config.pairs, layout, module.MOST, module.BATCH, module.BOTH))
 
 
 def souped(config: ConfigDict, seed: int, dev: Sequence[evaluate.Ready], embedder: Embedder) -> None:
@@ -89,8 +99,11 @@ def souped(config: ConfigDict, seed: int, dev: Sequence[evaluate.Ready], embedde
         soup.save(folder(work, "soup_greedy", seed), params, kept, weights=[1.0] * len(kept), trials=trials)
 
 
-def load(embedder: Embedder, data: storage.Path) -> list[evaluate.Ready]:
-    """The test suite, and once more without a task string those that have one."""
+def load(embedder: Embedder, config: ConfigDict) -> list[evaluate.Ready]:
+    """The test suite, and once more without a task string those that have one; or the test splits of your datasets."""
+    if config.pairs:
+        return evaluate.load_pairs(embedder, config.pairs, "test")
+    data = storage.path(config.data)
     suite = evaluate.load_suite(embedder, data, "test")
     for name, (patches, task) in evaluate.SUITE.items():
         if task:
@@ -115,38 +128,39 @@ def scored(place: storage.Path, suite: Sequence[evaluate.Ready], embedder: Embed
         (place / "results.json").write_text(json.dumps(results))
 
 
-def rows(widths: Sequence[int]) -> dict[str, list[compare.Place]]:
-    """A table: every dataset, both ways; texts without their string; all at other widths, and in fewer bits; all."""
+def rows(results: compare.Results) -> dict[str, list[compare.Place]]:
+    """A table for what these results hold: every dataset, both ways; texts without their string; all at other widths,
+    and in fewer bits; all."""
+    whole = [name for name in results if NO_STRING not in name]
+    bare = [name for name in results if NO_STRING in name]
+    datasets = dict.fromkeys(name.partition(":")[0] for name in whole)
+    *narrow, width = sorted(results[whole[0]])
 
-    def both(name: str, width: int = widths[-1], metric: str = "ndcg@10") -> list[compare.Place]:
-        return [(f"{name}: {way}", width, metric) for way in ("query→target", "target→query")]
+    def mean(names: Sequence[str], width: int = width, metric: str = "ndcg@10") -> list[compare.Place]:
+        return [(name, width, metric) for name in names]
 
-    def every(width: int = widths[-1], metric: str = "ndcg@10") -> list[compare.Place]:
-        return [place for name in evaluate.SUITE for place in both(name, width, metric)]
-
-    bare = [name + NO_STRING for name, (_, task) in evaluate.SUITE.items() if task]
     return {
-        **{name: both(name) for name in evaluate.SUITE},
-        "texts without task string": [place for name in bare for place in both(name)],
-        **{f"mean of {width} numbers": every(width) for width in widths[:-1]},
-        **{f"mean in {bits}": every(metric=f"ndcg@10, {bits}") for bits in COARSE},
-        "mean": every(),
+        **{one: mean([name for name in whole if name.partition(":")[0] == one]) for one in datasets},
+        **({"texts without task string": mean(bare)} if bare else {}),
+        **{f"mean of {short} numbers": mean(whole, short) for short in narrow},
+        **{f"mean in {bits}": mean(whole, metric=f"ndcg@10, {bits}") for bits in COARSE},
+        "mean": mean(whole),
     }
 
 
-def compared(work: storage.Path, modules: Sequence[ModuleType], widths: Sequence[int]) -> Iterator[compare.Comparison]:
+def compared(work: storage.Path) -> Iterator[compare.Comparison]:
     """What there are results of: a fork and its parent, the soups and their runs, by the seeds that all have."""
 
     def one(title: str, claim: str, names: Sequence[str]) -> Iterator[compare.Comparison]:
-        files = {name: [folder(work, name, seed) / "results.json" for seed in SEEDS] for name in names}
-        columns = compare.read(files)
+        columns = compare.read({name: [folder(work, name, seed) / "results.json" for seed in SEEDS] for name in names})
         if columns[names[0]]:
-            yield compare.Comparison(title, claim, columns, rows(widths))
+            yield compare.Comparison(title, claim, columns, rows(columns[names[0]][0]))
 
-    for module in modules:
-        if module is not finetune:
+    for first in (finetune, pairs):
+        for module in chosen("", first)[1:]:
             yield from one(*compare.asked(module.__doc__), (module.NAME.rpartition("__")[0], module.NAME))
-    yield from one("Model soup.", SOUP_CLAIM, (finetune.NAME, finetune__more_media.NAME, *SOUPS))
+        if first is finetune:
+            yield from one("Model soup.", SOUP_CLAIM, (finetune.NAME, finetune__more_media.NAME, *SOUPS))
     for other in (cascade, negatives, order):
         yield from other.compared(work)
 
@@ -164,24 +178,24 @@ def written(work: storage.Path, found: Sequence[compare.Comparison]) -> str:
 
 
 def main(config: ConfigDict) -> None:
-    work, data = storage.path(config.workdir), storage.path(config.data)
-    modules = chosen(config.forks)
+    work = storage.path(config.workdir)
+    modules = chosen(config.forks, pairs if config.pairs else finetune)
     embedder, suite, dev = None, [], []
     for seed in SEEDS:
         for module in modules:
+            place = folder(work, module.NAME, seed)
             trained(config, module, seed)
-            if embedder is None:  # of finetune, which is first
-                embedder = Embedder.load(folder(work, module.NAME, seed))
-                suite = load(embedder, data)
-            own = Embedder(module.plan(config).encoder, {}, embedder.layout)
-            scored(folder(work, module.NAME, seed), suite, own)
+            if embedder is None:  # of the first, which is no fork
+                embedder = Embedder.load(place)
+                suite = load(embedder, config)
+            scored(place, suite, Embedder(planned(config, module).encoder, {}, embedder.layout))
         if finetune__more_media in modules:
-            dev = dev or evaluate.load_suite(embedder, data, "dev")
+            dev = dev or evaluate.load_suite(embedder, storage.path(config.data), "dev")
             souped(config, seed, dev, embedder)
             for name in SOUPS:
                 scored(folder(work, name, seed), suite, embedder)
         if hosts.leads():
-            text = written(work, list(compared(work, modules, embedder.encoder.arch.widths)))
+            text = written(work, list(compared(work)))
     if hosts.leads():
         print(text)
         print(f"The page of findings: {storage.absolute(work / NAME / 'findings.html')}")

@@ -48,7 +48,7 @@ def main(config: ConfigDict) -> None:
     page = work / "report.html"
     if hosts.leads():
         (work / "results.json").write_text(json.dumps(columns, indent=1))
-        ablations = list(findings.compared(work, findings.chosen(""), embedder.encoder.arch.widths))
+        ablations = list(findings.compared(work))
         show(page, facts, columns, suite, vectors, curves, [work / name for name in STAGES], ablations)
         print(evaluate.table(columns, suite))
         print(f"\nThe page of results: {storage.absolute(page)}")

@@ -27,6 +27,7 @@ from embed.model.presets import PRESETS
 ROOT = pathlib.Path(__file__).parent.parent
 FINETUNES = sorted(path.stem for path in (ROOT / "experiments").glob("finetune*.py"))
 FORKS = [name for name in FINETUNES if "__" in name]
+OF_PAIRS = sorted(path.stem for path in (ROOT / "experiments").glob("pairs__*.py"))
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("[!_]*.py"))
 CHANGED = 10  # lines, beside the docstring
 FROM_GEMMA = 22  # where the architecture and the layout come from is changed with it
@@ -108,7 +109,7 @@ def body(name: str) -> list[str]:
     return source.splitlines()[ast.parse(source).body[0].end_lineno :]
 
 
-@pytest.mark.parametrize("name", FORKS)
+@pytest.mark.parametrize("name", [*FORKS, *OF_PAIRS])
 def test_a_fork_is_its_parent_with_few_lines_changed(name):
     parent = name.rpartition("__")[0]
     module = importlib.import_module(f"experiments.{name}")

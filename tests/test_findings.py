@@ -14,7 +14,7 @@ from embed.data import corpora
 from embed.data.prepare import layout_for
 from embed.model.encoder import Encoder, init
 from embed.model.presets import PRESETS
-from experiments import evaluate, findings, finetune
+from experiments import evaluate, findings, finetune, pairs
 
 NAMES = ("scenes_image", "scenes_labels")
 SOURCE = pathlib.Path(finetune.__file__)
@@ -71,14 +71,35 @@ def test_a_fork_joins_by_its_file_and_tables_are_of_what_is_there(config, tmp_pa
     # Nothing is trained or scored again; a run that is away takes its seed out of its own table alone.
     stamps = {path: path.stat().st_mtime_ns for path in place.glob("*/results.json")}
     (place / "finetune__colder_1" / "results.json").unlink()
-    widths = ARCH.widths
-    found = list(findings.compared(tmp_path / "runs", findings.chosen(config.forks), widths))
+    found = list(findings.compared(tmp_path / "runs"))
     assert [len(one.columns["finetune"]) for one in found] == [2, 1, 2]
     findings.main(config)
     assert capsys.readouterr().out == text
     assert {path for path, stamp in stamps.items() if path.stat().st_mtime_ns != stamp} == {
         place / "finetune__colder_1" / "results.json"
     }
+
+
+@pytest.mark.slow
+def test_on_datasets_of_ones_own_the_forks_of_pairs_are_compared(config, tmp_path, capsys):
+    (tmp_path / "all" / "animals").mkdir(parents=True)
+    for split in ("train", "test"):
+        rows = [
+            {"id": str(i), "query": [{"text": f"{split} cat {i}"}], "positive": [{"text": f"a cat, {i % 3}"}]}
+            for i in range(9)
+        ]
+        (tmp_path / "all" / "animals" / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "runs" / finetune.START).rename(tmp_path / "runs" / pairs.START)
+    config.update({"pairs": str(tmp_path / "all"), "forks": "no_mask"})
+    findings.main(config)
+    text, place = capsys.readouterr().out, tmp_path / "runs" / "findings"
+    assert "pairs__no_mask − pairs" in text and "| animals |" in text and "2 seeds." in text
+    assert sorted(path.parent.name for path in place.glob("*/results.json")) == [
+        *("pairs_0", "pairs_1", "pairs__no_mask_0", "pairs__no_mask_1"),
+    ]
+    metrics = (place / "pairs_0" / "metrics.jsonl", place / "pairs__no_mask_0" / "metrics.jsonl")
+    masked, unmasked = (json.loads(one.read_text().splitlines()[0])["masked"] for one in metrics)
+    assert masked > 0.1 and unmasked == pytest.approx(0, abs=1e-6)
 
 
 def test_forks_with_a_hypothesis_are_all_there_are_but_the_one_that_needs_a_model(config):
