@@ -11,6 +11,7 @@ import dataclasses
 import json
 import logging
 import multiprocessing
+import sys
 from collections.abc import Sequence
 
 from ml_collections import ConfigDict
@@ -24,7 +25,7 @@ from embed.data.prepare import sources
 from embed.data.records import Audio, Record, Text, content_hash, to_bytes
 from embed.data.sources import open_split, read, write_shards
 from embed.eval import compare
-from embed.eval.benchmarks import from_pairs
+from embed.eval.benchmarks import Benchmark
 from embed.eval.speech import transcribe, with_noise
 from embed.program import run
 from experiments import evaluate, pairs
@@ -51,8 +52,8 @@ def english_speech(record: Record) -> bool:
 def heard(folder: storage.Path, root: storage.Path) -> bool:
     """Writes a dataset twice, as sounds and as what is heard in them, and its test split in noise too. False where it
     has no English speech."""
-    done = root / WAYS[-1] / folder.name / "manifest.json"
-    if done.exists():
+    manifest = root / WAYS[-1] / folder.name / "manifest.json"
+    if manifest.exists():
         return True
     if not any(english_speech(record) for record in folders.sample(open_split(folder, "train"), folders.SAMPLE)):
         return False
@@ -63,14 +64,24 @@ def heard(folder: storage.Path, root: storage.Path) -> bool:
             if ratio is not None:
                 seeds = [int(content_hash(one.query)[0]) for one in records]
                 sounds = [with_noise(sound, ratio, seed) for sound, seed in zip(sounds, seeds, strict=True)]
-            words = list(tqdm(pool.map(transcribe, sounds, chunksize=4), f"{folder.name} {split}", len(sounds)))
+            found = pool.map(transcribe, sounds, chunksize=4)
+            label, quiet = f"{folder.name} {split}", not sys.stderr.isatty()
+            words = list(tqdm(found, label, len(sounds), disable=quiet))
             log.info("%s, %s: in %d of %d nothing was understood", folder.name, split, words.count(""), len(words))
             queries = {"native": map(Audio, sounds), "cascade": (Text(one or NOTHING) for one in words)}
-            for way, found in queries.items():
-                changed = [dataclasses.replace(one, query=(part,)) for one, part in zip(records, found, strict=True)]
+            for way, parts in queries.items():
+                changed = [dataclasses.replace(one, query=(part,)) for one, part in zip(records, parts, strict=True)]
                 write_shards(root / way / folder.name, split, map(to_bytes, changed))
-    done.write_text(json.dumps({"recognised": folder.name}))
+    manifest.write_text(json.dumps({"recognised": folder.name}))
     return True
+
+
+def one_by_one(name: str, records: Sequence[Record]) -> Benchmark:
+    """Every record a query, also where two are heard alike: as one query with two right answers they would count as
+    understood. Candidates are the distinct positives and hard negatives."""
+    corpus = list(dict.fromkeys(side for one in records for side in (one.positive, *one.negatives)))
+    right = tuple({corpus.index(one.positive): 1} for one in records)
+    return Benchmark(name, "audio", tuple(one.query for one in records), tuple(corpus), right)
 
 
 def suite_of(embedder: Embedder, names: Sequence[str], root: storage.Path) -> list[evaluate.Ready]:
@@ -78,8 +89,8 @@ def suite_of(embedder: Embedder, names: Sequence[str], root: storage.Path) -> li
     suite: list[evaluate.Ready] = []
     for name in names:
         for split in NOISE:
-            there, _ = from_pairs(f"{name}, {split}", read(open_split(root / name, split)))
-            suite += evaluate.lay_out(embedder, there)
+            records = list(read(open_split(root / name, split)))
+            suite += evaluate.lay_out(embedder, one_by_one(f"{name}, {split}", records))
     return suite
 
 
@@ -87,7 +98,7 @@ def rows(names: Sequence[str], width: int) -> dict[str, list[compare.Place]]:
     """A table's: every dataset at every noise, every noise, all."""
 
     def at(split: str, names: Sequence[str]) -> list[compare.Place]:
-        return [(f"{name}, {split}: query→target", width, "mrr@10") for name in names]
+        return [(f"{name}, {split}", width, "mrr@10") for name in names]
 
     each = {f"{name}, {split}": at(split, [name]) for name in names for split in NOISE}
     every = [place for places in each.values() for place in places]

@@ -13,6 +13,7 @@ from embed.data.layout import Layout
 from embed.data.media import MediaError, decode_audio
 from embed.data.records import Audio, Image, Record, Text
 from embed.data.sources import open_split, read
+from embed.eval.benchmarks import score
 from embed.eval.speech import transcribe, with_noise
 from embed.model.encoder import Encoder, init
 from embed.model.presets import PRESETS
@@ -46,6 +47,17 @@ def test_what_is_english_speech():
     assert cascade.english_speech(Record("a", heard, text, lang="en-de"))
     for query, lang in ((heard, "de-en"), (heard, ""), (text, "en"), ((*heard, *text), "en"), ((Image(b"x"),), "en")):
         assert not cascade.english_speech(Record("a", query, text, lang=lang))
+
+
+def test_what_is_heard_alike_is_no_excuse():
+    """Two utterances with one transcript are two queries, of which one text can find the answer of one only."""
+    records = [
+        Record(str(i), (Text("(nothing)"),), (Text(f"digit {i}"),), ((Text("digit 0"),),), "en") for i in range(4)
+    ]
+    found = cascade.one_by_one("digits", records)
+    assert len(found.queries) == 4 and found.relevance == ({0: 1}, {1: 1}, {2: 1}, {3: 1}) and len(found.corpus) == 4
+    query, corpus = np.ones((4, 8), np.float32), np.eye(4, 8, dtype=np.float32)
+    assert score(found, query, corpus, (8,))[8]["hit@1"] == 0.25
 
 
 def test_the_recogniser_answers_in_words():
