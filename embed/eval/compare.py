@@ -142,7 +142,9 @@ def markdown(found: Comparison) -> str:
 
 def _claim(found: Comparison) -> str:
     seeds = len(next(iter(found.columns.values())))
-    return " ".join([*([f"Hypothesis: {found.claim}"] if found.claim else []), f"{seeds} seeds."])
+    return " ".join(
+        [*([f"Hypothesis: {found.claim}"] if found.claim else []), "1 seed." if seeds == 1 else f"{seeds} seeds."]
+    )
 
 
 def _plus_minus(mean: float, deviation: float) -> str:
