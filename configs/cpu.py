@@ -19,7 +19,7 @@ def get_config() -> config_dict.ConfigDict:
         like="",  # FOLDER:NAME,... that published scores by the protocol of one of the report's benchmarks
         mteb="",  # what evaluate scores instead of the recipe's tasks: tasks of mteb by comma, or one of its benchmarks
         dim=0,  # the Matryoshka width of that; 0 = all
-        forks="",  # which of finetune's forks findings runs, by comma; none = all with a hypothesis
+        forks="",  # which forks of finetune (or pairs) findings runs, by comma; none = all with a hypothesis
         pretrained="",  # a published model for finetune__from_gemma: its folder, or owner/model@COMMIT
         save=50,  # steps between checkpoints
         keep=3,

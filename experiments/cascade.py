@@ -35,11 +35,8 @@ NAME = "cascade"
 SEEDS = (0, 1, 2)
 STEPS = 300
 WAYS = ("cascade", "native")
-NOISE = {
-    "test": None,
-    "test_10dB": 10.0,
-    "test_0dB": 0.0,
-}  # split -> how far the noise is below the speech, in decibels
+# Split -> how far the noise is below the speech, in decibels.
+NOISE = {"test": None, "test_10dB": 10.0, "test_0dB": 0.0}
 NOTHING = "(nothing was understood)"
 MOST = Budget(224, clips=1, frames=192)  # of a row: 7.7 s of speech
 

@@ -1,6 +1,7 @@
 """The report's own benchmarks (arXiv 2605.27295, Tables 1, 3 and 4), and small ones of the same kinds.
 
-What is scored how, which scores the report has, and where the data comes from. Every one is a folder of records in the
+What is scored how, which scores the report has, and where the data comes from. The report does not name every split;
+where it doesn't, the one that is commonly used stands here. Every one is a folder of records in the
 form of README.md ("Your own pairs"): pairs in test.jsonl, or corpus.jsonl, queries.jsonl and qrels.tsv. ViDoRe V2 and
 the texts of Table 2 are mteb's, by its names: `experiments/evaluate.py --config.mteb`.
 """
