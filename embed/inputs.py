@@ -8,6 +8,7 @@ import dataclasses
 from typing import Any
 
 import flax.struct
+import jax.numpy as jnp
 
 Array = Any  # np.ndarray as the pipeline makes it, jax.Array once it is on the mesh
 
@@ -32,6 +33,7 @@ class MediaFormat:
 
 
 PADDING = 0  # the id of <pad>
+AROUND = 2  # <bos> and <eos>, which are in every input: no words yet
 
 
 @flax.struct.dataclass
@@ -58,6 +60,13 @@ class Inputs:
     audio_mask: Array  # bool[b,a,t]
     dropout: Dropout | None = None  # one key a row, put there by the loss; None = nothing is left out
     members: int = flax.struct.field(pytree_node=False, default=1)  # s, inputs packed in a row at most
+
+
+def media_tokens(inputs: Inputs) -> Array:
+    """bool[b,l]: soft tokens, with the tokens that begin and end each image, frame and clip."""
+    soft = inputs.slots >= 0
+    edge = jnp.zeros_like(soft[:, :1])
+    return soft | jnp.concatenate([soft[:, 1:], edge], axis=1) | jnp.concatenate([edge, soft[:, :-1]], axis=1)
 
 
 @flax.struct.dataclass

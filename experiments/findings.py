@@ -2,6 +2,7 @@
 
   run     python -m experiments.findings --config=configs/cpu.py          # after experiments/recipe.py
   yours   python -m experiments.findings --config.pairs=FOLDER            # forks of pairs.py, on datasets of your own
+          # a dataset without a train split is scored, and says what is left on domains that were not trained on
   some    python -m experiments.findings --config.forks=no_mask,only_short
   smoke   python -m experiments.findings --config.steps=2 --config.workdir=FOLDER   # one with prefinetune in it
 Stopped anywhere, the same command goes on; done runs are not repeated, and the tables are made of their results alone:
@@ -26,7 +27,7 @@ from embed.data import folders
 from embed.data.prepare import layout_for, sources
 from embed.data.sources import open_split, read
 from embed.eval import compare, report
-from embed.eval.benchmarks import from_pairs, score
+from embed.eval.benchmarks import Benchmark, from_pairs, score
 from embed.model.presets import PRESETS
 from embed.program import run
 from experiments import cascade, evaluate, finetune, finetune__more_media, negatives, order, pairs
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 NAME = "findings"
 SEEDS = (0, 1, 2)
 NO_STRING = ", no task string"
+UNSEEN = ", not trained on"
 SOUPS = ("soup_of_a_run", "soup_uniform", "soup_weighted", "soup_greedy")
 WEIGHTS = (2.0, 1.0)  # of soup_weighted
 SOUP_CLAIM = "An average over runs is better than the run it starts from; over steps of a run, less so."
@@ -102,7 +104,9 @@ def souped(config: ConfigDict, seed: int, dev: Sequence[evaluate.Ready], embedde
 def load(embedder: Embedder, config: ConfigDict) -> list[evaluate.Ready]:
     """The test suite, and once more without a task string those that have one; or the test splits of your datasets."""
     if config.pairs:
-        return evaluate.load_pairs(embedder, config.pairs, "test")
+        known = {folder.name for folder in folders.holding(config.pairs, "train")}
+        suite = evaluate.load_pairs(embedder, config.pairs, "test")
+        return [(one if dataset(one.name) in known else unseen(one), *sides) for one, *sides in suite]
     data = storage.path(config.data)
     suite = evaluate.load_suite(embedder, data, "test")
     for name, (patches, task) in evaluate.SUITE.items():
@@ -110,6 +114,15 @@ def load(embedder: Embedder, config: ConfigDict) -> list[evaluate.Ready]:
             there, back = from_pairs(name + NO_STRING, read(open_split(data / name, "test")), "no task string")
             suite += evaluate.lay_out(embedder, there, back, None, patches)
     return suite
+
+
+def dataset(name: str) -> str:
+    return name.partition(":")[0]
+
+
+def unseen(one: Benchmark) -> Benchmark:
+    own = dataset(one.name)
+    return dataclasses.replace(one, name=f"{own}{UNSEEN}{one.name.removeprefix(own)}")
 
 
 def scored(place: storage.Path, suite: Sequence[evaluate.Ready], embedder: Embedder) -> None:
@@ -129,19 +142,20 @@ def scored(place: storage.Path, suite: Sequence[evaluate.Ready], embedder: Embed
 
 
 def rows(results: compare.Results) -> dict[str, list[compare.Place]]:
-    """A table for what these results hold: every dataset, both ways; texts without their string; all at other widths,
-    and in fewer bits; all."""
+    """A table for what these results hold: every dataset, both ways; texts without their string; those not trained on;
+    all at other widths, and in fewer bits; all."""
     whole = [name for name in results if NO_STRING not in name]
     bare = [name for name in results if NO_STRING in name]
-    datasets = dict.fromkeys(name.partition(":")[0] for name in whole)
+    new = [name for name in whole if UNSEEN in name]
     *narrow, width = sorted(results[whole[0]])
 
     def mean(names: Sequence[str], width: int = width, metric: str = "ndcg@10") -> list[compare.Place]:
         return [(name, width, metric) for name in names]
 
     return {
-        **{one: mean([name for name in whole if name.partition(":")[0] == one]) for one in datasets},
+        **{one: mean([name for name in whole if dataset(name) == one]) for one in dict.fromkeys(map(dataset, whole))},
         **({"texts without task string": mean(bare)} if bare else {}),
+        **({f"mean{UNSEEN}": mean(new)} if new else {}),
         **{f"mean of {short} numbers": mean(whole, short) for short in narrow},
         **{f"mean in {bits}": mean(whole, metric=f"ndcg@10, {bits}") for bits in COARSE},
         "mean": mean(whole),
@@ -154,7 +168,10 @@ def compared(work: storage.Path) -> Iterator[compare.Comparison]:
     def one(title: str, claim: str, names: Sequence[str]) -> Iterator[compare.Comparison]:
         columns = compare.read({name: [folder(work, name, seed) / "results.json" for seed in SEEDS] for name in names})
         if columns[names[0]]:
-            yield compare.Comparison(title, claim, columns, rows(columns[names[0]][0]))
+            table = rows(columns[names[0]][0])
+            apart = [row for row in table if row.endswith(UNSEEN) and row != f"mean{UNSEEN}"]
+            spreads = {f"spread{UNSEEN}": apart} if len(apart) > 1 else {}
+            yield compare.Comparison(title, claim, columns, table, spreads=spreads)
 
     for first in (finetune, pairs):
         for module in chosen("", first)[1:]:

@@ -23,6 +23,7 @@ from embed.hf.export import export
 from embed.mesh import make_mesh
 from embed.model.encoder import Encoder, init
 from embed.model.presets import PRESETS
+from experiments import finetune
 
 ROOT = pathlib.Path(__file__).parent.parent
 FINETUNES = sorted(path.stem for path in (ROOT / "experiments").glob("finetune*.py"))
@@ -87,13 +88,14 @@ def test_runs_two_steps(small, gemma, name):
     assert (meta["init"] is None) == name.startswith(("prefinetune", "finetune__from_scratch"))
 
 
-@pytest.mark.parametrize("name", FORKS)
+@pytest.mark.parametrize("name", [*FORKS, *OF_PAIRS])
 def test_a_fork_traces_to_a_loss(gemma, monkeypatch, name):
     """What the slow ones run is traced here, so that no fork can rot unseen."""
     monkeypatch.setitem(PRESETS, "tiny", ARCH)
     config = cpu.get_config()
     config.update({"unroll": 1, "pretrained": str(gemma)})
-    plan = importlib.import_module(f"experiments.{name}").plan(config)
+    own = (finetune.TASKS,) if name in OF_PAIRS else ()  # what others learn from their datasets
+    plan = importlib.import_module(f"experiments.{name}").plan(config, *own)
     params, task, key = train.shapes(plan)[1].params, plan.tasks[-1], jax.eval_shape(lambda: jax.random.key(0))
     pairs = shapes(task, plan.encoder.arch.media)
     value, metrics = jax.eval_shape(lambda *args: plan.loss(*args, task.candidates, key), params, pairs)

@@ -12,6 +12,7 @@ from configs import cpu
 from embed import checkpoint
 from embed.data import corpora
 from embed.data.prepare import layout_for
+from embed.eval import compare
 from embed.model.encoder import Encoder, init
 from embed.model.presets import PRESETS
 from experiments import evaluate, findings, finetune, pairs
@@ -82,18 +83,24 @@ def test_a_fork_joins_by_its_file_and_tables_are_of_what_is_there(config, tmp_pa
 
 @pytest.mark.slow
 def test_on_datasets_of_ones_own_the_forks_of_pairs_are_compared(config, tmp_path, capsys):
-    (tmp_path / "all" / "animals").mkdir(parents=True)
-    for split in ("train", "test"):
+    folders = {"animals": ("train", "test"), "birds": ("test",), "fish": ("test",)}
+    for name, split in [(name, split) for name, splits in folders.items() for split in splits]:
+        (tmp_path / "all" / name).mkdir(parents=True, exist_ok=True)
         rows = [
             {"id": str(i), "query": [{"text": f"{split} cat {i}"}], "positive": [{"text": f"a cat, {i % 3}"}]}
             for i in range(9)
         ]
-        (tmp_path / "all" / "animals" / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (tmp_path / "all" / name / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "runs" / finetune.START).rename(tmp_path / "runs" / pairs.START)
     config.update({"pairs": str(tmp_path / "all"), "forks": "no_mask"})
     findings.main(config)
     text, place = capsys.readouterr().out, tmp_path / "runs" / "findings"
     assert "pairs__no_mask − pairs" in text and "| animals |" in text and "2 seeds." in text
+    new = [f"{name}, not trained on" for name in ("birds", "fish")]
+    table = compare.cells(next(findings.compared(tmp_path / "runs")))
+    assert [row for row in table if "not trained on" in row] == [*new, "mean, not trained on", "spread, not trained on"]
+    at = [table[row]["pairs"].mean for row in new]
+    assert table["mean, not trained on"]["pairs"].mean == pytest.approx(sum(at) / 2)
     assert sorted(path.parent.name for path in place.glob("*/results.json")) == [
         *("pairs_0", "pairs_1", "pairs__no_mask_0", "pairs__no_mask_1"),
     ]

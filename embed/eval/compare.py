@@ -29,6 +29,7 @@ class Comparison:
     columns: Mapping[str, Sequence[Results]]  # name -> a run's results a seed, seeds in one order
     rows: Mapping[str, Sequence[Place]]  # name -> the values whose mean it shows; the last row sums the others up
     metric: str = "nDCG@10"
+    spreads: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)  # name -> rows it is the spread of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,19 +68,26 @@ def _results(file: storage.Path) -> Results:
 
 
 def cells(found: Comparison) -> dict[str, dict[str, Cell]]:
-    """Row -> column -> Cell.
+    """Row -> column -> Cell; spreads, the deviation over their rows (n - 1) run by run, stand before the last row.
 
     Raises ValueError where columns have not the same number of runs, KeyError where a run lacks a value.
     """
     counts = {name: len(runs) for name, runs in found.columns.items()}
     if len(set(counts.values())) != 1:
         raise ValueError(f"{found.title}: every column needs the same seeds; there are {counts}")
-    table = {}
-    for label, places in found.rows.items():
-        values = {name: np.array([_mean(run, places) for run in runs]) for name, runs in found.columns.items()}
-        first = next(iter(values.values()))
-        table[label] = {name: _cell(one, first) for name, one in values.items()}
-    return table
+    values = {
+        label: {name: np.array([_mean(run, places) for run in runs]) for name, runs in found.columns.items()}
+        for label, places in found.rows.items()
+    }
+    last, total = values.popitem()
+    spreads = {
+        label: {name: np.std([values[row][name] for row in apart], axis=0, ddof=1) for name in found.columns}
+        for label, apart in found.spreads.items()
+    }
+    return {
+        label: {name: _cell(one, next(iter(row.values()))) for name, one in row.items()}
+        for label, row in (values | spreads | {last: total}).items()
+    }
 
 
 def _mean(run: Results, places: Sequence[Place]) -> float:

@@ -1,7 +1,7 @@
 """Temperatures that are learned, as logarithms beside the encoder's parameters.
 
     def adapt(key, params):  # of train.Run
-        return params | {temperature.NAME: {"scale": temperature.learned(0.05)}}
+        return params | temperature.beside(0.05)
 
     def loss(params, pairs, candidates, key):
         ...
@@ -18,14 +18,22 @@ import jax.numpy as jnp
 from einops import rearrange
 from jax import P
 
+from embed.inputs import AROUND, Inputs, media_tokens
+
 NAME = "temperature"
 LEAST, MOST = 0.01, 1.0  # CLIP (arXiv 2103.00020, §2.5) keeps logits from being scaled by more than 100
+MODALITIES = ("words", "pictures", "sound")
 
 
 def learned(start: float, modalities: int = 0) -> jax.Array:
     """The logarithm of a temperature, f32[]; or one for each of several modalities, f32[m]."""
     shape = (modalities,) if modalities else ()
     return jnp.full(shape, math.log(start), jnp.float32, out_sharding=P())
+
+
+def beside(start: float, modalities: int = 0) -> dict:
+    """What a run's `adapt` puts beside the encoder's parameters: `learned`, under its name."""
+    return {NAME: {"scale": learned(start, modalities)}}
 
 
 def without(params: dict) -> dict:
@@ -69,3 +77,14 @@ def by_modality(temperatures: jax.Array, query: jax.Array, target: jax.Array) ->
         return jnp.sum(share * rearrange(temperatures, "m -> 1 m"), axis=1)
 
     return (side(query) + side(target)) / 2
+
+
+def modalities(inputs: Inputs) -> jax.Array:
+    """Which of MODALITIES are in each row of one input, bool[b,3]; frames of videos are pictures.
+
+    A row without any, an empty or unreadable one, counts as words.
+    """
+    words = jnp.sum(~media_tokens(inputs) & (inputs.segments > 0), axis=1) > AROUND
+    seen = jnp.any(inputs.patch_xy[..., 0] >= 0, axis=(1, 2))
+    heard = jnp.any(inputs.audio_mask, axis=(1, 2))
+    return jnp.stack([words | ~(seen | heard), seen, heard], axis=1)

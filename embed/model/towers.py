@@ -7,11 +7,9 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from embed.inputs import PADDING, Inputs
+from embed.inputs import AROUND, PADDING, Inputs, media_tokens
 from embed.model.encoder import Encoder
 from embed.model.presets import Architecture
-
-AROUND = 2  # <bos> and <eos>, which are in every input: no words yet
 
 
 class LateFusion(nn.Module):
@@ -29,10 +27,7 @@ class LateFusion(nn.Module):
     @nn.compact
     def __call__(self, inputs: Inputs) -> jax.Array:
         """As Encoder's: -> f32[b,s,e], zeros for an absent input."""
-        soft = inputs.slots >= 0
-        edge = jnp.zeros_like(soft[:, :1])
-        before, after = jnp.concatenate([soft[:, 1:], edge], axis=1), jnp.concatenate([edge, soft[:, :-1]], axis=1)
-        media = soft | before | after  # with the tokens that begin and end each
+        media = media_tokens(inputs)
         fields = self.arch, self.dtype, self.remat, self.unroll
         nothing = {"patches": inputs.patches[:, :0], "patch_xy": inputs.patch_xy[:, :0]}
         nothing |= {"audio": inputs.audio[:, :0], "audio_mask": inputs.audio_mask[:, :0]}

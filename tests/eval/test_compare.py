@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -45,6 +47,18 @@ def test_differences_are_paired_by_seed_with_students_intervals():
     assert table["mean"]["base__<fork>"].difference == pytest.approx(100 * (fork - base).mean())
     assert table["narrow"]["base__<fork>"].mean == pytest.approx(50 * fork.mean())
     assert table["mean"]["base"].difference == 0 and not table["mean"]["base"].clear
+
+
+def test_a_spread_is_over_the_rows_it_names_run_by_run_and_stands_before_the_last():
+    found, base, fork = comparison(4)
+    found = dataclasses.replace(found, spreads={"spread": ["b0", "b2"]})
+    table = compare.cells(found)
+    assert list(table) == ["b0", "b1", "b2", "narrow", "spread", "mean"]
+    own, other = (100 * values[:, [0, 2]].std(axis=1, ddof=1) for values in (base, fork))
+    assert table["spread"]["base"].mean == pytest.approx(own.mean())
+    assert table["spread"]["base__<fork>"].difference == pytest.approx((other - own).mean())
+    assert table["spread"]["base__<fork>"].deviation == pytest.approx(other.std(ddof=1))
+    assert "| spread |" in compare.markdown(found) and ">spread<" in compare.sections([found])
 
 
 def test_one_seed_has_no_interval():

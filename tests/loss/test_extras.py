@@ -10,6 +10,8 @@ from formula import T, formula, random_case, relative
 from jax.scipy.special import xlogy
 
 from embed import mesh
+from embed.data.layout import Budget, Picture, Sound, Words
+from embed.data.rows import make_rows
 from embed.inputs import Pairs
 from embed.loss import temperature as temperatures
 from embed.loss.contrast import REPORT, Candidates, as_found, contrast, dense
@@ -197,3 +199,15 @@ def test_temperatures_of_modalities_meet_in_a_pair(shape):
 
         expected, slope = jax.value_and_grad(exact)(jnp.log(jnp.asarray(each)))
     assert relative(value, expected) <= 1e-5 and relative(by, slope) <= 1e-5
+
+
+def test_modalities_are_what_is_in_a_row_and_nothing_counts_as_words(layout):
+    word = Words((20, 21))
+    picture = Picture(np.zeros((4, 192), np.uint8), np.array([[0, 0], [1, 0], [0, 1], [1, 1]]), layout.tokenizer.image)
+    sound = Sound(np.ones((3, 640), np.float32))
+    rows = [[word], [picture], [sound], [word, sound], [picture, word], [picture, sound], None, []]
+    found = temperatures.modalities(make_rows(rows, Budget(32, 2, 4, 1, 4), layout))
+    expected = ["w", "p", "s", "ws", "pw", "ps", "w", "w"]
+    assert [[kind in own for kind in "wps"] for own in expected] == np.asarray(found).tolist()
+    found = temperatures.modalities(make_rows([[word], None], Budget(16), layout))  # a task without media
+    assert np.asarray(found).tolist() == [[True, False, False]] * 2
