@@ -8,6 +8,7 @@ trained for the same steps on the same pairs: one on the sounds, one on what the
 
 import concurrent.futures
 import dataclasses
+import importlib.util
 import json
 import logging
 import multiprocessing
@@ -54,6 +55,8 @@ def heard(folder: storage.Path, root: storage.Path) -> bool:
         return True
     if not any(english_speech(record) for record in folders.sample(open_split(folder, "train"), folders.SAMPLE)):
         return False
+    if importlib.util.find_spec("pocketsphinx") is None:
+        raise SystemExit("error: speech recognition needs PocketSphinx, of the extra [eval]: pip install -e '.[eval]'")
     with concurrent.futures.ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
         for split, ratio in {"train": None, **NOISE}.items():
             records = [one for one in read(open_split(folder, split.partition("_")[0])) if english_speech(one)]
@@ -120,7 +123,12 @@ def main(config: ConfigDict) -> None:
         for folder in folders.with_split(config.pairs, "train"):
             if not heard(folder, root):
                 log.info("%s has no English speech among its queries", folder.name)
-    names = [folder.name for folder in folders.with_split(root / WAYS[0], "train")]
+    names = [folder.name for folder in folders.holding(root / WAYS[0], "train")]
+    if not names:
+        raise SystemExit(
+            f"error: --config.pairs={config.pairs}: no dataset there has English speech for queries: one sound "
+            "each, and a `lang` of en, or en-de where the target is German"
+        )
     for way in WAYS:
         tasks = folders.tasks(root / way, embedder.layout, MOST, pairs.BATCH, pairs.BOTH)
         suite = suite_of(embedder, names, root / way)

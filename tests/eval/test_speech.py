@@ -69,12 +69,10 @@ def test_the_recogniser_answers_in_words():
         assert transcribe(heard) == words
 
 
-@pytest.mark.slow
-def test_both_ways_are_trained_and_compared(tmp_path, monkeypatch, tokenizer, capsys):
-    """With the real recogniser, whatever it hears in tones."""
-    pytest.importorskip("pocketsphinx", reason="needs PocketSphinx: pip install '.[eval]'")
+@pytest.fixture
+def tones(tmp_path, monkeypatch, tokenizer):
+    """A checkpoint, and two datasets of tones: one is told to be English."""
     monkeypatch.setitem(PRESETS, "tiny", ARCH)
-    monkeypatch.setattr(cascade, "SEEDS", (0, 1))
     for name, lang in (("tones", "en"), ("noten", "de")):
         (tmp_path / "all" / name / "media").mkdir(parents=True)
         for split, count in (("train", 6), ("test", 3)):
@@ -91,7 +89,24 @@ def test_both_ways_are_trained_and_compared(tmp_path, monkeypatch, tokenizer, ca
     config = cpu.get_config()
     config.update({"pairs": str(tmp_path / "all"), "checkpoint": str(tmp_path / "start"), "steps": 1, "unroll": 1})
     config.workdir = str(tmp_path / "runs")
-    cascade.main(config)
+    return config
+
+
+def test_a_missing_recogniser_and_missing_speech_are_said(tones, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(SystemExit, match=r"PocketSphinx.*pip install -e '\.\[eval\]'"):
+        patch.setattr(cascade.importlib.util, "find_spec", lambda name: None)
+        cascade.main(tones)
+    (tmp_path / "all" / "tones").rename(tmp_path / "tones")
+    with pytest.raises(SystemExit, match=r"--config\.pairs=.*all: no dataset there has English speech"):
+        cascade.main(tones)
+
+
+@pytest.mark.slow
+def test_both_ways_are_trained_and_compared(tones, tmp_path, monkeypatch, capsys):
+    """With the real recogniser, whatever it hears in tones."""
+    pytest.importorskip("pocketsphinx", reason="needs PocketSphinx: pip install '.[eval]'")
+    monkeypatch.setattr(cascade, "SEEDS", (0, 1))
+    cascade.main(tones)
     table = capsys.readouterr().out
     assert "| MRR@10 | cascade | native | native − cascade |" in table and "noten" not in table
     assert [f"| tones, {split} |" in table for split in cascade.NOISE] == [True] * 3 and "2 seeds." in table
