@@ -40,6 +40,8 @@ UNSEEN = ", not trained on"
 SOUPS = ("soup_of_a_run", "soup_uniform", "soup_weighted", "soup_greedy")
 WEIGHTS = (2.0, 1.0)  # of soup_weighted
 SOUP_CLAIM = "An average over runs is better than the run it starts from; over steps of a run, less so."
+SEEDS_TITLE = "Model soup over seeds: runs of one experiment, which differ in the order of their data."
+SEEDS_CLAIM = "Every run is worse than the average of all of its experiment."
 COARSE = {"int8": quantise.to_int8, "binary": quantise.to_binary}
 
 
@@ -99,6 +101,16 @@ def souped(config: ConfigDict, seed: int, dev: Sequence[evaluate.Ready], embedde
     if not (folder(work, "soup_greedy", seed) / "tokenizer.json").exists():
         params, kept, trials = soup.greedy([one for own in steps for one in own], mean_score)
         soup.save(folder(work, "soup_greedy", seed), params, kept, weights=[1.0] * len(kept), trials=trials)
+
+
+def seeds_souped(work: storage.Path, name: str) -> storage.Path:
+    """The soup of an experiment's seeds, which start from one checkpoint."""
+    place, runs = work / NAME / f"{name}_soup", [folder(work, name, seed) for seed in SEEDS]
+    if not (place / "tokenizer.json").exists():
+        last = [run / "checkpoints" / str(checkpoint.steps(run)[-1]) for run in runs]
+        weights = [1.0] * len(last)
+        soup.save(place, soup.average(last, weights), last, weights=weights)
+    return place
 
 
 def load(embedder: Embedder, config: ConfigDict) -> list[evaluate.Ready]:
@@ -165,19 +177,28 @@ def rows(results: compare.Results) -> dict[str, list[compare.Place]]:
 def compared(work: storage.Path) -> Iterator[compare.Comparison]:
     """What there are results of: a fork and its parent, the soups and their runs, by the seeds that all have."""
 
-    def one(title: str, claim: str, names: Sequence[str]) -> Iterator[compare.Comparison]:
-        columns = compare.read({name: [folder(work, name, seed) / "results.json" for seed in SEEDS] for name in names})
-        if columns[names[0]]:
-            table = rows(columns[names[0]][0])
+    def one(title: str, claim: str, runs: dict[str, list[storage.Path]], over: str) -> Iterator[compare.Comparison]:
+        columns = compare.read({name: [run / "results.json" for run in own] for name, own in runs.items()})
+        found = next(iter(columns.values()))
+        if found:
+            table = rows(found[0])
             apart = [row for row in table if row.endswith(UNSEEN) and row != f"mean{UNSEEN}"]
             spreads = {f"spread{UNSEEN}": apart} if len(apart) > 1 else {}
-            yield compare.Comparison(title, claim, columns, table, spreads=spreads)
+            yield compare.Comparison(title, claim, columns, table, spreads=spreads, over=over)
+
+    def by_seed(*names: str) -> dict[str, list[storage.Path]]:
+        return {name: [folder(work, name, seed) for seed in SEEDS] for name in names}
 
     for first in (finetune, pairs):
-        for module in chosen("", first)[1:]:
-            yield from one(*compare.asked(module.__doc__), (module.NAME.rpartition("__")[0], module.NAME))
+        modules = chosen("", first)
+        for module in modules[1:]:
+            names = module.NAME.rpartition("__")[0], module.NAME
+            yield from one(*compare.asked(module.__doc__), by_seed(*names), "seed")
         if first is finetune:
-            yield from one("Model soup.", SOUP_CLAIM, (finetune.NAME, finetune__more_media.NAME, *SOUPS))
+            yield from one("Model soup.", SOUP_CLAIM, by_seed(finetune.NAME, finetune__more_media.NAME, *SOUPS), "seed")
+        soups = {"soup": [work / NAME / f"{module.NAME}_soup" for module in modules]}
+        runs = {f"seed {seed}": [folder(work, module.NAME, seed) for module in modules] for seed in SEEDS}
+        yield from one(SEEDS_TITLE, SEEDS_CLAIM, soups | runs, "experiment")
     for other in (cascade, negatives, order):
         yield from other.compared(work)
 
@@ -212,9 +233,13 @@ def main(config: ConfigDict) -> None:
             for name in SOUPS:
                 scored(folder(work, name, seed), suite, embedder)
         if hosts.leads():
-            text = written(work, list(compared(work)))
+            written(work, list(compared(work)))
+    for module in modules:
+        if hasattr(module, "START"):
+            soup_of_seeds = seeds_souped(work, module.NAME)
+            scored(soup_of_seeds, suite, Embedder(planned(config, module).encoder, {}, embedder.layout))
     if hosts.leads():
-        print(text)
+        print(written(work, list(compared(work))))
         print(f"The page of findings: {storage.absolute(work / NAME / 'findings.html')}")
 
 

@@ -59,11 +59,11 @@ def test_a_fork_joins_by_its_file_and_tables_are_of_what_is_there(config, tmp_pa
     assert sorted(path.parent.name for path in place.glob("*/results.json")) == sorted(
         f"{name}_{seed}"
         for name in ("finetune", "finetune__colder", "finetune__more_media", *findings.SOUPS)
-        for seed in (0, 1)
+        for seed in (0, 1, *(["soup"] if name not in findings.SOUPS else []))
     )
-    assert "Hypothesis: It's <b>." in text and text.count("2 seeds.") == 3
+    assert "Hypothesis: It's <b>." in text and text.count("2 seeds.") == 3 and text.count("3 experiments.") == 1
     page = (place / "findings.html").read_text()
-    assert "It&#x27;s &lt;b&gt;." in page and page.count("<details>") == 3
+    assert "It&#x27;s &lt;b&gt;." in page and page.count("<details>") == 4
     results = json.loads((place / "finetune__colder_1" / "results.json").read_text())
     assert {name.split(":")[0] for name in results} == {*NAMES, "scenes_labels, no task string"}
     seeds = {checkpoint.metadata(place / f"finetune__colder_{seed}")["seed"] for seed in (0, 1)}
@@ -73,7 +73,7 @@ def test_a_fork_joins_by_its_file_and_tables_are_of_what_is_there(config, tmp_pa
     stamps = {path: path.stat().st_mtime_ns for path in place.glob("*/results.json")}
     (place / "finetune__colder_1" / "results.json").unlink()
     found = list(findings.compared(tmp_path / "runs"))
-    assert [len(one.columns["finetune"]) for one in found] == [2, 1, 2]
+    assert [len(next(iter(one.columns.values()))) for one in found] == [2, 1, 2, 2]
     findings.main(config)
     assert capsys.readouterr().out == text
     assert {path for path, stamp in stamps.items() if path.stat().st_mtime_ns != stamp} == {
@@ -102,7 +102,7 @@ def test_on_datasets_of_ones_own_the_forks_of_pairs_are_compared(config, tmp_pat
     at = [table[row]["pairs"].mean for row in new]
     assert table["mean, not trained on"]["pairs"].mean == pytest.approx(sum(at) / 2)
     assert sorted(path.parent.name for path in place.glob("*/results.json")) == [
-        *("pairs_0", "pairs_1", "pairs__no_mask_0", "pairs__no_mask_1"),
+        *("pairs_0", "pairs_1", "pairs__no_mask_0", "pairs__no_mask_1", "pairs__no_mask_soup", "pairs_soup"),
     ]
     metrics = (place / "pairs_0" / "metrics.jsonl", place / "pairs__no_mask_0" / "metrics.jsonl")
     masked, unmasked = (json.loads(one.read_text().splitlines()[0])["masked"] for one in metrics)

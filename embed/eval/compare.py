@@ -30,6 +30,7 @@ class Comparison:
     rows: Mapping[str, Sequence[Place]]  # name -> the values whose mean it shows; the last row sums the others up
     metric: str = "nDCG@10"
     spreads: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)  # name -> rows it is the spread of
+    over: str = "seed"  # what a column has a run of each of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,10 +150,9 @@ def markdown(found: Comparison) -> str:
 
 
 def _claim(found: Comparison) -> str:
-    seeds = len(next(iter(found.columns.values())))
-    return " ".join(
-        [*([f"Hypothesis: {found.claim}"] if found.claim else []), "1 seed." if seeds == 1 else f"{seeds} seeds."]
-    )
+    count = len(next(iter(found.columns.values())))
+    claim = [f"Hypothesis: {found.claim}"] if found.claim else []
+    return " ".join([*claim, f"{count} {found.over}{'s' if count > 1 else ''}."])
 
 
 def _plus_minus(mean: float, deviation: float) -> str:
