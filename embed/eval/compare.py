@@ -119,7 +119,8 @@ def overview(found: Sequence[Comparison]) -> str:
         for name in forks:
             shown = (f"**{_signed(row[name])}**" if row[name].clear else _signed(row[name]) for row in table.values())
             lines[name] = f"| {name} − {first} | " + " | ".join(shown)
-    heads = [f"{found[0].metric}, seeds: {len(next(iter(found[0].columns.values())))}", *found[0].rows] if found else []
+    count = len(next(iter(found[0].columns.values()))) if found else 0
+    heads = [f"{found[0].metric}, {found[0].over}s: {count}", *found[0].rows] if found else []
     return "\n".join([f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *(f"{line} |" for line in lines.values())])
 
 
