@@ -70,8 +70,8 @@ def run(name: str, folder: pathlib.Path, pretrained: pathlib.Path) -> None:
     importlib.import_module(f"experiments.{name}").main(config)
 
 
-# By default the stages, a fork, and the one that starts from Gemma; `-m slow` the others.
-ALWAYS = ("prefinetune", "finetune", "finetune__no_mask", "finetune__from_gemma")
+# By default the stages, and the one that starts from Gemma; `-m slow` the others.
+ALWAYS = ("prefinetune", "finetune", "finetune__from_gemma")
 EVERY = [name if name in ALWAYS else pytest.param(name, marks=pytest.mark.slow) for name in ("prefinetune", *FINETUNES)]
 
 

@@ -104,8 +104,8 @@ def _cell(values: np.ndarray, first: np.ndarray) -> Cell:
 
 
 def alike(found: Sequence[Comparison]) -> list[Comparison]:
-    """Those whose tables have the rows of the first one's, so that one table can show all."""
-    return [one for one in found if one.rows == found[0].rows]
+    """Those whose tables have the rows of the first one's, and runs of the same, so that one table can show all."""
+    return [one for one in found if (one.rows, one.over) == (found[0].rows, found[0].over)]
 
 
 def overview(found: Sequence[Comparison]) -> str:
