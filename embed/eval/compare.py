@@ -189,7 +189,7 @@ def _short(name: str) -> str:
     return escape(name.rpartition("__")[2]).replace("_", "_<wbr>")
 
 
-LEFT, WIDE = 190, 430  # of a figure: room for labels, and for the bars
+LEFT, WIDE = 184, 200  # of a figure: room for labels, and for the bars; a phone shows both
 
 
 def figure(table: Mapping[str, Mapping[str, Cell]], forks: Sequence[str]) -> str:

@@ -104,8 +104,7 @@ background-repeat:no-repeat}
 audio{width:100%;max-width:240px;height:34px}
 details{border-bottom:1px solid var(--rule);padding:11px 0}
 details[open]{padding-bottom:22px}
-.differences{max-width:760px;overflow-x:auto;margin-bottom:12px}
-.differences svg{min-width:540px}
+.differences{max-width:560px;padding:13px 6px 8px;margin-bottom:12px}
 summary{cursor:pointer;font-weight:600}
 summary+.note{margin-top:6px}
 footer{color:var(--soft);font-size:13px;margin:56px 0 48px;padding-top:18px;border-top:1px solid var(--rule)}
