@@ -96,8 +96,7 @@ def souped(config: ConfigDict, seed: int, dev: Sequence[evaluate.Ready], embedde
         "soup_weighted": (last, WEIGHTS),
     }
     for name, (offered, weights) in recipes.items():
-        if not (folder(work, name, seed) / "tokenizer.json").exists():
-            soup.save(folder(work, name, seed), soup.average(offered, weights), offered, weights=weights)
+        averaged(folder(work, name, seed), offered, weights)
     if not (folder(work, "soup_greedy", seed) / "tokenizer.json").exists():
         params, kept, trials = soup.greedy([one for own in steps for one in own], mean_score)
         soup.save(folder(work, "soup_greedy", seed), params, kept, weights=[1.0] * len(kept), trials=trials)
@@ -106,11 +105,15 @@ def souped(config: ConfigDict, seed: int, dev: Sequence[evaluate.Ready], embedde
 def seeds_souped(work: storage.Path, name: str) -> storage.Path:
     """The soup of an experiment's seeds, which start from one checkpoint."""
     place, runs = work / NAME / f"{name}_soup", [folder(work, name, seed) for seed in SEEDS]
-    if not (place / "tokenizer.json").exists():
-        last = [run / "checkpoints" / str(checkpoint.steps(run)[-1]) for run in runs]
-        weights = [1.0] * len(last)
-        soup.save(place, soup.average(last, weights), last, weights=weights)
+    last = [run / "checkpoints" / str(checkpoint.steps(run)[-1]) for run in runs]
+    averaged(place, last, (1.0,) * len(last))
     return place
+
+
+def averaged(place: storage.Path, parents: Sequence[storage.Path], weights: Sequence[float]) -> None:
+    """The soup of these checkpoints, where it is not there already."""
+    if not (place / "tokenizer.json").exists():
+        soup.save(place, soup.average(parents, weights), parents, weights=weights)
 
 
 def load(embedder: Embedder, config: ConfigDict) -> list[evaluate.Ready]:
@@ -175,7 +178,8 @@ def rows(results: compare.Results) -> dict[str, list[compare.Place]]:
 
 
 def compared(work: storage.Path) -> Iterator[compare.Comparison]:
-    """What there are results of: a fork and its parent, the soups and their runs, by the seeds that all have."""
+    """What there are results of: a fork and its parent, the soups and their runs, by the seeds that all have;
+    the soup of an experiment's seeds and these, by the experiments."""
 
     def one(title: str, claim: str, runs: dict[str, list[storage.Path]], over: str) -> Iterator[compare.Comparison]:
         columns = compare.read({name: [run / "results.json" for run in own] for name, own in runs.items()})
@@ -235,9 +239,9 @@ def main(config: ConfigDict) -> None:
         if hosts.leads():
             written(work, list(compared(work)))
     for module in modules:
-        if hasattr(module, "START"):
-            soup_of_seeds = seeds_souped(work, module.NAME)
-            scored(soup_of_seeds, suite, Embedder(planned(config, module).encoder, {}, embedder.layout))
+        plan = planned(config, module)
+        if plan.init:  # seeds that start from random weights have no average
+            scored(seeds_souped(work, module.NAME), suite, Embedder(plan.encoder, {}, embedder.layout))
     if hosts.leads():
         print(written(work, list(compared(work))))
         print(f"The page of findings: {storage.absolute(work / NAME / 'findings.html')}")
