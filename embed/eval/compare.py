@@ -57,7 +57,7 @@ def asked(docstring: str | None) -> tuple[str, str]:
 
 
 def read(columns: Mapping[str, Sequence[storage.Path]]) -> dict[str, list[Results]]:
-    """Results of the seeds (or experiments) that every column has a file of; a file is what an evaluation has written."""
+    """Results of the seeds (or experiments) that every column has a file of; each is what an evaluation has written."""
     names, seeds = list(columns), list(zip(*columns.values(), strict=True))
     whole = [[_results(file) for file in files] for files in seeds if all(file.exists() for file in files)]
     return {name: [row[i] for row in whole] for i, name in enumerate(names)}
