@@ -16,7 +16,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 from orbax.checkpoint import v1 as ocp
 
 from embed import hosts, lora, mesh, partition, storage
@@ -127,7 +129,7 @@ def load_params(path: storage.Path, like: Any = None) -> dict:
     """The encoder's parameters of a checkpoint, onto the layout of `like`, or as host numpy arrays of what is there:
     adapters merged, and without the temperatures that the run learned.
 
-    Raises CheckpointError where there is none, or where its parameters are not those of `like`.
+    Raises CheckpointError where there is none, where its parameters are not those of `like`, or are not finite.
     """
     run, step = locate(path)
     context = ocp.Context()
@@ -138,14 +140,46 @@ def load_params(path: storage.Path, like: Any = None) -> dict:
         if like is None:
             like = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved)
             params = ocp.load(folder, {"params": like}, checkpointable_name="state")["params"]
-            return jax.tree.map(np.asarray, lora.merged(params))
+            params = jax.tree.map(np.asarray, lora.merged(params))
+            check_finite(params, path)
+            return params
         like = concrete(lora.beside(like, saved))
         other = sorted(dict(partition.shapes(saved).items() ^ partition.shapes(like).items()))
         if other:
             raise CheckpointError(
                 f"{len(other)} parameters of {path} are not the encoder's, or not of its shapes, such as {other[0]}"
             )
-        return lora.merged(ocp.load(folder, {"params": like}, checkpointable_name="state")["params"])
+        params = lora.merged(ocp.load(folder, {"params": like}, checkpointable_name="state")["params"])
+    check_finite(params, path)
+    return params
+
+
+def check_finite(params: dict, where: storage.Path | str) -> None:
+    """Raises CheckpointError, naming `where` and a leaf, where parameters hold NaN or an infinity.
+
+    Takes numpy or JAX arrays; on many hosts all call this, on the parameters' mesh. The `bounds` of a clipped map may be
+    infinite, not NaN.
+    """
+    flat: dict[str, Any] = flatten_dict(params, sep="/")
+    on_host = {name: _is_usable(name, leaf, np) for name, leaf in flat.items() if isinstance(leaf, np.ndarray)}
+    on_device = jax.device_get(_usable({name: leaf for name, leaf in flat.items() if name not in on_host}))
+    usable = on_host | on_device
+    broken = sorted(name for name in usable if not usable[name])
+    if broken:
+        raise CheckpointError(
+            f"{where}: parameter {broken[0]} holds NaN or infinity, as do {len(broken) - 1} of the other "
+            f"{len(flat) - 1}: it overflowed, or was not saved whole; take another checkpoint, or convert it in float32"
+        )
+
+
+def _is_usable(name: str, leaf: Any, numpy: Any) -> Any:
+    is_bounds = name.rsplit("/", 1)[-1] == "bounds"
+    return numpy.all(~numpy.isnan(leaf) if is_bounds else numpy.isfinite(leaf))
+
+
+@jax.jit
+def _usable(flat: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    return {name: _is_usable(name, leaf, jnp) for name, leaf in flat.items()}
 
 
 def place_params(path: storage.Path) -> dict:
