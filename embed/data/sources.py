@@ -36,6 +36,7 @@ class JsonlSource:
         self.folder = storage.path(folder)
         self.path = self.folder / f"{split}.jsonl"
         self.lines, self.parse = storage.local(self.path), parse
+        self.files = [self.lines]
         spans = list(_spans(self.lines))
         self.numbers, self.spans = (np.concatenate(found) for found in zip(*spans, strict=True))
 
@@ -77,7 +78,8 @@ class ArrayRecordSource:
 
     def __init__(self, paths: str | os.PathLike | Sequence[str | os.PathLike]):
         names = [paths] if isinstance(paths, str | os.PathLike) else paths
-        self.source = ArrayRecordDataSource([str(storage.local(storage.path(name))) for name in names])
+        self.files = [storage.local(storage.path(name)) for name in names]
+        self.source = ArrayRecordDataSource([str(file) for file in self.files])
 
     def __len__(self) -> int:
         return len(self.source)
