@@ -214,14 +214,15 @@ def save_params(run: storage.Path, params: dict, meta: dict[str, Any], tokenizer
     """Writes parameters alone as `run/checkpoints/0`, with the metadata that `describe` made and their tokenizer.
 
     Each host writes what its devices hold, and goes on when all of it can be read. Raises CheckpointError as
-    `orbax_path` does.
+    `orbax_path` does, and StorageError where another process writes to the folder.
     """
     orbax_path(run)
     run.mkdir(parents=True, exist_ok=True)
-    if hosts.leads():
-        tokenizer.save(run / "tokenizer.json")
-    with checkpointer(run, every=1, keep=1) as writer:
-        writer.save(0, {"params": params}, custom_metadata=meta, force=True, overwrite=True)
+    with hosts.exclusive(run):
+        if hosts.leads():
+            tokenizer.save(run / "tokenizer.json")
+        with checkpointer(run, every=1, keep=1) as writer:
+            writer.save(0, {"params": params}, custom_metadata=meta, force=True, overwrite=True)
     hosts.together(f"saved {run}")
 
 

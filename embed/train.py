@@ -109,7 +109,7 @@ def make_step(
 
         (value, metrics), grads = jax.value_and_grad(of_trained, has_aux=True)(trained)
         sides = [side.segments for side in (pairs.query, pairs.target, pairs.negative)]
-        tokens = sum(jnp.sum(segments > 0, dtype=jnp.float32) for segments in sides)
+        tokens = functools.reduce(jnp.add, (jnp.sum(segments > 0, dtype=jnp.float32) for segments in sides))
         # a float: a batch of millions of pairs has more tokens than an i32 holds
         padding = 1 - tokens / float(sum(segments.size for segments in sides))
         overflowed = jnp.int32(0) if pairs.places is None else jnp.sum(pairs.places.overflowed)
@@ -180,7 +180,12 @@ def fit(run: Run, layout: Layout, sources: Sequence[Source]) -> TrainState:
     step_fn, noise = make_step(run.loss, run.optimizer, run.trains), jax.random.fold_in(jax.random.key(run.seed), 2)
     storage.reach(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with storage.room(folder), watchdog(schedule.stall) as beat, preemption.requests() as asked:
+    with (
+        storage.room(folder),
+        hosts.exclusive(folder),
+        watchdog(schedule.stall) as beat,
+        preemption.requests() as asked,
+    ):
         found = resume.restore(folder, vars(target), meta, layout)
         state = start(run, base, layout) if found is None else TrainState(**found)
         first = int(state.step)
