@@ -29,25 +29,28 @@ class Quarantine:
     def __init__(
         self, tasks: Sequence[Task], sources: Sequence[Source], layout: Layout, order: grain.MapDataset, most: float
     ):
-        """`order` says which records a step's batch is of (`pipeline.order`); `most` is the share of a task's last
-        WINDOW records, or of all its records where they are fewer, that may be bad."""
+        """`order` says which records a step's batch is of (`pipeline.order`); `most` is the share of a task's
+        records that may be bad."""
         self.tasks, self.sources, self.layout, self.order, self.most = tasks, sources, layout, order, most
         self.windows = [collections.deque[int](maxlen=math.ceil(WINDOW / task.batch)) for task in tasks]
+        self.seen = [0] * len(tasks)  # records of each task
         self.first: dict[int, int] = {}  # a task's first step with a bad record
         self.has_good: set[int] = set()
 
     def check(self, step: int, number: int, bad: int) -> None:
-        """Counts the `bad` records of a step's batch of task `number`. Raises DataError where it has too many."""
+        """Counts the `bad` records of a step's batch of task `number`. Raises DataError where it has too many: in its
+        last WINDOW records, in its first epoch, or where a whole batch and all of a sample are bad."""
         task, source, window = self.tasks[number], self.sources[number], self.windows[number]
         window.append(bad)
-        if not bad:
-            return
-        self.first.setdefault(number, step)
+        self.seen[number] += task.batch
+        if bad:
+            self.first.setdefault(number, step)
         if bad == task.batch and not self._has_good(number):
             looked_at = len(_sample(source))
             raise DataError(f"task {task.name}: all of {looked_at} records looked at are bad; {self._reason(number)}")
         seen = len(window) * task.batch
-        if seen >= min(WINDOW, len(source)) and sum(window) > self.most * seen:
+        is_epoch = self.seen[number] - task.batch < len(source) <= self.seen[number]  # of a small task: all it has
+        if (seen >= WINDOW or is_epoch) and sum(window) > self.most * seen:
             raise DataError(
                 f"task {task.name}: {sum(window)} of its last {seen} records are bad, and max_bad allows a share of "
                 f"{self.most:g}; {self._reason(number)}"

@@ -75,6 +75,10 @@ class Run:
     max_bad: float = 0.5  # share of a task's last 200 records that may be bad; more stop the run
     about: dict[str, Any] = dataclasses.field(default_factory=dict)  # for the checkpoint's metadata
 
+    def __post_init__(self):
+        if not 0 <= self.max_bad <= 1:
+            raise ValueError(f"max_bad is a share, from 0 to 1, not {self.max_bad:g}")
+
 
 @dataclasses.dataclass(frozen=True)
 class Step:
