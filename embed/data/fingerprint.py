@@ -14,7 +14,7 @@ from embed.data.sources import ArrayRecordSource, JsonlSource, Source
 from embed.data.tasks import Task
 
 SAMPLE = 256  # records that are read
-WHOLE = 2**32  # bytes of a dataset's files that are read at most
+WHOLE = 2**30  # bytes of a dataset's files that are read at most
 BLOCK = 2**20
 
 
