@@ -46,7 +46,7 @@ def _only(inputs: Inputs, where: jax.Array) -> Inputs:
     rows = ~kept, *(jnp.where(kept, x, nothing) for x, nothing in blank)
     _, tokens, segments, slots = jax.lax.sort(rows, dimension=1, is_stable=True, num_keys=1)
     place = jnp.arange(kept.shape[1]).reshape(1, -1)
-    starts = jnp.concatenate([jnp.ones_like(kept[:, :1]), segments[:, 1:] != segments[:, :-1]], axis=1)
+    starts = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)), constant_values=True)
     positions = place - jax.lax.cummax(jnp.where(starts, place, 0), axis=1)
     return dataclasses.replace(inputs, tokens=tokens, segments=segments, positions=positions, slots=slots)
 
