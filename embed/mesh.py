@@ -77,7 +77,7 @@ def shard(x: jax.Array, spec: P) -> jax.Array:
 
 def grouped(rows: jax.Array, groups: int) -> jax.Array:
     """rows[(n k),...] -> [n,k,...] for n groups, sharded by group. A plain reshape may shard k too on some meshes."""
-    return rows.reshape(groups, len(rows) // groups, *rows.shape[1:], out_sharding=ROWS)
+    return rows.reshape(groups, len(rows) // max(groups, 1), *rows.shape[1:], out_sharding=ROWS)
 
 
 def ungrouped(groups: jax.Array) -> jax.Array:
