@@ -1,13 +1,16 @@
 """Encoded images and opened ones -> RGB pixels; a clear error for what cannot be decoded."""
 
+import ctypes
 import io
+import logging
 import math
 import struct
+import warnings
 import zlib
 
 import numpy as np
 from PIL import Image as Pillow
-from PIL import ImageCms, UnidentifiedImageError
+from PIL import ImageCms, UnidentifiedImageError, _imaging
 
 from embed.data.errors import MediaError, check_bytes, explained
 
@@ -21,17 +24,9 @@ IMAGE_SUFFIXES = frozenset(
         ".avif", ".avifs", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".ico",
     }
 )  # fmt: skip
-ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    OverflowError,
-    RuntimeError,  # of libavif
-    struct.error,
-    zlib.error,
-)
+# What Pillow raises for broken files, by hundreds of thousands of mutated ones: SyntaxError where a header and
+# RuntimeError where libavif fails; EOFError, struct.error and zlib.error are of files cut within a part it parses.
+ERRORS = (OSError, SyntaxError, ValueError, RuntimeError, EOFError, struct.error, zlib.error)
 UPRIGHT = {
     2: Pillow.Transpose.FLIP_LEFT_RIGHT,
     3: Pillow.Transpose.ROTATE_180,
@@ -42,6 +37,14 @@ UPRIGHT = {
     8: Pillow.Transpose.ROTATE_90,
 }  # EXIF orientation -> what undoes it
 ORIENTATION = 0x0112
+
+# What a broken file makes Pillow and its libtiff print does not name the file; an error of ours does.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
+_libtiff = ctypes.CDLL(_imaging.__file__)  # finds what Pillow was linked with
+for _handler in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+    if hasattr(_libtiff, _handler):
+        getattr(_libtiff, _handler)(None)
 
 
 def decode_image(data: bytes) -> np.ndarray:
@@ -65,6 +68,7 @@ def to_rgb(image: Pillow.Image) -> np.ndarray:
     """
     if not 0 < image.width * image.height <= MAX_PIXELS:
         raise MediaError(f"an image of {image.width}x{image.height} pixels; at most {MAX_PIXELS:,}: scale it down")
+    _check_tiles(image)
     with explained("an image", ACCEPTED, ERRORS):
         image.load()
         turn = UPRIGHT.get(image.getexif().get(ORIENTATION, 1))  # after loading: Pillow turns some formats itself
@@ -77,6 +81,14 @@ def to_rgb(image: Pillow.Image) -> np.ndarray:
         image = Pillow.new("RGB", layer.size, "white")  # two thirds of the memory of an alpha_composite
         image.paste(layer, mask=layer)
     return np.array((image if turn is None else image.transpose(turn)).convert("RGB"))
+
+
+def _check_tiles(image: Pillow.Image) -> None:
+    """Raises MediaError where an opened file's pixels lie at fractions, as a TIFF may say: Pillow's TypeError for that
+    cannot be told from one of ours."""
+    numbers = [number for tile in getattr(image, "tile", ()) for number in (*(tile[1] or ()), tile[2])]
+    if not all(isinstance(number, int) for number in numbers):
+        raise MediaError("an image whose pixels lie at fractions of a byte: the TIFF is broken, save it again")
 
 
 def _to_eight_bits(image: Pillow.Image) -> Pillow.Image:
