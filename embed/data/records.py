@@ -124,6 +124,8 @@ def validate(record: Record, where: str) -> Record:
     if not record.query:
         raise RecordError(f"{where}: query: it has no part")
     provenance = record.provenance or {}
+    if not isinstance(provenance, dict):
+        raise RecordError(f"{where}: provenance: expected names and values, got {reprlib.repr(provenance)}")
     return Record(
         _string(record.id, f"{where}: id") or where,
         tuple(record.query),
@@ -131,7 +133,7 @@ def validate(record: Record, where: str) -> Record:
         tuple(map(tuple, negatives)),
         _string(record.lang, f"{where}: lang"),
         _string(record.label, f"{where}: label"),
-        {key: _string(value, f"{where}: provenance: {key}") for key, value in provenance.items()},
+        {_string(key, f"{where}: provenance"): _string(provenance[key], f"{where}: provenance") for key in provenance},
     )
 
 

@@ -25,7 +25,7 @@ from embed.data.records import (
     to_bytes,
     validate,
 )
-from embed.data.textfile import SAMPLE, decode_text, wide_encoding
+from embed.data.textfile import decode_text, wide_encoding
 
 log = logging.getLogger(__name__)
 SHARD = 2**29  # bytes of a shard, about
@@ -55,7 +55,7 @@ class JsonlSource:
         self.path = self.folder / f"{split}.jsonl"
         self.lines, self.parse = storage.local(self.path), parse
         with self.lines.open("rb") as file:
-            if wide := wide_encoding(file.read(SAMPLE)):
+            if wide := wide_encoding(file.read(4)):  # two characters of JSON are ASCII
                 raise RecordError(
                     f"{self.path} is in {wide}; convert it: iconv -f {wide} -t UTF-8 {self.path.name} > OTHER"
                 )
