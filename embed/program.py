@@ -15,7 +15,9 @@ from ml_collections import ConfigDict, config_flags
 
 from embed import storage
 from embed.checkpoint import CheckpointError
+from embed.journal import Diverged
 from embed.mesh import make_mesh
+from embed.quarantine import DataError
 
 RESTART = os.EX_TEMPFAIL  # 75, the exit status that says: start the same command again
 
@@ -57,7 +59,7 @@ def run(main: Callable[[ConfigDict], None]) -> None:
     except Restart as error:
         print(f"{error}; the same command goes on from there", file=sys.stderr, flush=True)
         sys.exit(RESTART)
-    except (storage.StorageError, CheckpointError) as error:
+    except (storage.StorageError, CheckpointError, DataError, Diverged) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("\ninterrupted; the same command goes on from the last checkpoint")

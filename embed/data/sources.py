@@ -59,6 +59,7 @@ class JsonlSource:
                 raise RecordError(
                     f"{self.path} is in {wide}; convert it: iconv -f {wide} -t UTF-8 {self.path.name} > OTHER"
                 )
+        self.files = [self.lines]
         spans = list(_spans(self.lines))
         self.numbers, self.spans = (np.concatenate(found) for found in zip(*spans, strict=True))
 
@@ -101,11 +102,11 @@ class ArrayRecordSource:
     def __init__(self, paths: str | os.PathLike | Sequence[str | os.PathLike]):
         """Raises RecordError, naming the file, where one is broken or of another kind."""
         self.names = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-        files = [str(storage.local(storage.path(name))) for name in self.names]
+        self.files = [storage.local(storage.path(name)) for name in self.names]
         try:
-            self.source = ArrayRecordDataSource(files)
+            self.source = ArrayRecordDataSource([str(file) for file in self.files])
         except RuntimeError as error:  # the library has none of its own, and does not say which file
-            broken = next(name for name, file in zip(self.names, files, strict=True) if not _is_array_record(file))
+            broken = next(name for name, file in zip(self.names, self.files, strict=True) if not _is_array_record(file))
             raise RecordError(f"{broken}: no ArrayRecord file, or one that is cut short: {error}") from error
 
     def __len__(self) -> int:
