@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from einops import rearrange
+from jax.typing import DTypeLike
 
 from embed.inputs import AROUND, PADDING, Inputs, media_tokens
 from embed.model.encoder import Encoder
@@ -20,7 +21,7 @@ class LateFusion(nn.Module):
     """
 
     arch: Architecture
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     remat: bool = True
     unroll: int = 1
 
