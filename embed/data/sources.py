@@ -123,9 +123,9 @@ class ArrayRecordSource:
         return from_bytes(data, where)
 
 
-def _is_array_record(file: str) -> bool:
+def _is_array_record(file: os.PathLike) -> bool:
     try:
-        return len(ArrayRecordDataSource([file])) >= 0
+        return len(ArrayRecordDataSource([str(file)])) >= 0
     except RuntimeError:
         return False
 
