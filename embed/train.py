@@ -159,6 +159,7 @@ def fit(run: Run, layout: Layout, sources: Sequence[Source]) -> TrainState:
     where nothing trains, Diverged after `schedule.patience` updates in a row that were not finite, StorageError where
     nothing more can be written, Restart where it was asked to stop (SIGTERM) and has saved, and KeyboardInterrupt.
     """
+    layout.tokenizer.check_rows(run.encoder.arch.vocabulary)
     folder, tasks, schedule, steps = run.folder, run.tasks, run.schedule, run.steps
     data = mixture(tasks, sources, layout, run.seed, *mesh.lines())
     base, target = shapes(run)
