@@ -9,7 +9,7 @@ from embed.data.layout import Layout
 from embed.data.records import RecordError
 from embed.data.sources import Source, open_split
 from embed.data.tasks import Task, texts
-from embed.data.tokenizer import Tokenizer, train
+from embed.data.tokenizer import train
 from embed.model.presets import Architecture
 
 log = logging.getLogger(__name__)
@@ -19,13 +19,15 @@ SAMPLE = 1500  # records of each dataset that the tokenizer is trained on
 def layout_for(arch: Architecture, data: storage.Path, pairs: str = "") -> Layout:
     """The layout of `arch` with the tokenizer in `data`; corpora and tokenizer are made first where they are missing.
 
-    A tokenizer that is made learns from the datasets under `pairs` too, where there are some."""
+    A tokenizer that is made learns from the datasets under `pairs` too, where there are some. Raises ValueError where
+    the one in `data` has more ids than `arch` has rows.
+    """
     path = data / "tokenizer.json"
     with hosts.leader_first("corpora and tokenizer"):
         corpora.build(data)
         if not path.exists():
             _train_tokenizer(path, arch, data, pairs)
-    return Layout(Tokenizer.load(path), arch.media)
+    return Layout.load(path, arch)
 
 
 def _train_tokenizer(path: storage.Path, arch: Architecture, data: storage.Path, pairs: str) -> None:
