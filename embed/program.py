@@ -162,7 +162,12 @@ def about(file: str, config: ConfigDict) -> dict[str, Any]:
 
 def code(file: str) -> str:
     """A program without its comments, docstrings and layout: what two versions must share to be the same experiment."""
-    tree = ast.parse(pathlib.Path(file).read_text())
+    return strip_prose(pathlib.Path(file).read_text(encoding="utf-8"))
+
+
+def strip_prose(source: str) -> str:
+    """`code` of a program's text."""
+    tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node, clean=False):
             node.body = node.body[1:] or [ast.Pass()]
