@@ -291,5 +291,5 @@ def judgements(path: storage.Path, queries: Container[str], corpus: Container[st
             dangling.append(f"{where}: no {missing}")
     if dangling:
         total = len(known) + len(dangling)
-        log.info("%d of %d judgements are left out; the first: %s", len(dangling), total, dangling[0])
+        log.warning("%d of %d judgements are left out; the first: %s", len(dangling), total, dangling[0])
     return known
