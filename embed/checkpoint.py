@@ -24,7 +24,6 @@ from orbax.checkpoint import v1 as ocp
 from embed import hosts, lora, mesh, partition, storage
 from embed.data.layout import Layout
 from embed.data.tokenizer import Tokenizer
-from embed.inputs import MediaFormat
 from embed.loss import temperature
 from embed.model.encoder import Encoder, init
 from embed.model.presets import Architecture
@@ -283,10 +282,12 @@ def from_json(kind: Any, value: Any) -> Any:
 
 
 def load_layout(path: storage.Path) -> Layout:
-    """The layout a checkpoint was trained with. Raises CheckpointError where its tokenizer is not the one beside it."""
+    """The layout a checkpoint was trained with.
+
+    Raises CheckpointError where its tokenizer is not the one beside it, ValueError where that has ids without a row.
+    """
     run, _ = locate(path)
-    contract = metadata(path)["contract"]
-    layout = Layout(Tokenizer.load(run / "tokenizer.json"), from_json(MediaFormat, contract.get("media", {})))
+    layout = Layout.load(run / "tokenizer.json", architecture(metadata(path)))
     check(path, layout)
     return layout
 
