@@ -106,9 +106,7 @@ class ArrayRecordSource:
         try:
             self.source = ArrayRecordDataSource([str(file) for file in self.files])
         except RuntimeError as error:  # the library has none of its own, and does not say which file
-            broken = next(
-                name for name, file in zip(self.names, self.files, strict=True) if not _is_array_record(str(file))
-            )
+            broken = next(name for name, file in zip(self.names, self.files, strict=True) if not _is_array_record(file))
             raise RecordError(f"{broken}: no ArrayRecord file, or one that is cut short: {error}") from error
 
     def __len__(self) -> int:
