@@ -1,8 +1,8 @@
 """A machine without git, and a PyAV that does not take what it is given, from under the suite.
 
 Some tests run again in a process of their own. Without git nothing changes but the version of the code, which is
-unknown. With a PyAV that raises TypeError no test of it may pass, those of broken files least of all: a library that has
-changed is no broken file.
+unknown. With a PyAV that raises TypeError no test of it may pass, those of broken files least of all: a library
+that has changed is no broken file.
 """
 
 import os
@@ -14,7 +14,7 @@ import xml.etree.ElementTree as xml
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
-CHANGED = '''
+CHANGED = """
 import av
 
 whole = av.open
@@ -27,7 +27,7 @@ def open(file, mode=None, *args, **kwargs):
 
 
 av.open = open
-'''
+"""
 
 
 def run(folder: pathlib.Path, *words: str, **environment: str) -> list[xml.Element]:
