@@ -9,6 +9,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image as Pillow
+from test_forms import CHECKBOX, TEXT, form_pdf
 from test_media import DECODERS, PHOTO, WHOLE, av_sound, image_file, page_pdf, pdf_file, sine, sound_file
 
 from embed.data.media import MediaError
@@ -113,8 +114,13 @@ def videos() -> dict[str, bytes]:
 def pdfs() -> dict[str, bytes]:
     photo = io.BytesIO()
     PHOTO_PIL.save(photo, "PDF")
+    forms = {"pdf-form": form_pdf(TEXT % b"ALICE", CHECKBOX % (b"Yes", b"Yes"))}
     text = b"BT /F1 20 Tf 10 40 Td (a filled form) Tj ET"
-    return {"pdf-photo": photo.getvalue(), "pdf-pages": pdf_file((99, 99), (50, 99)), "pdf-text": page_pdf(text)}
+    return {
+        "pdf-photo": photo.getvalue(),
+        "pdf-pages": pdf_file((99, 99), (50, 99)),
+        "pdf-text": page_pdf(text),
+    } | forms
 
 
 def whole_files() -> dict[str, tuple[str, bytes]]:
