@@ -31,7 +31,7 @@ setup(
         "safetensors>=0.6",
         "huggingface-hub>=0.34",
         "pillow>=11.3",  # before: no AVIF
-        "av>=17.1",  # before: no set_display_rotation, which tests write turned videos with
+        "av>=17.1",  # before: ends the process on MPEG program streams
         "soundfile>=0.13",
         "soxr>=1.0",
         "pyarrow>=18.0",

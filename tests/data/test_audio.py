@@ -211,7 +211,7 @@ def test_broken_sound_and_video_print_nothing(tmp_path):
         "cut.mp3": mp3[: len(mp3) // 2],
         "hole.mp3": mp3[:1000] + bytes(500) + mp3[1500:],
         "hole.mp2": av_sound("mp2", "mp2")[:1000] + rng.bytes(500),
-        "chunk.aiff": b"FORM\xff\xff\xff\xf0AIFFJUNK\xff\xff\xff\xf0" + sound_file(TONE, 16_000, "AIFF")[12:],
+        "nameless.aiff": sound_file(TONE, 16_000, "AIFF").replace(b"SSND", b"\xff\xff\xff\xff", 1),
         "noise.mp4": video_file(np.arange(60) / 30, index_first=True)[:-900] + rng.bytes(900),
         "noise.ts": video_file(np.arange(60) / 30, "mpegts")[:3000] + rng.bytes(900),
     }.items():
