@@ -114,6 +114,8 @@ def from_bytes(data: bytes, where: str = "a record") -> Record:
 def validate(record: Record, where: str) -> Record:
     """The record that a reader's own function made, its null fields absent, its numbers strings; `where` is its id if
     it has none. Raises RecordError, naming `where` and the field, where a field is of another type."""
+    if not isinstance(record, Record):
+        raise TypeError(f"{where}: expected a Record, got {type(record).__name__}")
     negatives = () if record.negatives is None else record.negatives
     for field, content in (
         ("query", record.query),
