@@ -226,7 +226,9 @@ def parse_json(line: bytes, where: str) -> dict[str, Any]:
     """One line -> its JSON object. Raises RecordError, naming `where`."""
     try:
         value = json.loads(decode_text(line))
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise RecordError(f"{where}: not JSON: it is nested too deeply") from error
+    except ValueError as error:
         raise RecordError(f"{where}: not JSON: {error}") from error
     if not isinstance(value, dict):
         raise RecordError(f"{where}: expected an object, got {type(value).__name__}")
