@@ -66,18 +66,18 @@ def _build(
 ) -> None:
     """Writes OUT, its manifest last."""
     work = out / ".parts"
+    splits = _jobs(path, made, work, options)
+    evaluations = {f"its own {name}": jobs for name, jobs in splits.items() if asks(name)}
+    for number, other in enumerate(options.against):
+        found = _jobs(other, spec.load(other), work / f"against{number}", options)
+        evaluations |= {f"{name} of {other}": jobs for name, jobs in found.items() if asks(name)}
+
     begun = work / "asked.json"
     work.mkdir(exist_ok=True)
     if begun.exists() and parse_json(begun.read_bytes(), str(begun)) != asked:
         raise BuildError(f"{work} is of another spec or other options: delete it, or give another folder")
     with storage.whole(begun) as file:
         file.write_text(json.dumps(asked), encoding="utf-8")
-
-    splits = _jobs(path, made, work, options)
-    evaluations = {f"its own {name}": jobs for name, jobs in splits.items() if asks(name)}
-    for number, other in enumerate(options.against):
-        found = _jobs(other, spec.load(other), work / f"against{number}", options)
-        evaluations |= {f"{name} of {other}": jobs for name, jobs in found.items() if asks(name)}
     every = [job for jobs in (*splits.values(), *evaluations.values()) for job in jobs]
     gather_all(list(dict.fromkeys(every)), workers)
 

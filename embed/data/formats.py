@@ -14,7 +14,7 @@ import os
 import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow
@@ -154,7 +154,7 @@ def webdataset(pattern: str | os.PathLike, records: Callable[[dict], Iterable[Re
 
     def rows(path: str) -> Iterator[tuple[str, dict]]:
         try:
-            with tarfile.open(path, "r|*") as archive:
+            with tarfile.open(path, "r|*", tarinfo=Header) as archive:
                 named = ((*_key(member.name), member) for member in archive if member.isfile())
                 for key, members in itertools.groupby(named, lambda one: one[0]):
                     row: dict[str, Any] = {"__key__": key}
@@ -171,6 +171,20 @@ def webdataset(pattern: str | os.PathLike, records: Callable[[dict], Iterable[Re
         return records({name: _in_utf8(name, data) for name, data in row.items()})
 
     return [Part(functools.partial(rows, path), read) for path in files(pattern)]
+
+
+class Header(tarfile.TarInfo):
+    """A member's header. One that is broken, or missing before the end is marked, is an error: tarfile alone takes it
+    for the end."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # the mark of the end
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"no header of a file at byte {archive.offset} ({error})") from error
 
 
 def _in_utf8(name: str, data: Any) -> Any:

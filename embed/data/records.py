@@ -114,6 +114,8 @@ def from_bytes(data: bytes, where: str = "a record") -> Record:
 def validate(record: Record, where: str) -> Record:
     """The record that a reader's own function made, its null fields absent, its numbers strings; `where` is its id if
     it has none. Raises RecordError, naming `where` and the field, where a field is of another type."""
+    if not isinstance(record, Record):
+        raise TypeError(f"{where}: expected a Record, got {type(record).__name__}")
     negatives = () if record.negatives is None else record.negatives
     for field, content in (
         ("query", record.query),
@@ -224,7 +226,9 @@ def parse_json(line: bytes, where: str) -> dict[str, Any]:
     """One line -> its JSON object. Raises RecordError, naming `where`."""
     try:
         value = json.loads(decode_text(line))
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise RecordError(f"{where}: not JSON: it is nested too deeply") from error
+    except ValueError as error:
         raise RecordError(f"{where}: not JSON: {error}") from error
     if not isinstance(value, dict):
         raise RecordError(f"{where}: expected an object, got {type(value).__name__}")
