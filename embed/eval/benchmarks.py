@@ -14,7 +14,7 @@ import numpy as np
 from embed import storage
 from embed.data.folders import QRELS, DatasetError
 from embed.data.records import KEY_OF, Content, Record, RecordError, content_hash, parse_item
-from embed.data.sources import open_split, qrels, read
+from embed.data.sources import judgements, open_split, read
 from embed.eval.metrics import chance_hit, evaluate_ranking
 from embed.search import top_k, truncate
 
@@ -146,9 +146,10 @@ def _kind(contents: Iterable[Content]) -> str:
 
 
 def from_folder(folder: str | os.PathLike, kind: str | None = None, name: str | None = None) -> Benchmark:
-    """Reads the splits `corpus` and `queries`, and qrels.tsv (`query-id<TAB>corpus-id<TAB>relevance`).
+    """Reads the splits `corpus` and `queries`, and qrels.tsv (see `sources.qrels`).
 
     Queries for which no line of qrels.tsv names an answer are left out, as trec_eval does; 0 is "judged, not relevant".
+    Lines about a query or candidate that is not there are counted in the log.
     `kind` is found from the contents where it is not given.
     Raises RecordError naming file and line, and OSError where a file is missing.
     """
@@ -156,10 +157,7 @@ def from_folder(folder: str | os.PathLike, kind: str | None = None, name: str | 
     corpus, queries = (_contents(folder, name) for name in ("corpus", "queries"))
     place = {key: j for j, key in enumerate(corpus)}
     relevance: dict[str, dict[int, int]] = collections.defaultdict(dict)
-    for where, query, candidate, grade in qrels(folder / QRELS):
-        if query not in queries or candidate not in place:
-            missing = f"query {query!r}" if query not in queries else f"candidate {candidate!r}"
-            raise RecordError(f"{where}: no {missing} in {folder}")
+    for query, candidate, grade in judgements(folder / QRELS, queries, place):
         if grade > 0:
             relevance[query][place[candidate]] = grade
     if not relevance:
