@@ -18,6 +18,7 @@ from PIL import Image as Pillow
 from embed import checkpoint, hf, mesh, storage
 from embed.data import prompts
 from embed.data.layout import (
+    MAX_CHARACTERS,
     MAX_FRAMES,
     Budget,
     Layout,
@@ -111,8 +112,13 @@ class Embedder:
             raise ValueError(f"dim {dim} is not within 1..{widths[-1]}; trained widths: {', '.join(map(str, widths))}")
         return dim or widths[-1]
 
-    def pieces(self, item: Any, task: str | None = None, patches: int | None = None) -> list[Piece]:
-        """One item of `embed` decoded and cut to soft tokens. Raises ValueError and OSError."""
+    def pieces(
+        self, item: Any, task: str | None = None, patches: int | None = None, tokens: int | None = None
+    ) -> list[Piece]:
+        """One item of `embed` decoded and cut to soft tokens; of its text at most `tokens`, however long it is.
+
+        Raises ValueError and OSError.
+        """
         if patches is not None and patches < 1:
             raise ValueError(f"{patches} soft tokens of an image; at least 1")
         parts = [to_part(part) for part in (item if isinstance(item, list) else [item])]
@@ -124,12 +130,16 @@ class Embedder:
         elif task is not None and task != "document":
             prompts.as_query((), task)  # no prompt beside media, but the name must be a known one
         check_images(parts)
+        if tokens is not None:
+            parts = [Text(part.text[:MAX_CHARACTERS]) if isinstance(part, Text) else part for part in parts]
         pieces: list[Piece] = []
         for part in parts:
             if isinstance(part, np.ndarray):
                 pieces += self._frames(part, patches)
             else:
                 pieces += decode((part,), self.layout, patches)
+        if tokens is not None:
+            pieces = cut_text(pieces, tokens)
         length(pieces, self.layout.tokenizer)
         return pieces
 
@@ -178,13 +188,21 @@ class Embedder:
         return out
 
     def prepare_contents(
-        self, contents: Sequence[Content], task: str | None, patches: int | None, tokens: int
+        self,
+        contents: Sequence[Content],
+        name: Callable[[int], str],
+        task: str | None,
+        patches: int | None,
+        tokens: int,
     ) -> Prepared:
-        """`prepare` for a benchmark's contents, with at most `tokens` tokens of text each. Raises as `embed` does."""
+        """`prepare` for a benchmark's contents, with at most `tokens` tokens of text each.
+
+        Raises as `embed` does, naming content i as `name(i)`.
+        """
 
         def read(number: int) -> list[Piece]:
-            with _naming(f"content {number}"):
-                return cut_text(self.pieces(list(contents[number]), task, patches), tokens)
+            with _naming(name(number)):
+                return self.pieces(list(contents[number]), task, patches, tokens)
 
         return self.prepare(read, len(contents))
 

@@ -28,16 +28,33 @@ from embed.loss import temperature
 from embed.model.encoder import Encoder, init
 from embed.model.presets import Architecture
 
+PATTERN = "*?[\\"  # characters of glob
+
 
 class CheckpointError(ValueError):
     """A checkpoint that is absent, or that does not fit what is asked of it; the message names both."""
 
 
+def orbax_path(folder: storage.Path) -> str:
+    """The name of a folder for orbax, which takes it for a pattern: it would find no files there, or another folder's.
+
+    Raises CheckpointError where the path has characters of a pattern.
+    """
+    name = storage.absolute(folder)
+    special = [character for character in PATTERN if character in name]
+    if special:
+        raise CheckpointError(
+            f"{name}: checkpoints cannot be written or read where the path has {' '.join(special)} in it; "
+            "name its folders otherwise, or use another workdir"
+        )
+    return name
+
+
 @contextlib.contextmanager
 def checkpointer(run: storage.Path, every: int, keep: int) -> Iterator[ocp.training.Checkpointer]:
-    """Saves each `every` steps and keeps the last `keep`."""
+    """Saves each `every` steps and keeps the last `keep`. Raises CheckpointError as `orbax_path` does."""
     saver = ocp.training.Checkpointer(
-        storage.absolute(run / "checkpoints"),
+        orbax_path(run / "checkpoints"),
         save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(every),
         preservation_policy=ocp.training.preservation_policies.LatestN(keep),
     )
@@ -79,9 +96,12 @@ def describe(arch: Architecture, layout: Layout, **more: Any) -> dict[str, Any]:
 
 
 def code_version() -> str:
-    """The git commit of the working tree, with a + where it has changes; "unknown" outside a repository."""
+    """The git commit of the working tree, with a + where it has changes; "unknown" without git or a repository."""
     command = ["git", "-C", str(pathlib.Path(__file__).parent), "describe", "--always", "--dirty=+", "--abbrev=12"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:  # no git here, or none that may be run
+        return "unknown"
     return done.stdout.strip() or "unknown"
 
 
@@ -133,7 +153,7 @@ def load_params(path: storage.Path, like: Any = None) -> dict:
     run, step = locate(path)
     context = ocp.Context()
     context.pytree_options.loading.partial_load = True
-    folder = storage.absolute(run / "checkpoints" / str(step))
+    folder = orbax_path(run / "checkpoints" / str(step))
     with context:
         saved = temperature.without(ocp.metadata(folder, checkpointable_name="state").metadata["params"])
         if like is None:
@@ -156,8 +176,8 @@ def load_params(path: storage.Path, like: Any = None) -> dict:
 def check_finite(params: dict, where: storage.Path | str) -> None:
     """Raises CheckpointError, naming `where` and a leaf, where parameters hold NaN or an infinity.
 
-    Takes numpy or JAX arrays; on many hosts all call this, on the parameters' mesh. The `bounds` of a clipped map may be
-    infinite, not NaN.
+    Takes numpy or JAX arrays; on many hosts all call this, on the parameters' mesh. The `bounds` of a clipped map may
+    be infinite, not NaN.
     """
     flat: dict[str, Any] = flatten_dict(params, sep="/")
     on_host = {name: _is_usable(name, leaf, np) for name, leaf in flat.items() if isinstance(leaf, np.ndarray)}
@@ -192,20 +212,23 @@ def place_params(path: storage.Path) -> dict:
 def save_params(run: storage.Path, params: dict, meta: dict[str, Any], tokenizer: Tokenizer) -> None:
     """Writes parameters alone as `run/checkpoints/0`, with the metadata that `describe` made and their tokenizer.
 
-    Each host writes what its devices hold, and goes on when all of it can be read.
+    Each host writes what its devices hold, and goes on when all of it can be read. Raises CheckpointError as
+    `orbax_path` does, and StorageError where another process writes to the folder.
     """
+    orbax_path(run)
     run.mkdir(parents=True, exist_ok=True)
-    if hosts.leads():
-        tokenizer.save(run / "tokenizer.json")
-    with checkpointer(run, every=1, keep=1) as writer:
-        writer.save(0, {"params": params}, custom_metadata=meta, force=True, overwrite=True)
+    with hosts.exclusive(run):
+        if hosts.leads():
+            tokenizer.save(run / "tokenizer.json")
+        with checkpointer(run, every=1, keep=1) as writer:
+            writer.save(0, {"params": params}, custom_metadata=meta, force=True, overwrite=True)
     hosts.together(f"saved {run}")
 
 
 def metadata(path: storage.Path) -> dict[str, Any]:
     """What `describe` wrote into a checkpoint."""
     run, step = locate(path)
-    return dict(ocp.metadata(storage.absolute(run / "checkpoints" / str(step))).custom_metadata or {})
+    return dict(ocp.metadata(orbax_path(run / "checkpoints" / str(step))).custom_metadata or {})
 
 
 def lineage(path: storage.Path) -> dict[str, str]:

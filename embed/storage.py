@@ -6,6 +6,7 @@ bucket is written whole or not at all, and never appended to.
 
 import contextlib
 import errno
+import fcntl
 import functools
 import hashlib
 import importlib.util
@@ -13,6 +14,7 @@ import logging
 import os
 import pathlib
 import re
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +30,8 @@ SCHEME = re.compile(r"[a-z0-9]+:/(/?)")
 LARGE = 2**24  # bytes; copies of less are not worth a line in the log
 PATIENCE = 600.0  # seconds that a run waits for a bucket that does not answer
 ATTEMPTS = 3  # to write to one that does
+LOCK = ".lock"
+LOCKED = (errno.EACCES, errno.EAGAIN)
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FULL_SAID = ("No space left on device", "Disk quota exceeded")  # of libraries that give no number
 # A listing that is kept would hide what other hosts, or tensorstore in this one, have written since.
@@ -35,7 +39,7 @@ fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
 
 
 class StorageError(OSError):
-    """A bucket that cannot be used; the message names it and says what to check."""
+    """A bucket or folder that cannot be used; the message names it and says what to check."""
 
 
 class Unreachable(StorageError):
@@ -91,6 +95,34 @@ def reach(path: Path) -> None:
         raise Unreachable(
             f"{path}: bucket {bucket} does not answer ({type(error).__name__}); check the network and the login"
         ) from error
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """What is inside is the only process that writes to `folder`, which is made; raises StorageError where one does.
+
+    The lock ends with its process, however that ends. Processes started within do not hold it, and the same process
+    must not take it twice at once. A bucket has no such lock: there, nobody is kept away.
+    """
+    if not isinstance(folder, pathlib.Path):
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("a+") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, no forked worker keeps it
+        except OSError as error:
+            if error.errno in LOCKED:
+                file.seek(0)
+                raise StorageError(
+                    f"{folder}: another process is writing there ({file.read(200) or 'it has just begun'}); wait for "
+                    "it, end it, or give another folder"
+                ) from error
+            log.warning("%s: its disk has no locks (%s); keep other processes from writing there", folder, error)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
 
 
 @contextlib.contextmanager

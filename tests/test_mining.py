@@ -127,6 +127,17 @@ def test_vectors_are_made_once_and_gone_on_with(folder, model, monkeypatch):
     assert not np.allclose(embed(embedder, contents, None, 64)[0], found) and len(blocks) == 7
 
 
+def test_a_long_candidate_has_the_vector_of_its_beginning(folder, model):
+    long = [{"text": "red " * 9000}]
+    rows = [{"query": [{"text": "a"}], "positive": long}, {"query": long, "positive": [{"text": "red " * 900}]}]
+    (folder / "letters" / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    embedder, found = Embedder.load(model), scan(JsonlSource(folder / "letters", "train"))
+    for contents in (found.asked, found.corpus):
+        made, known = embed(embedder, contents, None, 64)
+        assert known.all() and len(made) == 2
+    assert np.array_equal(made[0], made[1])
+
+
 def test_the_experiment_writes_datasets_and_a_page(folder, model, tmp_path):
     config = cpu.get_config()
     config.update({"pairs": str(folder), "checkpoint": str(model), "workdir": str(tmp_path / "runs")})

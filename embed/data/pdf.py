@@ -2,16 +2,20 @@
 
 import contextlib
 import io
+import logging
 import math
 import threading
+from collections.abc import Iterable
 
 import numpy as np
 import pypdfium2
 
-from embed.data.media import MediaError, explained
+from embed.data.errors import MediaError, check_bytes, explained
 
 MAX_PAGES = 6
 MAX_SPLIT = 2000  # pages of a document that is split
+ERRORS = (pypdfium2.PdfiumError,)
+logging.getLogger("pypdfium2").setLevel(logging.ERROR)  # its warnings (of XFA forms) do not name the file
 pdfium = threading.Lock()  # the library is not thread-safe
 
 
@@ -20,7 +24,8 @@ def render_pdf(data: bytes, max_pages: int = MAX_PAGES, longest: int = 1536) -> 
 
     Raises MediaError, also where the file asks for a password or has more than `max_pages` pages.
     """
-    with explained("a PDF", data, "a PDF"), pdfium, contextlib.closing(_open(data)) as document:
+    check_bytes("a PDF", data)
+    with explained("a PDF", "a PDF", ERRORS), pdfium, contextlib.closing(_open(data)) as document:
         if not 1 <= len(document) <= max_pages:
             raise MediaError(f"a PDF of {len(document)} pages; 1 to {max_pages} can be embedded: split it")
         return [_render(document, number, longest) for number in range(len(document))]
@@ -37,7 +42,9 @@ def _render(document: pypdfium2.PdfDocument, number: int, longest: int) -> np.nd
 
 def _open(data: bytes) -> pypdfium2.PdfDocument:
     try:
-        return pypdfium2.PdfDocument(data)
+        document = pypdfium2.PdfDocument(data)
+        document.init_forms()  # before its pages are asked for, else what is filled in is not drawn
+        return document
     except pypdfium2.PdfiumError as error:
         why = "asks for a password: save it without" if "assword" in str(error) else f"cannot be read ({error})"
         raise MediaError(f"a PDF of {len(data):,} bytes that {why}") from error
@@ -48,7 +55,8 @@ def split_pdf(data: bytes, most: int = MAX_PAGES) -> list[tuple[int, int, bytes]
 
     One that is short enough stays as it is. Raises MediaError as `render_pdf` does, and above 2,000 pages.
     """
-    with explained("a PDF", data, "a PDF"), pdfium, contextlib.closing(_open(data)) as document:
+    check_bytes("a PDF", data)
+    with explained("a PDF", "a PDF", ERRORS), pdfium, contextlib.closing(_open(data)) as document:
         count = len(document)
         if not 1 <= count <= MAX_SPLIT:
             raise MediaError(f"a PDF of {count:,} pages; 1 to {MAX_SPLIT:,} can be split")
@@ -57,8 +65,18 @@ def split_pdf(data: bytes, most: int = MAX_PAGES) -> list[tuple[int, int, bytes]
         pieces = []
         for first in range(0, count, most):
             last, out = min(first + most, count), io.BytesIO()
+            if document.formenv:
+                _flatten(document, range(first, last))
             with contextlib.closing(pypdfium2.PdfDocument.new()) as piece:
                 piece.import_pages(document, list(range(first, last)))
                 piece.save(out)
             pieces.append((first + 1, last, out.getvalue()))
         return pieces
+
+
+def _flatten(document: pypdfium2.PdfDocument, numbers: Iterable[int]) -> None:
+    """Makes what is filled into the pages' forms a part of the pages: a form stays behind when they are imported."""
+    for number in numbers:
+        with contextlib.closing(document[number]) as page:
+            if page.flatten() == pypdfium2.raw.FLATTEN_FAIL:
+                raise MediaError(f"a PDF whose form on page {number + 1} cannot be drawn: print it to a PDF")
