@@ -103,7 +103,7 @@ def test_an_environment_of_another_python_is_refused_and_kept(enter, tmp_path):
 
 
 def test_what_is_installed_is_not_installed_again(enter, tmp_path):
-    pip = f"pip() {{ echo \"$*\" >>{tmp_path}/calls; }}; "
+    pip = f'pip() {{ echo "$*" >>{tmp_path}/calls; }}; '
     for _ in range(2):
         status, said = enter(pip + 'install "[test]"; install ""')
         assert status == 0 and not said
