@@ -69,7 +69,7 @@ def run(main: Callable[[ConfigDict], None]) -> None:
         absl_logging.use_absl_handler()
         absl_logging.set_verbosity(absl_logging.INFO)
         absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-        for noisy in ("orbax", "absl", "fsspec"):
+        for noisy in ("orbax", "absl", "fsspec", "jax._src.xla_bridge"):  # the last tries every kind of device
             logging.getLogger(noisy).setLevel(logging.WARNING)
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # orbax's reads: what failed is raised as well
         config = holder.value
