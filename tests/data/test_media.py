@@ -16,7 +16,7 @@ import pytest
 import soundfile
 from PIL import Image as Pillow
 
-from embed.data import media
+from embed.data import media, video
 from embed.data.media import MediaError, decode_audio, decode_image, decode_video
 from embed.data.pdf import render_pdf, split_pdf
 
@@ -265,7 +265,6 @@ def test_a_sound_written_to_a_pipe_is_decoded():
     "header",
     [
         {"claim": 2_000_000_000},
-        {"claim": 0xFFFFFFFF},
         {"claim": 3300},
         {"claim": 0},
         {"size": 0},
@@ -419,12 +418,12 @@ def test_a_video_over_the_limits_is_refused(monkeypatch):
         decode_video(video_file([0], codec="mpeg4", shape=(4096, 2400)), 32)
     with pytest.raises(MediaError, match="at most 3,600 s"):
         decode_video(video_file([0, 2000, 4000]), 32)
-    monkeypatch.setattr(media, "MAX_DECODED_PIXELS", 48 * 32 * 20)
+    monkeypatch.setattr(video, "MAX_DECODED_PIXELS", 48 * 32 * 20)
     data = video_file(np.arange(100) / 25, g="1000", bf="0")
     assert seen(decode_video(video_file(np.arange(100) / 25, g="1"), 32)[0]) == [0, 25, 50, 75]
     with pytest.raises(MediaError, match="takes decoding"):
         decode_video(data, 32)
-    monkeypatch.setattr(media, "MAX_PACKETS", 99)
+    monkeypatch.setattr(video, "MAX_PACKETS", 99)
     with pytest.raises(MediaError, match="more than 99 frames"):
         decode_video(data, 32)
 
