@@ -2,6 +2,7 @@
 
 import io
 import pathlib
+import re
 import shutil
 import struct
 from typing import Any
@@ -203,9 +204,11 @@ BAD = [
     ("a.png", b"", ValueError, "empty file"),
     ("a.txt", b"", ValueError, "empty file"),
     ("a.txt", b"x" * 1_000_000, LimitError, " characters; at most 393,216"),
-    ("a.txt", b"caf\xe9", ValueError, "neither a known media file nor UTF-8"),
-    ("a.wav", wav(SOUND)[:40] + struct.pack("<I", 2**31) + wav(SOUND)[44:], MediaError, "claims 2,147,483,648"),
-    ("a.mp4", mp4(None), MediaError, "without frames"),
+    ("a.txt", b"caf\xe9", ValueError, "neither a known media file nor text: not UTF-8 text"),
+    ("a.wav", wav(SOUND)[:40] + struct.pack("<I", 2**30) + wav(SOUND)[44:], MediaError, "claims 1,073,741,824"),
+    ("a.mp4", mp4(FRAMES)[:200], MediaError, "broken, cut short"),
+    ("a.png", b"a red square", ValueError, "a.png holds text, .*: give it one that does not end in .png"),
+    ("a.txt", png(PHOTO), ValueError, "a.txt holds a PNG image, and its name is not that"),
     ("a.pdf", b"%PDF-1.4 no", MediaError, "cannot be read"),
     ("a.png", None, ValueError, "No such file"),
     ("", None, ValueError, "not a file"),
@@ -223,8 +226,8 @@ def test_bad_files(embedder, tmp_path, name, data, error, why):
 @pytest.mark.parametrize(
     "item, why",
     [
-        (3.5, "cannot embed float"),
-        (b"bytes", "cannot embed bytes"),
+        (3.5, "cannot embed float 3.5"),
+        (b"bytes", "cannot embed bytes: give a string"),
         (None, "cannot embed NoneType"),
         ([], "an empty list"),
         (["text", ["nested"]], "cannot embed list"),
@@ -257,7 +260,16 @@ def test_bad_dim(embedder, dim):
         embedder.embed(["good"], dim=dim)
 
 
-@pytest.mark.parametrize("patches, why", [(0, "at least 1"), (-4, "at least 1"), (200, "200 patches in a row")])
+@pytest.mark.parametrize(
+    "patches, why",
+    [
+        (0, "patches 0 is not within 1..8192"),
+        (True, "got bool"),
+        (4.0, "got float 4.0"),
+        ("4", "got str '4'"),
+        (200, "200 patches in a row"),
+    ],
+)
 def test_bad_patches(embedder, patches, why):
     with pytest.raises(ValueError, match="item 0: .*" + why):
         embedder.embed([Image(png(np.zeros((1, 400, 3), np.uint8)))], patches=patches)
@@ -341,7 +353,8 @@ def test_a_long_pdf_is_found_by_its_pages(run, tmp_path, capsys):
 
 
 def test_index_says_of_every_bad_file_what_is_wrong(run, tmp_path, capsys):
-    bad = [(f"{i}{name}", data, why) for i, (name, data, _, why) in enumerate(BAD) if data is not None]
+    files = [case for case in BAD if case[1] is not None and case[2] is not LimitError]  # a long text is cut in pieces
+    bad = [(f"{i}{name}", data, why) for i, (name, data, _, why) in enumerate(files)]
     for name, data, _ in bad:
         (tmp_path / name).write_bytes(data)
     (tmp_path / "good.txt").write_text("good")
@@ -350,7 +363,7 @@ def test_index_says_of_every_bad_file_what_is_wrong(run, tmp_path, capsys):
     assert f"1 files embedded, {len(bad)} skipped" in said.out
     lines = dict(line.removeprefix("skipped ").split(": ", 1) for line in said.err.splitlines())
     for name, _, why in bad:
-        assert why in lines[name]
+        assert re.search(why, lines[name])
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -19,12 +19,13 @@ from mteb.models.model_meta import ModelMeta, ScoringFunction
 from mteb.types import PromptType
 from PIL import Image as Pillow
 
-from embed.api import Embedder, to_part
+from embed.api import Embedder
 from embed.checkpoint import fingerprint
 from embed.data import prompts
 from embed.data.layout import MAX_CHARACTERS, MAX_IMAGES, MAX_TOKENS, Piece, Words, cut_text, decode, length, sounds
 from embed.data.media import decode_audio
 from embed.data.records import Audio, Image, Part, Text, Video
+from embed.items import to_part
 from embed.search import top_k, truncate
 
 REPORT = "google/gemini-embedding-2"
