@@ -80,9 +80,8 @@ def to_part(item: Any) -> Part | np.ndarray:
             return _check_frames(item)
     if isinstance(item, tuple) and len(item) == 2 and any(isinstance(one, np.ndarray | list) for one in item):
         return to_audio(*item)
-    given = f"a tuple of {', '.join(type(one).__name__ for one in item[:4])}" if isinstance(item, tuple) else ""
     raise ValueError(
-        f"cannot embed {given or _describe(item)}: give a string, a path, a PIL image, (waveform, rate) with a numpy "
+        f"cannot embed {_describe(item)}: give a string, a path, a PIL image, (waveform, rate) with a numpy "
         "array, video frames, or a list of these"
     )
 
@@ -141,16 +140,18 @@ def _check_frames(frames: np.ndarray) -> np.ndarray:
     if frames.ndim == 4 and frames.shape[-1] == 3 and frames.dtype == np.uint8 and 1 <= len(frames) <= MAX_FRAMES:
         return frames
     advice = ""
-    if frames.ndim in (1, 2) and np.issubdtype(frames.dtype, np.number):
-        advice = ": a waveform goes with its rate, as the tuple (samples, rate)"
-    elif frames.ndim in (2, 3) and frames.dtype == np.uint8:
+    if frames.ndim in (2, 3) and frames.dtype == np.uint8:
         advice = ": a picture goes as PIL.Image.fromarray(pixels)"
+    elif frames.ndim in (1, 2) and np.issubdtype(frames.dtype, np.number):
+        advice = ": a waveform goes with its rate, as the tuple (samples, rate)"
     elif frames.dtype.kind in "OSU":
         advice = ": an array of items goes as a list, array.tolist()"
     raise ValueError(f"a video array is u8[1..{MAX_FRAMES},h,w,3]; got {frames.dtype}{list(frames.shape)}{advice}")
 
 
 def _describe(value: Any) -> str:
-    """A value for an error: its type, and itself where it is short."""
+    """A value for an error: its type, and what is in it where that is short."""
+    if isinstance(value, tuple):
+        return f"a tuple of {', '.join(type(one).__name__ for one in value[:4])}" if value else "an empty tuple"
     name = type(value).__name__
     return f"{name} {value!r}" if isinstance(value, int | float | str | np.generic) and len(repr(value)) < 60 else name
