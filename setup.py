@@ -30,8 +30,8 @@ setup(
         "tokenizers>=0.22",
         "safetensors>=0.6",
         "huggingface-hub>=0.34",
-        "pillow>=11.0",
-        "av>=16.0",
+        "pillow>=11.3",  # before, its wheels have no AVIF
+        "av>=17.1",  # before, opening an MPEG or FLV file ends the process
         "soundfile>=0.13",
         "soxr>=1.0",
         "pyarrow>=18.0",

@@ -28,6 +28,16 @@ UNKNOWN_TO_SOUNDFILE = (1, 4, 64, 161)  # libsndfile: unknown format, unknown en
 OPPOSED = 1e-3  # power of the channels' mean over the mean of their powers; unlike channels alone give 1 / channels
 
 
+class _Memory(io.BytesIO):
+    """Bytes as libsndfile reads them: where a file would refuse to seek, it stays, and no exception is printed."""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        try:
+            return super().seek(offset, whence)
+        except ValueError:  # before the start
+            return self.tell()
+
+
 def decode_audio(data: bytes, cut: bool = False) -> np.ndarray:
     """An encoded sound, or a video's -> f32[n], mono, -1..1 at 16 kHz.
 
@@ -50,15 +60,16 @@ def _mix(data: bytes, cut: bool) -> tuple[np.ndarray, int]:
     """The mean of a sound's channels, f32[n], and its rate in Hz. Raises MediaError and the decoders' own errors."""
     mixed: list[np.ndarray] = [np.zeros(0, np.float32)]
     count, rate, power = 0, SAMPLE_RATE, 0.0
-    for rate, channels in _blocks(restate_sizes(data), cut):
-        room = MAX_SECONDS * rate - count
-        if len(channels) > room and not cut:
-            raise MediaError(f"a sound longer than {MAX_SECONDS} s: cut it into pieces")
-        mixed.append(channels[:room].mean(axis=1))
-        count += len(mixed[-1])
-        power += float(np.square(channels[:room], dtype=np.float64).sum()) / channels.shape[1]
-        if len(channels) > room:
-            break
+    with np.errstate(all="ignore"):  # of floats that are not finite, or too large to square
+        for rate, channels in _blocks(restate_sizes(data), cut):
+            room = MAX_SECONDS * rate - count
+            if len(channels) > room and not cut:
+                raise MediaError(f"a sound longer than {MAX_SECONDS} s: cut it into pieces")
+            mixed.append(channels[:room].mean(axis=1))
+            count += len(mixed[-1])
+            power += float(np.square(channels[:room], dtype=np.float64).sum()) / channels.shape[1]
+            if len(channels) > room:
+                break
     samples = np.concatenate(mixed)
     if not np.isfinite(samples).all():
         raise MediaError("a sound with samples that are not finite: save it again as integers")
@@ -77,8 +88,11 @@ def _blocks(data: bytes, long: bool) -> Iterator[tuple[int, np.ndarray]]:
 
     Raises MediaError above 180 s, unless it may be `long`.
     """
+    if _is_mpeg(data):
+        yield from _blocks_by_av(data)
+        return
     try:
-        file = soundfile.SoundFile(io.BytesIO(data))
+        file = soundfile.SoundFile(_Memory(data))
     except soundfile.LibsndfileError as error:
         if error.code not in UNKNOWN_TO_SOUNDFILE:
             raise MediaError(f"a sound that is malformed ({error.error_string}): save it again") from error
@@ -99,8 +113,19 @@ def _blocks(data: bytes, long: bool) -> Iterator[tuple[int, np.ndarray]]:
             raise MediaError(f"a sound that claims {file.frames:,} samples and has {count:,}: it is cut short")
 
 
+def _is_mpeg(data: bytes) -> bool:
+    """Whether it begins as MP3, MP2 or AAC does: libsndfile gives the same samples, but prints of broken ones."""
+    return data[:3] == b"ID3" or (data[:1] == b"\xff" and data[1:2] >= b"\xe0")
+
+
+def _has_frame_count(data: bytes) -> bool:
+    """Whether an MP3's first frame states how many there are; ffmpeg estimates the length of one that does not."""
+    start = 10 + sum((byte & 127) << 7 * (3 - i) for i, byte in enumerate(data[6:10])) if data[:3] == b"ID3" else 0
+    return any(tag in data[start : start + 200] for tag in (b"Xing", b"Info", b"VBRI"))
+
+
 def _blocks_by_av(data: bytes) -> Iterator[tuple[int, np.ndarray]]:
-    """Like `_blocks`, for what libsndfile does not know: AAC, Opus in WebM, the sound of a video, ..."""
+    """Like `_blocks`, for MP3 and what libsndfile does not know: AAC, Opus in WebM, the sound of a video, ..."""
     with open_container(data) as container:
         stream = find_audio(container)
         if stream is None:
@@ -109,13 +134,24 @@ def _blocks_by_av(data: bytes) -> Iterator[tuple[int, np.ndarray]]:
         stream.codec_context.thread_count = 1
         to_float = av.AudioResampler("fltp")
         seconds = 0.0
+        form = None
         for frame in container.decode(stream):
+            form = form or _form(frame)
+            if _form(frame) != form:  # else a ValueError of PyAV's
+                raise MediaError("a sound whose rate or channels change: save it again with one of each")
             for part in to_float.resample(frame):
                 seconds += part.samples / part.sample_rate
                 yield part.sample_rate, part.to_ndarray().T
-        claimed = claimed_seconds(container, stream)
-        if seconds < 0.9 * claimed - 0.5:
+        exact = container.format.name == "mp3" and _has_frame_count(data)
+        claimed = (
+            float((stream.duration or 0) * (stream.time_base or 0)) if exact else claimed_seconds(container, stream)
+        )
+        if seconds < (claimed - 0.1 if exact else 0.9 * claimed - 0.5):
             raise MediaError(f"a sound that claims {claimed:.1f} s and has {seconds:.1f} s: it is cut short")
+
+
+def _form(frame: av.AudioFrame) -> tuple[str, str, int]:
+    return frame.format.name, frame.layout.name, frame.sample_rate
 
 
 def frame_audio(samples: np.ndarray, frame: int = 640) -> np.ndarray:

@@ -32,6 +32,9 @@ KINDS: tuple[tuple[str, int, bytes], ...] = (
     ("a CAF sound", 0, b"caff\0\x01"),
     ("a MIDI file", 0, b"MThd\0\0\0\x06"),
     ("a Matroska or WebM video", 0, b"\x1aE\xdf\xa3"),
+    ("an AVIF image", 4, b"ftypavi"),
+    ("a HEIC image", 4, b"ftyphei"),
+    ("a HEIC image", 4, b"ftypmif1"),
     ("an MP4 or MOV video", 4, b"ftyp"),
     ("a MOV video", 4, b"moov"),
     ("an MPEG video", 0, b"\0\0\x01\xba"),
@@ -75,7 +78,7 @@ KINDS: tuple[tuple[str, int, bytes], ...] = (
     ("a git index", 0, b"DIRC\0"),
 )
 PATTERNS = (
-    ("a pickle", re.compile(rb"\x80[\x02-\x05][\x95}\](cX\x8c]")),
+    ("a pickle", re.compile(rb"\x80[\x02-\x05]")),
     ("a Windows program", re.compile(rb"MZ(?s:.){0,1022}?(PE\0\0|This program)")),
     ("safetensors weights", re.compile(rb"(?s:.){5}\0\0\0\{\"")),
     ("a bitmap image", re.compile(rb"BM(?s:.){4}\0\0\0\0")),

@@ -2,8 +2,10 @@
 
 import contextlib
 import io
+import logging
 import math
 import threading
+from collections.abc import Iterable
 
 import numpy as np
 import pypdfium2
@@ -13,6 +15,7 @@ from embed.data.errors import MediaError, check_bytes, explained
 MAX_PAGES = 6
 MAX_SPLIT = 2000  # pages of a document that is split
 ERRORS = (pypdfium2.PdfiumError,)
+logging.getLogger("pypdfium2").setLevel(logging.ERROR)  # its warnings (of XFA forms) do not name the file
 pdfium = threading.Lock()  # the library is not thread-safe
 
 
@@ -39,7 +42,9 @@ def _render(document: pypdfium2.PdfDocument, number: int, longest: int) -> np.nd
 
 def _open(data: bytes) -> pypdfium2.PdfDocument:
     try:
-        return pypdfium2.PdfDocument(data)
+        document = pypdfium2.PdfDocument(data)
+        document.init_forms()  # before its pages are asked for, else what is filled in is not drawn
+        return document
     except pypdfium2.PdfiumError as error:
         why = "asks for a password: save it without" if "assword" in str(error) else f"cannot be read ({error})"
         raise MediaError(f"a PDF of {len(data):,} bytes that {why}") from error
@@ -60,8 +65,18 @@ def split_pdf(data: bytes, most: int = MAX_PAGES) -> list[tuple[int, int, bytes]
         pieces = []
         for first in range(0, count, most):
             last, out = min(first + most, count), io.BytesIO()
+            if document.formenv:
+                _flatten(document, range(first, last))
             with contextlib.closing(pypdfium2.PdfDocument.new()) as piece:
                 piece.import_pages(document, list(range(first, last)))
                 piece.save(out)
             pieces.append((first + 1, last, out.getvalue()))
         return pieces
+
+
+def _flatten(document: pypdfium2.PdfDocument, numbers: Iterable[int]) -> None:
+    """Makes what is filled into the pages' forms a part of the pages: a form stays behind when they are imported."""
+    for number in numbers:
+        with contextlib.closing(document[number]) as page:
+            if page.flatten() == pypdfium2.raw.FLATTEN_FAIL:
+                raise MediaError(f"a PDF whose form on page {number + 1} cannot be drawn: print it to a PDF")

@@ -36,6 +36,10 @@ def _restate_data(data: bytes, at: int, claimed: int, whole: int) -> bytes:
         size = there if open_ended else whole + 8 - start
     else:
         size = claimed
+    if not size and there:
+        raise MediaError(
+            f"a WAV that claims no sound and has {there:,} bytes of it: its header is wrong, save it again"
+        )
     if size > there:
         raise MediaError(f"a WAV that claims {size:,} bytes of sound and has {there:,}: it is cut short")
     if size == claimed and data[:4] == b"RIFF":

@@ -53,7 +53,7 @@ def av_sound(container: str, codec: str, seconds: float = 1.0, **options: str) -
     file = io.BytesIO()
     with av.open(file, "w", format=container, options=options) as out:
         stream = cast(av.AudioStream, out.add_stream(codec, rate=48_000))
-        stream.layout = "mono"
+        stream.layout, stream.bit_rate = "mono", 64_000
         frame = av.AudioFrame.from_ndarray(sine(440, seconds, 48_000)[None], format="flt", layout="mono")
         frame.sample_rate, frame.pts = 48_000, 0
         fit = av.AudioResampler(stream.format.name, "mono", 48_000)
