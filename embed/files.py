@@ -34,7 +34,10 @@ def read_file(path: storage.Path) -> Part:
         return Pdf(data)
     if suffix in VIDEO_SUFFIXES:
         return Video(data) if has_video(data) else Audio(data)
-    raise ValueError(f"{path} holds {kind}, and its name is not that of an image, sound, video or PDF: rename it")
+    raise ValueError(
+        f"{path} holds {kind}, and its name is not that of an image, sound, video or PDF: rename it if it is one, or "
+        "save a text as UTF-8"
+    )
 
 
 def _read_bytes(path: storage.Path) -> bytes:
