@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from embed import checkpoint, hf, mesh, storage
@@ -166,10 +165,9 @@ class Embedder:
                 out[members[members >= 0]] = vectors[members >= 0]
             broken = np.flatnonzero(~np.isfinite(out).all(axis=1) | ~out.any(axis=1))
             if len(broken):
-                raise checkpoint.CheckpointError(
-                    f"{len(broken)} of {prepared.count} embeddings, from item {broken[0]} on, are not finite or zero: "
-                    f"{_name_broken(params)}"
-                )
+                first = f"{len(broken)} of {prepared.count} embeddings are not finite or zero, item {broken[0]}'s first"
+                checkpoint.check_finite(params, first)
+                raise checkpoint.CheckpointError(f"{first}, though the parameters are finite: take another checkpoint")
         return out
 
     def prepare_contents(
@@ -182,15 +180,6 @@ class Embedder:
                 return cut_text(self.pieces(list(contents[number]), task, patches), tokens)
 
         return self.prepare(read, len(contents))
-
-
-def _name_broken(params: dict) -> str:
-    """Which parameters are not finite, for an error. Many hosts ask together."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    names = [jax.tree_util.keystr(path) for path, leaf in leaves if not bool(jnp.isfinite(leaf).all())]
-    if not names:
-        return "the parameters are finite, but what they give is not; take another checkpoint"
-    return f"the parameters hold NaN or infinity ({len(names)} of {len(leaves)}, the first {names[0]}); take others"
 
 
 @contextlib.contextmanager
