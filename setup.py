@@ -14,24 +14,24 @@ setup(
     packages=find_packages(include=["embed", "embed.*"]),
     python_requires=">=3.11",
     install_requires=[
-        # jax 0.10.2 is the last line for Python 3.11; newer Pythons take newer jax.
-        "jax>=0.10.2",
-        "flax>=0.12.8",
-        "optax>=0.2.8",
-        "orbax-checkpoint>=0.12.8",
-        "grain>=0.2.18",
-        "array-record>=0.8.6",
-        "tensorflow-datasets>=4.9.10",
-        "importlib_resources",  # tensorflow-datasets needs it and does not say so
+        # Ranges of what works with Python 3.11 and newer; launch/constraints/ has what was tested together.
+        "jax>=0.10.2",  # before: no AbstractDevice.platform, no out_sharding in jnp.full
+        "flax>=0.12.0",
+        "optax>=0.2.6",
+        "orbax-checkpoint>=0.12.4",  # before: 0.12.0 finds no checkpoint after a save
+        "grain>=0.2.13",
+        "array-record>=0.8.1",
+        "tensorflow-datasets>=4.9.9",
+        "importlib_resources>=6.0",  # tensorflow-datasets needs it and does not say so
         "ml-collections>=1.1.0",
-        "einops>=0.8.2",
-        "numpy>=2.0",
+        "einops>=0.8.1",
+        "numpy>=2.1",  # before: isin overflows with uint64
         "msgpack>=1.1",
         "tokenizers>=0.22",
         "safetensors>=0.6",
         "huggingface-hub>=0.34",
-        "pillow>=11.3",  # before, its wheels have no AVIF
-        "av>=17.1",  # before, opening an MPEG or FLV file ends the process
+        "pillow>=11.3",  # before: no AVIF
+        "av>=17.1",  # before: ends the process on MPEG program streams
         "soundfile>=0.13",
         "soxr>=1.0",
         "pyarrow>=18.0",

@@ -48,7 +48,7 @@ def line(batch: int, tokens: int, microbatch: int) -> str:
         key = jax.random.key(0)
         compiled = step.differentiate.lower(state.params, placed, task.candidates, key).compile()
         grads, metrics = compiled(state.params, placed, key)
-        state, _ = step.update(state, grads)
+        state, _ = step.update(state, grads, metrics["pairs"])
         assert np.isfinite(metrics["loss"])
     own = sum(leaf.nbytes for leaf in jax.tree.leaves(pairs))
     temporary = compiled.memory_analysis().temp_size_in_bytes

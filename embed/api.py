@@ -13,6 +13,7 @@ import numpy as np
 from embed import checkpoint, hf, mesh, storage
 from embed.data import prompts
 from embed.data.layout import (
+    MAX_CHARACTERS,
     MAX_TOKENS,
     Budget,
     Layout,
@@ -102,8 +103,13 @@ class Embedder:
         except ValueError as error:
             raise ValueError(f"{error}; trained widths: {', '.join(map(str, widths))}") from None
 
-    def pieces(self, item: Any, task: str | None = None, patches: int | None = None) -> list[Piece]:
-        """One item of `embed` decoded and cut to soft tokens. Raises ValueError and OSError."""
+    def pieces(
+        self, item: Any, task: str | None = None, patches: int | None = None, tokens: int | None = None
+    ) -> list[Piece]:
+        """One item of `embed` decoded and cut to soft tokens; of its text at most `tokens`, however long it is.
+
+        Raises ValueError and OSError.
+        """
         patches = None if patches is None else to_integer("patches", patches, MAX_TOKENS)
         if not isinstance(task, str | None):
             raise ValueError(f"task is the name of one, a string; got {type(task).__name__}")
@@ -114,12 +120,16 @@ class Embedder:
             content = tuple(part for part in parts if isinstance(part, Text))
             parts = list(prompts.as_document(content) if task == "document" else prompts.as_query(content, task))
         check_images(parts)
+        if tokens is not None:
+            parts = [Text(part.text[:MAX_CHARACTERS]) if isinstance(part, Text) else part for part in parts]
         pieces: list[Piece] = []
         for part in parts:
             if isinstance(part, np.ndarray):
                 pieces += film(part, range(len(part)), self.layout, patches)
             else:
                 pieces += decode((part,), self.layout, patches)
+        if tokens is not None:
+            pieces = cut_text(pieces, tokens)
         length(pieces, self.layout.tokenizer)
         return pieces
 
@@ -171,13 +181,21 @@ class Embedder:
         return out
 
     def prepare_contents(
-        self, contents: Sequence[Content], task: str | None, patches: int | None, tokens: int
+        self,
+        contents: Sequence[Content],
+        name: Callable[[int], str],
+        task: str | None,
+        patches: int | None,
+        tokens: int,
     ) -> Prepared:
-        """`prepare` for a benchmark's contents, with at most `tokens` tokens of text each. Raises as `embed` does."""
+        """`prepare` for a benchmark's contents, with at most `tokens` tokens of text each.
+
+        Raises as `embed` does, naming content i as `name(i)`.
+        """
 
         def read(number: int) -> list[Piece]:
-            with _naming(f"content {number}"):
-                return cut_text(self.pieces(list(contents[number]), task, patches), tokens)
+            with _naming(name(number)):
+                return self.pieces(list(contents[number]), task, patches, tokens)
 
         return self.prepare(read, len(contents))
 

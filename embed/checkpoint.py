@@ -16,27 +16,45 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 from orbax.checkpoint import v1 as ocp
 
 from embed import hosts, lora, mesh, partition, storage
 from embed.data.layout import Layout
 from embed.data.tokenizer import Tokenizer
-from embed.inputs import MediaFormat
 from embed.loss import temperature
 from embed.model.encoder import Encoder, init
 from embed.model.presets import Architecture
+
+PATTERN = "*?[\\"  # characters of glob
 
 
 class CheckpointError(ValueError):
     """A checkpoint that is absent, or that does not fit what is asked of it; the message names both."""
 
 
+def orbax_path(folder: storage.Path) -> str:
+    """The name of a folder for orbax, which takes it for a pattern: it would find no files there, or another folder's.
+
+    Raises CheckpointError where the path has characters of a pattern.
+    """
+    name = storage.absolute(folder)
+    special = [character for character in PATTERN if character in name]
+    if special:
+        raise CheckpointError(
+            f"{name}: checkpoints cannot be written or read where the path has {' '.join(special)} in it; "
+            "name its folders otherwise, or use another workdir"
+        )
+    return name
+
+
 @contextlib.contextmanager
 def checkpointer(run: storage.Path, every: int, keep: int) -> Iterator[ocp.training.Checkpointer]:
-    """Saves each `every` steps and keeps the last `keep`."""
+    """Saves each `every` steps and keeps the last `keep`. Raises CheckpointError as `orbax_path` does."""
     saver = ocp.training.Checkpointer(
-        storage.absolute(run / "checkpoints"),
+        orbax_path(run / "checkpoints"),
         save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(every),
         preservation_policy=ocp.training.preservation_policies.LatestN(keep),
     )
@@ -78,9 +96,12 @@ def describe(arch: Architecture, layout: Layout, **more: Any) -> dict[str, Any]:
 
 
 def code_version() -> str:
-    """The git commit of the working tree, with a + where it has changes; "unknown" outside a repository."""
+    """The git commit of the working tree, with a + where it has changes; "unknown" without git or a repository."""
     command = ["git", "-C", str(pathlib.Path(__file__).parent), "describe", "--always", "--dirty=+", "--abbrev=12"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:  # no git here, or none that may be run
+        return "unknown"
     return done.stdout.strip() or "unknown"
 
 
@@ -127,25 +148,57 @@ def load_params(path: storage.Path, like: Any = None) -> dict:
     """The encoder's parameters of a checkpoint, onto the layout of `like`, or as host numpy arrays of what is there:
     adapters merged, and without the temperatures that the run learned.
 
-    Raises CheckpointError where there is none, or where its parameters are not those of `like`.
+    Raises CheckpointError where there is none, where its parameters are not those of `like`, or are not finite.
     """
     run, step = locate(path)
     context = ocp.Context()
     context.pytree_options.loading.partial_load = True
-    folder = storage.absolute(run / "checkpoints" / str(step))
+    folder = orbax_path(run / "checkpoints" / str(step))
     with context:
         saved = temperature.without(ocp.metadata(folder, checkpointable_name="state").metadata["params"])
         if like is None:
             like = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved)
             params = ocp.load(folder, {"params": like}, checkpointable_name="state")["params"]
-            return jax.tree.map(np.asarray, lora.merged(params))
+            params = jax.tree.map(np.asarray, lora.merged(params))
+            check_finite(params, path)
+            return params
         like = concrete(lora.beside(like, saved))
         other = sorted(dict(partition.shapes(saved).items() ^ partition.shapes(like).items()))
         if other:
             raise CheckpointError(
                 f"{len(other)} parameters of {path} are not the encoder's, or not of its shapes, such as {other[0]}"
             )
-        return lora.merged(ocp.load(folder, {"params": like}, checkpointable_name="state")["params"])
+        params = lora.merged(ocp.load(folder, {"params": like}, checkpointable_name="state")["params"])
+    check_finite(params, path)
+    return params
+
+
+def check_finite(params: dict, where: storage.Path | str) -> None:
+    """Raises CheckpointError, naming `where` and a leaf, where parameters hold NaN or an infinity.
+
+    Takes numpy or JAX arrays; on many hosts all call this, on the parameters' mesh. The `bounds` of a clipped map may
+    be infinite, not NaN.
+    """
+    flat: dict[str, Any] = flatten_dict(params, sep="/")
+    on_host = {name: _is_usable(name, leaf, np) for name, leaf in flat.items() if isinstance(leaf, np.ndarray)}
+    on_device = jax.device_get(_usable({name: leaf for name, leaf in flat.items() if name not in on_host}))
+    usable = on_host | on_device
+    broken = sorted(name for name in usable if not usable[name])
+    if broken:
+        raise CheckpointError(
+            f"{where}: parameter {broken[0]} holds NaN or infinity, as do {len(broken) - 1} of the other "
+            f"{len(flat) - 1}: it overflowed, or was not saved whole; take another checkpoint, or convert it in float32"
+        )
+
+
+def _is_usable(name: str, leaf: Any, numpy: Any) -> Any:
+    is_bounds = name.rsplit("/", 1)[-1] == "bounds"
+    return numpy.all(~numpy.isnan(leaf) if is_bounds else numpy.isfinite(leaf))
+
+
+@jax.jit
+def _usable(flat: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    return {name: _is_usable(name, leaf, jnp) for name, leaf in flat.items()}
 
 
 def place_params(path: storage.Path) -> dict:
@@ -159,20 +212,23 @@ def place_params(path: storage.Path) -> dict:
 def save_params(run: storage.Path, params: dict, meta: dict[str, Any], tokenizer: Tokenizer) -> None:
     """Writes parameters alone as `run/checkpoints/0`, with the metadata that `describe` made and their tokenizer.
 
-    Each host writes what its devices hold, and goes on when all of it can be read.
+    Each host writes what its devices hold, and goes on when all of it can be read. Raises CheckpointError as
+    `orbax_path` does, and StorageError where another process writes to the folder.
     """
+    orbax_path(run)
     run.mkdir(parents=True, exist_ok=True)
-    if hosts.leads():
-        tokenizer.save(run / "tokenizer.json")
-    with checkpointer(run, every=1, keep=1) as writer:
-        writer.save(0, {"params": params}, custom_metadata=meta, force=True, overwrite=True)
+    with hosts.exclusive(run):
+        if hosts.leads():
+            tokenizer.save(run / "tokenizer.json")
+        with checkpointer(run, every=1, keep=1) as writer:
+            writer.save(0, {"params": params}, custom_metadata=meta, force=True, overwrite=True)
     hosts.together(f"saved {run}")
 
 
 def metadata(path: storage.Path) -> dict[str, Any]:
     """What `describe` wrote into a checkpoint."""
     run, step = locate(path)
-    return dict(ocp.metadata(storage.absolute(run / "checkpoints" / str(step))).custom_metadata or {})
+    return dict(ocp.metadata(orbax_path(run / "checkpoints" / str(step))).custom_metadata or {})
 
 
 def lineage(path: storage.Path) -> dict[str, str]:
@@ -226,10 +282,12 @@ def from_json(kind: Any, value: Any) -> Any:
 
 
 def load_layout(path: storage.Path) -> Layout:
-    """The layout a checkpoint was trained with. Raises CheckpointError where its tokenizer is not the one beside it."""
+    """The layout a checkpoint was trained with.
+
+    Raises CheckpointError where its tokenizer is not the one beside it, ValueError where that has ids without a row.
+    """
     run, _ = locate(path)
-    contract = metadata(path)["contract"]
-    layout = Layout(Tokenizer.load(run / "tokenizer.json"), from_json(MediaFormat, contract.get("media", {})))
+    layout = Layout.load(run / "tokenizer.json", architecture(metadata(path)))
     check(path, layout)
     return layout
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 import jax
 from jax.experimental import multihost_utils
 
+from embed import storage
+
 
 def leads() -> bool:
     """Whether this host writes what all share: logs, tokenizers, results."""
@@ -27,3 +29,10 @@ def leader_first(what: str) -> Iterator[None]:
     finally:
         if leads():
             together(what)
+
+
+@contextlib.contextmanager
+def exclusive(folder: storage.Path) -> Iterator[None]:
+    """`storage.exclusive`, which the first host holds for all."""
+    with storage.exclusive(folder) if leads() else contextlib.nullcontext():
+        yield

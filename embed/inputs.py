@@ -65,8 +65,8 @@ class Inputs:
 def media_tokens(inputs: Inputs) -> Array:
     """bool[b,l]: soft tokens, with the tokens that begin and end each image, frame and clip."""
     soft = inputs.slots >= 0
-    edge = jnp.zeros_like(soft[:, :1])
-    return soft | jnp.concatenate([soft[:, 1:], edge], axis=1) | jnp.concatenate([edge, soft[:, :-1]], axis=1)
+    before, after = jnp.pad(soft[:, 1:], ((0, 0), (0, 1))), jnp.pad(soft[:, :-1], ((0, 0), (1, 0)))
+    return soft | before | after
 
 
 @flax.struct.dataclass

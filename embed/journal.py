@@ -73,13 +73,14 @@ class Journal:
         hidden = self.plain or not leads
         self.bar = tqdm(total=steps, initial=start, desc=run.name, unit="step", disable=hidden)
         self.quarantined: dict[str, int] = {}
+        self.warned: set[str] = set()  # tasks whose loss could only be zero in some batch
         self.begun = self.last = time.monotonic()
 
     def __enter__(self) -> "Journal":
         return self
 
-    def write(self, step: int, work: Work, metrics: dict[str, jax.Array]) -> None:
-        """One step's metrics; blocks until that step is done. Raises Diverged."""
+    def write(self, step: int, work: Work, metrics: dict[str, jax.Array]) -> dict[str, float]:
+        """One step's metrics, which it returns as numbers; blocks until that step is done. Raises Diverged."""
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         task = self.tasks[work.task]
         row = {"step": step, "task": task.name, **values, **self._rates(task, work, values["tokens"])}
@@ -90,6 +91,14 @@ class Journal:
         if values["quarantined"]:
             self.quarantined[task.name] = self.quarantined.get(task.name, 0) + int(values["quarantined"])
             log.warning("quarantined so far, by source: %s", self.quarantined)
+        if values["pairs"] and values.get("effective_negatives") == 0 and task.name not in self.warned:
+            self.warned.add(task.name)
+            log.warning(
+                "task %s, step %d: no query has a negative, so there is nothing to learn: the batch is of one pair, or "
+                "its queries or its positives are all equal; give the task larger batches or hard negatives",
+                task.name,
+                step,
+            )
         self.bar.update()
         self.bar.set_postfix_str(f"{task.name} loss {values['loss']:.3f}", refresh=False)
         if self.plain and ((step + 1) % self.every == 0 or step + 1 == self.steps):
@@ -99,6 +108,7 @@ class Journal:
             raise Diverged(
                 f"{self.patience} updates in a row were not finite, at step {step} of task {task.name}; lower the rate"
             )
+        return values
 
     def _rates(self, task: Task, work: Work, tokens: float) -> dict[str, float]:
         now = time.monotonic()

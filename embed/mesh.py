@@ -65,9 +65,19 @@ def make_mesh(shape: Sequence[int], devices: Sequence[Any] | None = None) -> Mes
     return jax.make_mesh((replica, data, model), AXES, axis_types=(AxisType.Explicit,) * 3, devices=used)
 
 
+def shard(x: jax.Array, spec: P) -> jax.Array:
+    """x laid out as `spec`, with whole axes for those that it does not name; x itself where it lies so already.
+
+    For where a layout is needed that may be lost: since JAX 0.11 a reshape or slice forgets it on axes of size 1
+    (jax-ml/jax#39309), and products and concatenations want equal ones.
+    """
+    spec = P(*spec, *(None,) * (x.ndim - len(spec)))
+    return x if jax.typeof(x).sharding.spec == spec else jax.reshard(x, spec)
+
+
 def grouped(rows: jax.Array, groups: int) -> jax.Array:
     """rows[(n k),...] -> [n,k,...] for n groups, sharded by group. A plain reshape may shard k too on some meshes."""
-    return rows.reshape(groups, len(rows) // groups, *rows.shape[1:], out_sharding=ROWS)
+    return rows.reshape(groups, len(rows) // max(groups, 1), *rows.shape[1:], out_sharding=ROWS)
 
 
 def ungrouped(groups: jax.Array) -> jax.Array:

@@ -3,7 +3,12 @@
 import jax
 import optax
 
+from embed import partition
+
 NEVER = 2**31 - 1
+# Vectors and scalars, told by name since scanned layers stack them: scales and biases of norms and maps, what a layer's
+# output is multiplied by, the audio tower's scale of each dimension of a head, and constants.
+UNDECAYED = ("scale", "bias", "scalar", "fine", *partition.CONSTANTS)
 
 
 def adamw(
@@ -11,8 +16,8 @@ def adamw(
 ) -> optax.GradientTransformation:
     """AdamW whose learning rate rises to `peak` in `warmup` updates and falls to a tenth of it at `steps`.
 
-    Gradients are clipped to global norm `clip`; weight decay is for matrices alone, not norms, biases or scalars. An
-    update that is not finite is skipped and counted (`skipped`), never applied.
+    Gradients are clipped to global norm `clip`; weight decay is for matrices and tables alone, not vectors or scalars.
+    An update that is not finite is skipped and counted (`skipped`), never applied.
     """
     schedule = optax.warmup_cosine_decay_schedule(0.0, peak, warmup, max(steps, warmup + 1), end_value=peak / 10)
     inner = optax.chain(
@@ -23,9 +28,8 @@ def adamw(
 
 
 def is_matrix(params: dict) -> dict:
-    """Which leaves are decayed: weights and tables, told by name since scanned layers stack their vectors."""
-    undecayed = {"scale", "bias", "scalar"}
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in undecayed, params)
+    """Which leaves are decayed: weights, kernels and tables."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in UNDECAYED, params)
 
 
 def skipped(state: optax.OptState) -> tuple[jax.Array, jax.Array]:

@@ -1,22 +1,54 @@
 """What every experiment does before its first line: read the config flag, name the log, join the pod, set the mesh."""
 
 import ast
+import contextlib
+import importlib
 import logging
 import os
 import pathlib
+import pkgutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 import jax
-from absl import app
+from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from embed import storage
 from embed.checkpoint import CheckpointError
+from embed.config_check import FIELDS, ConfigError, check_config
+from embed.data.folders import DatasetError
+from embed.data.layout import LimitError
+from embed.data.media import MediaError
+from embed.data.records import RecordError
+from embed.hf import HubError
+from embed.journal import Diverged
 from embed.mesh import make_mesh
+from embed.quarantine import DataError
+from embed.soup import SoupError
+from embed.synthesis.ask import AskError
 
+# Errors whose message tells the user what to mend. Every other one is a defect, and keeps its traceback.
+USER_ERRORS = (
+    ConfigError,
+    CheckpointError,
+    DataError,
+    DatasetError,
+    RecordError,
+    MediaError,
+    LimitError,
+    HubError,
+    SoupError,
+    Diverged,
+    AskError,
+    storage.StorageError,
+    FileNotFoundError,
+    NotADirectoryError,
+    PermissionError,
+)
 RESTART = os.EX_TEMPFAIL  # 75, the exit status that says: start the same command again
 
 
@@ -27,29 +59,34 @@ class Restart(Exception):
 def run(main: Callable[[ConfigDict], None]) -> None:
     """Runs `main(config)`; `--config=configs/NAME.py` picks the config, `--config.field=value` changes a field of it.
 
-    An unknown or ill-typed field stops the program with its name and a suggestion.
+    An unknown, ill-typed or impossible field stops the program with its name and the choices.
     """
-    holder = config_flags.DEFINE_config_file("config", "configs/cpu.py")
+    holder = define_config("configs/cpu.py")
 
-    def start(argv: list[str]) -> None:
+    def begin(argv: list[str]) -> None:
         if len(argv) > 1:
-            raise app.UsageError(f"unexpected argument {argv[1]!r}; settings are given as --config.name=value")
+            raise ConfigError(f"unexpected argument {argv[1]!r}; settings are given as --config.name=value")
         absl_logging.use_absl_handler()
         absl_logging.set_verbosity(absl_logging.INFO)
         absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         for noisy in ("orbax", "absl", "fsspec"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # orbax's reads: what failed is raised as well
-        prepare(holder.value)
-        with jax.set_mesh(make_mesh(holder.value.mesh)):
+        config = holder.value
+        prepare(config)
+        try:
+            mesh = make_mesh(config.mesh)
+        except ValueError as error:
+            raise ConfigError(f"--config.mesh={config.mesh}: {error}") from error
+        with jax.set_mesh(mesh):
             try:
-                main(holder.value)
+                main(config)
             except Exception:
-                reach(holder.value)  # where a bucket was lost that is the reason, whatever the libraries say
+                reach(config)  # where a bucket was lost that is the reason, whatever the libraries say
                 raise
 
     try:
-        app.run(start)
+        start(begin)
     except storage.Unreachable as error:
         print(f"error: {error}; the same command goes on from the last checkpoint", file=sys.stderr, flush=True)
         # sys.exit would wait for the threads that still try to write, for a quarter of an hour.
@@ -57,10 +94,67 @@ def run(main: Callable[[ConfigDict], None]) -> None:
     except Restart as error:
         print(f"{error}; the same command goes on from there", file=sys.stderr, flush=True)
         sys.exit(RESTART)
-    except (storage.StorageError, CheckpointError) as error:
-        sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("\ninterrupted; the same command goes on from the last checkpoint")
+
+
+def start(main: Callable[[list[str]], None]) -> None:
+    """Reads the flags, `--config` among them, and runs `main(arguments)`, for a program that has defined them."""
+    with user_errors():
+        app.run(main, flags_parser=parse_flags)
+
+
+@contextlib.contextmanager
+def user_errors() -> Iterator[None]:
+    """Ends the program with one line for an error that its user can mend."""
+    try:
+        yield
+    except storage.Unreachable:
+        raise
+    except USER_ERRORS as error:
+        sys.exit(f"error: {error}")
+
+
+def define_config(default: str) -> flags.FlagHolder:
+    """The flag `--config`, a file whose fields are flags too, which are looked for in the command line at once."""
+    with user_errors(), config_errors():
+        return config_flags.DEFINE_config_file("config", default)
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """The arguments that are no flags. Raises ConfigError for a flag or a config that cannot be used."""
+    with config_errors():
+        arguments = flags.FLAGS(argv)
+        check_config(flags.FLAGS["config"].value)
+    return arguments
+
+
+@contextlib.contextmanager
+def config_errors() -> Iterator[None]:
+    """Raises ConfigError for what absl and ml_collections say of a command line."""
+    try:
+        yield
+    except flags.Error as error:
+        raise ConfigError(str(error)) from error
+    except AttributeError as error:
+        if not isinstance(error.args[0], KeyError):  # ml_collections raises this one where a config lacks a field
+            raise
+        reason = " ".join(error.args[0].args[0].split())
+        raise ConfigError(f"--config has no field {reason}; there are: {', '.join(FIELDS)}") from error
+    except OSError as error:
+        reason = str(error).splitlines()[-1].strip()
+        there = ", ".join(sorted(map(str, pathlib.Path("configs").glob("[!_]*.py")))) or "none in configs/ here"
+        raise ConfigError(f"--config: {reason}; there are: {there}") from error
+
+
+def load_experiment(name: str) -> ModuleType:
+    """Imports experiments/NAME.py, one with tasks of its own. Raises ConfigError, naming those, where it is none."""
+    package = importlib.import_module("experiments")
+    names = [module.name for module in pkgutil.iter_modules(package.__path__)]
+    if name in names and hasattr(module := importlib.import_module(f"experiments.{name}"), "TASKS"):
+        return module
+    choices = [each for each in names if hasattr(importlib.import_module(f"experiments.{each}"), "TASKS")]
+    raise ConfigError(f"{name!r} is no experiment with tasks of its own; there are: {', '.join(choices)}")
 
 
 def about(file: str, config: ConfigDict) -> dict[str, Any]:
@@ -70,7 +164,12 @@ def about(file: str, config: ConfigDict) -> dict[str, Any]:
 
 def code(file: str) -> str:
     """A program without its comments, docstrings and layout: what two versions must share to be the same experiment."""
-    tree = ast.parse(pathlib.Path(file).read_text())
+    return strip_prose(pathlib.Path(file).read_text(encoding="utf-8"))
+
+
+def strip_prose(source: str) -> str:
+    """`code` of a program's text."""
+    tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node, clean=False):
             node.body = node.body[1:] or [ast.Pass()]

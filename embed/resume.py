@@ -16,7 +16,10 @@ from embed.program import Restart
 
 log = logging.getLogger(__name__)
 # What makes two runs one, of a checkpoint's metadata.
-SAME = ("experiment", "code_of_experiment", "architecture", "tasks", "seed", "dtype", "trained_parameters", "optimizer")
+SAME = (
+    *("experiment", "code_of_experiment", "architecture", "tasks", "data", "seed", "dtype"),
+    *("trained_parameters", "optimizer"),
+)
 SHOWN = 8  # differences named in an error
 
 
@@ -24,15 +27,15 @@ def restore(run: storage.Path, target: Any, meta: dict[str, Any], layout: Layout
     """What the run's last whole checkpoint holds, on the layout of `target`; None where there is none.
 
     One that cannot be read is moved aside, to `checkpoints/unreadable-STEP`, and said; the one before it is taken.
-    Raises CheckpointError, naming what changed, where it is of another run, or where all are unreadable; on many hosts
-    Restart instead of going back, since the others have to do the same.
+    Raises CheckpointError, naming what changed, where it is of another run, where its parameters are not finite, or
+    where all are unreadable; on many hosts Restart instead of going back, since the others have to do the same.
     """
     unread = []
     for step in reversed(checkpoint.steps(run)):
         folder = run / "checkpoints" / str(step)
         try:
             refuse_another(folder, meta, layout)
-            state = ocp.load(storage.absolute(folder), target, checkpointable_name="state")
+            state = ocp.load(checkpoint.orbax_path(folder), target, checkpointable_name="state")
         except (CheckpointError, storage.StorageError, jax.errors.JaxRuntimeError):
             raise  # of another run, of a bucket, or too large for this memory: not the checkpoint's fault
         except Exception as error:  # libraries have no common one for a file that is not whole
@@ -43,6 +46,7 @@ def restore(run: storage.Path, target: Any, meta: dict[str, Any], layout: Layout
             if jax.process_count() > 1:
                 raise Restart(f"checkpoint {folder} cannot be read on host {jax.process_index()}") from error
             continue
+        checkpoint.check_finite(state["params"], folder)
         log.info("resuming %s at step %d", run, step)
         return state
     if unread:
@@ -57,6 +61,9 @@ def refuse_another(folder: storage.Path, meta: dict[str, Any], layout: Layout) -
     """Raises CheckpointError, naming the differences, where a checkpoint is of another run than `meta` and `layout`."""
     saved = checkpoint.metadata(folder)
     checkpoint.check(folder, layout)  # fails where the metadata is not whole
+    if "data" not in saved:  # of an earlier version
+        log.warning("%s does not say what data it was trained on; it is taken for that of today", folder)
+        saved["data"] = meta.get("data")
     found = [line for name in SAME for line in differences(saved.get(name), meta.get(name), name)]
     if found:
         more = f"\n  and {len(found) - SHOWN} more" if len(found) > SHOWN else ""

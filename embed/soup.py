@@ -78,11 +78,13 @@ def greedy(parents: Sequence[storage.Path], score: Score) -> tuple[dict, list[st
 
 
 def save(folder: storage.Path, params: dict, parents: Sequence[storage.Path], **lineage: Any) -> None:
-    """Writes a soup as `folder/checkpoints/0`, with the parents' architecture and contract and its own lineage."""
+    """Writes a soup as `folder/checkpoints/0`, with the parents' architecture, contract and data, and its own
+    lineage."""
     meta = checkpoint.metadata(parents[0])
     described = {
         **{name: meta[name] for name in ("architecture", "contract")},
         "code": checkpoint.code_version(),
+        "data": [checkpoint.metadata(parent).get("data") for parent in parents],
         "soup": {"parents": [str(parent) for parent in parents], **lineage},
     }
     checkpoint.save_params(folder, params, described, checkpoint.load_layout(parents[0]).tokenizer)

@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import optax
 
 from embed import checkpoint, hf, hosts, mesh, optim, partition, preemption, resume, storage
+from embed.data import fingerprint
 from embed.data.layout import Layout
-from embed.data.pipeline import batches, mixture
+from embed.data.pipeline import batches, mixture, order
 from embed.data.sources import Source
 from embed.data.tasks import Task
 from embed.flops import CHIPS, model_flops
@@ -26,6 +27,7 @@ from embed.journal import Journal, Work
 from embed.loss.contrast import Candidates
 from embed.model import encoder as encoders
 from embed.program import Restart
+from embed.quarantine import DataError, Quarantine
 from embed.watchdog import watchdog
 
 Loss = Callable[[dict, Pairs, Candidates, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]  # key[] of the step last
@@ -70,7 +72,12 @@ class Run:
     adapt: Callable[[jax.Array, dict], dict] = unchanged  # (key, parameters) -> with adapters, say, added to them
     trains: partition.Chooses = partition.everything  # which parameters, by path; the others stay as they are
     schedule: Schedule = Schedule()
+    max_bad: float = 0.5  # share of a task's last 200 records that may be bad; more stop the run
     about: dict[str, Any] = dataclasses.field(default_factory=dict)  # for the checkpoint's metadata
+
+    def __post_init__(self):
+        if not 0 <= self.max_bad <= 1:
+            raise ValueError(f"max_bad is a share, from 0 to 1, not {self.max_bad:g}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,13 +85,15 @@ class Step:
     """One training step, in two compiled parts."""
 
     differentiate: Callable  # (params, pairs, candidates, key) -> (gradients, metrics); a program a shape and rule
-    update: Callable  # (state, gradients) -> (state, metrics); one program for all tasks; the state is donated
+    update: (
+        Callable  # (state, gradients, valid pairs) -> (state, metrics); one program for all tasks; donates the state
+    )
 
     def __call__(
         self, state: TrainState, pairs: Pairs, candidates: Candidates, key: jax.Array
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         grads, metrics = self.differentiate(state.params, pairs, candidates, key)
-        state, more = self.update(state, grads)
+        state, more = self.update(state, grads, metrics["pairs"])
         return state, {**metrics, **more}
 
 
@@ -104,20 +113,27 @@ def make_step(
 
         (value, metrics), grads = jax.value_and_grad(of_trained, has_aux=True)(trained)
         sides = [side.segments for side in (pairs.query, pairs.target, pairs.negative)]
-        tokens = sum(jnp.sum(segments > 0, dtype=jnp.float32) for segments in sides)
+        tokens = functools.reduce(jnp.add, (jnp.sum(segments > 0, dtype=jnp.float32) for segments in sides))
         # a float: a batch of millions of pairs has more tokens than an i32 holds
         padding = 1 - tokens / float(sum(segments.size for segments in sides))
         overflowed = jnp.int32(0) if pairs.places is None else jnp.sum(pairs.places.overflowed)
         counts = {"quarantined": jnp.sum(~pairs.valid) - overflowed, "overflowed": overflowed}
         counts["truncated"] = jnp.int32(0) if pairs.truncated is None else jnp.sum(pairs.truncated)
+        counts["pairs"] = jnp.sum(pairs.valid)
         counts |= {"tokens": tokens, "padding": padding}
         return grads, {"loss": value, **metrics, **counts}
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def update(state: TrainState, grads: dict) -> tuple[TrainState, dict[str, jax.Array]]:
+    def update(state: TrainState, grads: dict, pairs: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
         trained, frozen = partition.split(state.params, trains)
-        updates, opt = optimizer.update(grads, state.opt, trained)
-        params = partition.merge(optax.apply_updates(trained, updates), frozen)
+
+        def learn() -> tuple[dict, optax.OptState]:
+            updates, opt = optimizer.update(grads, state.opt, trained)
+            return optax.apply_updates(trained, updates), opt
+
+        # Of no pair nothing is learned: momentum and weight decay would move the parameters all the same.
+        trained, opt = jax.lax.cond(pairs > 0, learn, lambda: (trained, state.opt))
+        params = partition.merge(trained, frozen)
         consecutive, total = optim.skipped(opt)
         metrics = {"grad_norm": optax.tree.norm(grads), "skipped": total, "skipped_in_a_row": consecutive}
         return TrainState(state.step + 1, params, opt), metrics
@@ -155,29 +171,47 @@ def fit(run: Run, layout: Layout, sources: Sequence[Source]) -> TrainState:
     """Trains to `run.steps` batches and returns the last state, going on from the last checkpoint of the run's folder.
 
     `sources` are the tasks' records, and `layout` makes inputs of them. Needs a mesh (`jax.set_mesh`). Raises
-    CheckpointError where `run.init` expects other inputs or the run's own checkpoint is of another run, ValueError
-    where nothing trains, Diverged after `schedule.patience` updates in a row that were not finite, StorageError where
-    nothing more can be written, Restart where it was asked to stop (SIGTERM) and has saved, and KeyboardInterrupt.
+    CheckpointError where `run.init` expects other inputs, the run's own checkpoint is of another run, or none can be
+    written to its folder, ValueError where nothing trains, DataError for a task with too many bad records, Diverged
+    after `schedule.patience` updates in a row that were not finite, StorageError where nothing more can be written or
+    another process writes, Restart where it was asked to stop (SIGTERM) and has saved, and KeyboardInterrupt.
     """
+    layout.tokenizer.check_rows(run.encoder.arch.vocabulary)
     folder, tasks, schedule, steps = run.folder, run.tasks, run.schedule, run.steps
+    checkpoint.orbax_path(folder)
     data = mixture(tasks, sources, layout, run.seed, *mesh.lines())
     base, target = shapes(run)
-    meta = describe(run, layout, target)
+    meta = describe(run, layout, target, sources)
     step_fn, noise = make_step(run.loss, run.optimizer, run.trains), jax.random.fold_in(jax.random.key(run.seed), 2)
     storage.reach(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with storage.room(folder), watchdog(schedule.stall) as beat, preemption.requests() as asked:
+    with (
+        storage.room(folder),
+        hosts.exclusive(folder),
+        watchdog(schedule.stall) as beat,
+        preemption.requests() as asked,
+    ):
         found = resume.restore(folder, vars(target), meta, layout)
         state = start(run, base, layout) if found is None else TrainState(**found)
         first = int(state.step)
         if hosts.leads():
             layout.tokenizer.save(folder / "tokenizer.json")
+        quarantine = Quarantine(tasks, sources, layout, order(tasks, sources, run.seed), run.max_bad)
         late: tuple[int, Work, dict] | None = None
         at_peak: dict[int, float | None] = {}  # seconds of a task's batch, once it is compiled
         with (
             Journal(folder, tasks, first, steps, schedule.log, schedule.patience) as journal,
             checkpoint.checkpointer(folder, schedule.save, schedule.keep) as saver,
         ):
+
+            def write(step: int, work: Work, metrics: dict[str, jax.Array]) -> None:
+                values = journal.write(step, work, metrics)
+                try:
+                    quarantine.check(step, work.task, int(values["quarantined"]))
+                except DataError:
+                    journal.publish()
+                    raise
+
             for step, (waited, (number, pairs)) in zip(
                 range(first, steps), timed(batches(data, first, steps, schedule.workers)), strict=False
             ):
@@ -188,14 +222,14 @@ def fit(run: Run, layout: Layout, sources: Sequence[Source]) -> TrainState:
                     at_peak[number] = seconds_at_peak(run, state.params, batch)
                 state, metrics = step_fn(state, batch, tasks[number].candidates, jax.random.fold_in(noise, step))
                 if late is not None:
-                    journal.write(*late)
+                    write(*late)
                 late = (step, Work(number, waited, at_peak[number], counts=seen), metrics)
                 stop = asked()
                 if stop == signal.SIGINT:
                     raise KeyboardInterrupt
                 if (step + 1) % schedule.save == 0 or step + 1 == steps or stop:
                     # Before the checkpoint: a run killed right after it would never write this line again.
-                    journal.write(*late)
+                    write(*late)
                     late = None
                     storage.patiently(journal.publish, folder)
                     checkpoint.save(saver, folder, step + 1, vars(state), meta, wait=step + 1 == steps or bool(stop))
@@ -205,12 +239,13 @@ def fit(run: Run, layout: Layout, sources: Sequence[Source]) -> TrainState:
     return state
 
 
-def describe(run: Run, layout: Layout, target: TrainState) -> dict[str, Any]:
+def describe(run: Run, layout: Layout, target: TrainState, sources: Sequence[Source]) -> dict[str, Any]:
     """What a run's checkpoints say of it."""
     return checkpoint.describe(
         run.encoder.arch,
         layout,
         tasks=[dataclasses.asdict(task) for task in run.tasks],
+        data=fingerprint.describe(run.tasks, sources),
         trained_parameters=partition.shapes(partition.split(target.params, run.trains)[0]),
         optimizer=[f"{leaf.dtype}{list(leaf.shape)}" for leaf in jax.tree.leaves(target.opt)],
         seed=run.seed,

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from embed import hosts, storage
 from embed.api import Embedder
 from embed.checkpoint import fingerprint
-from embed.data.layout import LimitError, Piece, cut_text
+from embed.data.layout import MAX_CHARACTERS, LimitError, Piece
 from embed.data.media import MediaError
 from embed.data.records import Content, Record, RecordError, Text, content_hash
 from embed.data.sources import Source
@@ -127,7 +127,7 @@ def embed(embedder: Embedder, contents: Contents, task: str | None, tokens: int)
     checkpoint, one set of contents and one prompt; what of it is there is not made again. All hosts call this, and each
     has its own file.
     """
-    about = [fingerprint(embedder.params), embedder.layout.contract(), task, tokens]
+    about = [fingerprint(embedder.params), embedder.layout.contract(), task, tokens, MAX_CHARACTERS]
     digest = hashlib.blake2b(json.dumps(about).encode() + contents.hashes.tobytes(), digest_size=12).hexdigest()
     stem = storage.cache() / "vectors" / f"{digest}-{jax.process_index()}"
     path, marks, state = (stem.with_suffix(suffix) for suffix in (".npy", ".known.npy", ".done"))
@@ -162,7 +162,7 @@ def _block(
 
     def read(i: int) -> list[Piece]:
         try:
-            return cut_text(embedder.pieces(list(contents[numbers[i]]), task), tokens)
+            return embedder.pieces(list(contents[numbers[i]]), task, tokens=tokens)
         except (MediaError, LimitError, RecordError) as error:
             log.warning("passed over: record %d: %s", contents.records[numbers[i]], error)
             bad[i] = True

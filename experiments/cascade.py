@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from embed import checkpoint, hosts, optim, storage, train
 from embed.api import Embedder
+from embed.config_check import ConfigError, require_checkpoint
 from embed.data import folders
 from embed.data.layout import Budget
 from embed.data.prepare import sources
@@ -47,16 +48,40 @@ def english_speech(record: Record) -> bool:
     return len(record.query) == 1 and isinstance(record.query[0], Audio) and record.lang.split("-")[0] == "en"
 
 
-def heard(folder: storage.Path, root: storage.Path) -> bool:
-    """Writes a dataset twice, as sounds and as what is heard in them, and its test split in noise too. False where it
-    has no English speech."""
+def with_speech(root: str) -> list[storage.Path]:
+    """The datasets under `root` with English speech for queries, as far as a sample tells.
+
+    Raises ConfigError where there are none, and DatasetError for one that has no pairs to test.
+    """
+    chosen = []
+    for folder in folders.with_split(root, "train"):
+        if any(english_speech(record) for record in folders.sample(open_split(folder, "train"), folders.SAMPLE)):
+            chosen.append(folder)
+        else:
+            log.info("%s has no English speech among its queries", folder.name)
+    if not chosen:
+        raise ConfigError(
+            f"--config.pairs={root}: no dataset there has English speech for queries: one sound each, and a `lang` of "
+            "en, or en-de where the target is German"
+        )
+    for folder in chosen:
+        if not folders.has_split(folder, "test"):
+            raise folders.DatasetError(
+                f"{folder}: there is no test.jsonl; the cascade tests pairs in noise, and takes no corpus and queries"
+            )
+    return chosen
+
+
+def recognize(folder: storage.Path, root: storage.Path) -> None:
+    """Writes a dataset twice, as sounds and as what is heard in them, and its test split in noise too; once.
+
+    Raises ConfigError where PocketSphinx is not installed.
+    """
     manifest = root / WAYS[-1] / folder.name / "manifest.json"
     if manifest.exists():
-        return True
-    if not any(english_speech(record) for record in folders.sample(open_split(folder, "train"), folders.SAMPLE)):
-        return False
+        return
     if importlib.util.find_spec("pocketsphinx") is None:
-        raise SystemExit("error: speech recognition needs PocketSphinx, of the extra [eval]: pip install -e '.[eval]'")
+        raise ConfigError("speech recognition needs PocketSphinx, of the extra [eval]: pip install -e '.[eval]'")
     with concurrent.futures.ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
         for split, ratio in {"train": None, **NOISE}.items():
             records = [one for one in read(open_split(folder, split.partition("_")[0])) if english_speech(one)]
@@ -73,7 +98,6 @@ def heard(folder: storage.Path, root: storage.Path) -> bool:
                 changed = [dataclasses.replace(one, query=(part,)) for one, part in zip(records, parts, strict=True)]
                 write_shards(root / way / folder.name, split, map(to_bytes, changed))
     manifest.write_text(json.dumps({"recognised": folder.name}))
-    return True
 
 
 def one_by_one(name: str, records: Sequence[Record]) -> Benchmark:
@@ -117,18 +141,13 @@ def compared(work: storage.Path) -> list[compare.Comparison]:
 
 
 def main(config: ConfigDict) -> None:
-    root = storage.path(config.workdir) / NAME
-    embedder = Embedder.load(config.checkpoint)
+    path, root = require_checkpoint(config), storage.path(config.workdir) / NAME
+    speech = with_speech(config.pairs)
+    embedder = Embedder.load(path)
     with hosts.leader_first("speech recognition"):
-        for folder in folders.with_split(config.pairs, "train"):
-            if not heard(folder, root):
-                log.info("%s has no English speech among its queries", folder.name)
-    names = [folder.name for folder in folders.holding(root / WAYS[0], "train")]
-    if not names:
-        raise SystemExit(
-            f"error: --config.pairs={config.pairs}: no dataset there has English speech for queries: one sound "
-            "each, and a `lang` of en, or en-de where the target is German"
-        )
+        for folder in speech:
+            recognize(folder, root)
+    names = [folder.name for folder in speech]
     for way in WAYS:
         tasks = folders.tasks(root / way, embedder.layout, MOST, pairs.BATCH, pairs.BOTH)
         suite = suite_of(embedder, names, root / way)
@@ -139,7 +158,7 @@ def main(config: ConfigDict) -> None:
                 optimizer=optim.adamw(pairs.RATE, warmup=10, steps=STEPS),
                 steps=config.steps or STEPS,
                 seed=seed,
-                init=storage.path(config.checkpoint),
+                init=path,
             )
             train.fit(plan, embedder.layout, sources(tasks, root / way))
             vectors = evaluate.encode(embedder, checkpoint.place_params(plan.folder), suite)

@@ -17,7 +17,8 @@ from ml_collections import ConfigDict
 
 from embed import checkpoint, hosts, storage
 from embed.api import Embedder, Prepared
-from embed.data.folders import holding, with_split
+from embed.config_check import ConfigError, require_checkpoint
+from embed.data.folders import DatasetError, has_benchmark, has_split, with_test
 from embed.data.sources import open_split, read
 from embed.eval.benchmarks import KS, Benchmark, from_folder, from_pairs, score
 from embed.program import run
@@ -44,8 +45,9 @@ def load_suite(embedder: Embedder, data: storage.Path, split: str) -> list[Ready
     """Every benchmark of the suite, decoded and laid out once for any number of checkpoints."""
     suite: list[Ready] = []
     for name, (patches, task) in SUITE.items():
+        source = open_split(data / name, split)
         kind = json.loads((data / name / "manifest.json").read_text())["task"]
-        there, back = from_pairs(name, read(open_split(data / name, split)), kind)
+        there, back = from_pairs(name, read(source), kind)
         suite += lay_out(embedder, there, back, task, patches)
     return suite
 
@@ -53,11 +55,21 @@ def load_suite(embedder: Embedder, data: storage.Path, split: str) -> list[Ready
 def load_pairs(embedder: Embedder, root: str, split: str) -> list[Ready]:
     """Benchmarks of the datasets under `root`: those of a split's pairs, and those given as corpus and queries."""
     suite: list[Ready] = []
-    for folder in with_split(root, split):
-        suite += lay_out(embedder, *from_pairs(folder.name, read(open_split(folder, split))))
-    for folder in holding(root, "corpus"):
-        suite += lay_out(embedder, from_folder(folder))
+    for folder in with_test(root, split):
+        if has_split(folder, split):
+            suite += lay_out(embedder, *from_pairs(folder.name, read(open_split(folder, split))))
+        if has_benchmark(folder):
+            suite += lay_out(embedder, from_folder(folder))
     return suite
+
+
+def check_pairs(root: str) -> None:
+    """Raises DatasetError where the datasets under `root` cannot be scored beside the suite."""
+    taken = [folder for folder in with_test(root) if folder.name in SUITE]
+    if taken:
+        raise DatasetError(
+            f"{taken[0]} has the name of a built-in dataset, and results are kept by name: rename the folder"
+        )
 
 
 def lay_out(
@@ -69,12 +81,12 @@ def lay_out(
 ) -> Iterator[Ready]:
     """One dataset, in both directions if it has two; its sides keep their prompts whichever way they are searched."""
     document = "document" if task else None
-    queries = embedder.prepare_contents(there.queries, task, patches, TOKENS)
-    corpus = embedder.prepare_contents(there.corpus, document, patches, TOKENS)
+    queries = embedder.prepare_contents(there.queries, there.name_query, task, patches, TOKENS)
+    corpus = embedder.prepare_contents(there.corpus, there.name_candidate, document, patches, TOKENS)
     yield there, queries, corpus
     if back is not None:
         if back.queries != there.corpus:  # hard negatives are candidates, and nobody's query
-            corpus = embedder.prepare_contents(back.queries, document, patches, TOKENS)
+            corpus = embedder.prepare_contents(back.queries, back.name_query, document, patches, TOKENS)
         yield back, corpus, queries
 
 
@@ -123,9 +135,17 @@ def community(config: ConfigDict) -> None:
         from embed.eval.mteb import Model, tasks
     except ModuleNotFoundError as error:
         raise SystemExit(f"error: --config.mteb needs the extra [eval] ({error}): pip install -e '.[eval]'") from error
-    path, folder = storage.path(config.checkpoint), storage.path(config.workdir) / "mteb"
-    model = Model(Embedder.load(path), path.name, config.dim or None)
-    found = mteb.evaluate(model, tasks(config.mteb), cache=mteb.ResultCache(str(folder)), raise_error=False)
+    path, folder = require_checkpoint(config), storage.path(config.workdir) / "mteb"
+    embedder = Embedder.load(path)
+    try:
+        model = Model(embedder, path.name, config.dim or None)
+    except ValueError as error:
+        raise ConfigError(f"--config.dim={config.dim}: {error}") from error
+    try:
+        chosen = tasks(config.mteb)
+    except KeyError as error:
+        raise ConfigError(f"--config.mteb={config.mteb}: {error.args[0]}") from error
+    found = mteb.evaluate(model, chosen, cache=mteb.ResultCache(str(folder)), raise_error=False)
     print("| task | metric | score |\n|---|---|---|")
     for result in found.task_results:
         print(f"| {result.task_name} | {result.task.metadata.main_score} | {result.get_score():.4f} |")
@@ -138,12 +158,14 @@ def community(config: ConfigDict) -> None:
 def main(config: ConfigDict) -> None:
     if config.mteb:
         return community(config)
-    path = storage.path(config.checkpoint)
+    path = require_checkpoint(config)
+    out = checkpoint.locate(path)[0] / "results.json"
+    if config.pairs:
+        check_pairs(config.pairs)
     embedder = Embedder.load(path)
     suite = load_suite(embedder, storage.path(config.data), "test")
     suite += load_pairs(embedder, config.pairs, "test") if config.pairs else []
     results = evaluate(suite, encode(embedder, embedder.params, suite), embedder.encoder.arch.widths)
-    out = checkpoint.locate(path)[0] / "results.json"
     if hosts.leads():
         out.write_text(json.dumps(results, indent=1))
         print(table({path.name: results}, suite))

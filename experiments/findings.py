@@ -23,11 +23,12 @@ from ml_collections import ConfigDict
 import experiments
 from embed import checkpoint, hosts, quantise, soup, storage, train
 from embed.api import Embedder
+from embed.config_check import ConfigError
 from embed.data import folders
 from embed.data.prepare import layout_for, sources
 from embed.data.sources import open_split, read
 from embed.eval import compare, report
-from embed.eval.benchmarks import Benchmark, from_pairs, score
+from embed.eval.benchmarks import Benchmark, dataset, from_pairs, score
 from embed.model.presets import PRESETS
 from embed.program import run
 from experiments import cascade, evaluate, finetune, finetune__more_media, negatives, order, pairs
@@ -53,7 +54,7 @@ def chosen(asked: str, first: ModuleType = finetune) -> list[ModuleType]:
     found = {name: importlib.import_module(f"experiments.{name}") for name in names}
     wanted = {f"{first.NAME}__{name.strip()}" for name in asked.split(",") if name.strip()}
     if missing := sorted(wanted - set(found)):
-        raise SystemExit(f"error: --config.forks: no experiments/{missing[0]}.py; there are: {', '.join(found)}")
+        raise ConfigError(f"--config.forks: no experiments/{missing[0]}.py; there are: {', '.join(found)}")
     wanted = wanted or {name for name, module in found.items() if compare.asked(module.__doc__)[1]}
     needed = {first.NAME, *wanted, *(name.rpartition("__")[0] for name in wanted)}
     return [module for name, module in found.items() if name in needed]
@@ -129,10 +130,6 @@ def load(embedder: Embedder, config: ConfigDict) -> list[evaluate.Ready]:
             there, back = from_pairs(name + NO_STRING, read(open_split(data / name, "test")), "no task string")
             suite += evaluate.lay_out(embedder, there, back, None, patches)
     return suite
-
-
-def dataset(name: str) -> str:
-    return name.partition(":")[0]
 
 
 def unseen(one: Benchmark) -> Benchmark:
@@ -222,6 +219,8 @@ def written(work: storage.Path, found: Sequence[compare.Comparison]) -> str:
 def main(config: ConfigDict) -> None:
     work = storage.path(config.workdir)
     modules = chosen(config.forks, pairs if config.pairs else finetune)
+    if config.pairs:
+        folders.with_test(config.pairs)
     embedder, suite, dev = None, [], []
     for seed in SEEDS:
         for module in modules:

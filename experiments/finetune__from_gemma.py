@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from embed import hf, optim, storage, train
+from embed.config_check import require_pretrained
 from embed.data import corpora
 from embed.data.layout import Budget
 from embed.data.prepare import sources
@@ -43,7 +44,7 @@ TASKS = (
 
 
 def plan(config: ConfigDict) -> train.Run:
-    start, work = hf.folder(config.pretrained), storage.path(config.workdir)
+    start, work = require_pretrained(config), storage.path(config.workdir)
     arch = hf.architecture(start)
     encoder = Encoder(arch, jnp.dtype(config.dtype), config.remat, config.unroll)
 
@@ -73,7 +74,7 @@ def plan(config: ConfigDict) -> train.Run:
 
 
 def main(config: ConfigDict) -> None:
-    start = hf.folder(config.pretrained)
+    start = require_pretrained(config)
     corpora.build(storage.path(config.data))
     train.fit(plan(config), hf.layout(start), sources(TASKS, storage.path(config.data)))
 

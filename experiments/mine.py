@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from embed import checkpoint, hosts, storage
 from embed.api import Embedder
+from embed.config_check import require_checkpoint
 from embed.data.folders import with_split
 from embed.data.records import Record, to_bytes
 from embed.data.sources import Source, open_split, splits_in, write_shards
@@ -46,10 +47,12 @@ def negatives(source: Source, found: Scan, chosen: np.ndarray, by: str) -> Itera
 
 
 def main(config: ConfigDict) -> None:
-    embedders = [Embedder.load(path) for path in (config.checkpoint, SECOND) if path]
-    by = f"{storage.absolute(storage.path(config.checkpoint))} {checkpoint.fingerprint(embedders[0].params)}"
+    path = require_checkpoint(config)
+    folders = with_split(config.pairs, "train")
+    embedders = [Embedder.load(one) for one in (path, SECOND) if one]
+    by = f"{storage.absolute(path)} {checkpoint.fingerprint(embedders[0].params)}"
     out, pages = storage.path(config.workdir) / NAME, {}
-    for folder in with_split(config.pairs, "train"):
+    for folder in folders:
         source = open_split(folder, "train")
         found = scan(source, open_split(folder, "corpus") if "corpus" in splits_in(folder) else None)
         log.info("%s: %d queries, %d candidates", folder.name, len(found.asked), len(found.corpus))

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from embed import checkpoint, hosts, optim, storage, train
 from embed.api import Embedder
+from embed.config_check import require_checkpoint
 from embed.data import folders
 from embed.data.prepare import sources
 from embed.data.sources import open_split, write_shards
@@ -48,7 +49,9 @@ def compared(work: storage.Path) -> list[compare.Comparison]:
 
 def main(config: ConfigDict) -> None:
     work, root = storage.path(config.workdir), storage.path(config.workdir) / NAME
-    embedder = Embedder.load(config.checkpoint)
+    path = require_checkpoint(config)
+    folders.with_test(config.pairs)
+    embedder = Embedder.load(path)
     mine.main(config)
     with hosts.leader_first("random negatives"):
         for folder in folders.with_split(config.pairs, "train"):
@@ -70,7 +73,7 @@ def main(config: ConfigDict) -> None:
                 optimizer=optim.adamw(pairs.RATE, warmup=10, steps=STEPS),
                 steps=config.steps or STEPS,
                 seed=seed,
-                init=storage.path(config.checkpoint),
+                init=path,
             )
             train.fit(plan, embedder.layout, sources(tasks, data))
             vectors = evaluate.encode(embedder, checkpoint.place_params(plan.folder), suite)

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from embed import checkpoint, hosts, optim, storage, train
 from embed.api import Embedder
+from embed.config_check import require_checkpoint
 from embed.data.corpora import sequences
 from embed.data.layout import Budget
 from embed.data.prepare import sources
@@ -67,13 +68,13 @@ def compared(work: storage.Path) -> list[compare.Comparison]:
 
 
 def main(config: ConfigDict) -> None:
-    root = storage.path(config.workdir) / NAME
+    path, root = require_checkpoint(config), storage.path(config.workdir) / NAME
     with hosts.leader_first("sequences"):
         if not (root / "data" / "manifest.json").exists():
             for split in ("train", "test"):
                 write_shards(root / "data" / TASK.name, split, map(to_bytes, sequences.sequences(split)))
             (root / "data" / "manifest.json").write_text(json.dumps({"task": "interleaved"}))
-    embedder = Embedder.load(config.checkpoint)
+    embedder = Embedder.load(path)
     suite = list(evaluate.lay_out(embedder, *from_pairs(NAME, read(open_split(root / "data" / TASK.name, "test")))))
     found = results(embedder, embedder.params, suite)
     if hosts.leads():
@@ -85,7 +86,7 @@ def main(config: ConfigDict) -> None:
             optimizer=optim.adamw(pairs.RATE, warmup=10, steps=STEPS),
             steps=config.steps or STEPS,
             seed=seed,
-            init=storage.path(config.checkpoint),
+            init=path,
         )
         train.fit(plan, embedder.layout, sources([TASK], root / "data"))
         found = results(embedder, checkpoint.place_params(plan.folder), suite)

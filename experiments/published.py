@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from embed import checkpoint, hosts, storage
 from embed.api import Embedder
+from embed.config_check import ConfigError, require_checkpoint
 from embed.eval import published
 from embed.eval.benchmarks import score
 from embed.program import run
@@ -30,12 +31,15 @@ def chosen(asked: str) -> list[published.Published]:
             found.append(published.like(name, folder))
         except KeyError:
             names = ", ".join(one.name for one in published.TABLES)
-            raise SystemExit(f"error: --config.like: {pair!r} is not FOLDER:NAME with a name of: {names}") from None
+            raise ConfigError(f"--config.like: {pair!r} is not FOLDER:NAME with a name of: {names}") from None
     return found
 
 
 def main(config: ConfigDict) -> None:
-    path, root = storage.path(config.checkpoint), storage.path(config.pairs)
+    path, root = require_checkpoint(config), storage.path(config.pairs)
+    out = checkpoint.locate(path)[0] / "published.json"
+    if not root.is_dir():
+        raise ConfigError(f"--config.pairs={config.pairs!r}: no such folder")
     embedder, missing, results, lines = Embedder.load(path), [], {}, []
     width = max(embedder.encoder.arch.widths)
     for one in chosen(config.like):
@@ -50,7 +54,7 @@ def main(config: ConfigDict) -> None:
             cells = [way.name, one.metric, str(len(way.queries)), str(len(way.corpus)), f"{100 * way.chance(k):.1f}"]
             lines.append([*cells, f"{100 * found[one.metric]:.1f}", "" if report is None else f"{report:.1f}"])
     if hosts.leads():
-        (checkpoint.locate(path)[0] / "published.json").write_text(json.dumps(results, indent=1))
+        out.write_text(json.dumps(results, indent=1))
         head = ["benchmark", "metric", "queries", "candidates", "chance of hit@k", path.name, "report"]
         for cells in (head, ["---"] * len(head), *lines):
             print(f"| {' | '.join(cells)} |")

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from embed import checkpoint, hosts, storage
 from embed.api import Embedder
+from embed.data.folders import with_split
 from embed.eval import report, space
 from embed.eval.compare import Comparison
 from embed.program import run
@@ -29,6 +30,9 @@ SHOWN = 3  # queries of each benchmark in the gallery
 
 def main(config: ConfigDict) -> None:
     started, work, data = time.monotonic(), storage.path(config.workdir), storage.path(config.data)
+    if config.pairs:
+        with_split(config.pairs, "train")
+        evaluate.check_pairs(config.pairs)
     for stage in (prefinetune, finetune, finetune__more_media, soup, *([pairs] if config.pairs else [])):
         # Every stage goes on from its own last checkpoint, and does nothing where it is done.
         log.info("stage: %s", stage.__name__.removeprefix("experiments."))

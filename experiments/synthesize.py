@@ -10,6 +10,7 @@ and pays for nothing twice.
 import asyncio
 import contextlib
 import dataclasses
+import importlib.util
 import itertools
 import json
 import logging
@@ -19,6 +20,7 @@ from collections.abc import Iterator
 from ml_collections import ConfigDict
 
 from embed import hosts, storage
+from embed.config_check import ConfigError
 from embed.data.prepare import layout_for
 from embed.data.records import to_bytes
 from embed.data.sources import open_split, write_shards
@@ -67,6 +69,8 @@ async def pairs(replies: ask.Replies, found: dict[str, Iterator[Seed]], out: sto
 
 
 def main(config: ConfigDict) -> None:
+    if importlib.util.find_spec("openai") is None:
+        raise ConfigError("asking a model needs openai, of the extra [synthesis]: pip install -e '.[synthesis]'")
     data, out = storage.path(config.data), storage.path(config.workdir) / NAME
     layout_for(PRESETS[config.model], data)
     if not hosts.leads():

@@ -20,14 +20,13 @@ from typing import Any
 os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 
 import dataclasses
-import importlib
 
 import jax
-from absl import app, flags
+from absl import flags
 from jax.experimental import topologies
-from ml_collections import config_flags
 
-from embed import train
+from embed import program, train
+from embed.config_check import ConfigError
 from embed.data.tasks import Task, shapes
 from embed.flops import CHIPS, flops, model_flops
 from embed.mesh import make_mesh
@@ -36,9 +35,9 @@ from launch.hlo import moved, overflow, traffic
 GIB = 2**30
 TOPOLOGY = flags.DEFINE_string("topology", "v5e:4x4", "a TPU slice as libtpu names it: v5e:4x4, v5p:4x4x4, v6e:16x16")
 TASK = flags.DEFINE_multi_string("task", [], "tasks to compile; all of the experiment's if none is given")
-BATCH = flags.DEFINE_integer("batch", 0, "pairs of a batch instead of the tasks' own")
+BATCH = flags.DEFINE_integer("batch", 0, "pairs of a batch instead of the tasks' own", lower_bound=0)
 OUT = flags.DEFINE_string("out", "", "a file to which the lines are added")
-CONFIG = config_flags.DEFINE_config_file("config", "configs/v5e_16.py")
+CONFIG = program.define_config("configs/v5e_16.py")
 
 
 def compiled(f: Any, *args: Any) -> dict[str, Any]:
@@ -80,7 +79,7 @@ def counted(run: train.Run, task: Task) -> dict[str, float]:
 
 def plan(experiment: str, config: Any, batch: int = 0) -> train.Run:
     """What an experiment says, with batches of `batch` pairs where that is not 0."""
-    run = importlib.import_module(f"experiments.{experiment}").plan(config)
+    run = program.load_experiment(experiment).plan(config)
     return dataclasses.replace(run, tasks=[dataclasses.replace(t, batch=batch or t.batch) for t in run.tasks])
 
 
@@ -92,14 +91,12 @@ def waiting(state: train.TrainState) -> float:
 
 def main(argv: list[str]) -> None:
     if len(argv) != 2:
-        raise app.UsageError("name one experiment: python -m launch.compile EXPERIMENT --config=... --topology=...")
+        raise ConfigError("name one experiment: python -m launch.compile EXPERIMENT --config=... --topology=...")
     config = CONFIG.value
     run = plan(argv[1], config, BATCH.value)
     unknown = set(TASK.value) - {task.name for task in run.tasks}
     if unknown:
-        raise app.UsageError(
-            f"{argv[1]} has no task {', '.join(unknown)}; it has {', '.join(t.name for t in run.tasks)}"
-        )
+        raise ConfigError(f"{argv[1]} has no task {', '.join(unknown)}; it has {', '.join(t.name for t in run.tasks)}")
     devices = topologies.get_topology_desc(TOPOLOGY.value, platform="tpu").devices
     chip = CHIPS[devices[0].device_kind]
     with jax.set_mesh(make_mesh(config.mesh, devices)):
@@ -132,4 +129,4 @@ def _rounded(value: Any) -> Any:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    program.start(main)

@@ -7,7 +7,14 @@ import re
 from collections.abc import Iterator
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "collective-permute", "all-to-all")
-SIZES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
+SIZES = {
+    **dict.fromkeys(("token", "opaque"), 0),
+    **dict.fromkeys(("pred", "s4", "u4", "s8", "u8", "f8e4m3", "f8e4m3fn", "f8e4m3b11fnuz", "f8e5m2", "f8e8m0fnu"), 1),
+    **dict.fromkeys(("s16", "u16", "bf16", "f16"), 2),
+    **dict.fromkeys(("s32", "u32", "f32"), 4),
+    **dict.fromkeys(("s64", "u64", "f64", "c64"), 8),
+    "c128": 16,
+}
 # Operations that move nothing: names for what is there, loops (whose bodies count), and the ends of what was started.
 STILL = (
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "iota",
@@ -27,7 +34,7 @@ def traffic(text: str) -> dict[str, tuple[int, int]]:
         operation = OPERATION.match(line)
         if operation and (kind := operation[4].removesuffix("-start")) in KINDS:
             found[kind][0] += times
-            found[kind][1] += times * _received(operation[3], operation[4].endswith("-start"))
+            found[kind][1] += times * _received(operation[4], operation[3])
     return {kind: (count, size) for kind, (count, size) in sorted(found.items())}
 
 
@@ -44,7 +51,7 @@ def moved(text: str) -> int:
         if operation is None or operation[4] in STILL or operation[4].endswith("-done") or "AllocateBuffer" in line:
             continue
         _, _, shape, kind, arguments = operation.groups()
-        operands = [shapes[where].get(name, "") for name in re.findall(r"%([\w.\-]+)", arguments)]
+        operands = [shapes[where].get(name, "") for name in _names(arguments)]
         if kind == "fusion":
             fused = bodies[CALLED.search(line)[1]][1]  # type: ignore[index]
             total += times * _fusion(operands, shape, fused)
@@ -103,6 +110,11 @@ def _trips(line: str, bodies: Computations) -> int:
     return max(map(int, bounds), default=1)
 
 
+def _names(arguments: str) -> list[str]:
+    """Of the operations that an operation takes, in order."""
+    return re.findall(r"%([\w.\-]+)", arguments)
+
+
 def _shapes(lines: list[str]) -> dict[str, str]:
     """Name -> shape of every operation of a computation."""
     return {found[2]: found[3] for line in lines if (found := OPERATION.match(line))}
@@ -111,17 +123,20 @@ def _shapes(lines: list[str]) -> dict[str, str]:
 def _arrays(shape: str) -> Iterator[tuple[int, bool]]:
     """(bytes, whether in main memory) of every array in a shape."""
     for kind, sizes, layout in re.findall(r"(\w+)\[([\d,]*)\](\{[^}]*\})?", shape):
-        yield SIZES.get(kind, 4) * math.prod(int(n) for n in sizes.split(",") if n), "S(" not in layout
+        yield SIZES[kind] * math.prod(int(n) for n in sizes.split(",") if n), "S(" not in layout
 
 
 def _main(shape: str) -> int:
     return sum(size for size, main in _arrays(shape) if main)
 
 
-def _received(shape: str, started: bool) -> int:
-    """Of the result; a started operation's shape holds its operand first."""
-    parts = [size for size, _ in _arrays(shape)]
-    return parts[1] if started and len(parts) > 1 else sum(parts)
+def _received(kind: str, shape: str) -> int:
+    """Of the results. The shape of a started operation holds its operands before them, but for an all-reduce, and may
+    hold scalars that are its state after them."""
+    if not kind.endswith("-start") or kind == "all-reduce-start":
+        return sum(size for size, _ in _arrays(shape))
+    sizes = [size for size, _ in _arrays(re.sub(r"[us]32\[\]", "token[]", shape)) if size]
+    return sum(sizes[len(sizes) // 2 :])
 
 
 def _plain(kind: str, operands: list[str], shape: str) -> int:
@@ -141,8 +156,9 @@ def _fusion(operands: list[str], shape: str, lines: list[str]) -> int:
     for operation in found:
         _, name, whole, kind, arguments = operation.groups()
         if kind == "parameter":
-            users = [user for user in found if re.search(rf"%{re.escape(name)}\b(?![.\-])", user[5])]
-            kinds = {user[4] for user in users}
+            users = [user for user in found if name in _names(user[5])]
+            # What is sliced or updated is the first argument; the others are indices and the update.
+            kinds = {user[4] if _names(user[5]).index(name) == 0 else "" for user in users}
             outside = operands[int(arguments)] if int(arguments) < len(operands) else whole
             if kinds and kinds <= {"dynamic-slice", "slice", "gather"}:
                 share = sum(size for user in users for size, _ in _arrays(user[3]))
@@ -150,6 +166,6 @@ def _fusion(operands: list[str], shape: str, lines: list[str]) -> int:
             elif kinds != {"dynamic-update-slice"}:
                 total += _main(outside)
         elif kind == "dynamic-update-slice" and _main(whole):
-            update = re.findall(r"%([\w.\-]+)", arguments)[1]
+            update = _names(arguments)[1]
             written += sum(size for size, _ in _arrays(inside[update])) - _main(whole)
     return total + max(written, 0)

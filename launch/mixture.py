@@ -8,14 +8,12 @@ measured over some batches of each task. Tasks with the same shapes, rules of ca
 program.
 """
 
-import importlib
-
 import jax
 import numpy as np
-from absl import app, flags
-from ml_collections import config_flags
+from absl import flags
 
-from embed import storage, train
+from embed import program, storage, train
+from embed.config_check import ConfigError
 from embed.data.layout import Layout
 from embed.data.pipeline import mixture
 from embed.data.prepare import layout_for, sources
@@ -24,8 +22,8 @@ from embed.data.tasks import Task, shapes
 from embed.inputs import Inputs
 from embed.mesh import make_mesh
 
-BATCHES = flags.DEFINE_integer("batches", 4, "batches of each task that are read")
-CONFIG = config_flags.DEFINE_config_file("config", "configs/cpu.py")
+BATCHES = flags.DEFINE_integer("batches", 4, "batches of each task that are read", lower_bound=1)
+CONFIG = program.define_config("configs/cpu.py")
 HEAD = ["task", "records", "pairs", "steps", "epochs", "tokens", "padding", "images", "clips", "cut", "lost", "program"]
 
 
@@ -61,9 +59,9 @@ def line(run: train.Run, task: Task, source: Source, layout: Layout, batches: in
 
 def main(argv: list[str]) -> None:
     if len(argv) != 2:
-        raise app.UsageError("name one experiment: python -m launch.mixture EXPERIMENT [--config=...]")
+        raise ConfigError("name one experiment: python -m launch.mixture EXPERIMENT [--config=...]")
     config = CONFIG.value
-    run = importlib.import_module(f"experiments.{argv[1]}").plan(config)
+    run = program.load_experiment(argv[1]).plan(config)
     data = storage.path(config.data)
     layout = layout_for(run.encoder.arch, data, config.pairs)
     programs: dict[tuple, int] = {}
@@ -75,4 +73,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    program.start(main)

@@ -3,5 +3,5 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/environment.sh
-pip install --quiet .
+install ""
 exec python -m experiments.recipe --config=configs/cpu.py "$@"

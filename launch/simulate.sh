@@ -12,6 +12,9 @@ shift 2
 port=$(python -c 'import socket; s = socket.socket(); s.bind(("localhost", 0)); print(s.getsockname()[1])')
 export JAX_COORDINATOR_ADDRESS=localhost:$port JAX_NUM_PROCESSES=$hosts JAX_NUM_CPU_DEVICES=$((devices / hosts))
 export JAX_PLATFORMS=cpu
+# XLA's default order of collectives is another on every device where a program is read from the cache of compiled ones,
+# and the devices wait for each other for ever (jax 0.10 to 0.12, tests/conftest.py).
+export XLA_FLAGS="${XLA_FLAGS:-} --xla_cpu_scheduler_type=CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"
 processes=()
 end() {  # those that are left: asked first, since they may have to finish writing; stopped or waiting ones do not hear it
   kill "${processes[@]}" 2>/dev/null || return 0

@@ -3,5 +3,5 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/environment.sh
-pip install --quiet ".[test]"
+install "[test]"
 exec python -m pytest -n 2 --dist worksteal "$@"

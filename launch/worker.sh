@@ -77,12 +77,8 @@ if [ ! -x .venv/bin/python ] && ! python3 -c 'import sys; sys.exit(sys.version_i
   attend python3 -m pip install --quiet --user uv
   attend python3 -m uv venv --quiet --seed --python 3.12 .venv
 fi
-[ ! -x .venv/bin/python ] || PYTHON=.venv/bin/python
 source launch/environment.sh
-if ! cmp -s setup.py .venv/setup.py; then
-  attend pip install --quiet ".[tpu]"
-  cp setup.py .venv/setup.py
-fi
+install "[tpu]" attend
 export EMBED_POD=1  # for embed/program.py: there are other workers to join
 notice 9>&- &
 warner=$!

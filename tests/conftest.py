@@ -7,13 +7,13 @@ import os
 import pathlib
 
 # Most of a test's time is compiling: leave the code unoptimised, and share what is compiled between the workers. The
-# second flag leaves 0.4 to 0.6 of the rest. The third: a program that is read from the cache may start its collectives
-# in another order on every device, and wait for ever (as loss/test_extras.py did). A version that does not know a flag
-# would not start.
+# second flag: a program that is read from the cache may start its collectives in another order on every device, and
+# wait for ever (as loss/test_extras.py did with jax 0.10.2 and 0.12.0). The third leaves 0.4 to 0.6 of the rest; a
+# version that does not know a flag would not start.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] += " --xla_cpu_scheduler_type=CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"
 if importlib.metadata.version("jaxlib") == "0.10.2":
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
-    os.environ["XLA_FLAGS"] += " --xla_cpu_enable_concurrency_optimized_scheduler=false"
 
 import jax
 

@@ -219,5 +219,25 @@ def test_a_mark_before_a_text_is_no_part_of_it(embedder, tmp_path):
 def test_parameters_that_are_not_finite_are_an_error(embedder, value):
     """Vectors of no direction are not given as if they had one."""
     broken = jax.tree.map(lambda leaf: jax.device_put(np.full_like(leaf, value), leaf.sharding), embedder.params)
-    with pytest.raises(checkpoint.CheckpointError, match="no finished checkpoint"):
+    failing = Embedder(embedder.encoder, broken, embedder.layout)
+    with pytest.raises(
+        checkpoint.CheckpointError, match=r"^1 of 1 embeddings .* item 0's first: parameter .* holds NaN"
+    ):
+        failing.embed(["a red square"])
+
+
+@pytest.mark.parametrize("part, why", [({"text": "a\ud800"}, "character 1"), ({"image": "\udfff.png"}, "character 0")])
+def test_records_refuse_half_a_surrogate_pair(tmp_path, part, why):
+    with pytest.raises(RecordError, match=rf"here\[1\]: .*{why} is half a surrogate pair"):
+        parse_parts([{"text": "good"}, part], tmp_path, "here")
+
+
+def test_records_refuse_a_null_in_a_name(tmp_path):
+    with pytest.raises(RecordError, match=r"here\[0\]: .*not the name of a file"):
+        parse_parts([{"image": "a\0.png"}], tmp_path, "here")
+
+
+def test_load_without_a_checkpoint(tmp_path, run):
+    for path in (tmp_path, tmp_path / "absent", run / "checkpoints" / "7"):
+        with pytest.raises(checkpoint.CheckpointError, match="no finished checkpoint"):
             Embedder.load(path)

@@ -23,6 +23,7 @@ from embed.hf.export import export
 from embed.mesh import make_mesh
 from embed.model.encoder import Encoder, init
 from embed.model.presets import PRESETS
+from embed.program import strip_prose
 from experiments import finetune
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -31,7 +32,7 @@ FORKS = [name for name in FINETUNES if "__" in name]
 OF_PAIRS = sorted(path.stem for path in (ROOT / "experiments").glob("pairs__*.py"))
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("[!_]*.py"))
 CHANGED = 10  # lines, beside the docstring
-FROM_GEMMA = 22  # where the architecture and the layout come from is changed with it
+FROM_GEMMA = 23  # where the architecture and the layout come from is changed with it
 
 
 @pytest.fixture(scope="module")
@@ -102,10 +103,80 @@ def test_a_fork_traces_to_a_loss(gemma, monkeypatch, name):
     assert value.shape == metrics["accuracy"].shape == ()
 
 
-def body(name: str) -> list[str]:
+def read_source(name: str) -> str:
+    return (ROOT / "experiments" / f"{name}.py").read_text()
+
+
+def body(source: str) -> list[str]:
     """The lines of an experiment after its docstring."""
-    source = (ROOT / "experiments" / f"{name}.py").read_text()
     return source.splitlines()[ast.parse(source).body[0].end_lineno :]
+
+
+def is_name(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["NAME"]
+
+
+def science(source: str) -> tuple[str, frozenset[str]]:
+    """What an experiment does: its program without name, docstrings, comments and layout, and the imports it uses."""
+    tree = ast.parse(strip_prose(source))
+    imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    tree.body = [node for node in tree.body if node not in imports and not is_name(node)]
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    named = {
+        f"{getattr(node, 'module', '')} {alias.name} {alias.asname}"
+        for node in imports
+        for alias in node.names
+        if (alias.asname or alias.name).partition(".")[0] in used
+    }
+    return ast.unparse(tree), frozenset(named)
+
+
+def changes_the_science(parent: str, fork: str) -> bool:
+    """Whether a fork's program does something that its parent's does not."""
+    return science(parent) != science(fork)
+
+
+def reverse_imports(source: str) -> str:
+    lines = source.splitlines()
+    places = [i for i, line in enumerate(lines) if line.startswith(("import ", "from "))]
+    for place, line in zip(places, [lines[i] for i in reversed(places)], strict=True):
+        lines[place] = line
+    return "\n".join(lines)
+
+
+NOTHING = {
+    "a copy": lambda source: source,
+    "its name": lambda source: source.replace('NAME = "finetune"', 'NAME = "finetune__nothing"'),
+    "its docstrings": lambda source: source.replace('"""Fine-tuning:', '"""Hotter.\n\nParent: finetune.py.'),
+    "comments": lambda source: source.replace("TEMPERATURE = 0.05", "TEMPERATURE = 0.05  # hot"),
+    "layout": lambda source: source.replace("TASKS = (\n", "TASKS = (\n\n").replace("STEPS = 300", "STEPS = (300)"),
+    "a number's spelling": lambda source: source.replace("RATE = 2e-3", "RATE = 0.002"),
+    "order of imports": reverse_imports,
+    "an import for nothing": lambda source: source.replace("import jax.numpy", "import math\nimport jax.numpy"),
+}
+SOMETHING = {
+    "a constant": ("TEMPERATURE = 0.05", "TEMPERATURE = 0.02"),
+    "its start": ('START = "prefinetune"', 'START = "pairs"'),
+    "a task less": ('    Task("glyphs"', '    # Task("glyphs"'),
+    "an argument": ("seed=1", "seed=2"),
+    "the loss": ("return contrast(", "return 2 * contrast("),
+    "where a function is from": ("from embed.loss.contrast import", "from embed.loss.ring import"),
+    "what is imported under a name": ("import Candidates, contrast", "import Candidates, margin as contrast"),
+}
+
+
+@pytest.mark.parametrize("change", NOTHING)
+def test_a_fork_that_changes_nothing_is_none(change):
+    parent = read_source("finetune")
+    fork = NOTHING[change](parent)
+    assert (fork == parent) == (change == "a copy") and not changes_the_science(parent, fork)
+
+
+@pytest.mark.parametrize("change", SOMETHING)
+def test_a_fork_that_changes_something_is_one(change):
+    parent = read_source("finetune")
+    assert parent.count(SOMETHING[change][0]) == 1
+    assert changes_the_science(parent, parent.replace(*SOMETHING[change]))
 
 
 @pytest.mark.parametrize("name", [*FORKS, *OF_PAIRS])
@@ -114,8 +185,10 @@ def test_a_fork_is_its_parent_with_few_lines_changed(name):
     module = importlib.import_module(f"experiments.{name}")
     assert f"Parent: {parent}.py." in module.__doc__ and f"python -m experiments.{name} " in module.__doc__
     assert name == module.NAME
-    changes = [line for line in difflib.ndiff(body(parent), body(name)) if line[0] in "+-"]
-    assert 0 < len(changes) <= (FROM_GEMMA if name == "finetune__from_gemma" else CHANGED), "\n".join(changes)
+    before, after = read_source(parent), read_source(name)
+    assert changes_the_science(before, after)
+    changes = [line for line in difflib.ndiff(body(before), body(after)) if line[0] in "+-"]
+    assert len(changes) <= (FROM_GEMMA if name == "finetune__from_gemma" else CHANGED), "\n".join(changes)
 
 
 def test_a_misspelt_flag_is_named_with_a_suggestion(tmp_path):

@@ -22,7 +22,7 @@ from conftest import ARCH
 from test_train import GOOD, Records, fit, loss, rows
 
 from configs import cpu
-from embed import checkpoint, optim, program, train
+from embed import checkpoint, optim, program, storage, train
 from embed.data.layout import Layout
 from embed.data.tokenizer import Tokenizer
 from embed.mesh import make_mesh
@@ -43,7 +43,8 @@ def plan(config) -> train.Run:
     return train.Run(
         pathlib.Path(config.workdir) / "run", Encoder(ARCH, remat=False), [GOOD], loss,
         optim.adamw(1e-2, warmup=1, steps=100), steps=config.steps or STEPS, seed=0,
-        schedule=train.Schedule(save=config.save, keep=config.keep), about=program.about(__file__, config),
+        schedule=train.Schedule(save=config.save, keep=config.keep, workers=config.workers),
+        about=program.about(__file__, config),
     )  # fmt: skip
 
 
@@ -83,6 +84,32 @@ def test_asked_to_stop_it_saves_that_step_and_says_that_the_same_command_goes_on
     assert process.returncode == 0 and f"at step {reached}" in said
     assert [row["step"] for row in rows(run)] == list(range(reached + 2))
     assert all(0 <= row["goodput"] <= 1 for row in rows(run))
+
+
+def test_a_second_process_in_one_folder_is_refused_and_a_killed_one_keeps_nobody_away(data, tmp_path, layout):
+    run = tmp_path / "work" / "run"
+    # Worker processes outlive one that is killed, and hold what it had open.
+    first = start(data, tmp_path / "work", "--config.save=2", "--config.workers=1", before=("setsid",))
+    try:
+        while first.poll() is None and len(checkpoint.steps(run)) < 1:
+            time.sleep(0.05)
+        second = start(data, tmp_path / "work", "--config.save=2")
+        said = second.communicate(timeout=100)[1]
+        assert second.returncode == 1 and "Traceback" not in said, said
+        assert f"error: {run}: another process is writing there (process {first.pid} on " in said.splitlines()[-1]
+        with pytest.raises(storage.StorageError, match="another process is writing there"):
+            checkpoint.save_params(run, {}, {}, layout.tokenizer)
+        assert first.poll() is None
+        first.kill()
+        first.wait()
+        reached = checkpoint.steps(run)[-1]
+        third = start(data, tmp_path / "work", f"--config.steps={reached + 2}", "--config.save=2")
+        said = third.communicate(timeout=100)[1]
+        assert third.returncode == 0 and f"at step {reached}" in said, said
+        assert [row["step"] for row in rows(run)] == list(range(reached + 2))
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
+        first.communicate()
 
 
 def test_a_full_disk_is_said_and_the_last_whole_checkpoint_stays(data, tmp_path):

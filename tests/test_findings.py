@@ -10,6 +10,7 @@ from conftest import ARCH
 import experiments
 from configs import cpu
 from embed import checkpoint
+from embed.config_check import ConfigError
 from embed.data import corpora
 from embed.data.prepare import layout_for
 from embed.eval import compare
@@ -118,5 +119,5 @@ def test_forks_with_a_hypothesis_are_all_there_are_but_the_one_that_needs_a_mode
 
 
 def test_a_fork_that_is_not_there_is_named(config):
-    with pytest.raises(SystemExit, match=r"no experiments/finetune__colda\.py.*finetune__colder"):
+    with pytest.raises(ConfigError, match=r"no experiments/finetune__colda\.py.*finetune__colder"):
         findings.chosen("colda")

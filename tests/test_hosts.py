@@ -3,8 +3,7 @@ checkpoints after kills, with the same batches and to the same bits.
 
 Run as a program, this file is what they run: a few steps of a small model on records of two tasks, then a soup of the
 run's last two checkpoints and its scores. Every host writes down what batches it read, and the scores it got.
-`HOSTS_KILLS=20 pytest tests/test_hosts.py` kills oftener than the default, which does once, and tries four hosts and
-another mesh too.
+By default it is killed once; the slow tests kill it oftener, and try four hosts and another mesh too.
 """
 
 import collections
@@ -46,7 +45,7 @@ from experiments import evaluate
 
 ROOT = pathlib.Path(__file__).parent.parent
 STEPS, SAVE = 6, 2
-KILLS = int(os.environ.get("HOSTS_KILLS", 1))
+SLOW = pytest.mark.slow
 MESH, OTHER = (1, 4, 2), (1, 8, 1)
 # The last layer's factor: the norm after it divides by it again, so that its gradient is rounding alone, of which Adam
 # makes whole steps.
@@ -216,7 +215,7 @@ def same(run: pathlib.Path, alone: pathlib.Path, count: int) -> None:
     assert all(result == wanted for result in scores(run, count))
 
 
-@pytest.mark.parametrize("count", [2, 4] if KILLS > 1 else [2])
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=SLOW)])
 def test_hosts_train_average_and_evaluate_what_one_process_does(data, alone, count):
     run = data / f"of{count}"
     finish(start(count, data, run), data)
@@ -237,16 +236,17 @@ def members(run: pathlib.Path) -> list[int]:
     return [number for _, number in named if pathlib.Path(f"/proc/{number}").exists()]
 
 
-def test_killed_and_gone_on_by_another_number_of_hosts(data, alone):
+@pytest.mark.parametrize("kills", [1, pytest.param(5, marks=SLOW)])
+def test_killed_and_gone_on_by_another_number_of_hosts(data, alone, kills):
     """As late as chance says, all processes at once or one of them, whom the others must follow; the last start runs to
     the end."""
-    run, rng, killed = data / "killed", random.Random(0), 0
-    while killed < KILLS:
+    run, rng, killed = data / f"killed_{kills}", random.Random(0), 0
+    while killed < kills:
         count = rng.choice([1, 2, 2, 4]) if killed else 2
         process = start(count, data, run)
         if not reach(process, run, len(lines(run)) + rng.randint(1, 2), data):
             same(run, alone, count)  # it came to the end first: from the start again
-            run = data / f"killed{killed}"
+            run = data / f"killed_{kills}_from_{killed}"
             continue
         if count > 1 and (rng.random() < 0.5 or not killed):
             os.kill(rng.choice(members(run)), signal.SIGKILL)
@@ -275,8 +275,8 @@ def two_hosts(data: pathlib.Path, run: pathlib.Path, stall: int) -> Iterator[lis
             end(process)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("sign", [signal.SIGSTOP, signal.SIGKILL] if KILLS > 1 else [signal.SIGSTOP])
+@SLOW
+@pytest.mark.parametrize("sign", [signal.SIGSTOP, signal.SIGKILL])
 def test_a_host_that_stands_still_or_is_gone_ends_the_other(data, sign):
     run = data / f"by_{sign.name}"
     with two_hosts(data, run, STALL) as hosts:
@@ -297,7 +297,7 @@ def test_one_host_asked_to_stop_stops_all_at_one_step_which_is_saved(data):
     assert checkpoint.steps(run)[-1] == len(lines(run)) < 1000
 
 
-@pytest.mark.skipif(KILLS == 1, reason="compiles everything again; set HOSTS_KILLS")
+@SLOW
 def test_gone_on_with_another_mesh(data, alone):
     run = data / "remeshed"
     process = start(1, data, run)

@@ -127,6 +127,29 @@ def test_vectors_are_made_once_and_gone_on_with(folder, model, monkeypatch):
     assert not np.allclose(embed(embedder, contents, None, 64)[0], found) and len(blocks) == 7
 
 
+def test_a_long_candidate_has_the_vector_of_its_beginning(folder, model):
+    long = [{"text": "red " * 9000}]
+    rows = [{"query": [{"text": "a"}], "positive": long}, {"query": long, "positive": [{"text": "red " * 900}]}]
+    (folder / "letters" / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    embedder, found = Embedder.load(model), scan(JsonlSource(folder / "letters", "train"))
+    for contents in (found.asked, found.corpus):
+        made, known = embed(embedder, contents, None, 64)
+        assert known.all() and len(made) == 2
+    assert np.array_equal(made[0], made[1])
+
+
+@pytest.mark.parametrize("absent", [{"label": ""}, {"label": None}, {"label": None, "lang": None, "negatives": None}])
+def test_no_label_is_no_common_label(folder, absent):
+    """Records without a label are candidates for each other, however that is written."""
+    rows = [{"query": [{"text": f"find {i}"}], "positive": [{"text": f"about {i}"}]} | absent for i in range(8)]
+    (folder / "letters" / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = scan(JsonlSource(folder / "letters", "train"))
+    assert not found.labels.any()
+    vectors = np.eye(8, dtype=np.float32)
+    mined = mine(found, [(vectors, vectors[found.asked.places(found.queries)])], np.ones(8, bool), Rule(4, 8))
+    assert (mined.negatives != NONE).all()
+
+
 def test_the_experiment_writes_datasets_and_a_page(folder, model, tmp_path):
     config = cpu.get_config()
     config.update({"pairs": str(folder), "checkpoint": str(model), "workdir": str(tmp_path / "runs")})

@@ -1,7 +1,7 @@
 """Launching on Cloud TPU and GKE, driven from end to end against stand-ins for gcloud and xpk (tests/launch/bin).
 
 The stand-ins run what they are given: a worker is a folder of this machine, a preemption kills what runs there. Most
-runs are of tests/launch/counter.py; with POD_TRAINS=1, one trains a small model on two workers, through a preemption.
+runs are of tests/launch/counter.py; one, marked slow, trains a small model on two workers, through a preemption.
 """
 
 import fcntl
@@ -51,7 +51,9 @@ def template(tmp_path_factory) -> pathlib.Path:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
     (packages,) = venv.glob("lib/*/site-packages")
     (packages / "outer.pth").write_text("\n".join(site.getsitepackages()))
-    shutil.copy(ROOT / "setup.py", venv)
+    constraints = ROOT / "launch" / "constraints" / f"python{sys.version_info[0]}.{sys.version_info[1]}.txt"
+    installed = [path.read_bytes() for path in (ROOT / "setup.py", constraints) if path.exists()]
+    (venv / "installed[tpu]").write_bytes(b"".join(installed))
     return folder
 
 
@@ -62,7 +64,8 @@ class Cloud:
         self.folder, self.tree, self.work = folder / "cloud", folder / "tree", folder / "runs"
         shutil.copytree(template / "tree", self.tree, symlinks=True)
         shutil.copytree(template / "image", self.folder / "image", symlinks=True)
-        clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV", "XLA_FLAGS")}
+        theirs = ("PYTHONPATH", "VIRTUAL_ENV", "XLA_FLAGS", "PYTHON", "VENV", "CONSTRAINTS")
+        clean = {k: v for k, v in os.environ.items() if k not in theirs}
         self.environment = clean | {
             "PATH": f"{STANDINS}:{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}",
             "CLOUD": str(self.folder), "CLUSTER": "tpus", "TPU": "v5litepod-16", "ZONE": "us-west4-a",
@@ -479,7 +482,7 @@ def test_shellcheck():
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.skipif("POD_TRAINS" not in os.environ, reason="a minute of two cores: POD_TRAINS=1")
+@pytest.mark.slow
 def test_training_goes_on_through_a_preemption(cloud, tmp_path):
     import test_hosts
 

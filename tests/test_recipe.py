@@ -139,7 +139,6 @@ def test_pairs_of_your_own_are_trained_and_scored(whole):
     assert "animals" in (whole / "runs" / "report_pairs.html").read_text()
 
 
-@pytest.mark.skipif("HOSTS_KILLS" not in os.environ, reason="three recipes more; set HOSTS_KILLS, as for test_hosts.py")
 def test_hosts_end_where_one_process_ends(whole):
     """Four devices, in one, two and four processes."""
     folders = [whole.parent / f"of{count}" for count in (1, 2, 4)]

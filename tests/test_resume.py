@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from embed import checkpoint, optim, train
 from embed.data import tokenizer as tokenizers
 from embed.data.layout import Budget, Layout
 from embed.data.records import Image, Record, Text
-from embed.data.sources import ArrayRecordSource, write
+from embed.data.sources import ArrayRecordSource, read, write
 from embed.data.tasks import Task
 from embed.inputs import Dropout
 from embed.loss.contrast import contrast
@@ -165,6 +166,44 @@ def test_a_killed_run_goes_on_bit_for_bit(data, uninterrupted, sign):
 def test_a_changed_run_is_refused_by_what_changed(data, short, change, named):
     with pytest.raises(checkpoint.CheckpointError, match=named):
         fit(short, data, steps=2, **change)
+
+
+def written(folder: pathlib.Path, data: pathlib.Path, records: list[Record]) -> pathlib.Path:
+    """The data folder with other records."""
+    folder.mkdir()
+    shutil.copy(data / "tokenizer.json", folder)
+    write(folder / "train.array_record", records)
+    return folder
+
+
+def test_other_data_are_refused_by_the_name_of_their_dataset(data, short, tmp_path):
+    records = list(read(ArrayRecordSource(data / "train.array_record")))
+    edited = [*records[:-1], dataclasses.replace(records[-1], query=(Text("a red square 32"),))]
+    swapped = [records[1], records[0], *records[2:]]
+    before = (short / "metrics.jsonl").read_bytes()
+    for name, others in {"edited": edited, "swapped": swapped}.items():
+        with pytest.raises(checkpoint.CheckpointError, match=r"data\.one\.fingerprint was '\w{32}' and is '\w{32}'"):
+            fit(short, written(tmp_path / name, data, others), steps=2, loss=cheap)
+    with pytest.raises(checkpoint.CheckpointError, match=r"data\.two\.records was 24 and is 25"):
+        fit(short, written(tmp_path / "grown", data, [*records, records[0]]), steps=2, loss=cheap)
+    assert (short / "metrics.jsonl").read_bytes() == before
+    assert checkpoint.metadata(short)["data"]["one"]["records"] == 24
+
+
+def test_a_copy_of_the_data_and_a_checkpoint_that_does_not_know_its_own_go_on(data, short, tmp_path, caplog):
+    records = list(read(ArrayRecordSource(data / "train.array_record")))
+    copy = written(tmp_path / "copy", data, records)
+    for run in (tmp_path / "new", tmp_path / "old"):
+        shutil.copytree(short, run)
+    assert int(fit(tmp_path / "new", copy, steps=2, loss=cheap).step) == 2
+    assert "does not say what data" not in caplog.text
+    file = tmp_path / "old" / "checkpoints" / "1" / "_CHECKPOINT_METADATA"
+    described = json.loads(file.read_text())
+    del described["custom_metadata"]["data"]
+    file.write_text(json.dumps(described))
+    assert int(fit(tmp_path / "old", copy, steps=2, loss=cheap).step) == 2
+    assert "checkpoints/1 does not say what data it was trained on" in caplog.text
+    assert checkpoint.metadata(tmp_path / "old")["data"]["one"]["records"] == 24
 
 
 def other_layout() -> Layout:

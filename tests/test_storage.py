@@ -142,7 +142,7 @@ def test_a_run_in_a_bucket_is_the_local_run_bit_for_bit(here, there):
     same_run(there, here)
 
 
-@pytest.mark.skipif("STORAGE_OUTAGE" not in os.environ, reason="a minute on two cores: set STORAGE_OUTAGE=1")
+@pytest.mark.slow
 def test_killed_and_left_by_its_bucket_it_is_still_that_run(emulator, data, here, tmp_path):
     work, log = storage.path("gs://bucket/outage"), tmp_path / "log"
     process = start(work, data, log)

@@ -26,7 +26,8 @@ from embed import storage
 from embed.data import spec
 from embed.data.duplicates import NUMBERS, firsts, near_firsts, seen
 from embed.data.gather import Job, gather_all, known
-from embed.data.sources import ArrayRecordSource, open_split, qrels, read, write_shards
+from embed.data.records import parse_json
+from embed.data.sources import ArrayRecordSource, judgements, open_split, qrels, read, write_shards
 
 
 class BuildError(ValueError):
@@ -44,26 +45,39 @@ class Options:
 def build(path: pathlib.Path, out: pathlib.Path, options: Options, workers: int) -> dict[str, Any]:
     """Builds OUT from a spec, or goes on; returns its manifest, also where it is there already.
 
-    Raises BuildError where OUT holds something else or a split has no record, and as `spec.load` does.
+    Raises BuildError where OUT holds something else or a split has no record, StorageError where another process builds
+    there, and as `spec.load` does.
     """
-    made, manifest, work = spec.load(path), out / "manifest.json", out / ".parts"
+    if out.resolve() in (source.resolve() for source in (path, *options.against)):
+        raise BuildError(f"{out} is read here: give another folder to build in")
+    made, manifest = spec.load(path), out / "manifest.json"
     asked = {"spec": _fingerprint(path), "near": options.near, "against": [str(other) for other in options.against]}
-    if manifest.exists():
-        found = json.loads(manifest.read_text())
-        if {key: found.get(key) for key in asked} != asked:
-            raise BuildError(f"{out} holds a dataset of another spec or other options: give another folder")
-        return found
-    work.mkdir(parents=True, exist_ok=True)
-    begun = work / "asked.json"
-    if begun.exists() and json.loads(begun.read_text()) != asked:
-        raise BuildError(f"{work} is of another spec or other options: delete it, or give another folder")
-    begun.write_text(json.dumps(asked))
+    with storage.exclusive(out):
+        if not manifest.exists():
+            _build(path, made, out, options, asked, workers)
+        about = parse_json(manifest.read_bytes(), str(manifest))
+    if {key: about.get(key) for key in asked} != asked:
+        raise BuildError(f"{out} holds a dataset of another spec or other options: give another folder")
+    return about
 
+
+def _build(
+    path: pathlib.Path, made: spec.Spec, out: pathlib.Path, options: Options, asked: dict[str, Any], workers: int
+) -> None:
+    """Writes OUT, its manifest last."""
+    work = out / ".parts"
     splits = _jobs(path, made, work, options)
     evaluations = {f"its own {name}": jobs for name, jobs in splits.items() if asks(name)}
     for number, other in enumerate(options.against):
         found = _jobs(other, spec.load(other), work / f"against{number}", options)
         evaluations |= {f"{name} of {other}": jobs for name, jobs in found.items() if asks(name)}
+
+    begun = work / "asked.json"
+    work.mkdir(exist_ok=True)
+    if begun.exists() and parse_json(begun.read_bytes(), str(begun)) != asked:
+        raise BuildError(f"{work} is of another spec or other options: delete it, or give another folder")
+    with storage.whole(begun) as file:
+        file.write_text(json.dumps(asked), encoding="utf-8")
     every = [job for jobs in (*splits.values(), *evaluations.values()) for job in jobs]
     gather_all(list(dict.fromkeys(every)), workers)
 
@@ -72,12 +86,11 @@ def build(path: pathlib.Path, out: pathlib.Path, options: Options, workers: int)
     about |= {"counts": {name: one["records"] for name, one in written.items()}, "splits": written}
     if made.qrels is not None:
         about["judgements"] = _judgements(made.qrels, out)
-    with storage.whole(out / "quarantine.jsonl") as file, file.open("w") as lines:
-        lines.writelines(job.file(".quarantine").read_text() for jobs in splits.values() for job in jobs)
-    with storage.whole(manifest) as file:
-        file.write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n")
+    with storage.whole(out / "quarantine.jsonl") as file, file.open("wb") as lines:
+        lines.writelines(job.file(".quarantine").read_bytes() for jobs in splits.values() for job in jobs)
+    with storage.whole(out / "manifest.json") as file:
+        file.write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     shutil.rmtree(work)
-    return about
 
 
 def asks(split: str) -> bool:
@@ -86,15 +99,19 @@ def asks(split: str) -> bool:
 
 
 def _fingerprint(path: pathlib.Path) -> str:
-    """A hash of a spec's file, or of the names, sizes and times of a folder's own files."""
+    """A hash of a spec's file, or of the names, sizes and times of a folder's own files, hidden ones aside."""
     if path.is_file():
         return hashlib.sha256(path.read_bytes()).hexdigest()
-    listed = [f"{p.name} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in sorted(path.iterdir()) if p.is_file()]
+    files = [p for p in sorted(path.iterdir()) if p.is_file() and not p.name.startswith(".")]
+    listed = [f"{p.name} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files]
     return hashlib.sha256("\n".join(listed).encode()).hexdigest()
 
 
 def _jobs(path: pathlib.Path, made: spec.Spec, work: pathlib.Path, options: Options) -> dict[str, list[Job]]:
+    """The parts of every split. Raises BuildError where a split has none."""
     near = options.near is not None
+    if empty := [name for name, parts in made.splits.items() if not parts]:
+        raise BuildError(f"{empty[0]}: it is empty: {path} has no record of it")
     return {
         name: [Job(path, name, i, work / name / f"{i:06}", near) for i in range(len(parts))]
         for name, parts in made.splits.items()
@@ -106,12 +123,13 @@ def _split(
 ) -> dict[str, Any]:
     """Chooses and writes a split; what the manifest says of it. Raises BuildError where there is nothing."""
     quarantined = collections.Counter(
-        _reason(json.loads(line)) for job in jobs for line in job.file(".quarantine").read_text().splitlines()
+        _reason(json.loads(line)) for job in jobs for line in job.file(".quarantine").read_bytes().splitlines()
     )
     sizes = _column(jobs, "sizes")
     if not len(sizes):
-        why = f"; the commonest reason: {quarantined.most_common(1)[0][0]}" if quarantined else ": it is empty"
-        raise BuildError(f"{name}: no record can be read{why}")
+        if not quarantined:
+            raise BuildError(f"{name}: it is empty")
+        raise BuildError(f"{name}: no record can be read; the commonest reason: {quarantined.most_common(1)[0][0]}")
     about: dict[str, Any] = {"read": len(sizes) + quarantined.total(), "quarantined": dict(quarantined.most_common())}
     keep = np.ones(len(sizes), bool)
     if "train" in name:
@@ -202,10 +220,10 @@ def _bytes(jobs: Sequence[Job], keep: np.ndarray) -> Iterator[bytes]:
 
 
 def _judgements(path: storage.Path, out: pathlib.Path) -> dict[str, int]:
-    """Writes qrels.tsv, without the lines whose query or document is quarantined; how many there are of both."""
+    """Writes qrels.tsv, without the lines whose query or document is not there; how many there are of both."""
     queries, corpus = ({record.id for record in read(open_split(out, name))} for name in ("queries", "corpus"))
-    lines = [line[1:] for line in qrels(path)]
-    kept = [line for line in lines if line[0] in queries and line[1] in corpus]
+    known = judgements(path, queries, corpus)
     with storage.whole(out / "qrels.tsv") as file:
-        file.write_text("".join(f"{query}\t{document}\t{grade}\n" for query, document, grade in kept))
-    return {"records": len(kept), "lost": len(lines) - len(kept)}
+        lines = (f"{query}\t{document}\t{grade}\n" for query, document, grade in known)
+        file.write_text("".join(lines), encoding="utf-8")
+    return {"records": len(known), "lost": sum(1 for _ in qrels(path)) - len(known)}

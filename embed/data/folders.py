@@ -16,6 +16,12 @@ from embed.loss.contrast import REPORT, Candidates
 
 SAMPLE = 64  # records of a dataset that are looked at for the size of its rows
 PACKED = 1024  # and for how many inputs share one: sums vary more than a maximum
+QRELS = "qrels.tsv"
+SEPARATORS = ":,|"  # of the names that results and tables make of a dataset's
+
+
+class DatasetError(ValueError):
+    """A dataset that cannot be used for what is asked of it; the message names it and what it lacks."""
 
 
 def _files(split: str) -> tuple[str, ...]:
@@ -37,11 +43,59 @@ def with_split(root: str | os.PathLike, split: str) -> list[storage.Path]:
     """`holding`. Raises FileNotFoundError where there are none."""
     found = holding(root, split)
     if not found:
-        asked = os.fspath(root) or "'' (no folder was given)"
+        asked = os.fspath(root) or "'' (no folder was given: --config.pairs=FOLDER)"
         raise FileNotFoundError(
             f"no dataset in {asked}: expected NAME/{split}.jsonl or NAME/{split}.array_record there"
         )
     return found
+
+
+def has_benchmark(folder: storage.Path) -> bool:
+    """Whether a test is there as `corpus`, `queries` and qrels.tsv. A corpus alone is none: mining searches it.
+
+    Raises DatasetError where some of the three are missing.
+    """
+    judged = {"queries": has_split(folder, "queries"), QRELS: (folder / QRELS).exists()}
+    there = judged | {"corpus": has_split(folder, "corpus")}
+    if any(judged.values()) and not all(there.values()):
+        missing = ", ".join(
+            part if part == QRELS else f"{part}.jsonl" for part, is_there in there.items() if not is_there
+        )
+        raise DatasetError(
+            f"{folder}: a benchmark is corpus.jsonl, queries.jsonl and {QRELS}, and there is no {missing}; "
+            "python -m embed.data build writes all three of BEIR's form"
+        )
+    return all(there.values())
+
+
+def with_test(root: str | os.PathLike, split: str = "test") -> list[storage.Path]:
+    """The folders in `root` that can be tested, by name: by the pairs of a split, by a benchmark, or by both.
+
+    Raises DatasetError where there are none, where a split is empty or a benchmark incomplete, and for a name that
+    cannot be told apart in results.
+    """
+    found = []
+    for folder in datasets(root):
+        has_pairs = has_split(folder, split)
+        if not has_benchmark(folder) and not has_pairs:
+            continue
+        if has_pairs and not len(open_split(folder, split)):
+            raise DatasetError(f"{folder}: the split {split} has no records, so there is nothing to test")
+        if any(sign in folder.name for sign in SEPARATORS):
+            raise DatasetError(f"{folder}: a dataset's name has none of {' '.join(SEPARATORS)}: rename the folder")
+        found.append(folder)
+    if not found:
+        names = ", ".join(folder.name for folder in datasets(root)) or "none"
+        raise DatasetError(
+            f"nothing to test in {os.fspath(root) or 'no folder (--config.pairs=FOLDER)'}: none of its datasets "
+            f"({names}) has {split}.jsonl, or corpus.jsonl, queries.jsonl and {QRELS}"
+        )
+    return found
+
+
+def datasets(root: str | os.PathLike) -> list[storage.Path]:
+    """The folders in `root` that have records of any kind, by name; none where `root` is ""."""
+    return holding(root, "*")
 
 
 def tasks(
@@ -50,14 +104,14 @@ def tasks(
     """One task a dataset with a train split: rates by the square root of its size, rows as large as its contents need.
 
     `most` is the largest row of a side. A dataset smaller than `batch` has a batch of its own size. One hard negative a
-    query, where there are any. Raises FileNotFoundError where there is no dataset, ValueError where one has no readable
-    record.
+    query, where there are any. Raises FileNotFoundError where there is no dataset, DatasetError where one has no
+    readable record.
     """
     return tuple(task(folder, layout, most, batch, candidates) for folder in with_split(root, "train"))
 
 
 def task(folder: storage.Path, layout: Layout, most: Budget, batch: int, candidates: Candidates = REPORT) -> Task:
-    """The task of one dataset, as `tasks` has it. Raises FileNotFoundError and ValueError."""
+    """The task of one dataset, as `tasks` has it. Raises FileNotFoundError and DatasetError."""
     source = open_split(folder, "train")
     records = sample(source, SAMPLE)
     queries = [record.query for record in records]
@@ -89,7 +143,7 @@ def packed(task: Task, folder: storage.Path, layout: Layout, group: int, row: in
     """The task with several inputs a row, groups of `group` pairs in rows of about `row` tokens, chosen by a sample of
     its dataset. Its batch must be a multiple of `group`, and the groups of a batch of the mesh's parts.
 
-    Raises FileNotFoundError, and ValueError where none of the records looked at can be decoded.
+    Raises FileNotFoundError, and DatasetError where none of the records looked at can be decoded.
     """
     records, h = sample(open_split(folder, "train"), PACKED), task.negatives
     queries: list[Content | None] = [record.query for record in records]
@@ -109,7 +163,7 @@ def packed(task: Task, folder: storage.Path, layout: Layout, group: int, row: in
                 continue
             found.append(needs(pieces or None, layout))
         if not any(tokens for tokens, *_ in found):
-            raise ValueError(f"{folder}: none of the records looked at can be read and decoded")
+            raise DatasetError(f"{folder}: none of the records looked at can be read and decoded")
         needed, count = np.array(found), group * each
         rows = max(round(needed[:, 0].mean() * count / row), 1)
         kinds.append(rows_for(needed, count, rows, budget.patches, budget.frames))
@@ -125,5 +179,5 @@ def _budget(contents: list[Content], layout: Layout, most: Budget, folder: stora
         except (MediaError, LimitError):
             continue
     if not shapes:
-        raise ValueError(f"{folder}: none of the records looked at can be read and decoded")
+        raise DatasetError(f"{folder}: none of the records looked at can be read and decoded")
     return Budget(*np.minimum(np.max(shapes, axis=0), dataclasses.astuple(most)).tolist())

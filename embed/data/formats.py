@@ -8,20 +8,29 @@ import functools
 import glob
 import io
 import itertools
+import logging
+import lzma
 import os
 import tarfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+import pyarrow
 import pyarrow.parquet
 import soundfile
 from PIL import Image as Pillow
 
 from embed import storage
-from embed.data.records import MAX_MEDIA_BYTES, Audio, Content, Image, Record, RecordError, Text, parse_json, parse_line
+from embed.data.records import MAX_MEDIA_BYTES, Audio, Content, Image, Record, RecordError, parse_beir
 from embed.data.sources import JsonlSource, Parse, open_split, qrels
+from embed.data.textfile import decode_text
 
+log = logging.getLogger(__name__)
+TEXTS = {"txt", "text", "transcript", "cls", "json", "jsonl", "csv", "tsv", "md", "html", "xml"}  # suffixes in a tar
+# what a tar or its compression raises where the file is broken
+TAR_ERRORS = (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError)
 ROWS = 1000  # of a part, where rows are read by their index
 
 
@@ -47,8 +56,8 @@ def by_index(name: str, source: Any, records: Callable[[Any], Iterable[Record]])
     return [Part(functools.partial(rows, range(i, min(i + ROWS, len(source)))), read) for i in starts]
 
 
-def split(folder: str | os.PathLike, name: str, parse: Parse = parse_line) -> list[Part]:
-    """A split as `sources.open_split` finds it, in JSONL or ArrayRecord. Raises FileNotFoundError."""
+def split(folder: str | os.PathLike, name: str, parse: Parse | None = None) -> list[Part]:
+    """A split as `sources.open_split` finds it, in JSONL or ArrayRecord. Raises FileNotFoundError, RecordError."""
     return by_index(f"{folder}/{name}", open_split(folder, name, parse), _alone)
 
 
@@ -76,14 +85,21 @@ def tfds(
 
 
 def image_of(pixels: np.ndarray) -> Image:
-    """Pixels u8[h,w,3] as a PNG."""
+    """Pixels u8[h,w,3], or of one channel, or u8[h,w], as a PNG. Raises ValueError for other arrays."""
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (1,), (3,), (4,)):
+        raise ValueError(f"pixels {pixels.dtype}{list(pixels.shape)}: expected u8[h,w,3]")
     out = io.BytesIO()
-    Pillow.fromarray(pixels).save(out, "PNG")
+    Pillow.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels).save(out, "PNG")
     return Image(out.getvalue())
 
 
 def audio_of(samples: np.ndarray, rate: int) -> Audio:
-    """Samples [n] or [n,channels], integers or floats in -1..1, at `rate` a second, as a FLAC of 16 bits."""
+    """Samples [n] or [n,channels], integers of 16 or 32 bits (or 64, as TFDS has those of 16) or floats in -1..1, at
+    `rate` a second, as a FLAC of 16 bits. Raises ValueError for other arrays."""
+    if samples.dtype == np.int64:
+        if samples.size and not -(2**15) <= samples.min() <= samples.max() < 2**15:
+            raise ValueError("samples of 64 bits that do not fit 16: give int32, or floats in -1..1")
+        samples = samples.astype(np.int16)
     out = io.BytesIO()
     soundfile.write(out, samples, rate, format="FLAC", subtype="PCM_16")
     return Audio(out.getvalue())
@@ -97,43 +113,88 @@ def parquet(
     A row is a dict of its columns, or of `columns`. Raises FileNotFoundError where no file fits.
     """
 
-    def rows(path: str, group: int, first: int) -> Iterator[tuple[str, dict]]:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            count = itertools.count(first)
-            for batch in file.iter_batches(16, row_groups=[group], columns=columns):  # rows may hold media
-                for row in batch.to_pylist():
-                    yield f"{path}[{next(count)}]", row
+    def rows(path: str, group: int, first: int) -> Iterator[tuple[str, Callable[[], dict]]]:
+        count = itertools.count(first)
+        try:
+            with pyarrow.parquet.ParquetFile(path) as file:
+                for batch in file.iter_batches(16, row_groups=[group], columns=columns):  # rows may hold media
+                    for i in range(len(batch)):
+                        yield f"{path}[{next(count)}]", functools.partial(_row, batch, i)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise RecordError(f"{path}: row group {group} is broken: {error}") from error
+
+    def read(row: Callable[[], dict]) -> Iterable[Record]:
+        return records(row())
 
     parts = []
     for path in files(pattern):
-        about = pyarrow.parquet.read_metadata(path)
+        try:
+            about = pyarrow.parquet.read_metadata(path)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise RecordError(f"{path} is no whole Parquet file: {error}") from error
         first = 0
         for group in range(about.num_row_groups):
-            parts.append(Part(functools.partial(rows, path, group, first), records))
+            parts.append(Part(functools.partial(rows, path, group, first), read))
             first += about.row_group(group).num_rows
     return parts
 
 
+def _row(batch: pyarrow.RecordBatch, number: int) -> dict:
+    """Read here, not with its neighbours: a string that is not UTF-8 is the fault of one row."""
+    return batch.slice(number, 1).to_pylist()[0]
+
+
 def webdataset(pattern: str | os.PathLike, records: Callable[[dict], Iterable[Record]]) -> list[Part]:
     """Samples of tar files, a file a part: neighbours of one name up to its first dot are one row, a dict of
-    `__key__`, that name, and a file's bytes under the rest of its name (`jpg`, `txt`, `0.json`, ...).
+    `__key__`, that name, and a file's bytes under the rest of its name (`jpg`, `txt`, `0.json`, ...), those of a text
+    in UTF-8 whatever its byte-order mark says.
 
     Nothing is unpacked to disk. Raises FileNotFoundError where no file fits.
     """
 
     def rows(path: str) -> Iterator[tuple[str, dict]]:
-        with tarfile.open(path, "r|*") as archive:
-            named = ((*_key(member.name), member) for member in archive if member.isfile())
-            for key, members in itertools.groupby(named, lambda one: one[0]):
-                row: dict[str, Any] = {"__key__": key}
-                for _, rest, member in members:
-                    if member.size > MAX_MEDIA_BYTES:
-                        row[rest] = None  # a field that is missing, to whoever asks for it
-                    elif (file := archive.extractfile(member)) is not None:
-                        row[rest] = file.read()
-                yield f"{path}: {key}", row
+        try:
+            with tarfile.open(path, "r|*", tarinfo=Header) as archive:
+                named = ((*_key(member.name), member) for member in archive if member.isfile())
+                for key, members in itertools.groupby(named, lambda one: one[0]):
+                    row: dict[str, Any] = {"__key__": key}
+                    for _, rest, member in members:
+                        if member.size > MAX_MEDIA_BYTES:
+                            row[rest] = None  # a field that is missing, to whoever asks for it
+                        elif (file := archive.extractfile(member)) is not None:
+                            row[rest] = file.read()
+                    yield f"{path}: {key}", row
+        except TAR_ERRORS as error:
+            raise RecordError(f"{path}: no whole tar file: {error}") from error
 
-    return [Part(functools.partial(rows, path), records) for path in files(pattern)]
+    def read(row: dict) -> Iterable[Record]:
+        return records({name: _in_utf8(name, data) for name, data in row.items()})
+
+    return [Part(functools.partial(rows, path), read) for path in files(pattern)]
+
+
+class Header(tarfile.TarInfo):
+    """A member's header. One that is broken, or missing before the end is marked, is an error: tarfile alone takes it
+    for the end."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # the mark of the end
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"no header of a file at byte {archive.offset} ({error})") from error
+
+
+def _in_utf8(name: str, data: Any) -> Any:
+    """A text's bytes without a byte-order mark, in UTF-8; other fields as they are. Raises RecordError."""
+    if name.rpartition(".")[2].lower() not in TEXTS or not isinstance(data, bytes):
+        return data
+    try:
+        return decode_text(data).encode()
+    except ValueError as error:
+        raise RecordError(f"{name}: {error}") from error
 
 
 def _key(name: str) -> tuple[str, str]:
@@ -144,9 +205,10 @@ def _key(name: str) -> tuple[str, str]:
 
 def files(pattern: str | os.PathLike) -> list[str]:
     """The files of a pattern, by name. Raises FileNotFoundError where there are none."""
-    found = sorted(glob.glob(os.fspath(pattern), recursive=True))
+    name = os.fspath(pattern)
+    found = [name] if os.path.isfile(name) else sorted(glob.glob(name, recursive=True))  # brackets may be of a name
     if not found:
-        raise FileNotFoundError(f"no file fits {os.fspath(pattern)!r}")
+        raise FileNotFoundError(f"no file fits {name!r}")
     return found
 
 
@@ -160,13 +222,14 @@ def hub(repo: str, revision: str, pattern: str = "**/*.parquet") -> str:
 
 def beir(folder: str | os.PathLike, name: str, negatives: int = 8) -> list[Part]:
     """Training pairs of a BEIR folder (corpus.jsonl, queries.jsonl, qrels/NAME.tsv): a query and each document that
-    answers it, with up to `negatives` of those that were judged and do not.
+    answers it, with up to `negatives` of those that were judged, are there and do not.
 
-    The corpus is indexed by id, not held. Raises RecordError and FileNotFoundError.
+    The corpus is indexed by id, not held; its lines that cannot be read are counted in the log. Raises RecordError and
+    FileNotFoundError.
     """
     folder = storage.path(folder)
     queries, corpus = (JsonlSource(folder, side, parse_beir) for side in ("queries", "corpus"))
-    at = [{source[i].id: i for i in range(len(source))} for source in (queries, corpus)]
+    at = [_index(queries), _index(corpus)]
     judged: dict[str, dict[str, int]] = {}
     for _, query, document, grade in qrels(folder / "qrels" / f"{name}.tsv"):
         judged.setdefault(query, {})[document] = grade
@@ -179,11 +242,25 @@ def beir(folder: str | os.PathLike, name: str, negatives: int = 8) -> list[Part]
 
     def records(row: tuple[str, str]) -> list[Record]:
         query, document = row
-        wrong = [key for key, grade in judged[query].items() if grade <= 0][:negatives]
+        wrong = [key for key, grade in judged[query].items() if grade <= 0 and key in at[1]][:negatives]
         others = tuple(content(1, key) for key in wrong)
         return [Record(f"{query}/{document}", content(0, query), content(1, document), others)]
 
     return by_index(f"{folder}/qrels/{name}.tsv", rows, records)
+
+
+def _index(source: JsonlSource) -> dict[str, int]:
+    """Where each id is."""
+    at: dict[str, int] = {}
+    broken: list[str] = []
+    for i in range(len(source)):
+        try:
+            at[source[i].id] = i
+        except RecordError as error:
+            broken.append(str(error))
+    if broken:
+        log.info("%d of %d lines cannot be read; the first: %s", len(broken), len(source), broken[0])
+    return at
 
 
 def beir_test(folder: str | os.PathLike) -> dict[str, list[Part]]:
@@ -199,12 +276,3 @@ def beir_test(folder: str | os.PathLike) -> dict[str, list[Part]]:
         lambda record: [record] if record.id in answered else [],
     )
     return {"corpus": split(folder, "corpus", parse_beir), "queries": queries}
-
-
-def parse_beir(line: bytes, folder: storage.Path, where: str) -> Record:
-    """A line of BEIR's corpus.jsonl or queries.jsonl, its title as a first line. Raises RecordError."""
-    value = parse_json(line, where)
-    if "_id" not in value or not isinstance(value.get("text"), str):
-        raise RecordError(f"{where}: expected an object with _id and text")
-    text = "\n".join(part for part in (value.get("title"), value["text"]) if part)
-    return Record(str(value["_id"]), (Text(text),), ())

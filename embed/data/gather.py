@@ -8,27 +8,32 @@ import dataclasses
 import functools
 import json
 import logging
+import os
 import pathlib
 import sys
+import threading
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import connection, get_context, parent_process
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from embed import storage
-from embed.data import spec
+from embed.data import formats, spec
 from embed.data.duplicates import NUMBERS, decoded, signature
 from embed.data.media import MediaError
-from embed.data.records import KEY_OF, Content, Record, content_hash, to_bytes
+from embed.data.records import KEY_OF, Content, Record, RecordError, content_hash, to_bytes, validate
 from embed.data.sources import write_bytes
 
 log = logging.getLogger(__name__)
 DEADLY = 100  # rows of a part that may end a process
 EVERY = 30.0  # seconds between lines in a log
+DEFECTS = (TypeError, AttributeError, ImportError, NameError, AssertionError, SyntaxError)  # of code, not of a file
 
 
 class GatherError(ValueError):
@@ -64,7 +69,7 @@ def gather(job: Job) -> None:
     """Reads a part. Raises what its spec or source raises before the first row."""
     looks: list[Look] = []
 
-    with job.file(".quarantine").open("w") as out:
+    with job.file(".quarantine").open("w", encoding="utf-8") as out:
 
         def kept() -> Iterator[bytes]:
             for where, look in _looks(job):
@@ -107,7 +112,7 @@ def _looks(job: Job) -> Iterator[tuple[str, Look | Exception]]:
     """Yields every record of a part, or what is wrong with it or its row, with where it stands."""
     part = _spec(job.spec).splits[job.split][job.number]
     rows, deadly = enumerate(part.rows()), set(deadly_rows(job))
-    where = "the first row"
+    where = f"the first row of part {job.number} of {job.split}"
     with job.file(".at").open("w") as at:
         while True:
             try:
@@ -115,6 +120,7 @@ def _looks(job: Job) -> Iterator[tuple[str, Look | Exception]]:
             except StopIteration:
                 return
             except Exception as error:  # of a file that is cut short or broken in its middle
+                _raise_defect(error, where, job.spec)
                 yield where, ValueError(f"what comes after it cannot be read: {storage.brief(error)}")
                 return
             at.seek(0)
@@ -123,11 +129,31 @@ def _looks(job: Job) -> Iterator[tuple[str, Look | Exception]]:
             if number in deadly:
                 yield where, MediaError("it ends the process that decodes it")
                 continue
-            try:
-                for record in part.records(row):
-                    yield where, _look(record, where, job.near)
-            except Exception as error:  # of a spec's own function, a decoder or a reader
-                yield where, error
+            for record in _records(part, row, where, job.spec):
+                yield where, record if isinstance(record, Exception) else _look(record, where, job.near)
+
+
+def _records(part: formats.Part, row: Any, where: str, spec: pathlib.Path) -> Iterator[Record | Exception]:
+    """The records of a row, and what ends them early."""
+    try:
+        yield from part.records(row)
+    except Exception as error:  # of a spec's own function or a reader
+        _raise_defect(error, where, spec)
+        yield error
+
+
+def _raise_defect(error: Exception, where: str, spec: pathlib.Path) -> None:
+    """Raises again what says nothing of a row: a bucket that is lost, or a fault in code. A line of the spec itself may
+    meet a row that it was not written for, with a null in it, and then has a TypeError or an AttributeError too."""
+    of_row = isinstance(error, TypeError | AttributeError) and _raised_in(error) == spec.resolve()
+    if isinstance(error, storage.StorageError) or (isinstance(error, DEFECTS) and not of_row):
+        error.add_note(f"while reading {where}")
+        raise error
+
+
+def _raised_in(error: Exception) -> pathlib.Path:
+    """The file whose line raised an error."""
+    return pathlib.Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
 
 
 def deadly_rows(job: Job) -> list[int]:
@@ -140,10 +166,14 @@ def _spec(path: pathlib.Path) -> spec.Spec:
     return spec.load(path)
 
 
-def _look(record: Record, where: str, near: bool) -> Look:
-    """Decodes every medium. Raises MediaError."""
-    sides = record.query, record.positive
-    found = [decoded(side) for side in (*sides, *record.negatives)]
+def _look(record: Record, where: str, near: bool) -> Look | Exception:
+    """Decodes every medium; what is wrong with it where one cannot be."""
+    try:
+        record = validate(record, where)
+        sides = record.query, record.positive
+        found = [decoded(side) for side in (*sides, *record.negatives)]
+    except (RecordError, MediaError) as error:
+        return error
     signatures = [signature(side) for side in found[:2]] if near else np.zeros((2, 0))
     data = to_bytes(dataclasses.replace(record, provenance={"from": where} | record.provenance))
     hashes = np.stack([content_hash(side) for side in sides])
@@ -173,10 +203,12 @@ def _finished(jobs: Sequence[Job], workers: int) -> Iterator[Job]:
     """Yields parts as they have been read; where a row ends a process, the parts under way are read again alone."""
     left = dict.fromkeys(jobs)
     try:
-        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        with _pool(workers) as pool:
             running = {pool.submit(gather, job): job for job in jobs}
             for done in as_completed(running):
-                done.result()
+                if error := done.exception():
+                    pool.shutdown(cancel_futures=True)
+                    raise error
                 del left[running[done]]
                 yield running[done]
         return
@@ -192,11 +224,27 @@ def _finished(jobs: Sequence[Job], workers: int) -> Iterator[Job]:
     yield from _finished(list(left), workers)
 
 
+def _pool(workers: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(workers, get_context("spawn"), _end_with_parent)
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the one that started it has: else it would write on beside the build that goes on."""
+    parent = parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def _alone(job: Job) -> None:
     """Reads a part in processes of its own, without the rows that end them."""
     for _ in range(DEADLY):
         try:
-            with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            with _pool(1) as pool:
                 return pool.submit(gather, job).result()
         except BrokenProcessPool:
             row = int(job.file(".at").read_text())

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,6 +15,7 @@ from embed.data.pdf import render_pdf
 from embed.data.records import Audio, Content, Image, Part, Pdf, Text, Video
 from embed.data.tokenizer import Tokenizer
 from embed.inputs import MediaFormat
+from embed.model.presets import Architecture
 
 MAX_TOKENS = 8192  # the report's API
 MAX_IMAGES = 6
@@ -43,6 +45,13 @@ class Layout:
 
     tokenizer: Tokenizer
     media: MediaFormat
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, arch: Architecture) -> "Layout":
+        """A model's layout with the tokenizer in a file. Raises ValueError, naming the file, where it does not fit."""
+        tokenizer = Tokenizer.load(path)
+        tokenizer.check_rows(arch.vocabulary)
+        return cls(tokenizer, arch.media)
 
     def contract(self) -> dict[str, Any]:
         """What an encoder trained with this layout expects, as plain JSON."""

@@ -18,6 +18,25 @@ ENDLESS = 2**60  # records
 Batch = tuple[int, Pairs]  # which task, its pairs (numpy, this host's rows)
 
 
+def order(tasks: Sequence[Task], sources: Sequence[Source], seed: int) -> grain.MapDataset:
+    """Which records are read at each step, tasks interleaved at their rates: element `step` is (which task, its keys
+    i64[batch,2]: a record's index, and the seed of its own randomness). Endless, the same on every host.
+
+    Raises ValueError where a source is empty.
+    """
+    streams = [_keys(*one, seed) for one in zip(range(len(tasks)), tasks, sources, strict=True)]
+    return grain.MapDataset.mix(streams, weights=[task.rate for task in tasks])
+
+
+def _keys(number: int, task: Task, source: Source, seed: int) -> grain.MapDataset:
+    if not len(source):
+        raise ValueError(f"task {task.name}: its source is empty")
+    epochs = ENDLESS // len(source)  # repeat() alone may be longer than a length can be
+    indices = grain.MapDataset.range(len(source)).seed(seed + number).shuffle().repeat(epochs)
+    keys = indices.random_map(lambda index, rng: np.array([index, rng.integers(2**31)]))
+    return keys.batch(task.batch).map(lambda batch: (number, batch))
+
+
 def mixture(
     tasks: Sequence[Task],
     sources: Sequence[Source],
@@ -26,37 +45,24 @@ def mixture(
     lines: Sequence[int] = (0,),
     of: int = 1,
 ) -> grain.MapDataset:
-    """Endless task-pure batches, tasks interleaved at their rates; element `step` is a Batch of this host's rows:
-    those `lines` of the `of` equal parts of every batch (see `mesh.lines`).
+    """The batches of `order`; element `step` is a Batch of this host's rows: those `lines` of the `of` equal parts of
+    every batch (see `mesh.lines`).
 
     Raises ValueError where a batch does not divide into so many parts or a source is empty.
     """
-    streams = [
-        _stream(number, task, source, layout, seed, lines, of)
-        for number, (task, source) in enumerate(zip(tasks, sources, strict=True))
-    ]
-    return grain.MapDataset.mix(streams, weights=[task.rate for task in tasks])
+    for task in tasks:
+        if task.groups % of:
+            kind = "groups of pairs" if task.packing else "pairs"
+            raise ValueError(
+                f"task {task.name}: a batch of {task.groups} {kind} does not divide into the {of} parts of the mesh"
+            )
 
+    def read(drawn: tuple[int, np.ndarray]) -> Batch:
+        number, keys = drawn
+        here = np.arange(len(keys)).reshape(of, -1)[list(lines)].reshape(-1)
+        return number, make_pairs(tasks[number], layout, sources[number], keys[here])
 
-def _stream(
-    number: int, task: Task, source: Source, layout: Layout, seed: int, lines: Sequence[int], of: int
-) -> grain.MapDataset:
-    if task.groups % of:
-        kind = "groups of pairs" if task.packing else "pairs"
-        raise ValueError(
-            f"task {task.name}: a batch of {task.groups} {kind} does not divide into the {of} parts of the mesh"
-        )
-    if not len(source):
-        raise ValueError(f"task {task.name}: its source is empty")
-    parts = np.arange(task.batch).reshape(of, -1)
-
-    def read(keys: np.ndarray) -> Batch:
-        return number, make_pairs(task, layout, source, keys[parts[list(lines)].reshape(-1)])
-
-    epochs = ENDLESS // len(source)  # repeat() alone may be longer than a length can be
-    indices = grain.MapDataset.range(len(source)).seed(seed + number).shuffle().repeat(epochs)
-    keys = indices.random_map(lambda index, rng: np.array([index, rng.integers(2**31)]))
-    return keys.batch(task.batch).map(read)
+    return order(tasks, sources, seed).map(read)
 
 
 def batches(data: grain.MapDataset, start: int, stop: int, workers: int) -> Iterator[Batch]:

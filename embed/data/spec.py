@@ -9,13 +9,12 @@ and which records they make.
 
 import dataclasses
 import importlib.util
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 
 from embed import storage
 from embed.data import formats
-from embed.data.records import parse_graded, parse_item, parse_line
+from embed.data.records import RecordError, parse_json
 from embed.data.sources import splits_in
 
 
@@ -50,22 +49,34 @@ def load(path: pathlib.Path) -> Spec:
 
 
 def _of_folder(folder: pathlib.Path) -> Spec:
-    names, meta = splits_in(folder), folder / "meta.json"
+    names = splits_in(folder)
     if not names:
         raise SpecError(f"{folder}: no dataset there: expected NAME.jsonl or NAME.array_record")
-    about = json.loads(meta.read_bytes()) if meta.exists() else {}
-    source, licence, task = (str(about.get(key, "")) for key in ("source", "licence", "task"))
-    splits: dict[str, Sequence[formats.Part]]
+    facts = _facts(folder)
     if (folder / "qrels").is_dir():
         judged = {path.stem: path for path in sorted(folder.glob("qrels/*.tsv"))}
+        pairs = [name for name in names if name not in ("corpus", "queries")]
+        if twice := sorted(set(pairs) & set(judged)):
+            raise SpecError(f"{folder}: {twice[0]} is there twice, as pairs and as qrels/{twice[0]}.tsv: take one away")
+        splits: dict[str, Sequence[formats.Part]]
         splits = {name: formats.beir(folder, name) for name in judged if name != "test"}
+        splits |= {name: formats.split(folder, name) for name in pairs}
         if "test" in judged:
             splits |= formats.beir_test(folder)
-        return Spec(splits, source, licence, task, judged.get("test"))
-    if (folder / "qrels.tsv").exists():
-        splits = {name: formats.split(folder, name, parse_item) for name in ("corpus", "queries")}
-        return Spec(splits, source, licence, task, folder / "qrels.tsv")
-    splits = {
-        name: formats.split(folder, name, parse_graded if name.startswith("sts") else parse_line) for name in names
-    }
-    return Spec(splits, source, licence, task)
+        return Spec(splits, *facts, judged.get("test"))
+    qrels = folder / "qrels.tsv"
+    if qrels.exists() and (missing := {"corpus", "queries"} - set(names)):
+        raise SpecError(f"{folder}: qrels.tsv needs a corpus and queries, and there is no {sorted(missing)[0]} there")
+    return Spec({name: formats.split(folder, name) for name in names}, *facts, qrels if qrels.exists() else None)
+
+
+def _facts(folder: pathlib.Path) -> tuple[str, str, str]:
+    """Source, licence and task, by meta.json, or by the manifest of a build."""
+    path = next((path for path in (folder / "meta.json", folder / "manifest.json") if path.exists()), None)
+    if path is None:
+        return "", "", ""
+    about = parse_json(path.read_bytes(), str(path))
+    source, licence, task = (about.get(key) or "" for key in ("source", "licence", "task"))
+    if not (isinstance(source, str) and isinstance(licence, str) and isinstance(task, str)):
+        raise RecordError(f"{path}: source, licence and task: expected strings")
+    return source, licence, task

@@ -21,6 +21,10 @@ from embed.loss.contrast import REPORT, Candidates
 log = logging.getLogger(__name__)
 
 
+class BadRecord(ValueError):
+    """A record that cannot be read, decoded or fitted; the message names it and says why."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
     """One row of an experiment's mixture."""
@@ -103,16 +107,26 @@ def shapes(task: Task, media: MediaFormat) -> Pairs:
 Example = tuple[Input, Input, list[Input], np.ndarray, bool, bool]
 
 
-def _example(task: Task, layout: Layout, source: Source, index: int, seed: int) -> Example:
+def make_example(task: Task, layout: Layout, source: Source, index: int, seed: int) -> Example:
+    """One record of a source as a pair of the task; `seed` draws its negatives and whether it has a task string.
+
+    Raises BadRecord.
+    """
     try:
         record = source[index]
     except RecordError as error:
-        log.warning("quarantined: task %s, record %d: %s", task.name, index, error)
-        return _absent(task)
+        raise BadRecord(f"record {index}: {error}") from error
     try:
         return _present(task, layout, record, np.random.default_rng(seed))
     except (MediaError, LimitError) as error:
-        log.warning("quarantined: task %s, record %d (%s): %s", task.name, index, record.id, error)
+        raise BadRecord(f"record {index} ({record.id}): {error}") from error
+
+
+def _example(task: Task, layout: Layout, source: Source, index: int, seed: int) -> Example:
+    try:
+        return make_example(task, layout, source, index, seed)
+    except BadRecord as error:
+        log.warning("quarantined: task %s, %s", task.name, error)
         return _absent(task)
 
 

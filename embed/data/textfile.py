@@ -17,8 +17,8 @@ def decode_text(data: bytes) -> str:
 
     Raises ValueError, naming what the bytes seem to be and what to do, where they are not such a text.
     """
-    mark = find_mark(data)
-    if not mark and (wide := _guess_wide(data[:SAMPLE])):
+    mark = next((mark for mark in MARKS if data.startswith(mark)), b"")
+    if not mark and (wide := guess_wide(data)):
         raise ValueError(f"it seems to be {wide} without a byte-order mark; convert it: iconv -f {wide} -t UTF-8")
     encoding = MARKS[mark] if mark else "utf-8"
     try:
@@ -34,14 +34,15 @@ def decode_text(data: bytes) -> str:
     return text
 
 
-def find_mark(data: bytes) -> bytes:
-    """The byte-order mark that the bytes begin with, a key of MARKS, or b""."""
-    return next((mark for mark in MARKS if data.startswith(mark)), b"")
+def wide_encoding(data: bytes) -> str | None:
+    """UTF-16 or UTF-32 where `data` begins as such a text does, with its byte-order mark or without, else None."""
+    mark = next((mark for mark in MARKS if data.startswith(mark)), codecs.BOM_UTF8)
+    return guess_wide(data) if mark == codecs.BOM_UTF8 else MARKS[mark][:6].upper()
 
 
-def _guess_wide(data: bytes) -> str | None:
-    """The wide encoding in which most characters of `data` are Latin, or None."""
-    zeros = tuple(2 * data[i::4].count(0) > len(data[i::4]) for i in range(4))
+def guess_wide(data: bytes) -> str | None:
+    """The wide encoding in which most characters at the beginning of `data` are Latin, or None."""
+    zeros = tuple(2 * data[i:SAMPLE:4].count(0) > len(data[i:SAMPLE:4]) for i in range(4))
     wide: dict[tuple[bool, ...], str] = {
         (False, True, True, True): "UTF-32LE",
         (True, True, True, False): "UTF-32BE",

@@ -21,13 +21,14 @@ class Tokenizer:
     `prefix` and `suffix` are what the file itself puts before and after a text (<bos> and <eos>, as a rule).
     """
 
-    def __init__(self, json: str):
-        """Raises ValueError where `json` is not a tokenizer file or lacks a special token."""
+    def __init__(self, json: str, source: str = "the tokenizer"):
+        """Raises ValueError, about `source`, where `json` is not a tokenizer file or lacks a special token."""
         try:
             self.backend = Backend.from_str(json)
         except Exception as error:  # the library raises bare Exception for every malformed file
-            raise ValueError(f"not a tokenizer.json: {error}") from error
+            raise ValueError(f"{source}: not a tokenizer.json: {error}") from error
         self.json = json
+        self.source = source
         self.hash = hashlib.sha256(json.encode()).hexdigest()[:16]
         self.backend.no_truncation()
         self.backend.no_padding()
@@ -35,7 +36,7 @@ class Tokenizer:
         start = next(i for i in range(len(around[0])) if around[0][i : i + len(around[1])] == around[1])
         self.prefix, self.suffix = around[0][:start], around[0][start + len(around[1]) :]
         if self._id("<pad>") != PADDING:
-            raise ValueError(f"the tokenizer's <pad> has id {self._id('<pad>')}; it needs {PADDING}, as Gemma's have")
+            raise ValueError(f"{source}: <pad> has id {self._id('<pad>')}; it needs {PADDING}, as Gemma's have")
         self.image = self._id("<|image>"), self._id("<|image|>"), self._id("<image|>")  # begin, placeholder, end
         self.video = self.image[0], self._id(VIDEO), self.image[2]
         self.audio = self._id("<|audio>"), self._id("<|audio|>"), self._id("<audio|>")
@@ -45,7 +46,7 @@ class Tokenizer:
     def _id(self, name: str) -> int:
         number = self.backend.token_to_id(name)
         if number is None:
-            raise ValueError(f"the tokenizer has no {name} token; it needs {', '.join((*SPECIAL, VIDEO))}")
+            raise ValueError(f"{self.source}: no {name} token; it needs {', '.join((*SPECIAL, VIDEO))}")
         return number
 
     @property
@@ -60,9 +61,30 @@ class Tokenizer:
             raise ValueError(f"a text that is not Unicode: character {error.start} is half a surrogate pair") from error
         return self.backend.encode(text, add_special_tokens=False).ids
 
+    def check_rows(self, rows: int) -> None:
+        """Raises ValueError where an id that an input may hold has none of the `rows` of an embedding table.
+
+        A lookup would clamp it to the last row. Special tokens that stand neither around texts nor for media are not
+        counted: their names in a text are text.
+        """
+        special = {number for number, token in self.backend.get_added_tokens_decoder().items() if token.special}
+        unused = special - {*self.prefix, *self.suffix, *self.image, *self.video, *self.audio}
+        ids = {number: token for token, number in self.backend.get_vocab().items() if number not in unused}
+        largest = max(ids)
+        if largest >= rows:
+            count = sum(number >= rows for number in ids)
+            raise ValueError(
+                f"{self.source}: {ids[largest]!r} has id {largest:,}, the largest of {count:,} that are beyond the "
+                f"{rows:,} rows of the model's embedding table: give the model's own tokenizer.json"
+            )
+
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Tokenizer":
-        return cls(storage.path(path).read_text(encoding="utf-8"))
+        """Raises ValueError, naming the file, where it is not a tokenizer's."""
+        try:
+            return cls(storage.path(path).read_text(encoding="utf-8"), str(path))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: not a tokenizer.json: {error}") from error
 
     def save(self, path: str | os.PathLike) -> None:
         """Whole or not at all."""

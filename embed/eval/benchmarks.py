@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from embed import storage
+from embed.data.folders import QRELS, DatasetError
 from embed.data.records import KEY_OF, Content, Record, RecordError, content_hash, parse_item
-from embed.data.sources import open_split, qrels, read
+from embed.data.sources import judgements, open_split, read
 from embed.eval.metrics import chance_hit, evaluate_ranking
 from embed.search import top_k, truncate
 
@@ -30,6 +31,9 @@ class Benchmark:
     queries: tuple[Content, ...] = dataclasses.field(repr=False)
     corpus: tuple[Content, ...] = dataclasses.field(repr=False)
     relevance: tuple[dict[int, int], ...] = dataclasses.field(repr=False)  # candidate -> grade >= 1, for every query
+    # What errors call the queries and the candidates: "query x1 (record 3)"; by number where these are empty.
+    query_names: tuple[str, ...] = dataclasses.field(default=(), repr=False, compare=False)
+    corpus_names: tuple[str, ...] = dataclasses.field(default=(), repr=False, compare=False)
 
     def __post_init__(self):
         if not self.queries or len(self.queries) != len(self.relevance):
@@ -49,9 +53,22 @@ class Benchmark:
         found = [places.get(_key(query), -1) for query in self.queries]
         return np.array([-1 if j in grades else j for j, grades in zip(found, self.relevance, strict=True)], np.int32)
 
+    def name_query(self, i: int) -> str:
+        """What an error says of query i: dataset and id."""
+        return f"dataset {dataset(self.name)}, {self.query_names[i] if self.query_names else f'query {i}'}"
+
+    def name_candidate(self, i: int) -> str:
+        """What an error says of candidate i: dataset and id."""
+        return f"dataset {dataset(self.name)}, {self.corpus_names[i] if self.corpus_names else f'candidate {i}'}"
+
     def chance(self, k: int) -> float:
         """Exact hit@k of a random ranking."""
         return chance_hit(np.array([len(r) for r in self.relevance]), len(self.corpus) - (self.own >= 0), k)
+
+
+def dataset(name: str) -> str:
+    """The dataset of a benchmark by the benchmark's name, `DATASET: query→target` or `DATASET`."""
+    return name.partition(":")[0]
 
 
 def _key(content: Content) -> bytes:
@@ -69,20 +86,25 @@ def from_pairs(
 
     Forward, the candidates are the distinct positives and, with `negatives`, the distinct hard negatives. Backward,
     they are the distinct queries. A candidate is relevant (grade 1) for a query if some record pairs contents equal to
-    theirs. `kind` is found from the contents where it is not given. Raises ValueError where there are no records.
+    theirs. `kind` is found from the contents where it is not given. Raises DatasetError where there are no records.
     """
     queries: dict[bytes, Content] = {}
     targets: dict[bytes, Content] = {}
+    names: dict[bytes, str] = {}  # where each content is first
     pairs: dict[tuple[bytes, bytes], None] = {}  # in order, once each
-    for record in records:
+    for number, record in enumerate(records, start=1):
+        place = f"of record {number}, id {record.id}"
         query, positive = _key(record.query), _key(record.positive)
         queries.setdefault(query, record.query)
+        names.setdefault(query, f"query {place}")
         targets.setdefault(positive, record.positive)
+        names.setdefault(positive, f"positive {place}")
         pairs[query, positive] = None
         for negative in record.negatives if negatives else ():
             targets.setdefault(_key(negative), negative)
+            names.setdefault(_key(negative), f"negative {place}")
     if not pairs:
-        raise ValueError(f"{name}: no records, so no benchmark")
+        raise DatasetError(f"{name}: no records, so no benchmark")
     query_at, target_at = ({key: i for i, key in enumerate(side)} for side in (queries, targets))
     forward: dict[int, dict[int, int]] = collections.defaultdict(dict)
     backward: dict[int, dict[int, int]] = collections.defaultdict(dict)
@@ -90,11 +112,18 @@ def from_pairs(
         forward[query_at[query]][target_at[target]] = 1
         backward[target_at[target]][query_at[query]] = 1
     everything, candidates = tuple(queries.values()), tuple(targets.values())
+    query_names, target_names = (tuple(names[key] for key in side) for side in (queries, targets))
     answered = sorted(backward)  # a candidate that is nobody's positive is no query
     left, right = sides
     kind = kind or _kind(everything + candidates)
     there = Benchmark(
-        f"{name}: {left}→{right}", kind, everything, candidates, tuple(forward[i] for i in sorted(forward))
+        f"{name}: {left}→{right}",
+        kind,
+        everything,
+        candidates,
+        tuple(forward[i] for i in sorted(forward)),
+        query_names,
+        target_names,
     )
     back = Benchmark(
         f"{name}: {right}→{left}",
@@ -102,6 +131,8 @@ def from_pairs(
         tuple(candidates[j] for j in answered),
         everything,
         tuple(backward[j] for j in answered),
+        tuple(target_names[j] for j in answered),
+        query_names,
     )
     return there, back
 
@@ -115,9 +146,10 @@ def _kind(contents: Iterable[Content]) -> str:
 
 
 def from_folder(folder: str | os.PathLike, kind: str | None = None, name: str | None = None) -> Benchmark:
-    """Reads the splits `corpus` and `queries`, and qrels.tsv (`query-id<TAB>corpus-id<TAB>relevance`).
+    """Reads the splits `corpus` and `queries`, and qrels.tsv (see `sources.qrels`).
 
     Queries for which no line of qrels.tsv names an answer are left out, as trec_eval does; 0 is "judged, not relevant".
+    Lines about a query or candidate that is not there are counted in the log.
     `kind` is found from the contents where it is not given.
     Raises RecordError naming file and line, and OSError where a file is missing.
     """
@@ -125,14 +157,11 @@ def from_folder(folder: str | os.PathLike, kind: str | None = None, name: str | 
     corpus, queries = (_contents(folder, name) for name in ("corpus", "queries"))
     place = {key: j for j, key in enumerate(corpus)}
     relevance: dict[str, dict[int, int]] = collections.defaultdict(dict)
-    for where, query, candidate, grade in qrels(folder / "qrels.tsv"):
-        if query not in queries or candidate not in place:
-            missing = f"query {query!r}" if query not in queries else f"candidate {candidate!r}"
-            raise RecordError(f"{where}: no {missing} in {folder}")
+    for query, candidate, grade in judgements(folder / QRELS, queries, place):
         if grade > 0:
             relevance[query][place[candidate]] = grade
     if not relevance:
-        raise RecordError(f"{folder / 'qrels.tsv'}: no query has a relevant candidate")
+        raise RecordError(f"{folder / QRELS}: no query has a relevant candidate")
     kept = [key for key in queries if key in relevance]
     return Benchmark(
         name or os.path.basename(storage.absolute(folder)),
@@ -140,6 +169,8 @@ def from_folder(folder: str | os.PathLike, kind: str | None = None, name: str | 
         tuple(queries[key] for key in kept),
         tuple(corpus.values()),
         tuple(relevance[key] for key in kept),
+        tuple(f"query {key}" for key in kept),
+        tuple(f"candidate {key}" for key in corpus),
     )
 
 

@@ -22,8 +22,19 @@ from PIL import Image as Pillow
 from embed.api import Embedder
 from embed.checkpoint import fingerprint
 from embed.data import prompts
-from embed.data.layout import MAX_CHARACTERS, MAX_IMAGES, MAX_TOKENS, Piece, Words, cut_text, decode, length, sounds
-from embed.data.media import decode_audio
+from embed.data.layout import (
+    MAX_CHARACTERS,
+    MAX_IMAGES,
+    MAX_TOKENS,
+    LimitError,
+    Piece,
+    Words,
+    cut_text,
+    decode,
+    length,
+    sounds,
+)
+from embed.data.media import MediaError, decode_audio
 from embed.data.records import Audio, Image, Part, Text, Video
 from embed.items import to_part
 from embed.search import top_k, truncate
@@ -110,7 +121,10 @@ class Model(AbsEncoder):
         return np.concatenate(found)
 
     def _read(self, rows: Sequence, task: str | None, document: bool, start: int, number: int) -> list[Piece]:
-        return self._pieces(_content(rows[start + number], task, document))
+        try:
+            return self._pieces(_content(rows[start + number], task, document))
+        except (MediaError, LimitError) as error:
+            raise type(error)(f"row {start + number}: {error}") from error
 
     def _pieces(self, content: Sequence[Part]) -> list[Piece]:
         layout = self.embedder.layout

@@ -9,7 +9,7 @@ the texts of Table 2 are mteb's, by its names: `experiments/evaluate.py --config
 import dataclasses
 
 from embed import storage
-from embed.data.folders import has_split
+from embed.data.folders import has_benchmark, has_split
 from embed.data.sources import open_split, read
 from embed.eval.benchmarks import Benchmark, from_folder, from_pairs
 
@@ -116,9 +116,9 @@ def like(name: str, folder: str) -> Published:
 
 
 def load(one: Published, root: storage.Path) -> list[Benchmark]:
-    """Its directions; none where the data is not there. Raises RecordError for data that cannot be read."""
+    """Its directions; none where the data is not there. Raises RecordError and DatasetError for what cannot be used."""
     folder = root / one.folder
-    if has_split(folder, "corpus"):
+    if has_benchmark(folder):
         whole = from_folder(folder, name=f"{one.name}: {THERE}")
         return [whole]
     if not has_split(folder, "test"):

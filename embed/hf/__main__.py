@@ -24,7 +24,7 @@ def main() -> None:
     command.set_defaults(do=lambda given: to_checkpoint(hub.folder(given.folder), given.run))
     command = commands.add_parser("export", help="write a checkpoint in the Hugging Face layout")
     command.add_argument("checkpoint", help="a run's or soup's folder, or one checkpoints/STEP of it")
-    command.add_argument("folder", help="where to; must be new or empty")
+    command.add_argument("folder", help="where to: new, or an empty folder, which is replaced when all is written")
     command.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     command.set_defaults(do=lambda given: export(given.checkpoint, given.folder, given.dtype))
     given = parser.parse_args()

@@ -5,11 +5,12 @@ is read as the encoder it becomes, its window of w tokens as |i - j| <= w // 2.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 from typing import Any
 
+from embed import checkpoint
+from embed.hf.fields import HubError, read_json
 from embed.inputs import MediaFormat
 from embed.model.presets import (
     EMBEDDINGGEMMA2,
@@ -32,20 +33,6 @@ FIXED = {"rms_norm_eps": EPSILON, "hidden_activation": "gelu_pytorch_tanh", "att
 NOT_KNOWN = {"enable_moe_block": False}
 
 
-class HubError(ValueError):
-    """A folder that is not such a model; the message names the file, the field or the tensors."""
-
-
-def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """A JSON object from a file, {} where there is none. Raises HubError where it is no JSON."""
-    if not path.exists():
-        return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise HubError(f"{path} is not JSON: {error}") from error
-
-
 def is_embedder(arch: Architecture) -> bool:
     """Whether `arch` is of the EmbeddingGemma 2 kind: per-layer embeddings projected from the input alone."""
     return bool(arch.per_layer) and not arch.per_layer_vocabulary
@@ -65,13 +52,16 @@ def architecture(folder: str | os.PathLike) -> Architecture:
     known = {"embedding_gemma2": EMBEDDINGGEMMA2, "gemma4": GEMMA4_E2B, "gemma4_unified": GEMMA4_12B}
     if kind not in known:
         raise HubError(f"{path}: model_type {config.get('model_type')!r}; known are {', '.join(known)}")
+    if "quantization_config" in config:
+        method = config["quantization_config"].get("quant_method", "a method without a name")
+        raise HubError(f"{path}: quantization_config: weights quantised by {method}: give the model before that")
     like = known[kind]
     vision, audio = (_tower(config.get(f"{part}_config"), path) for part in ("vision", "audio"))
     own = read_json(folder / "embed.json")
     arch = _text(config.get("text_config") or config, path, like)
     arch = dataclasses.replace(
         arch,
-        media=MediaFormat(**own["media"]) if own else _media(vision, audio, folder, like),
+        media=checkpoint.from_json(MediaFormat, own["media"]) if own else _media(vision, audio, folder, like),
         vision=_vision(vision) if vision and like.vision else None,
         audio=_audio(audio) if audio and like.audio else None,
     )
@@ -82,8 +72,8 @@ def _text(text: dict[str, Any], path: pathlib.Path, like: Architecture) -> Archi
     _check(text, path, FIXED | NOT_KNOWN)
     embedder = is_embedder(like)
     kinds = text.get("layer_types") or ([LOCAL] * 5 + [GLOBAL]) * (text["num_hidden_layers"] // 6)
-    n = kinds.index(GLOBAL) + 1
-    if kinds != [*[LOCAL] * (n - 1), GLOBAL] * (len(kinds) // n):
+    n = kinds.index(GLOBAL) + 1 if GLOBAL in kinds else len(kinds)
+    if not kinds or kinds != [*[LOCAL] * (n - 1), GLOBAL] * (len(kinds) // n):
         raise HubError(f"{path}: layer_types: not whole groups of {n - 1} sliding layers and a full one")
     shared = text.get("num_kv_shared_layers", 0)
     if shared % n or shared >= len(kinds):
@@ -96,13 +86,15 @@ def _text(text: dict[str, Any], path: pathlib.Path, like: Architecture) -> Archi
         differing = {layer: override for layer, kind in enumerate(kinds) if kind == GLOBAL}
 
     def spec(layer: int, window: int, **more: Any) -> AttentionSpec:
-        own = text | differing.get(layer, {})
+        own = differing.get(layer, {})
         rope = (text.get("rope_parameters") or ROPE)[kinds[layer]]
         share = {"default": 1.0, "proportional": rope.get("partial_rotary_factor", 1.0)}.get(rope["rope_type"])
         if share is None:
             raise HubError(f"{path}: rope_type {rope['rope_type']!r}; known are default and proportional")
-        heads = own["num_attention_heads"], own["num_key_value_heads"], own["head_dim"]
-        return AttentionSpec(*heads, theta=rope["rope_theta"], window=window, rotary=share, **more)
+        heads, groups, size = (
+            own.get(name) or text[name] for name in ("num_attention_heads", "num_key_value_heads", "head_dim")
+        )
+        return AttentionSpec(heads, groups, size, theta=rope["rope_theta"], window=window, rotary=share, **more)
 
     full = spec(n - 1, 0, key_is_value=text.get("attention_k_eq_v", False))
     window = text["sliding_window"]

@@ -7,11 +7,13 @@ made bidirectional, and the projection a module after the pooling.
 import json
 import os
 import pathlib
+import tempfile
 from typing import Any
 
 import numpy as np
 from einops import rearrange
 from flax.traverse_util import flatten_dict
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from embed import checkpoint, storage
@@ -19,7 +21,8 @@ from embed.data import prompts
 from embed.data.layout import MAX_FRAMES, MAX_TOKENS
 from embed.data.tokenizer import SPECIAL, VIDEO, Tokenizer
 from embed.hf.card import model_card
-from embed.hf.config import HubError, config_json, is_embedder
+from embed.hf.config import config_json, is_embedder
+from embed.hf.fields import HubError
 from embed.hf.tensors import DENSE, theirs
 from embed.model.presets import Architecture
 
@@ -37,24 +40,32 @@ TEMPLATE = (
 def export(path: str | os.PathLike, folder: str | os.PathLike, dtype: str = "float32") -> None:
     """Writes the parameters of a run or soup, its tokenizer and its input contract in the Hugging Face layout.
 
-    `dtype` float32 keeps every bit, bfloat16 halves the size. Raises CheckpointError where there is no checkpoint,
-    HubError for an architecture that no class of transformers has, FileExistsError where `folder` has files in it.
+    `dtype` float32 keeps every bit, bfloat16 halves the size. The folder is there when all of it is written; until
+    then it grows in NAME.partial-... beside it, which only a killed process leaves behind. Raises CheckpointError where
+    there is no checkpoint, HubError for an architecture that no class of transformers has, FileExistsError where
+    `folder` has files in it, OSError where it cannot be written.
     """
-    path, folder = storage.path(path), pathlib.Path(folder)
+    path, folder = storage.path(path), pathlib.Path(folder).resolve()
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty; give a new folder")
     meta = checkpoint.metadata(path)
     arch, layout = checkpoint.architecture(meta), checkpoint.load_layout(path)
     files = documents(arch, layout.tokenizer)
     files["embed.json"] = {"widths": arch.widths, "media": meta["contract"]["media"], "about": meta}
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    layout.tokenizer.save(folder / "tokenizer.json")
-    (folder / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
-    (folder / "README.md").write_text(model_card(arch, meta, path), encoding="utf-8")
-    write_weights(checkpoint.load_params(path), arch, folder, np.dtype(dtype))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.exists():
+        folder.rmdir()  # now, not when all is written: it may be one that cannot be replaced
+    with tempfile.TemporaryDirectory(prefix=f"{folder.name}.partial-", dir=folder.parent) as partial:
+        new = pathlib.Path(partial, folder.name)  # not `partial` itself, which only its owner may read
+        new.mkdir()
+        for name, content in files.items():
+            (new / name).parent.mkdir(exist_ok=True)
+            (new / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        layout.tokenizer.save(new / "tokenizer.json")
+        (new / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
+        (new / "README.md").write_text(model_card(arch, meta, path), encoding="utf-8")
+        write_weights(checkpoint.load_params(path), arch, new, np.dtype(dtype))
+        new.rename(folder)
 
 
 def write_weights(params: dict, arch: Architecture, folder: pathlib.Path, dtype: np.dtype) -> None:
@@ -82,14 +93,24 @@ def write_weights(params: dict, arch: Architecture, folder: pathlib.Path, dtype:
     names: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         name = "model.safetensors" if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
-        save_file({n: tensor(*rest) for n, *rest in shard}, folder / name, metadata={"format": "pt"})
+        _save({n: tensor(*rest) for n, *rest in shard}, folder / name)
         names |= {n: name for n, *_ in shard}
     if len(shards) > 1:
         listing = {"metadata": {"total_size": size}, "weight_map": names}
         (folder / "model.safetensors.index.json").write_text(json.dumps(listing, indent=2) + "\n")
     for n, *rest in tensors:
         if n == DENSE:
-            save_file({"linear.weight": tensor(*rest)}, folder / "2_Dense" / "model.safetensors", {"format": "pt"})
+            _save({"linear.weight": tensor(*rest)}, folder / "2_Dense" / "model.safetensors")
+
+
+def _save(tensors: dict[str, np.ndarray], file: pathlib.Path) -> None:
+    file.touch()
+    mode = file.stat().st_mode  # as the umask has it; save_file puts a file for its owner alone in its place
+    try:
+        save_file(tensors, file, {"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(f"{file} cannot be written: {error}") from error
+    file.chmod(mode)
 
 
 def documents(arch: Architecture, tokenizer: Tokenizer) -> dict[str, dict | list]:

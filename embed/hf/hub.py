@@ -8,7 +8,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from embed import storage
-from embed.hf.config import HubError
+from embed.hf.fields import HubError
 
 PINNED = re.compile(r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)@(?P<commit>[0-9a-f]{40})")
 NEEDED = ("*.json", "*.safetensors", "*/*.json", "*/*.safetensors")  # no code, nothing pickled

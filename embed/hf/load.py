@@ -1,41 +1,49 @@
 """A model's folder -> our parameters: safetensors straight onto any mesh, one leaf in host memory at a time."""
 
-import contextlib
 import logging
 import os
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 from einops import EinopsError, rearrange
-from safetensors import SafetensorError, safe_open
 
 from embed import checkpoint, mesh, storage
 from embed.data.layout import Layout
-from embed.data.tokenizer import Tokenizer
-from embed.hf.config import HubError, architecture, is_embedder
-from embed.hf.tensors import DENSE, Theirs, theirs
+from embed.hf.config import architecture, is_embedder
+from embed.hf.fields import HubError, check_downloaded
+from embed.hf.tensors import BOUNDS, DENSE, Theirs, theirs
+from embed.hf.weights import Tensors, find_tensors, read_tensor
 from embed.model.encoder import Encoder, init_projection
 from embed.model.presets import Architecture
 
 log = logging.getLogger(__name__)
 VISION = ("vision_tower.", "vision_embedder.", "embed_vision.")
 AUDIO = ("audio_tower.", "embed_audio.")
+LISTED = 50  # wrong tensors that an error names
 
 
 def layout(folder: str | os.PathLike) -> Layout:
-    """How inputs of a model's folder are made: its tokenizer.json and its numbers for media."""
-    return Layout(Tokenizer.load(pathlib.Path(folder) / "tokenizer.json"), architecture(folder).media)
+    """How inputs of a model's folder are made: its tokenizer.json and its numbers for media.
+
+    Raises HubError for a tokenizer that is not whole or not of this model, OSError where there is none.
+    """
+    path = pathlib.Path(folder) / "tokenizer.json"
+    check_downloaded(path)
+    arch = architecture(folder)
+    try:
+        return Layout.load(path, arch)
+    except ValueError as error:
+        raise HubError(str(error)) from error
 
 
 def load(folder: str | os.PathLike, like: dict[str, Any] | None = None, seed: int = 0) -> dict[str, Any]:
     """Parameters of `Encoder(architecture(folder))`, laid out and typed as `like`, else f32 on the present mesh.
 
     The projection of a model that has none is made from `seed`, and what the model has beyond an encoder is left out;
-    both are said. Raises HubError naming every tensor that is missing, misshapen or unexpected, OSError where a file is
-    missing.
+    both are said. Raises HubError naming the tensors that are missing, misshapen or unexpected, or the first that is
+    quantised or not finite, OSError where a file is missing.
     """
     folder, arch = pathlib.Path(folder), architecture(folder)
     like = checkpoint.shapes(Encoder(arch)) if like is None else like
@@ -76,30 +84,40 @@ class Reader:
 
     def __init__(self, folder: pathlib.Path, arch: Architecture):
         self.folder, self.arch = folder, arch
-        self.files = _index(folder)
+        self.files = _name_tensors(folder)
         self.unread = set(self.files)
         self.wrong: list[str] = []
 
     def read(self, place: Theirs, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         """One of our leaves, zeros where something is missing or misshapen: that is noted for `finish`."""
         if not place.names.ndim:  # without a copy, since the largest tables are such
-            return self._one(str(place.names), place.axes, shape).astype(dtype, copy=False)
+            return self._one(str(place.names), place.axes, shape, dtype)
         value = np.zeros(shape, dtype)
         for index, name in np.ndenumerate(place.names):
-            value[index] = self._one(name, place.axes, shape[place.names.ndim :])
+            value[index] = self._one(name, place.axes, shape[place.names.ndim :], dtype)
         return value
 
-    def _one(self, name: str, axes: str, shape: tuple[int, ...]) -> np.ndarray:
+    def _one(self, name: str, axes: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         if name not in self.files:
             self.wrong.append(f"{name} is missing")
-            return np.zeros(shape)
+            return np.zeros(shape, dtype)
         self.unread.discard(name)
-        tensor = _tensor(*self.files[name])
+        tensor = read_tensor(*self.files[name])
+        with np.errstate(over="ignore"):  # what overflows is refused below
+            value = tensor.astype(dtype, copy=False)
+        usable = ~np.isnan(value) if name.endswith(BOUNDS) else np.isfinite(value)  # an open bound is infinite
+        if not usable.all():
+            path, inside = self.files[name]
+            count = value.size - np.count_nonzero(usable)
+            raise HubError(
+                f"{path}: {inside} holds NaN or infinity in {count:,} of {value.size:,} numbers, read as "
+                f"{np.dtype(dtype)}: it overflowed, or was not saved whole"
+            )
         try:
-            return rearrange(tensor, axes, **dict(zip(axes.split("->")[1].split(), shape, strict=True)))
+            return rearrange(value, axes, **dict(zip(axes.split("->")[1].split(), shape, strict=True)))
         except EinopsError:
             self.wrong.append(f"{name} is {list(tensor.shape)}, which does not make {list(shape)}")
-            return np.zeros(shape)
+            return np.zeros(shape, dtype)
 
     def finish(self) -> list[str]:
         """What was left out, in short. Raises HubError where a tensor was wrong, or is there and nobody knows it."""
@@ -108,7 +126,9 @@ class Reader:
         dropped = {name for name in self.unread if name.startswith(unused)}
         self.wrong += [f"{name} is not known" for name in sorted(self.unread - dropped)]
         if self.wrong:
-            raise HubError(f"{self.folder} does not hold this architecture: {'; '.join(self.wrong)}")
+            more = f"; and {len(self.wrong) - LISTED} more" if len(self.wrong) > LISTED else ""
+            listed = "; ".join(self.wrong[:LISTED])
+            raise HubError(f"{self.folder} does not hold this architecture: {listed}{more}")
         return sorted({name.split(".")[0] if name.startswith(VISION + AUDIO) else name for name in dropped})
 
     def _shared(self) -> list[str]:
@@ -120,36 +140,14 @@ class Reader:
         ]
 
 
-def _index(folder: pathlib.Path) -> dict[str, tuple[pathlib.Path, str]]:
-    """Name in the multimodal class -> (file, name there)."""
-    shards = sorted(folder.glob("*.safetensors"))
-    if not shards:
-        raise HubError(f"no .safetensors file in {folder}")
-    found: dict[str, tuple[pathlib.Path, str]] = {}
-    for shard in shards:
-        with _opened(shard) as file:
-            names = list(file.keys())
-        found |= {name: (shard, name) for name in names}
-    start = next((name for name in found if name.endswith("embed_tokens.weight")), "").removesuffix(
-        "embed_tokens.weight"
-    )
+def _name_tensors(folder: pathlib.Path) -> Tensors:
+    """The tensors of a folder by their names in the multimodal class."""
+    tensors = find_tensors(folder)
+    start = next((name for name in tensors if name.endswith("embed_tokens.weight")), "")
+    start = start.removesuffix("embed_tokens.weight")
     # "" in a text model alone, "language_model." in the multimodal one, "model.language_model." with a head on it
     root = start.removesuffix("language_model.")
     text = "" if start else "language_model."
-    named = {text + name.removeprefix(root): place for name, place in found.items()}
+    named = {text + name.removeprefix(root): place for name, place in tensors.items()}
     dense = folder / "2_Dense" / "model.safetensors"
     return named | ({DENSE: (dense, "linear.weight")} if dense.exists() else {})
-
-
-def _tensor(path: pathlib.Path, name: str) -> np.ndarray:
-    with _opened(path) as file:
-        return file.get_tensor(name)
-
-
-@contextlib.contextmanager
-def _opened(path: pathlib.Path) -> Iterator[Any]:
-    try:
-        with safe_open(path, framework="numpy") as file:
-            yield file
-    except SafetensorError as error:
-        raise HubError(f"{path} is not a whole safetensors file: {error}") from error

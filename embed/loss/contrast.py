@@ -76,11 +76,11 @@ Meeting = Callable[[Queries, Side, Sequence[int], bool], Rivals]  # at these wid
 def logits(query: jax.Array, factor: jax.Array, key: jax.Array, other: jax.Array, widths: Sequence[int]) -> jax.Array:
     """query [q,e], factor f32[q,w], key [n,e], other f32[n,w] -> f32[w,q,n]. Products over nested prefixes add up."""
     product, found = jnp.float32(0), []
-    for i, (start, stop) in enumerate(pairwise([0, *widths])):
+    for start, stop in pairwise([0, *widths]):
         q, k = query[:, start:stop], key[:, start:stop]
         product = product + jnp.einsum("qe,ne->qn", q, k, preferred_element_type=jnp.float32)
-        found.append(product * rearrange(factor[:, i], "q -> q 1") * rearrange(other[:, i], "n -> 1 n"))
-    return jnp.stack(found)
+        found.append(product)
+    return jnp.stack(found) * rearrange(factor, "q w -> w q 1") * rearrange(other, "n w -> w 1 n")
 
 
 def near(queries: Queries, keys: Side, scores: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -160,9 +160,10 @@ def contrast(
     rows, widths = query.shape[0], tuple(widths)
     h = negative.shape[0] // rows
     weights = [1 / len(widths)] * len(widths) if weights is None else weights
-    scale = jnp.ones_like(query[:, 0], jnp.float32) if scale is None else jax.reshard(scale, mesh.ROWS)
-    sharp = scale / temperature
     valid, pair = pairs.valid, jnp.arange(rows, out_sharding=mesh.ROWS)
+    query, target, negative = (zero_invalid(x, valid) for x in (query, target, negative))
+    scale = jnp.ones_like(query[:, 0], jnp.float32) if scale is None else jax.reshard(scale, mesh.ROWS)
+    sharp = jnp.where(valid, scale, 1) / temperature
 
     unit_query, unit_target = inverse_norms(query, widths), inverse_norms(target, widths)
     cosine = _over_prefixes(query, target, widths) * unit_query * unit_target
@@ -226,14 +227,19 @@ def _hard_negatives(negative: jax.Array, pairs: Pairs, targets: Side, widths: Se
 
 def _own(queries: Queries, negatives: Side, widths: Sequence[int], columns: bool) -> Rivals:
     """Every query against its own h hard negatives alone."""
-    one_query = jax.tree.map(lambda leaf: rearrange(leaf, "q ... -> q 1 ..."), queries)
     rows = queries.pair.shape[0]
-    own = jax.tree.map(lambda leaf: mesh.grouped(leaf, rows), negatives)
+    one_query, own = jax.tree.map(lambda leaf: mesh.grouped(leaf, rows), (queries, negatives))
     found = jax.vmap(lambda query, keys: seen(query, keys, widths, columns))(one_query, own)
     return jax.tree.map(lambda leaf: leaf[:, 0], found)
 
 
+def zero_invalid(x: jax.Array, valid: jax.Array) -> jax.Array:
+    """x[q·h,...], h rows a pair, with zeros in the rows of pairs that are not valid: what is there, NaN even, reaches
+    neither a value nor a gradient."""
+    rows = mesh.grouped(x, len(valid))
+    return mesh.ungrouped(jnp.where(valid.reshape(-1, *(1,) * x.ndim), rows, 0))
+
+
 def mean_over_valid(x: jax.Array, valid: jax.Array) -> jax.Array:
     """x [q,...] -> f32[...]"""
-    x = jnp.where(valid.reshape(-1, *(1,) * (x.ndim - 1)), x, 0).astype(jnp.float32)
-    return jnp.sum(x, axis=0) / jnp.maximum(jnp.sum(valid), 1)
+    return jnp.sum(zero_invalid(x, valid).astype(jnp.float32), axis=0) / jnp.maximum(jnp.sum(valid), 1)

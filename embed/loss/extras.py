@@ -17,7 +17,7 @@ from jax import P
 
 from embed import mesh
 from embed.inputs import Pairs
-from embed.loss.contrast import EXCLUDED, Meeting, Queries, Rivals, Side, inverse_norms, mean_over_valid
+from embed.loss.contrast import EXCLUDED, Meeting, Queries, Rivals, Side, inverse_norms, mean_over_valid, zero_invalid
 
 
 def harder(alpha: float) -> Callable[[Meeting], Meeting]:
@@ -77,9 +77,10 @@ def spread_out(
     the squared norm of XᵀX less the rows' |x_i|⁴.
     """
     weights = [1 / len(widths)] * len(widths) if weights is None else weights
+    x = zero_invalid(x, valid)
     units, count, loss = inverse_norms(x, widths), jnp.sum(valid), jnp.float32(0)
     for i, (width, weight) in enumerate(zip(widths, weights, strict=True)):
-        unit = x[:, :width].astype(jnp.float32) * rearrange(jnp.where(valid, units[:, i], 0), "n -> n 1")
+        unit = x[:, :width].astype(jnp.float32) * rearrange(units[:, i], "n -> n 1")
         gram = jnp.einsum("ne,nf->ef", unit, unit, out_sharding=P(), precision="highest")  # the difference below
         own = jnp.sum(jnp.square(jnp.sum(jnp.square(unit), axis=1)))
         loss += weight * (jnp.sum(jnp.square(gram)) - own) / jnp.maximum(count * (count - 1), 1)
@@ -94,7 +95,8 @@ def matched(x: jax.Array, teacher: jax.Array, valid: jax.Array) -> jax.Array:
     """
     if x.shape != teacher.shape:
         raise ValueError(f"vectors {x.shape} cannot match a teacher's {teacher.shape}; project them to its size first")
-    ours, theirs = (y.astype(jnp.float32) * inverse_norms(y, y.shape[1:]) for y in (x, jax.lax.stop_gradient(teacher)))
+    vectors = (zero_invalid(y, valid).astype(jnp.float32) for y in (x, jax.lax.stop_gradient(teacher)))
+    ours, theirs = (y * inverse_norms(y, y.shape[1:]) for y in vectors)
     return mean_over_valid(jnp.sum(jnp.square(ours - theirs), axis=1), valid)
 
 
@@ -120,11 +122,12 @@ def distilled(
     h = len(negative) // rows
     if not h:
         return jnp.float32(0)
+    query, target, negative, teacher = (zero_invalid(x, pairs.valid) for x in (query, target, negative, teacher))
     own = mesh.grouped(negative, rows)
     keys = jnp.concatenate([rearrange(target, "q e -> q 1 e"), own], axis=1).astype(jnp.float32)
     again = repeat(pairs.target_hash, "q two -> (q h) two", h=h) == pairs.negative_hash
     real = ~mesh.grouped(jnp.all(again, axis=1), rows)
-    there = jnp.concatenate([rearrange(jnp.ones_like(pairs.valid), "q -> q 1"), real], axis=1)
+    there = jnp.pad(real, ((0, 0), (1, 0)), constant_values=True)
     theirs = jax.nn.log_softmax(jnp.where(there, jax.lax.stop_gradient(teacher).astype(jnp.float32), EXCLUDED))
     sharp, loss = jnp.ones_like(query[:, 0], jnp.float32) / temperature, jnp.float32(0)
     unit_query = inverse_norms(query, widths)

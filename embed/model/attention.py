@@ -59,11 +59,13 @@ def banded(q: jax.Array, k: jax.Array, v: jax.Array, places: Places, window: int
 
     here, there = (Places(cut(places.segments, n, fill=-1), cut(places.positions, n)) for n in (0, 1))
     y = _weighted(cut(q, 0), cut(k, 1), cut(v, 1), here, there, window)
-    return rearrange(y, "(b n) w h k -> b (n w) h k", n=blocks)[:, :l]
+    return mesh.shard(rearrange(y, "(b n) w h k -> b (n w) h k", n=blocks)[:, :l], mesh.HEADS)
 
 
 def _weighted(q: jax.Array, k: jax.Array, v: jax.Array, here: Places, there: Places, window: int) -> jax.Array:
     """q[b,l,h,k], k, v[b,m,g,k] -> [b,l,h,k]; scores and their softmax in float32."""
+    q, k, v = (mesh.shard(x, mesh.HEADS) for x in (q, k, v))
+    here, there = (Places(*(mesh.shard(x, mesh.ROWS) for x in places)) for places in (here, there))
     down, across = (lambda x: rearrange(x, "b l -> b 1 1 l 1")), (lambda x: rearrange(x, "b m -> b 1 1 1 m"))
     mask = down(here.segments) == across(there.segments)
     if window:

@@ -154,14 +154,14 @@ class ChunkedAttention(nn.Module):
         fine = self.param("fine", nn.initializers.zeros, (k,), jnp.float32, mesh.VECTOR)
         q = linear("query") * (k**-0.5 / math.log(2) * jax.nn.softplus(fine)).reshape(1, 1, 1, k)
         q = jnp.pad(q, ((0, 0), (0, blocks * chunk - t), (0, 0), (0, 0)))
-        q = rearrange(q, "n (b c) h k -> n b c h k", c=chunk)
+        q = mesh.shard(rearrange(q, "n (b c) h k -> n b c h k", c=chunk), P(mesh.BATCH, None, None, "model"))
         # Block b sees the frames from b * chunk - before to (b + 1) * chunk + right.
         place = np.arange(blocks)[:, None] * chunk + np.arange(context)
 
         def around(y: jax.Array) -> jax.Array:
             y = jnp.pad(y, ((0, 0), (before, blocks * chunk - t + tower.right), *((0, 0),) * (y.ndim - 2)))
             spec = jax.typeof(y).sharding.spec
-            return y.at[:, place].get(out_sharding=P(spec[0], None, None, *spec[2:]))
+            return y.at[:, place].get(out_sharding=P(mesh.BATCH, None, None, *spec[2:]))
 
         keys = around(linear("key") * (math.log(1 + math.e) / math.log(2)))
         values = around(linear("value"))

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
+from jax.typing import DTypeLike
 
 from embed import mesh
 from embed.inputs import PADDING, Dropout, Inputs, Pairs
@@ -28,7 +29,7 @@ class Encoder(nn.Module):
     """
 
     arch: Architecture
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     remat: bool = True
     unroll: int = 1
 

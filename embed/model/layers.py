@@ -81,7 +81,7 @@ class RMSNorm(nn.Module):
         y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.epsilon)
         if self.scale:
             scale = self.param("scale", nn.initializers.constant(self.initial), x.shape[-1:], jnp.float32, mesh.VECTOR)
-            y = jnp.einsum("...d,d->...d", y, scale)
+            y = jnp.einsum("...d,d->...d", y, _beside(scale, y))
         return y.astype(x.dtype)
 
 
@@ -97,11 +97,16 @@ class LayerNorm(nn.Module):
         y = x.astype(jnp.float32)
         y = y - jnp.mean(y, axis=-1, keepdims=True)
         y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.epsilon)
-        y = jnp.einsum("...d,d->...d", y, scale)
+        y = jnp.einsum("...d,d->...d", y, _beside(scale, y))
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32, mesh.VECTOR)
             y = y + jnp.expand_dims(bias, range(x.ndim - 1))
         return y.astype(x.dtype)
+
+
+def _beside(vector: jax.Array, x: jax.Array) -> jax.Array:
+    """A parameter [d] laid out as the last axis of x[...,d]."""
+    return mesh.shard(vector, P(jax.typeof(x).sharding.spec[-1]))
 
 
 def rotary(positions: jax.Array, spec: AttentionSpec, dtype: jnp.dtype) -> Rotary:

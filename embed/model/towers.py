@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from einops import rearrange
+from jax.typing import DTypeLike
 
 from embed.inputs import AROUND, PADDING, Inputs, media_tokens
 from embed.model.encoder import Encoder
@@ -20,7 +21,7 @@ class LateFusion(nn.Module):
     """
 
     arch: Architecture
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     remat: bool = True
     unroll: int = 1
 
@@ -46,7 +47,7 @@ def _only(inputs: Inputs, where: jax.Array) -> Inputs:
     rows = ~kept, *(jnp.where(kept, x, nothing) for x, nothing in blank)
     _, tokens, segments, slots = jax.lax.sort(rows, dimension=1, is_stable=True, num_keys=1)
     place = jnp.arange(kept.shape[1]).reshape(1, -1)
-    starts = jnp.concatenate([jnp.ones_like(kept[:, :1]), segments[:, 1:] != segments[:, :-1]], axis=1)
+    starts = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)), constant_values=True)
     positions = place - jax.lax.cummax(jnp.where(starts, place, 0), axis=1)
     return dataclasses.replace(inputs, tokens=tokens, segments=segments, positions=positions, slots=slots)
 

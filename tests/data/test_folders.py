@@ -9,6 +9,7 @@ import soundfile
 from PIL import Image as Pillow
 
 from embed.data import folders, pipeline
+from embed.data.folders import DatasetError
 from embed.data.layout import Budget
 from embed.data.sources import open_split
 
@@ -61,15 +62,63 @@ def test_broken_records_are_passed_over_and_a_dataset_of_them_is_named(root, lay
     write(root / "texts", [{"query": "no list"}, {"query": [{"text": "a"}], "positive": [{"text": "b"}]}])
     assert [task.name for task in folders.tasks(root, layout, MOST, 2)] == ["pictures", "sounds", "texts"]
     write(root / "texts", [])
-    with pytest.raises(ValueError, match="texts: none of the records"):
+    with pytest.raises(DatasetError, match="texts: none of the records"):
         folders.tasks(root, layout, MOST, 2)
     write(root / "texts", [{"query": "no list"}] * 3)
-    with pytest.raises(ValueError, match="texts: none of the records looked at can be read"):
+    with pytest.raises(DatasetError, match="texts: none of the records looked at can be read"):
         folders.tasks(root, layout, MOST, 2)
 
 
 def test_a_folder_without_datasets_is_named(tmp_path, layout):
     with pytest.raises(FileNotFoundError, match=r"no dataset in .*expected NAME/train\.jsonl"):
         folders.tasks(tmp_path, layout, MOST, 2)
-    with pytest.raises(FileNotFoundError, match="no folder was given"):
+    with pytest.raises(FileNotFoundError, match=r"no folder was given: --config\.pairs=FOLDER"):
         folders.with_split("", "train")
+
+
+def write_parts(folder, *parts):
+    """Of a benchmark, those that are named."""
+    for part in parts:
+        write(folder, [{"id": "a", "content": [{"text": "a"}]}], split=part)
+    if "qrels" in parts:
+        (folder / "qrels.jsonl").rename(folder / "qrels.tsv")
+
+
+def test_what_can_be_tested_has_pairs_or_a_whole_benchmark(tmp_path):
+    write_parts(tmp_path / "benchmark", "corpus", "queries", "qrels")
+    write_parts(tmp_path / "both", "corpus", "queries", "qrels", "test")
+    write_parts(tmp_path / "mined", "corpus", "train")
+    write_parts(tmp_path / "pairs", "test", "train", "corpus")
+    assert [folder.name for folder in folders.with_test(tmp_path)] == ["benchmark", "both", "pairs"]
+    assert [folder.name for folder in folders.with_test(tmp_path, "dev")] == ["benchmark", "both"]
+    has = {folder.name: folders.has_benchmark(folder) for folder in tmp_path.iterdir()}
+    assert has == {"benchmark": True, "both": True, "mined": False, "pairs": False}
+
+
+@pytest.mark.parametrize("there", [("queries",), ("qrels",), ("corpus", "qrels"), ("corpus", "queries")])
+def test_a_benchmark_that_lacks_a_part_is_refused_by_its_name(tmp_path, there):
+    write_parts(tmp_path / "mine", "test", *there)
+    names = {"corpus": "corpus.jsonl", "queries": "queries.jsonl", "qrels": "qrels.tsv"}
+    with pytest.raises(DatasetError, match=r"mine: a benchmark is .*there is no (.*);") as refused:
+        folders.with_test(tmp_path)
+    missing = str(refused.value).partition("there is no ")[2].partition(";")[0].split(", ")
+    assert set(missing) == {name for part, name in names.items() if part not in there}
+
+
+def test_nothing_to_test_names_the_datasets_there_are(tmp_path):
+    with pytest.raises(DatasetError, match=r"no folder \(--config\.pairs=FOLDER\): none of its datasets \(none\)"):
+        folders.with_test("")
+    write_parts(tmp_path / "a", "train")
+    write_parts(tmp_path / "b", "corpus")
+    with pytest.raises(DatasetError, match=r"none of its datasets \(a, b\) has test\.jsonl, or corpus\.jsonl, queries"):
+        folders.with_test(tmp_path)
+    write(tmp_path / "a", [], split="test")
+    with pytest.raises(DatasetError, match="a: the split test has no records"):
+        folders.with_test(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a: query→target", "a,b", "a|b"])
+def test_a_name_that_results_cannot_tell_apart_is_refused(tmp_path, name):
+    write_parts(tmp_path / name, "test")
+    with pytest.raises(DatasetError, match=r"a dataset.s name has none of : , \|: rename the folder"):
+        folders.with_test(tmp_path)

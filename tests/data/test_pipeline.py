@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import itertools
 import json
 
 import jax
@@ -58,6 +59,47 @@ def test_same_batches_for_any_workers_and_any_start(sources, layout):
     assert [number for number, _ in plain].count(0) == 6
     assert all(same(a, b) for a, b in zip(plain, pipeline.batches(data, 0, 9, workers=2), strict=True))
     assert all(same(a, b) for a, b in zip(plain[5:], pipeline.batches(data, 5, 9, workers=0), strict=True))
+
+
+def test_tasks_epochs_and_seeds_have_orders_and_negatives_of_their_own():
+    """Over equal sources, so that nothing else tells them apart."""
+    count = 64
+    tasks = [Task(name, 8, 1.0, Budget(8), Budget(8)) for name in ("one", "two", "three")]
+    sources = [records(count)] * 3
+
+    def drawn(seed: int) -> list[np.ndarray]:
+        """i64[2 epochs, 64, 2] of each task."""
+        order = pipeline.order(tasks, sources, seed)
+        keys: list[list[np.ndarray]] = [[], [], []]
+        for step in range(3 * 2 * count // 8):
+            number, batch = order[step]
+            keys[number].append(batch)
+        return [np.concatenate(batches).reshape(2, count, 2) for batches in keys]
+
+    epochs = [epoch for seed in (3, 4) for task in drawn(seed) for epoch in task]
+    # Tasks are seeded by the run's seed and their number: the second of seed 3 and the first of seed 4 are the same.
+    assert all((np.sort(epoch[:, 0]) == np.arange(count)).all() for epoch in epochs)
+    for one, other in itertools.combinations(epochs[:6], 2):
+        assert (one[:, 0] == other[:, 0]).sum() < count // 4
+        assert (one[:, 1] != other[:, 1]).all()  # what draws negatives and task strings
+        one, other = (epoch[np.argsort(epoch[:, 0]), 1] for epoch in (one, other))
+        assert (one != other).all()
+    assert not any(np.array_equal(one, other) for one, other in zip(epochs[:6], epochs[6:], strict=True))
+    assert all(map(np.array_equal, drawn(3), drawn(3)))
+
+
+def test_hard_negatives_of_a_record_change_from_epoch_to_epoch_and_from_task_to_task(layout):
+    many = [
+        Record(str(i), (Text(f"q{i}"),), (Text(f"p{i}"),), tuple((Text(f"n{j}"),) for j in range(9))) for i in (0, 1)
+    ]
+    tasks = [Task(name, 2, 1.0, Budget(16), Budget(16), negatives=2) for name in ("one", "two")]
+    data = pipeline.mixture(tasks, [many, many], layout, seed=3)
+    drawn: dict[int, set[bytes]] = {0: set(), 1: set()}
+    for step in range(20):
+        number, pairs = data[step]
+        first = pairs.query_hash[0].tobytes()
+        drawn[number].add(first + pairs.negative_hash.tobytes())
+    assert all(len(seen) > 5 for seen in drawn.values()) and not drawn[0] & drawn[1]
 
 
 @pytest.mark.parametrize("hosts", [2, 4])

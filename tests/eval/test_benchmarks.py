@@ -101,9 +101,9 @@ def test_folder(tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"qrels": "query-id\tcorpus-id\tgrade\n"}, r"qrels\.tsv:1: expected query-id<TAB>"),
-        ({"qrels": "q1\tc1\t1\nq1\tc9\t1\n"}, r"qrels\.tsv:2: no candidate 'c9'"),
-        ({"qrels": "q9\tc1\t1\n"}, r"qrels\.tsv:1: no query 'q9'"),
+        ({"qrels": "q1\tc1\t1\nq1\tc2\thigh\n"}, r"qrels\.tsv:2: expected query-id<TAB>"),
+        ({"qrels": "q1\tc9\t1\n"}, r"no query has a relevant"),
+        ({"qrels": "q9\tc1\t1\n"}, r"no query has a relevant"),
         ({"qrels": "q1\tc1\t-1\n"}, r"no query has a relevant"),
         ({"qrels": "query-id\tcorpus-id\tscore\n"}, r"no query has a relevant"),
         ({"qrels": "q1\tc1\t0\n"}, r"no query has a relevant"),

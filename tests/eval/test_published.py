@@ -7,6 +7,7 @@ from conftest import ARCH
 
 from configs import cpu
 from embed import checkpoint
+from embed.config_check import ConfigError
 from embed.data.layout import Layout
 from embed.eval import published
 from embed.eval.published import BACK, TABLES, THERE
@@ -80,5 +81,5 @@ def test_what_is_there_is_scored_and_what_is_not_is_named(root, tmp_path, tokeni
 
 
 def test_a_protocol_that_is_not_there_is_named():
-    with pytest.raises(SystemExit, match="'mine:COCO' is not FOLDER:NAME with a name of: MSCOCO, Flickr30k"):
+    with pytest.raises(ConfigError, match="'mine:COCO' is not FOLDER:NAME with a name of: MSCOCO, Flickr30k"):
         experiment.chosen("mine:COCO")

@@ -1,5 +1,6 @@
 import io
 import json
+import sys
 
 import jax
 import numpy as np
@@ -9,6 +10,8 @@ from conftest import ARCH
 
 from configs import cpu
 from embed import checkpoint
+from embed.config_check import ConfigError
+from embed.data.folders import DatasetError
 from embed.data.layout import Layout
 from embed.data.media import MediaError, decode_audio
 from embed.data.records import Audio, Image, Record, Text
@@ -93,11 +96,14 @@ def tones(tmp_path, monkeypatch, tokenizer):
 
 
 def test_a_missing_recogniser_and_missing_speech_are_said(tones, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(SystemExit, match=r"PocketSphinx.*pip install -e '\.\[eval\]'"):
-        patch.setattr(cascade.importlib.util, "find_spec", lambda name: None)
+    with monkeypatch.context() as patch, pytest.raises(ConfigError, match=r"PocketSphinx.*pip install -e '\.\[eval\]'"):
+        patch.setitem(sys.modules, "pocketsphinx", None)
+        cascade.main(tones)
+    (tmp_path / "all" / "tones" / "test.jsonl").rename(tmp_path / "test.jsonl")
+    with pytest.raises(DatasetError, match=r"tones: there is no test\.jsonl"):
         cascade.main(tones)
     (tmp_path / "all" / "tones").rename(tmp_path / "tones")
-    with pytest.raises(SystemExit, match=r"--config\.pairs=.*all: no dataset there has English speech"):
+    with pytest.raises(ConfigError, match=r"--config\.pairs=.*all: no dataset there has English speech"):
         cascade.main(tones)
 
 

@@ -31,7 +31,7 @@ def objective(arch):
 
     def loss(params, pairs, candidates, key):
         query = encoder.apply({"params": params}, pairs.query)[:, 0]
-        target = jax.numpy.roll(query, 1, axis=0)
+        target = jax.numpy.concatenate([query[-1:], query[:-1]])
         return contrast(query, target, target[:0], pairs, temperature=0.1, widths=arch.widths, candidates=candidates)
 
     return loss

@@ -11,4 +11,5 @@ import test_hosts
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, force=True)
     given = dict(word.removeprefix("--config.").split("=", 1) for word in sys.argv[1:])
-    test_hosts.main(pathlib.Path(given["data"]), pathlib.Path(given["workdir"]) / "trains")
+    run = pathlib.Path(given["workdir"]) / "trains"
+    test_hosts.main(pathlib.Path(given["data"]), run, test_hosts.MESH, test_hosts.STEPS, 600)

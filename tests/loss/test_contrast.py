@@ -7,7 +7,9 @@ import pytest
 
 from embed import mesh
 from embed.inputs import Pairs
-from embed.loss.contrast import Candidates, contrast
+from embed.loss.contrast import Candidates, contrast, dense
+from embed.loss.extras import distilled, matched, spread_out
+from embed.loss.ring import ring
 
 T = 0.1
 
@@ -137,3 +139,32 @@ def test_rows_that_are_not_valid_change_nothing():
     np.testing.assert_allclose(with_bad, without, rtol=1e-6)
     assert metrics["effective_negatives"] == 3
     assert jnp.isfinite(value(2, np.zeros(2, bool))[0])
+
+
+def every_term(vectors, pairs, meeting):
+    """The contrast with every rule, and each of the terms that may stand beside it."""
+    query, target, negative = vectors
+    rules = Candidates(shared_negatives=True, margin=0.3, both_directions=True)
+    options = {"temperature": T, "widths": (4, 12)}
+    teacher = jnp.concatenate([query[:, :1], target[:, :1]], axis=1)
+    value, _ = contrast(query, target, negative, pairs, rivals=meeting, scale=query[:, 0], candidates=rules, **options)
+    value += spread_out(query, pairs.valid, (4, 12)) + matched(query, target, pairs.valid)
+    return value + distilled(query, target, negative, pairs, teacher, **options)
+
+
+@pytest.mark.parametrize("meeting", [dense, ring])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
+def test_nothing_in_an_invalid_row_reaches_a_value_or_a_gradient(bad, meeting):
+    rng = np.random.default_rng(2)
+    clean = [rng.uniform(0.1, 1, (8, 12)).astype(np.float32) for _ in range(3)]
+    hashes = [mesh.to_global(rng.integers(0, 99, (8, 2)).astype(np.uint32)) for _ in range(3)]
+    valid = np.array([1, 0, 1, 1, 0, 1, 1, 1], bool)
+    pairs = Pairs(None, None, None, *hashes, mesh.to_global(valid))
+    soiled = [np.where(valid[:, None], x, np.float32(bad)) for x in clean]
+    step = jax.jit(jax.value_and_grad(lambda vectors: every_term(vectors, pairs, meeting)))
+    value, grads = step([mesh.to_global(x) for x in clean])
+    other, others = step([mesh.to_global(x) for x in soiled])
+    assert np.isfinite(value) and value == other
+    for grad, same in zip(grads, others, strict=True):
+        np.testing.assert_array_equal(grad, same)
+        assert np.any(grad) and not np.any(np.asarray(grad)[~valid])

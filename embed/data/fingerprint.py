@@ -1,0 +1,58 @@
+"""What a dataset is, in a few bytes: enough to see that a run goes on over the data that it was begun with."""
+
+import hashlib
+import math
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from embed.data.records import RecordError, content_hash
+from embed.data.sources import ArrayRecordSource, JsonlSource, Source
+from embed.data.tasks import Task
+
+SAMPLE = 256  # records that are read
+WHOLE = 2**30  # bytes of a dataset's files that are read at most
+BLOCK = 2**20
+
+
+def describe(tasks: Sequence[Task], sources: Sequence[Source]) -> dict[str, Any]:
+    """Number of records and fingerprint of every task's dataset, by its name, as plain JSON."""
+    described = {}
+    for task, source in zip(tasks, sources, strict=True):
+        described[task.name] = {"records": len(source), "fingerprint": fingerprint(source)}
+    return described
+
+
+def fingerprint(source: Source) -> str:
+    """A hash of a dataset's records in their order, the same wherever its files lie and whenever they were written.
+
+    Of datasets in files it is of all bytes up to WHOLE, in larger ones of the files' sizes and of as many bytes in
+    blocks of equal distance. Media beside a JSONL file, and records that are made when they are read, are seen in
+    SAMPLE records, evenly from the first to the last; nothing is decoded.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    files = source.files if isinstance(source, JsonlSource | ArrayRecordSource) else []
+    sizes = [os.path.getsize(file) for file in files]
+    digest.update(f"{len(source)} {sizes}".encode())
+    stride = BLOCK * max(math.ceil(sum(sizes) / WHOLE), 1)
+    for file, size in zip(files, sizes, strict=True):
+        with pathlib.Path(file).open("rb") as opened:
+            for start in range(0, size, stride):
+                opened.seek(start)
+                digest.update(opened.read(BLOCK))
+    if not isinstance(source, ArrayRecordSource):
+        for index in np.linspace(0, len(source) - 1, min(SAMPLE, len(source))).astype(int).tolist():
+            digest.update(_of_record(source, index))
+    return digest.hexdigest()
+
+
+def _of_record(source: Source, index: int) -> bytes:
+    try:
+        record = source[index]
+    except RecordError:
+        return b"bad"
+    contents = (record.query, record.positive, *record.negatives)
+    return b"".join(content_hash(content).tobytes() for content in contents)

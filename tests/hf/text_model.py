@@ -1,0 +1,28 @@
+"""A small model of text alone, as a checkpoint of ours."""
+
+import dataclasses
+import pathlib
+
+import jax
+from conftest import ARCH
+
+from embed import checkpoint, mesh
+from embed.data.layout import Layout
+from embed.data.tokenizer import Tokenizer
+from embed.model.encoder import Encoder, init
+from embed.model.presets import Architecture
+
+
+def text_arch(tokenizer: Tokenizer) -> Architecture:
+    """Its table has a row for each id of the tokenizer and no more."""
+    media = dataclasses.replace(ARCH.media, patch=0, audio_frame=0, mel=0)
+    return dataclasses.replace(ARCH, vocabulary=tokenizer.size, per_layer=0, media=media)
+
+
+def save_run(folder: pathlib.Path, tokenizer: Tokenizer) -> pathlib.Path:
+    """The folder, with random parameters in it."""
+    arch = text_arch(tokenizer)
+    about = checkpoint.describe(arch, Layout(tokenizer, arch.media))
+    with jax.set_mesh(mesh.make_mesh((1, 1, 1))):
+        checkpoint.save_params(folder, init(Encoder(arch), jax.random.key(1)), about, tokenizer)
+    return folder
