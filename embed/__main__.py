@@ -1,6 +1,9 @@
 """`python -m embed index CHECKPOINT FOLDER`, then `python -m embed search INDEX QUERY`: find files by meaning."""
 
 import argparse
+import contextlib
+import functools
+import itertools
 import json
 import os
 import pathlib
@@ -13,29 +16,29 @@ import numpy as np
 from tqdm import tqdm
 
 from embed import checkpoint, storage
-from embed.api import SUFFIXES, Embedder
+from embed.api import Embedder
 from embed.data import prompts
 from embed.data.layout import Piece
-from embed.data.pdf import split_pdf
-from embed.data.records import MAX_MEDIA_BYTES, Pdf
+from embed.entries import read_entries
+from embed.files import is_media
 from embed.search import top_k, truncate
 from embed.storage import one_line
 
-CHUNK = 128  # files decoded before they are embedded
+CHUNK = 128  # entries decoded before they are embedded
 
 
 def index(path: storage.Path, folder: pathlib.Path, out: pathlib.Path, dim: int | None) -> tuple[int, int]:
     """Embeds every file of a folder tree into `out`; returns how many, and how many could not be, whole at least.
 
-    A long PDF has several entries, `name#page=7` for six pages from its seventh on.
+    A long PDF or text has several entries, `name#page=7` or `name#line=412` (see `entries`).
 
-    Raises ValueError (CheckpointError, ...) and OSError where nothing can be written.
+    Raises ValueError (CheckpointError, ...) and OSError; where nothing can be written, before anything is embedded.
     """
     if not folder.is_dir():
         raise ValueError(f"no folder at {folder}")
-    if not out.parent.is_dir():
-        raise ValueError(f"no folder {out.parent} to write {out.name} to")
-    names = [name for name in walk(folder) if (folder / name).resolve() != out.resolve()]
+    check_writable(out)
+    place = os.path.realpath(out)
+    names = [name for name in walk(folder) if os.path.realpath(folder / name) != place]
     if not names:
         raise ValueError(f"no files in {folder}")
     run, step = checkpoint.locate(path)
@@ -45,17 +48,11 @@ def index(path: storage.Path, folder: pathlib.Path, out: pathlib.Path, dim: int 
     vectors: list[np.ndarray] = []
     skipped = 0
     with tqdm(total=len(names), desc=folder.name, unit="file", disable=not sys.stderr.isatty()) as bar:
-        for start in range(0, len(names), CHUNK):
-            pieces: list[list[Piece]] = []
-            for name in names[start : start + CHUNK]:
-                try:
-                    for place, item in documents(inside(folder, name)):
-                        pieces.append(embedder.pieces(item, "document"))
-                        done.append(name + place)
-                except (ValueError, OSError) as error:
-                    skipped += 1
-                    tqdm.write(f"skipped {shown(name)}: {one_line(error)}", file=sys.stderr)
-                bar.update()
+        entries = read_folder(embedder, folder, names, bar)
+        while chunk := list(itertools.islice(entries, CHUNK)):
+            pieces = [piece for _, piece in chunk if piece is not None]
+            skipped += len(chunk) - len(pieces)
+            done += [name for name, piece in chunk if piece is not None]
             vectors.append(truncate(embedder.encode(embedder.prepare(pieces.__getitem__, len(pieces))), width))
     if not done:
         raise ValueError(f"none of the {len(names)} files in {folder} can be embedded")
@@ -69,11 +66,14 @@ def index(path: storage.Path, folder: pathlib.Path, out: pathlib.Path, dim: int 
 
 
 def walk(folder: pathlib.Path) -> Iterator[str]:
-    """Relative paths of everything in a tree that is not a folder, sorted; a link to a folder counts as a file."""
+    """Relative paths of everything in a tree that is not a folder, sorted; a link to a folder counts as a file.
+
+    Names that begin with a dot (.git, .env, ...) are passed over, and what is in such folders.
+    """
     for parent, folders, files in os.walk(folder):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         links = [name for name in folders if os.path.islink(os.path.join(parent, name))]
-        for name in sorted(files + links):
+        for name in sorted([name for name in files if not name.startswith(".")] + links):
             yield os.path.relpath(os.path.join(parent, name), folder)
 
 
@@ -81,24 +81,26 @@ def inside(folder: pathlib.Path, name: str) -> pathlib.Path:
     """The file of that name. Raises ValueError where it is a link out of the folder, or to one."""
     path = folder / name
     if path.is_symlink():
-        if not path.resolve().is_relative_to(folder.resolve()):
+        if not pathlib.Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
             raise ValueError("a link that leaves the folder")
         if path.is_dir():
             raise ValueError("a link to a folder")
     return path
 
 
-def documents(path: pathlib.Path) -> list[tuple[str, Any]]:
-    """What a file is embedded as: itself, or a long PDF six pages at a time, each with what its name ends in.
-
-    Raises ValueError and OSError where a PDF cannot be split.
-    """
-    if path.suffix.lower() != ".pdf" or path.stat().st_size > MAX_MEDIA_BYTES:
-        return [("", path)]
-    parts = split_pdf(path.read_bytes())
-    if len(parts) == 1:
-        return [("", path)]
-    return [(f"#page={first}", [f"pages {first} to {last}", Pdf(data)]) for first, last, data in parts]
+def read_folder(
+    embedder: Embedder, folder: pathlib.Path, names: Sequence[str], bar: tqdm
+) -> Iterator[tuple[str, list[Piece] | None]]:
+    """Yields the entries of the files of a folder, and (name, None) for one that cannot be embedded, which is said."""
+    decode = functools.partial(embedder.pieces, task="document")
+    for name in names:
+        try:
+            for place, pieces in read_entries(inside(folder, name), decode):
+                yield name + place, pieces
+        except (ValueError, OSError) as error:
+            tqdm.write(f"skipped {shown(name)}: {one_line(error)}", file=sys.stderr)
+            yield name, None
+        bar.update()
 
 
 def search(path: pathlib.Path, words: Sequence[str], k: int, task: str) -> list[tuple[float, str]]:
@@ -133,7 +135,7 @@ def parse_query(words: Sequence[str]) -> list[str | pathlib.Path]:
     for word in words:
         if os.path.isfile(word):
             parts.append(pathlib.Path(word))
-        elif os.path.splitext(word)[1].lower() in SUFFIXES and not any(c.isspace() for c in word):
+        elif is_media(word) and not any(c.isspace() for c in word):
             raise ValueError(f"no file {shown(word)}")
         elif parts and isinstance(parts[-1], str):
             parts[-1] += " " + word
@@ -142,12 +144,40 @@ def parse_query(words: Sequence[str]) -> list[str | pathlib.Path]:
     return parts
 
 
-def write(out: pathlib.Path, vectors: np.ndarray, names: Sequence[str], about: dict[str, Any]) -> None:
-    """An index file, whole or not at all: vectors f32[n,dim], paths U[n], and where they come from as JSON."""
+def check_writable(out: pathlib.Path) -> None:
+    """Raises ValueError, saying why, where `write` could not put an index at `out`; leaves nothing there."""
+    if not out.parent.is_dir():
+        raise ValueError(f"no folder {out.parent} to write {out.name} to")
+    if out.exists() and not out.is_file():
+        raise ValueError(f"{out} is a folder or a device: give the name of a file for the index")
+    if out.exists() and not out.stat().st_mode & 0o222:
+        raise ValueError(f"{out} is read-only: remove it or give the index another name")
+    with writing(out) as partial, partial.open("wb"):
+        pass
+
+
+@contextlib.contextmanager
+def writing(out: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A name beside `out` for what becomes it; what is left there at the end goes. Raises ValueError naming `out`."""
     partial = out.with_name(out.name + ".partial")
-    with partial.open("wb") as file:
-        np.savez(file, vectors=vectors, paths=np.array(names, np.str_), about=np.array(json.dumps(about)))
-    os.replace(partial, out)
+    try:
+        try:
+            yield partial
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise ValueError(f"the index cannot be written to {out}: {error.strerror or error}") from error
+
+
+def write(out: pathlib.Path, vectors: np.ndarray, names: Sequence[str], about: dict[str, Any]) -> None:
+    """An index file, whole or not at all: vectors f32[n,dim], paths U[n], and where they come from as JSON.
+
+    Raises ValueError where it cannot be written.
+    """
+    with writing(out) as partial:
+        with partial.open("wb") as file:
+            np.savez(file, vectors=vectors, paths=np.array(names, np.str_), about=np.array(json.dumps(about)))
+        os.replace(partial, out)
 
 
 def read(path: pathlib.Path) -> tuple[np.ndarray, list[str], dict[str, Any]]:
@@ -175,7 +205,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     make = commands.add_parser("index", help="embed every file of a folder tree")
     make.add_argument("checkpoint", type=storage.path, help="a run's or soup's folder, or one checkpoints/STEP of it")
-    make.add_argument("folder", type=pathlib.Path, help="images, audio, video, PDFs, text and source code")
+    make.add_argument(
+        "folder",
+        type=pathlib.Path,
+        help="images, audio, video, PDFs, text and source code; not links out of it, nor names that begin with a dot",
+    )
     make.add_argument("--out", type=pathlib.Path, metavar="FILE.npz", help="the index; FOLDER's name .npz if not given")
     make.add_argument("--dim", type=int, help="numbers of a vector, fewer than the encoder's own")
     find = commands.add_parser("search", help="the files of an index nearest a query")

@@ -2,24 +2,19 @@
 
 import contextlib
 import dataclasses
-import io
 import os
-import pathlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-import soundfile
-from etils import epath
-from PIL import Image as Pillow
 
 from embed import checkpoint, hf, mesh, storage
 from embed.data import prompts
 from embed.data.layout import (
     MAX_CHARACTERS,
-    MAX_FRAMES,
+    MAX_TOKENS,
     Budget,
     Layout,
     LimitError,
@@ -32,18 +27,13 @@ from embed.data.layout import (
     standard_budget,
 )
 from embed.data.media import MediaError
-from embed.data.records import MAX_MEDIA_BYTES, Audio, Content, Image, Part, Pdf, Text, Video
+from embed.data.records import Content, Text
 from embed.data.rows import make_rows
 from embed.inputs import Inputs
+from embed.items import to_integer, to_parts, to_sequence
 from embed.model.encoder import Encoder, encode
 from embed.search import truncate
 
-SUFFIXES: dict[str, type] = {
-    **dict.fromkeys((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"), Image),
-    **dict.fromkeys((".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac"), Audio),
-    **dict.fromkeys((".mp4", ".mov", ".mkv", ".webm", ".avi"), Video),
-    ".pdf": Pdf,
-}
 FEW = 8  # a batch has this many rows or all of them, so that few shapes are compiled
 ATTENTION = 2**26  # rows times tokens squared of one batch: 64 rows of 1,024 tokens, 1 of 8,192
 
@@ -84,33 +74,34 @@ class Embedder:
             return cls(encoder, checkpoint.place_params(path), checkpoint.load_layout(path))
 
     def embed(
-        self, items: Sequence[Any], *, dim: int | None = None, task: str | None = None, patches: int | None = None
+        self, items: Iterable[Any], *, dim: int | None = None, task: str | None = None, patches: int | None = None
     ) -> np.ndarray:
         """Vectors f32[n, dim] of unit norm, one an item, in order.
 
-        An item is a string, a `pathlib.Path` (image, audio, video, PDF, else text), a PIL image, (waveform f32[n] or
-        f32[n,channels], rate), video frames u8[i,h,w,3] at one a second, a record's part, or a list of these in order.
+        `items` is a list or anything else that gives items in order: a tuple, an iterator, an array or a column of
+        strings, a dict's values; not one item, a dict, a set or a table. An item is a string, a `pathlib.Path` (image,
+        audio, video, PDF, else text; see `files.read_file`), a PIL image, a tuple (waveform f[n] or f[n,channels] in
+        -1..1, rate in Hz), video frames u8[i,h,w,3] at one a second, a record's part, or a list of these in order.
         `task` is a query's task name ("search result", ...) or "document", for items of text alone; `dim` a Matryoshka
         width; `patches` the soft tokens of an image or page, if not the model's own number.
 
         Raises ValueError (MediaError, LimitError, ...) naming the item that cannot be embedded and why.
         """
-        if isinstance(items, str | bytes | os.PathLike):
-            raise ValueError(f"expected a list of items, got one {type(items).__name__}: put it in a list")
-        width = self.width(dim)
+        sequence, width = to_sequence(items), self.width(dim)
 
         def read(number: int) -> list[Piece]:
             with _naming(f"item {number}"):
-                return self.pieces(items[number], task, patches)
+                return self.pieces(sequence[number], task, patches)
 
-        return truncate(self.encode(self.prepare(read, len(items))), width)
+        return truncate(self.encode(self.prepare(read, len(sequence))), width)
 
     def width(self, dim: int | None) -> int:
         """The numbers of a vector where `dim` are asked for, all if None. Raises ValueError for more than there are."""
         widths = self.encoder.arch.widths
-        if dim is not None and not 1 <= dim <= widths[-1]:
-            raise ValueError(f"dim {dim} is not within 1..{widths[-1]}; trained widths: {', '.join(map(str, widths))}")
-        return dim or widths[-1]
+        try:
+            return widths[-1] if dim is None else to_integer("dim", dim, widths[-1])
+        except ValueError as error:
+            raise ValueError(f"{error}; trained widths: {', '.join(map(str, widths))}") from None
 
     def pieces(
         self, item: Any, task: str | None = None, patches: int | None = None, tokens: int | None = None
@@ -119,34 +110,28 @@ class Embedder:
 
         Raises ValueError and OSError.
         """
-        if patches is not None and patches < 1:
-            raise ValueError(f"{patches} soft tokens of an image; at least 1")
-        parts = [to_part(part) for part in (item if isinstance(item, list) else [item])]
-        if not parts:
-            raise ValueError("an empty list; an input has at least one part")
-        if all(isinstance(part, Text) for part in parts) and task is not None:
+        patches = None if patches is None else to_integer("patches", patches, MAX_TOKENS)
+        if not isinstance(task, str | None):
+            raise ValueError(f"task is the name of one, a string; got {type(task).__name__}")
+        if task is not None and task != "document":
+            prompts.as_query((), task)  # the name must be a known one, also beside media, which take no prompt
+        parts = to_parts(item)
+        if task is not None and all(isinstance(part, Text) for part in parts):
             content = tuple(part for part in parts if isinstance(part, Text))
             parts = list(prompts.as_document(content) if task == "document" else prompts.as_query(content, task))
-        elif task is not None and task != "document":
-            prompts.as_query((), task)  # no prompt beside media, but the name must be a known one
         check_images(parts)
         if tokens is not None:
             parts = [Text(part.text[:MAX_CHARACTERS]) if isinstance(part, Text) else part for part in parts]
         pieces: list[Piece] = []
         for part in parts:
             if isinstance(part, np.ndarray):
-                pieces += self._frames(part, patches)
+                pieces += film(part, range(len(part)), self.layout, patches)
             else:
                 pieces += decode((part,), self.layout, patches)
         if tokens is not None:
             pieces = cut_text(pieces, tokens)
         length(pieces, self.layout.tokenizer)
         return pieces
-
-    def _frames(self, frames: np.ndarray, patches: int | None) -> list[Piece]:
-        if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not 1 <= len(frames) <= MAX_FRAMES:
-            raise ValueError(f"a video array is u8[1..{MAX_FRAMES},h,w,3]; got {frames.dtype}{list(frames.shape)}")
-        return film(frames, range(len(frames)), self.layout, patches)
 
     def prepare(self, read: Callable[[int], list[Piece]], count: int, batch: int = 64) -> Prepared:
         """Items 0..count-1, decoded by `read`, as inputs by shape: in batches of at most `batch` rows, fewer of long
@@ -178,13 +163,21 @@ class Embedder:
         return Prepared(tuple(batches), count)
 
     def encode(self, prepared: Prepared, params: dict | None = None) -> np.ndarray:
-        """Raw embeddings f32[n,e] of prepared inputs, by this embedder's parameters or others of the same form."""
+        """Raw embeddings f32[n,e] of prepared inputs, by this embedder's parameters or others of the same form.
+
+        Raises CheckpointError where one is not finite or zero: it has no direction, and the parameters are broken.
+        """
         out = np.zeros((prepared.count, self.encoder.arch.embedding), np.float32)
         params = self.params if params is None else params
         with jax.set_mesh(self.mesh):
             for members, inputs in prepared.batches:
                 vectors = mesh.gather(encode(self.encoder, params, mesh.to_global(inputs)))
                 out[members[members >= 0]] = vectors[members >= 0]
+            broken = np.flatnonzero(~np.isfinite(out).all(axis=1) | ~out.any(axis=1))
+            if len(broken):
+                first = f"{len(broken)} of {prepared.count} embeddings are not finite or zero, item {broken[0]}'s first"
+                checkpoint.check_finite(params, first)
+                raise checkpoint.CheckpointError(f"{first}, though the parameters are finite: take another checkpoint")
         return out
 
     def prepare_contents(
@@ -215,55 +208,3 @@ def _naming(item: str) -> Iterator[None]:
     except (ValueError, OSError) as error:
         kind = type(error) if isinstance(error, MediaError | LimitError) else ValueError
         raise kind(f"{item}: {error}") from error
-
-
-def to_part(item: Any) -> Part | np.ndarray:
-    """One item of `Embedder.embed` that is not a list -> a record's part, or an array of video frames.
-
-    Raises ValueError for what is none of these, OSError for a file that cannot be read.
-    """
-    match item:
-        case Text() | Image() | Audio() | Video() | Pdf():
-            return item
-        case str():
-            return Text(item)
-        case pathlib.Path() | epath.Path():
-            return _read(storage.local(item))
-        case Pillow.Image():
-            out = io.BytesIO()
-            (item if item.mode in ("RGB", "RGBA", "L", "P", "LA", "1") else item.convert("RGB")).save(out, "PNG")
-            return Image(out.getvalue())
-        case (np.ndarray() as samples, int() | np.integer() as rate):
-            if samples.ndim not in (1, 2) or not np.issubdtype(samples.dtype, np.floating):
-                raise ValueError(
-                    f"a waveform is f32[n] or f32[n,channels] in -1..1; got {samples.dtype}{list(samples.shape)}"
-                )
-            out = io.BytesIO()
-            try:
-                soundfile.write(out, samples.astype(np.float32), int(rate), format="WAV", subtype="FLOAT")
-            except (soundfile.SoundFileError, OverflowError) as error:
-                raise ValueError(f"a waveform {list(samples.shape)} at {rate} Hz is no sound: {error}") from error
-            return Audio(out.getvalue())
-        case np.ndarray():
-            return item
-    raise ValueError(
-        f"cannot embed {type(item).__name__}: give a string, a path, a PIL image, (waveform, rate), frames"
-    )
-
-
-def _read(path: pathlib.Path) -> Part:
-    """A file as a part, by its name: a known medium, else text."""
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{path} is not a file")
-    if path.stat().st_size > MAX_MEDIA_BYTES:
-        raise ValueError(f"{path} is larger than {MAX_MEDIA_BYTES >> 20} MiB")
-    data = path.read_bytes()
-    if not data:
-        raise ValueError(f"{path} is an empty file")
-    kind = SUFFIXES.get(path.suffix.lower())
-    if kind is not None:
-        return kind(data)
-    try:
-        return Text(data.decode())
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: neither a known media file nor UTF-8 text") from error

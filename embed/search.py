@@ -25,11 +25,11 @@ AGAIN = 2**25  # numbers of vectors that are scored again at a time
 def truncate(vectors: np.ndarray, width: int) -> np.ndarray:
     """f32[n,e] -> f32[n,width]: the Matryoshka prefix at unit norm; a zero prefix stays zero.
 
-    Raises ValueError where width is not in 1..e.
+    Raises ValueError where width is not in 1..e, or a number is not finite.
     """
     if not 1 <= width <= vectors.shape[1]:
         raise ValueError(f"cannot truncate vectors of {vectors.shape[1]} numbers to {width}")
-    prefix = np.asarray(vectors[:, :width], np.float32)
+    prefix = _finite(vectors[:, :width], "embedding")
     norm = np.linalg.norm(prefix.astype(np.float64), axis=1, keepdims=True)  # squares of small floats underflow in f32
     return np.divide(prefix, norm, out=np.zeros_like(prefix), where=norm > 0, casting="same_kind")
 

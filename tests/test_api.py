@@ -1,93 +1,27 @@
-"""Everything that can be embedded, everything that cannot and what is said of it, and the commands."""
+"""Everything that can be embedded, everything that cannot and what is said of it."""
 
-import io
 import pathlib
-import shutil
-import struct
 from typing import Any
 
-import av
 import jax
 import numpy as np
-import pypdfium2
 import pytest
-import soundfile
-from conftest import ARCH
 from PIL import Image as Pillow
+from samples import BAD, FILES, FRAMES, PHOTO, RNG, SOUND, mp4, pdf, png, save, wav
 
-from embed import __main__ as command
 from embed import api, checkpoint
 from embed.api import Embedder
-from embed.data.layout import TOKENS, Layout, LimitError
-from embed.data.media import MediaError
+from embed.data.layout import TOKENS
 from embed.data.prompts import QUERY_TASKS
 from embed.data.records import Audio, Image, Pdf, RecordError, Text, Video, parse_parts
-from embed.mesh import make_mesh
-from embed.model.encoder import Encoder, init
-
-RNG = np.random.default_rng(0)
-PHOTO = RNG.integers(0, 256, (24, 32, 3), np.uint8)
-FRAMES = RNG.integers(0, 256, (2, 24, 32, 3), np.uint8)
-SOUND = (0.5 * np.sin(np.arange(3200) / 7)).astype(np.float32)  # 5 soft tokens
-
-
-def png(pixels: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Pillow.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
-
-
-def wav(samples: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    soundfile.write(file, samples, 16_000, format="WAV", subtype="PCM_16")
-    return file.getvalue()
-
-
-def pdf(pages: int = 1) -> bytes:
-    file, document = io.BytesIO(), pypdfium2.PdfDocument.new()
-    for _ in range(pages):
-        document.new_page(200, 150)
-    document.save(file)
-    return file.getvalue()
-
-
-def mp4(frames: np.ndarray | None) -> bytes:
-    """Frames at one a second; none: a sound alone."""
-    file = io.BytesIO()
-    with av.open(file, "w", format="mp4") as out:
-        if frames is None:
-            sound = out.add_stream("aac", rate=48_000, layout="mono")
-            tone = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-            tone.sample_rate, tone.pts = 48_000, 0
-            out.mux([*sound.encode(tone), *sound.encode(None)])
-        else:
-            stream = out.add_stream("libx264", rate=1)
-            stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
-            for frame in [*(av.VideoFrame.from_ndarray(frame, format="rgb24") for frame in frames), None]:
-                out.mux(stream.encode(frame))
-    return file.getvalue()
-
-
-FILES = {
-    "photo.png": png(PHOTO),
-    "tone.wav": wav(SOUND),
-    "clip.mp4": mp4(FRAMES),
-    "page.pdf": pdf(),
-    "note.txt": b"a red square on the left",
-    "code.py": b"def f(x): return x\n",
-}
-
-NAMES = ["clip.mp4", "note.txt", "page.pdf", "photo.png", "tone.wav", "deep/er/code.py"]  # in a tree, in its order
 
 
 @pytest.fixture(scope="module", autouse=True)
 def few_quick_compilations():
-    """Most of the time here is XLA's: it does not optimise, and files are indexed one by one, in shapes seen before."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(command, "CHUNK", 1)
-        jax.config.update("jax_disable_most_optimizations", True)
-        yield
-        jax.config.update("jax_disable_most_optimizations", False)
+    """Most of the time here is XLA's, which does not optimise."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")
@@ -96,17 +30,6 @@ def run(tokenizer, tmp_path_factory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("run")
     save(folder, tokenizer, seed=0)
     return folder
-
-
-def save(folder: pathlib.Path, tokenizer, seed: int) -> None:
-    """Parameters by numpy: compiling their initialisation would take most of this file's time."""
-    layout = Layout(tokenizer, ARCH.media)
-    rng = np.random.default_rng(seed)
-    with jax.set_mesh(make_mesh((1, 1, 1))), checkpoint.checkpointer(folder, every=1, keep=1) as saver:
-        shapes = jax.eval_shape(lambda: init(Encoder(ARCH), jax.random.key(0)))
-        params = jax.tree.map(lambda leaf: rng.normal(0, 0.2, leaf.shape).astype(leaf.dtype), shapes)
-        saver.save(1, {"params": params}, custom_metadata=checkpoint.describe(ARCH, layout), force=True)
-    tokenizer.save(folder / "tokenizer.json")
 
 
 @pytest.fixture(scope="module")
@@ -198,20 +121,6 @@ def test_unknown_task_lists_the_known_ones(embedder, item):
         embedder.embed([item], task="poetry")
 
 
-BAD = [
-    ("a.png", png(PHOTO)[:200], MediaError, "cut short"),
-    ("a.png", b"", ValueError, "empty file"),
-    ("a.txt", b"", ValueError, "empty file"),
-    ("a.txt", b"x" * 1_000_000, LimitError, " characters; at most 393,216"),
-    ("a.txt", b"caf\xe9", ValueError, "neither a known media file nor UTF-8"),
-    ("a.wav", wav(SOUND)[:40] + struct.pack("<I", 2**31) + wav(SOUND)[44:], MediaError, "claims 2,147,483,648"),
-    ("a.mp4", mp4(None), MediaError, "without frames"),
-    ("a.pdf", b"%PDF-1.4 no", MediaError, "cannot be read"),
-    ("a.png", None, ValueError, "No such file"),
-    ("", None, ValueError, "not a file"),
-]
-
-
 @pytest.mark.parametrize("name, data, error, why", BAD)
 def test_bad_files(embedder, tmp_path, name, data, error, why):
     if data is not None:
@@ -223,8 +132,8 @@ def test_bad_files(embedder, tmp_path, name, data, error, why):
 @pytest.mark.parametrize(
     "item, why",
     [
-        (3.5, "cannot embed float"),
-        (b"bytes", "cannot embed bytes"),
+        (3.5, "cannot embed float 3.5"),
+        (b"bytes", "cannot embed bytes: give a string"),
         (None, "cannot embed NoneType"),
         ([], "an empty list"),
         (["text", ["nested"]], "cannot embed list"),
@@ -251,22 +160,70 @@ def test_bad_items(embedder, item, why):
         embedder.embed(["good", item])
 
 
-@pytest.mark.parametrize("dim", [0, -1, 33])
+@pytest.mark.parametrize("dim", [0, -1, 33, True, "8", 8.0, [8]])
 def test_bad_dim(embedder, dim):
-    with pytest.raises(ValueError, match=f"dim {dim} is not within 1..32; trained widths: 8, 16, 32"):
+    with pytest.raises(ValueError, match=r"^dim .*1\.\.32.*; trained widths: 8, 16, 32"):
         embedder.embed(["good"], dim=dim)
 
 
-@pytest.mark.parametrize("patches, why", [(0, "at least 1"), (-4, "at least 1"), (200, "200 patches in a row")])
+@pytest.mark.parametrize(
+    "patches, why",
+    [
+        (0, "patches 0 is not within 1..8192"),
+        (True, "got bool"),
+        (4.0, "got float 4.0"),
+        ("4", "got str '4'"),
+        (200, "200 patches in a row"),
+    ],
+)
 def test_bad_patches(embedder, patches, why):
     with pytest.raises(ValueError, match="item 0: .*" + why):
         embedder.embed([Image(png(np.zeros((1, 400, 3), np.uint8)))], patches=patches)
 
 
-@pytest.mark.parametrize("items", ["text", b"bytes", pathlib.Path("a.png")])
+@pytest.mark.parametrize("task", [True, 3, b"document", ["document"], np.array(["document"])])
+def test_a_task_is_a_string(embedder, task):
+    with pytest.raises(ValueError, match="item 0: task is the name of one, a string; got"):
+        embedder.embed(["good"], task=task)
+
+
+@pytest.mark.parametrize("items", ["text", b"bytes", pathlib.Path("a.png"), {"text"}, {"text": 1}, None, 7])
 def test_one_item_is_no_list(embedder, items):
-    with pytest.raises(ValueError, match="put it in a list"):
+    with pytest.raises(ValueError, match="expected a list of items, got"):
         embedder.embed(items)
+
+
+def test_items_in_any_order_of_reading_are_embedded_in_theirs(embedder, vectors):
+    """A generator, a dict's values, and an array of strings, with a width that numpy gives."""
+    words = ["a red square", "left of", "a red square"]
+    wanted = embedder.embed(words, dim=8)
+    np.testing.assert_allclose(wanted[0], wanted[2], atol=1e-6)
+    for items in ((word for word in words), dict(enumerate(words)).values(), np.array(words)):
+        np.testing.assert_allclose(embedder.embed(items, dim=np.int64(8)), wanted, atol=1e-6)
+    assert embedder.embed(iter([]), dim=8).shape == (0, 8)
+
+
+def test_a_container_of_sound_alone_is_heard(embedder, tmp_path):
+    (tmp_path / "a.mp4").write_bytes(mp4(None))
+    np.testing.assert_allclose(*embedder.embed([tmp_path / "a.mp4", Audio(mp4(None))]), atol=1e-6)
+
+
+def test_a_mark_before_a_text_is_no_part_of_it(embedder, tmp_path):
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        (tmp_path / encoding).write_text("a red square", encoding=encoding)
+    plain, *marked = embedder.embed([tmp_path / name for name in ("utf-8", "utf-8-sig", "utf-16")])
+    np.testing.assert_allclose(marked, [plain, plain], atol=1e-6)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_parameters_that_are_not_finite_are_an_error(embedder, value):
+    """Vectors of no direction are not given as if they had one."""
+    broken = jax.tree.map(lambda leaf: jax.device_put(np.full_like(leaf, value), leaf.sharding), embedder.params)
+    failing = Embedder(embedder.encoder, broken, embedder.layout)
+    with pytest.raises(
+        checkpoint.CheckpointError, match=r"^1 of 1 embeddings .* item 0's first: parameter .* holds NaN"
+    ):
+        failing.embed(["a red square"])
 
 
 @pytest.mark.parametrize("part, why", [({"text": "a\ud800"}, "character 1"), ({"image": "\udfff.png"}, "character 0")])
@@ -284,140 +241,3 @@ def test_load_without_a_checkpoint(tmp_path, run):
     for path in (tmp_path, tmp_path / "absent", run / "checkpoints" / "7"):
         with pytest.raises(checkpoint.CheckpointError, match="no finished checkpoint"):
             Embedder.load(path)
-
-
-@pytest.fixture(scope="module")
-def tree(folder, tmp_path_factory) -> pathlib.Path:
-    """The files, one of them deeper, and what must be passed over."""
-    tree = tmp_path_factory.mktemp("outside") / "tree"
-    shutil.copytree(folder, tree)
-    (tree / "deep" / "er").mkdir(parents=True)
-    (tree / "code.py").rename(tree / "deep" / "er" / "code.py")
-    (tree / "broken.png").write_bytes(png(PHOTO)[:200])
-    (tree.parent / "secret.txt").write_text("secret")
-    (tree / "link.txt").symlink_to(tree.parent / "secret.txt")
-    (tree / "up").symlink_to(tree.parent)
-    (tree / "gone.txt").symlink_to(tree / "nowhere")
-    return tree
-
-
-@pytest.fixture(scope="module")
-def made(run, tree, tmp_path_factory) -> pathlib.Path:
-    out = tmp_path_factory.mktemp("index") / "index.npz"
-    with jax.set_mesh(make_mesh((1, 1, 1))):
-        assert command.main(["index", str(run), str(tree), "--out", str(out)]) == 0
-    return out
-
-
-def ranks(capsys, *argv: Any) -> list[tuple[str, str, str]]:
-    assert command.main(["search", *map(str, argv)]) == 0
-    rows = [line.split(maxsplit=2) for line in capsys.readouterr().out.splitlines()]
-    return [(rank, score, name) for rank, score, name in rows]
-
-
-def test_index_counts_and_names_what_it_skips(run, tree, tmp_path, capsys):
-    out = tree / "own.npz"
-    for _ in range(2):  # the second time, the index itself is in the folder
-        assert command.main(["index", str(run), str(tree), "--out", str(out), "--dim", "8"]) == 0
-        said = capsys.readouterr()
-        assert "6 files embedded, 4 skipped" in said.out
-        lines = dict(line.removeprefix("skipped ").split(": ", 1) for line in said.err.splitlines())
-        assert lines.keys() == {"broken.png", "link.txt", "up", "gone.txt"}
-        assert "cut short" in lines["broken.png"] and "No such file" in lines["gone.txt"]
-        assert lines["link.txt"] == lines["up"] == "a link that leaves the folder"
-    with np.load(out, allow_pickle=False) as file:
-        assert file["vectors"].shape == (6, 8) and file["vectors"].dtype == np.float32
-        assert file["paths"].tolist() == NAMES
-    out.unlink()
-
-
-def test_a_long_pdf_is_found_by_its_pages(run, tmp_path, capsys):
-    (tmp_path / "long.pdf").write_bytes(pdf(14))
-    (tmp_path / "short.pdf").write_bytes(pdf(6))
-    assert command.main(["index", str(run), str(tmp_path), "--out", str(tmp_path / "index.npz")]) == 0
-    assert "2 files embedded, 0 skipped" in capsys.readouterr().out
-    names = {name for _, _, name in ranks(capsys, tmp_path / "index.npz", "anything")}
-    assert names == {"long.pdf#page=1", "long.pdf#page=7", "long.pdf#page=13", "short.pdf"}
-
-
-def test_index_says_of_every_bad_file_what_is_wrong(run, tmp_path, capsys):
-    bad = [(f"{i}{name}", data, why) for i, (name, data, _, why) in enumerate(BAD) if data is not None]
-    for name, data, _ in bad:
-        (tmp_path / name).write_bytes(data)
-    (tmp_path / "good.txt").write_text("good")
-    assert command.main(["index", str(run), str(tmp_path), "--out", str(tmp_path / "index.npz")]) == 0
-    said = capsys.readouterr()
-    assert f"1 files embedded, {len(bad)} skipped" in said.out
-    lines = dict(line.removeprefix("skipped ").split(": ", 1) for line in said.err.splitlines())
-    for name, _, why in bad:
-        assert why in lines[name]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_file_finds_itself(made, tree, name, capsys):
-    found = ranks(capsys, made, tree / name)
-    assert [rank for rank, _, _ in found] == list("123456")
-    assert found[0] == ("1", "1.0000", name) and float(found[1][1]) < 1
-    scores = [float(score) for _, score, _ in found]
-    assert scores == sorted(scores, reverse=True)
-
-
-def test_words_and_files_are_one_input(made, tree, embedder, capsys):
-    found = ranks(capsys, made, "a red", "square", tree / "photo.png", "left", "--k", "2")
-    vectors, names, _ = command.read(made)
-    scores = vectors @ embedder.embed([["a red square", tree / "photo.png", "left"]])[0]
-    assert [name for _, _, name in found] == [names[i] for i in np.argsort(-scores)[:2]]
-    found = ranks(capsys, made, "red", "--task", "clustering")
-    scores = vectors @ embedder.embed(["red"], task="clustering")[0]
-    np.testing.assert_allclose([float(score) for _, score, _ in found], np.sort(scores)[::-1], atol=1e-4)
-
-
-def fails(capsys, *argv: Any) -> str:
-    """The one line that a command ends with."""
-    assert command.main([str(arg) for arg in argv]) == 2
-    said = capsys.readouterr()
-    lines = [line for line in said.err.splitlines() if not line.startswith("skipped ")]
-    assert not said.out and len(lines) == 1 and lines[0].startswith("error: ")
-    return lines[0]
-
-
-def test_index_errors(run, tree, tmp_path, capsys):
-    empty, out = tmp_path / "empty", tmp_path / "index.npz"
-    empty.mkdir()
-    assert "no files in" in fails(capsys, "index", run, empty, "--out", out)
-    assert "no folder at" in fails(capsys, "index", run, tmp_path / "absent", "--out", out)
-    assert "no finished checkpoint at" in fails(capsys, "index", tmp_path, tree, "--out", out)
-    assert "dim 99 is not within 1..32" in fails(capsys, "index", run, tree, "--out", out, "--dim", 99)
-    assert "no folder" in fails(capsys, "index", run, tree, "--out", tmp_path / "absent" / "index.npz")
-    (empty / "broken.png").write_bytes(b"no image")
-    assert "none of the 1 files" in fails(capsys, "index", run, empty, "--out", out)
-    assert not out.exists()
-
-
-def test_search_errors(made, tree, tmp_path, capsys):
-    assert "no index at" in fails(capsys, "search", tmp_path / "absent.npz", "red")
-    assert "is not an index" in fails(capsys, "search", tree / "photo.png", "red")
-    np.savez(tmp_path / "other.npz", vectors=np.zeros((1, 8), np.float32))
-    assert "is not an index" in fails(capsys, "search", tmp_path / "other.npz", "red")
-    np.savez(tmp_path / "pickle.npz", vectors=np.array([{}]), allow_pickle=True)
-    assert "is not an index" in fails(capsys, "search", tmp_path / "pickle.npz", "red")
-    assert "cannot be embedded" in fails(capsys, "search", made, tree / "broken.png")
-    assert "no file absent.png" in fails(capsys, "search", made, "absent.png")
-    assert "half a surrogate pair" in fails(capsys, "search", made, "red \udcff")
-    assert "--k 0: at least 1" in fails(capsys, "search", made, "red", "--k", 0)
-    with pytest.raises(SystemExit) as error:
-        command.main(["search", str(made), "red", "--task", "poetry"])
-    assert error.value.code == 2
-
-
-def test_search_knows_its_checkpoint(tree, tokenizer, tmp_path, capsys):
-    run, out = tmp_path / "run", tmp_path / "index.npz"
-    save(run, tokenizer, seed=0)
-    assert command.main(["index", str(run), str(tree), "--out", str(out)]) == 0
-    capsys.readouterr()
-    shutil.rmtree(run)
-    assert "no finished checkpoint at" in fails(capsys, "search", out, "red")
-    save(run, tokenizer, seed=1)
-    assert "has changed since" in fails(capsys, "search", out, "red")
-    (run / "tokenizer.json").unlink()
-    assert "tokenizer.json" in fails(capsys, "search", out, "red")

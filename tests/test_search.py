@@ -122,6 +122,11 @@ def test_truncate():
     assert short.shape == (50, 8) and short.dtype == np.float32 and np.isfinite(short).all()
     np.testing.assert_allclose(np.delete(norms, [3, 4]), 1, atol=1e-6)
     assert not short[[3, 4]].any()
+    for value in (np.nan, np.inf):
+        broken = vectors.copy()
+        broken[6, 2] = value
+        with pytest.raises(ValueError, match="1 of 50 embedding vectors are not finite"):
+            search.truncate(broken, 8)
     np.testing.assert_allclose(
         search.truncate(vectors, 32),
         vectors

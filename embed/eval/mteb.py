@@ -19,7 +19,7 @@ from mteb.models.model_meta import ModelMeta, ScoringFunction
 from mteb.types import PromptType
 from PIL import Image as Pillow
 
-from embed.api import Embedder, to_part
+from embed.api import Embedder
 from embed.checkpoint import fingerprint
 from embed.data import prompts
 from embed.data.layout import (
@@ -36,6 +36,7 @@ from embed.data.layout import (
 )
 from embed.data.media import MediaError, decode_audio
 from embed.data.records import Audio, Image, Part, Text, Video
+from embed.items import to_part
 from embed.search import top_k, truncate
 
 REPORT = "google/gemini-embedding-2"
