@@ -25,6 +25,7 @@ from embed.data.folders import with_split
 from embed.data.records import RecordError
 from embed.data.sources import ArrayRecordSource, JsonlSource, open_split, write
 from embed.eval.report import read_curves
+from embed.files import read_file
 from embed.mesh import make_mesh
 
 pytestmark = pytest.mark.skipif(
@@ -284,3 +285,11 @@ def main(config: ConfigDict) -> None:
 if __name__ == "__main__":
     storage.PATIENCE = 5.0
     program.run(main)
+
+
+def test_a_file_of_a_bucket_is_what_its_name_says(emulator):
+    """The copy that is read has another name."""
+    path = storage.path("gs://bucket/files/photo.png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(test_resume.png(9))
+    assert read_file(path) == test_resume.Image(test_resume.png(9))
