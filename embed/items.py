@@ -11,12 +11,12 @@ import soundfile
 from etils import epath
 from PIL import Image as Pillow
 
+from embed.data.audio import LOUDEST
 from embed.data.layout import MAX_FRAMES
 from embed.data.media import to_rgb
 from embed.data.records import Audio, Image, Part, Pdf, Text, Video
 from embed.files import read_file
 
-LOUDEST = 1.5  # of a waveform in -1..1: decoders of MP3 and AAC overshoot by less; what is beyond 1 is clipped
 MAX_CHANNELS = 32
 
 
@@ -97,7 +97,7 @@ def to_audio(samples: Any, rate: Any) -> Audio:
     """A waveform f[n] or f[n,channels] in -1..1, an array or a list, and its whole rate in Hz -> a WAV of floats.
 
     Beyond -1..1 it is clipped when it is decoded, as the overshoot of MP3 is. Raises ValueError for integers, for more
-    than 1.5 (samples not scaled), for channels first, and for (rate, samples), each by its name.
+    than LOUDEST (samples not scaled), for channels first, and for (rate, samples), each by its name.
     """
     if isinstance(rate, np.ndarray | list) and np.ndim(samples) == 0:
         raise ValueError("a tuple of (rate, waveform), as scipy reads it: give (waveform, rate)")

@@ -11,9 +11,10 @@ import pytest
 import soundfile
 from PIL import Image as Pillow
 
+from embed.data.audio import LOUDEST
 from embed.data.media import MediaError, decode_audio, decode_image
 from embed.data.records import Audio, Image, Pdf, Text, Video
-from embed.items import LOUDEST, to_integer, to_part, to_parts, to_sequence
+from embed.items import to_integer, to_part, to_parts, to_sequence
 
 RNG = np.random.default_rng(0)
 TONE = (0.5 * np.sin(np.arange(3200) / 7)).astype(np.float32)
@@ -160,7 +161,7 @@ def test_other_arguments_are_no_integers(value):
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.longdouble])
 @pytest.mark.parametrize("rate", [16_000, 16_000.0, np.float64(16_000), np.int32(16_000)])
 def test_a_waveform_is_heard_as_it_is(scale, dtype, rate):
-    """Half as loud as full scale, and up to one and a half times: what is beyond full scale is clipped."""
+    """Half as loud as full scale, and up to LOUDEST: what is beyond full scale is clipped."""
     samples = (TONE * scale * 0.999).astype(dtype)
     part = to_part((samples, rate))
     assert isinstance(part, Audio)
@@ -201,7 +202,7 @@ def test_samples_of_a_file_are_refused_until_they_are_scaled(subtype):
         (((TONE * 32767).astype(np.int32), 16_000), "divide int16 by 32768"),
         ((TONE > 0, 16_000), "got bool[3200]"),
         ((TONE.astype(complex), 16_000), "got complex128[3200]"),
-        ((TONE * 4, 16_000), "samples up to 2"),
+        ((TONE * 4.2, 16_000), "samples up to 2"),
         ((-TONE * 255, 16_000), "samples up to 127"),
         ((np.where(TONE > 0.4, np.nan, TONE), 16_000), "samples are not finite"),
         ((np.where(TONE > 0.4, -np.inf, TONE), 16_000), "samples are not finite"),

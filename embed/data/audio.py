@@ -14,6 +14,7 @@ from embed.data.errors import MediaError, check_bytes, explained
 from embed.data.wav import restate_sizes
 
 SAMPLE_RATE = 16_000
+LOUDEST = 2.0  # of a sound in -1..1: decoders of MP3 and AAC overshoot by less, and what is beyond 1 is clipped
 MAX_SECONDS = 180  # of audio
 ACCEPTED = "WAV, FLAC, MP3, Ogg, M4A or WebM"
 AUDIO_SUFFIXES = frozenset(
@@ -73,6 +74,10 @@ def _mix(data: bytes, cut: bool) -> tuple[np.ndarray, int]:
     samples = np.concatenate(mixed)
     if not np.isfinite(samples).all():
         raise MediaError("a sound with samples that are not finite: save it again as integers")
+    if (peak := float(np.abs(samples).max(initial=0))) > LOUDEST:
+        raise MediaError(
+            f"a sound is in -1..1; this one goes up to {peak:,.6g}: divide by full scale, 16 bits by 32768"
+        )
     if float(np.square(samples, dtype=np.float64).sum()) < OPPOSED * power:
         raise MediaError("a sound whose channels cancel out (one is the other upside down): give one of them, or mono")
     return samples, rate

@@ -54,6 +54,19 @@ def test_a_wav_whose_size_is_meant_is_refused_without_it(wav, reason):
         decode_audio(wav)
 
 
+@pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE"])
+def test_samples_that_were_not_scaled_are_refused(subtype):
+    def encode(scale: float) -> bytes:
+        out = io.BytesIO()
+        soundfile.write(out, TONE.astype(np.float64) * scale, 16_000, format="WAV", subtype=subtype)
+        return out.getvalue()
+
+    assert np.abs(decode_audio(encode(1.9 / np.abs(TONE).max()))).max() == 1
+    for scale in (32_768, 8_388_608, 2.1 / np.abs(TONE).max()):
+        with pytest.raises(MediaError, match=r"goes up to .*divide by full scale"):
+            decode_audio(encode(scale))
+
+
 @pytest.mark.parametrize("name", [b"RF64", b"BW64"])
 def test_a_wav_of_64_bit_sizes_is_read_by_them(name):
     wav = name + sound_file(TONE, 16_000, "RF64")[4:]
