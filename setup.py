@@ -16,12 +16,12 @@ setup(
     install_requires=[
         # Ranges of what works with Python 3.11 and newer; launch/constraints/ has what was tested together.
         "jax>=0.10.2",  # before: no AbstractDevice.platform, no out_sharding in jnp.full
-        "flax>=0.12.0",
+        "flax>=0.12.2",  # before: its remat asks jax for what is gone
         "optax>=0.2.6",
         "orbax-checkpoint>=0.12.4",  # before: 0.12.0 finds no checkpoint after a save
         "grain>=0.2.13",
         "array-record>=0.8.1",
-        "tensorflow-datasets>=4.9.9",
+        "tensorflow-datasets>=4.9.10",  # before: not with protobuf 7
         "importlib_resources>=6.0",  # tensorflow-datasets needs it and does not say so
         "ml-collections>=1.1.0",
         "einops>=0.8.1",
