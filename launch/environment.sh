@@ -26,11 +26,11 @@ if [ -z "${CONSTRAINTS:-}" ] && [ ! -e "$constraints" ]; then
   constraints=/dev/null
 fi
 
-# install EXTRAS [COMMAND]: what setup.py asks for, where that is not done; pip is run by the command. The code itself is
-# read where it lies.
+# install EXTRAS [COMMAND]: what setup.py asks for, where that is not done; pip is run by the command. Editable, so that a
+# changed tree needs no other installation.
 install() {
   cat setup.py "$constraints" | cmp -s - "$venv/installed$1" && return
-  ${2:-} pip install --quiet --no-compile --constraint "$constraints" ".$1" || return
+  ${2:-} pip install --quiet --no-compile --constraint "$constraints" --editable ".$1" || return
   cat setup.py "$constraints" >"$venv/installed$1"
 }
 
