@@ -36,7 +36,8 @@ def test_a_sound_has_a_frame_every_ten_milliseconds(samples, frames):
 
 def test_a_frame_hears_its_window_alone():
     whole = log_mel(NOISE, 32)
-    np.testing.assert_array_equal(log_mel(NOISE[:1700], 32), whole[:10])
+    # a matrix product of fewer rows may round otherwise, by the processor's kernel for it
+    np.testing.assert_allclose(log_mel(NOISE[:1700], 32), whole[:10], atol=1e-5, rtol=0)
     changed = NOISE.copy()
     changed[1000] += 1
     differ = np.flatnonzero((log_mel(changed, 32) != whole).any(axis=1))
