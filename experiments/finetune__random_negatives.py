@@ -9,7 +9,7 @@ Parent: finetune.py.
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from embed import optim, storage, train
+from embed import mesh, optim, storage, train
 from embed.data.layout import Budget
 from embed.data.prepare import layout_for, sources
 from embed.data.tasks import Task
@@ -53,7 +53,8 @@ def plan(config: ConfigDict) -> train.Run:
             return encode_by_microbatch(lambda part: encoder.apply({"params": params}, part), inputs, rows)
 
         query, target, negative = encode_pairs(embed, pairs)
-        negative, hashes = (jnp.roll(one, 1, axis=0) for one in (negative, pairs.negative_hash))
+        before = jnp.arange(-1, len(negative) - 1)  # the hard negatives of the query before
+        negative, hashes = (one.at[before].get(out_sharding=mesh.ROWS) for one in (negative, pairs.negative_hash))
         pairs = pairs.replace(negative_hash=hashes)
         return contrast(
             query, target, negative, pairs, temperature=TEMPERATURE, widths=arch.widths, candidates=candidates

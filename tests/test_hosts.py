@@ -120,7 +120,7 @@ def keep_programs(folder: pathlib.Path) -> None:
     """Keeps the compiled programs of every host. JAX lets the first alone write them, and on CPU those of the others
     are not the same: without this, they compile at every start."""
 
-    def write(key, seconds, name, backend, executable, callbacks):
+    def write(key, seconds, name, backend, executable, *callbacks):
         compilation_cache.put_executable_and_time(key, name, executable, backend, int(seconds))
 
     compiler._cache_write = write

@@ -198,7 +198,7 @@ def _parse_part(part: Any, folder: storage.Path, where: str) -> Part:
     if "\0" in value:
         raise RecordError(f"{where}: {value!r} is not the name of a file")
     try:
-        if not _inside(folder / value, folder):
+        if not _is_inside(value, folder):
             raise RecordError(f"{where}: {value!r} leaves the dataset folder {folder}")
         path = storage.local(folder / value)
         about = path.stat()
@@ -213,13 +213,14 @@ def _parse_part(part: Any, folder: storage.Path, where: str) -> Part:
         raise RecordError(f"{where}: cannot read {value!r}: {error.strerror or 'it is not there'}") from error
 
 
-def _inside(path: storage.Path, folder: storage.Path) -> bool:
-    if isinstance(path, pathlib.Path):
-        try:
-            return path.resolve().is_relative_to(folder.resolve())
-        except RuntimeError:  # of a link that leads to itself, before Python 3.13
-            return False
-    return path.is_relative_to(folder) and ".." not in path.parts  # a bucket has no links
+def _is_inside(name: str, folder: storage.Path) -> bool:
+    if storage.is_remote(folder):  # which has no links; what a path makes of an absolute name depends on its version
+        path = pathlib.PurePosixPath(name)
+        return not path.is_absolute() and ".." not in path.parts and "://" not in name
+    try:
+        return (folder / name).resolve().is_relative_to(folder.resolve())
+    except RuntimeError:  # of a link that leads to itself, before Python 3.13
+        return False
 
 
 def parse_json(line: bytes, where: str) -> dict[str, Any]:
