@@ -5,6 +5,7 @@ import importlib.metadata
 import importlib.util
 import os
 import pathlib
+import signal
 
 # Most of a test's time is compiling: leave the code unoptimised, and share what is compiled between the workers. The
 # second flag: a program that is read from the cache may start its collectives in another order on every device, and
@@ -31,6 +32,8 @@ from embed.data.tokenizer import Tokenizer, train  # noqa: E402
 from embed.mesh import make_mesh  # noqa: E402
 from embed.model.presets import TINY, AttentionSpec  # noqa: E402
 
+# A shell that runs the tests in the background has them ignore Ctrl-C, and so every process that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 flags.FLAGS.mark_as_parsed()  # grain's worker processes read absl flags
 
 if importlib.util.find_spec("torchvision"):  # for the processors of transformers, which use its Python part alone
