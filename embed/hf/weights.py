@@ -94,7 +94,8 @@ def open_tensors(path: pathlib.Path) -> Iterator[Any]:
             yield file
     except SafetensorError as error:
         with path.open("rb") as opened:
-            start = opened.read(4)
-        if start.startswith(PICKLE_STARTS):
+            start = opened.read(9)
+        # a safetensors file has eight bytes of its header's length first, which may look like a pickle's
+        if start.startswith(PICKLE_STARTS) and not start.endswith(b"\0{"):
             raise HubError(f"{path} is a pickle, which can run code: convert it to safetensors") from error
         raise HubError(f"{path} is not a whole safetensors file: {error}") from error

@@ -19,6 +19,7 @@ from embed.data.layout import Layout
 from embed.data.tokenizer import Tokenizer
 from embed.hf.__main__ import main
 from embed.hf.export import export
+from embed.hf.weights import open_tensors
 from embed.model.encoder import Encoder
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
@@ -313,3 +314,13 @@ def test_a_tokenizer_made_for_a_larger_model_is_refused(tmp_path, tokenizer, arc
         ValueError, match=rf"tokenizer\.json: .* the largest of {arch.vocabulary - 300} that are beyond"
     ):
         Layout.load(tmp_path / "tokenizer.json", smaller)
+
+
+@pytest.mark.parametrize("size", [0x80, 0x280, 0x04034B50])  # of a header: as a pickle or a zip begins
+def test_a_torn_file_is_no_pickle_whatever_its_header_is_long(tmp_path, size):
+    (tmp_path / "model.safetensors").write_bytes(size.to_bytes(8, "little") + b'{"weight": ')
+    with (
+        pytest.raises(hf.HubError, match="is not a whole safetensors file"),
+        open_tensors(tmp_path / "model.safetensors"),
+    ):
+        pass

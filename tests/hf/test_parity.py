@@ -151,7 +151,7 @@ def test_other_models_and_torn_files_are_refused(tmp_path, tokenizer):
     shard.write_bytes(shard.read_bytes()[:-100])
     with pytest.raises(hf.HubError, match=f"{shard.name} is not a whole safetensors file"):
         hf.load(tmp_path)
-    for shard in tmp_path.glob("*.safetensors"):
+    for shard in tmp_path.glob("*.safetensors*"):  # and their index
         shard.unlink()
     with pytest.raises(hf.HubError, match=r"no \.safetensors file"):
         hf.load(tmp_path)
