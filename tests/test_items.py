@@ -202,7 +202,7 @@ def test_samples_of_a_file_are_refused_until_they_are_scaled(subtype):
         (((TONE * 32767).astype(np.int32), 16_000), "divide int16 by 32768"),
         ((TONE > 0, 16_000), "got bool[3200]"),
         ((TONE.astype(complex), 16_000), "got complex128[3200]"),
-        ((TONE * 4.2, 16_000), "samples up to 2"),
+        ((TONE * 8.4, 16_000), "samples up to 4"),
         ((-TONE * 255, 16_000), "samples up to 127"),
         ((np.where(TONE > 0.4, np.nan, TONE), 16_000), "samples are not finite"),
         ((np.where(TONE > 0.4, -np.inf, TONE), 16_000), "samples are not finite"),
@@ -247,7 +247,7 @@ OPENED = {
     "palette with a clear colour": encoded(COLOR.quantize(16), "PNG", transparency=3),
     "grey with a clear level": encoded(COLOR.convert("L"), "PNG", transparency=7),
     "1 bit": encoded(COLOR.convert("1"), "PNG"),
-    "YCbCr": encoded(COLOR.convert("YCbCr"), "TIFF"),
+    "YCbCr": encoded(COLOR.convert("YCbCr"), "JPEG"),
     "GIF": encoded(COLOR, "GIF"),
 }
 

@@ -14,7 +14,7 @@ from embed.data.errors import MediaError, check_bytes, explained
 from embed.data.wav import restate_sizes
 
 SAMPLE_RATE = 16_000
-LOUDEST = 2.0  # of a sound in -1..1: decoders of MP3 and AAC overshoot by less, and what is beyond 1 is clipped
+LOUDEST = 4.0  # of a sound in -1..1: decoders of MP3 and AAC overshoot by less, and what is beyond 1 is clipped
 MAX_SECONDS = 180  # of audio
 ACCEPTED = "WAV, FLAC, MP3, Ogg, M4A or WebM"
 AUDIO_SUFFIXES = frozenset(

@@ -61,8 +61,8 @@ def test_samples_that_were_not_scaled_are_refused(subtype):
         soundfile.write(out, TONE.astype(np.float64) * scale, 16_000, format="WAV", subtype=subtype)
         return out.getvalue()
 
-    assert np.abs(decode_audio(encode(1.9 / np.abs(TONE).max()))).max() == 1
-    for scale in (32_768, 8_388_608, 2.1 / np.abs(TONE).max()):
+    assert np.abs(decode_audio(encode(3.9 / np.abs(TONE).max()))).max() == 1
+    for scale in (32_768, 8_388_608, 4.1 / np.abs(TONE).max()):
         with pytest.raises(MediaError, match=r"goes up to .*divide by full scale"):
             decode_audio(encode(scale))
 
