@@ -49,11 +49,10 @@ def main(config: ConfigDict) -> None:
         "minutes of this call": f"{(time.monotonic() - started) / 60:.1f}",
     }
     curves = [report.read_curves(work / name) for name in STAGES if (work / name / "metrics.jsonl").exists()]
-    page = work / "report.html"
+    page, ablations = work / "report.html", list(findings.compared(work))
+    show(page, facts, columns, suite, vectors, curves, [work / name for name in STAGES], ablations)
     if hosts.leads():
         (work / "results.json").write_text(json.dumps(columns, indent=1))
-        ablations = list(findings.compared(work))
-        show(page, facts, columns, suite, vectors, curves, [work / name for name in STAGES], ablations)
         print(evaluate.table(columns, suite))
         print(f"\nThe page of results: {storage.absolute(page)}")
 
@@ -62,9 +61,9 @@ def main(config: ConfigDict) -> None:
         columns, vectors = compare(embedder, work, PAIRS_STAGES, suite)
         page, curves = work / "report_pairs.html", [report.read_curves(work / "pairs")]
         facts = {"code": checkpoint.code_version(), "datasets": config.pairs}
+        show(page, facts, columns, suite, vectors, curves, [work / name for name in PAIRS_STAGES])
         if hosts.leads():
             (work / "results_pairs.json").write_text(json.dumps(columns, indent=1))
-            show(page, facts, columns, suite, vectors, curves, [work / name for name in PAIRS_STAGES])
             print(f"\n{evaluate.table(columns, suite)}")
             print(f"\nThe page of your datasets: {storage.absolute(page)}")
 
@@ -91,21 +90,25 @@ def show(
     runs: Sequence[storage.Path],
     ablations: Sequence[Comparison] = (),
 ) -> None:
-    """Writes the page; the vectors are those of the last column."""
+    """Writes the page, of vectors that are those of the last column. All hosts must call it: the search for examples
+    is one of the whole mesh, and the first host writes."""
     benchmarks = [benchmark for benchmark, *_ in suite]
     both = list(zip(benchmarks, vectors, strict=True))
-    report.write(
-        page,
-        facts,
-        columns,
-        benchmarks,
-        curves,
-        gallery=[example for one, found in both for example in report.examples(one, *found, SHOWN)],
-        wrong=[example for one, found in both for example in report.failures(one, *found, 1)],
-        found=space.survey(benchmarks, vectors),
-        lineage=[checkpoint.lineage(run) for run in runs],
-        ablations=ablations,
-    )
+    gallery = [example for one, found in both for example in report.examples(one, *found, SHOWN)]
+    wrong = [example for one, found in both for example in report.failures(one, *found, 1)]
+    if hosts.leads():
+        report.write(
+            page,
+            facts,
+            columns,
+            benchmarks,
+            curves,
+            gallery=gallery,
+            wrong=wrong,
+            found=space.survey(benchmarks, vectors),
+            lineage=[checkpoint.lineage(run) for run in runs],
+            ablations=ablations,
+        )
 
 
 if __name__ == "__main__":
