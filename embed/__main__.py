@@ -91,7 +91,7 @@ def inside(folder: pathlib.Path, name: str) -> pathlib.Path:
 def read_folder(
     embedder: Embedder, folder: pathlib.Path, names: Sequence[str], bar: tqdm
 ) -> Iterator[tuple[str, list[Piece] | None]]:
-    """Yields the entries of the files of a folder, and (name, None) for one that cannot be embedded, which is said."""
+    """Yields the entries of the files of a folder, and (name, None) for one that cannot be embedded, and is logged."""
     decode = functools.partial(embedder.pieces, task="document")
     for name in names:
         try:

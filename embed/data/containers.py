@@ -9,7 +9,7 @@ from embed.data.errors import MediaError
 
 MAX_FRAME_PIXELS = 4096 * 2304  # of a video
 DEMUXERS = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg,gif,aac,mp3,flac,wav,amr,aiff,caf"
-# Until PyAV 19, metadata that is not UTF-8 stops a file from opening unless this is said; 19 always replaces it.
+# Until PyAV 19, metadata that is not UTF-8 stops a file from opening unless this is given; 19 always replaces it.
 LENIENT: dict[str, Any] = (
     {"metadata_errors": "replace"} if hasattr(av.container.InputContainer, "metadata_errors") else {}
 )

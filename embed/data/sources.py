@@ -278,7 +278,10 @@ def qrels(path: storage.Path) -> Iterator[tuple[str, str, str, int]]:
 
 
 def judgements(path: storage.Path, queries: Container[str], corpus: Container[str]) -> list[tuple[str, str, int]]:
-    """The judgements (query id, document id, grade) of whose ids both are there; the others are counted in the log."""
+    """The judgements (query id, document id, grade) whose two ids are in the files; others are counted in the log.
+
+    Raises RecordError as `qrels` does.
+    """
     known: list[tuple[str, str, int]] = []
     dangling: list[str] = []
     for where, query, document, grade in qrels(path):
