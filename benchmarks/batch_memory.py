@@ -16,9 +16,10 @@ import jax
 import numpy as np
 
 from configs import cpu
-from embed import mesh, train
-from embed.data.layout import Budget
+from embed.data.preprocess import Budget
 from embed.data.tasks import shapes
+from embed.distributed import mesh
+from embed.training import loop
 from experiments import scale
 
 MIB = 2**20
@@ -43,8 +44,8 @@ def line(batch: int, tokens: int, microbatch: int) -> str:
         pairs.query_hash[:], pairs.target_hash[:] = rng.integers(0, 2**32, (2, batch, 2))
         pairs.valid[:] = True
         placed = mesh.to_global(pairs)
-        step = train.make_step(run.loss, run.optimizer, run.trains)
-        state = train.start(run, train.shapes(run)[0], None)
+        step = loop.make_step(run.loss, run.optimizer, run.trains)
+        state = loop.start(run, loop.shapes(run)[0], None)
         key = jax.random.key(0)
         compiled = step.differentiate.lower(state.params, placed, task.candidates, key).compile()
         grads, metrics = compiled(state.params, placed, key)

@@ -18,8 +18,8 @@ import torch
 from transformers import EmbeddingGemma2TextConfig
 from transformers.models.embedding_gemma2.modeling_embedding_gemma2 import EmbeddingGemma2TextModel
 
-from embed import mesh
-from embed.inputs import Inputs
+from embed.batch import Inputs
+from embed.distributed import mesh
 from embed.model.encoder import Encoder, init
 from embed.model.presets import EMBEDDINGGEMMA2
 

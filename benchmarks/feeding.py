@@ -26,12 +26,12 @@ from absl import flags
 from PIL import Image as Pillow
 
 from embed.data import tokenizer
-from embed.data.corpora import stdlib
-from embed.data.layout import Layout
-from embed.data.pipeline import Batch, batches, mixture
+from embed.data.mixture import Batch, batches, mixture
+from embed.data.preprocess import Layout
 from embed.data.records import Audio, Content, Image, Part, Record, Text, Video
 from embed.data.tasks import texts
 from embed.model.presets import PRESETS
+from embed.toy_corpora import stdlib
 from experiments import scale
 
 STEPS = pathlib.Path(__file__).parents[1] / "launch" / "compiled.jsonl"

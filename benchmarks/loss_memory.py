@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
 
-from embed import mesh
-from embed.flops import flops
-from embed.inputs import Pairs
-from embed.loss.contrast import contrast, dense
-from embed.loss.ring import ring
+from embed.batch import Pairs
+from embed.distributed import mesh
+from embed.losses.contrastive import contrast, dense
+from embed.losses.ring import ring
+from embed.training.flops import flops
 from launch.hlo import overflow
 
 WIDTHS = ((3072,), (768, 1536, 3072))

@@ -2,7 +2,7 @@
 
   python -m benchmarks.packing FOLDER [NAME ...] [--pairs=64] [--group=64] [--row=256] [--rounds=5]
 
-Of every dataset under FOLDER with a train split (or of those named): its task as experiments/pairs.py has it, and the
+Of every dataset under FOLDER with a train split (or of those named): its task as experiments/own_data.py has it, and the
 same packed into rows of about `row` tokens. The tiny model on this host; both steps in turn, medians. The tokenizer is
 trained on the datasets themselves. `lost` are pairs that found no room, which pairs a second do not count.
 """
@@ -15,14 +15,15 @@ import time
 import jax
 
 from configs import cpu
-from embed import mesh, storage, train
-from embed.data import folders, tokenizer
-from embed.data.layout import Layout
-from embed.data.pipeline import mixture
+from embed.data import discover, tokenizer
+from embed.data.mixture import mixture
+from embed.data.preprocess import Layout
 from embed.data.sources import open_split
 from embed.data.tasks import Task, texts
+from embed.distributed import mesh, storage
 from embed.model.presets import PRESETS
-from experiments import pairs
+from embed.training import loop
+from experiments import own_data
 
 READ = 1 << 16  # records the tokenizer is trained on at most: those it has not seen come out longer
 
@@ -30,9 +31,9 @@ READ = 1 << 16  # records the tokenizer is trained on at most: those it has not 
 def measure(tasks: tuple[Task, Task], folder: storage.Path, layout: Layout, rounds: int) -> str:
     """A row of the table, of a padded and a packed task of one dataset."""
     config = cpu.get_config()
-    run = pairs.plan(config, tasks)
-    step, key = train.make_step(run.loss, run.optimizer, run.trains), jax.random.key(0)
-    state = train.start(dataclasses.replace(run, init=None), train.shapes(run)[0], layout)
+    run = own_data.plan(config, tasks)
+    step, key = loop.make_step(run.loss, run.optimizer, run.trains), jax.random.key(0)
+    state = loop.start(dataclasses.replace(run, init=None), loop.shapes(run)[0], layout)
     source, seconds, padding, lost = open_split(folder, "train"), ([], []), ([], []), 0.0
     for number in range(rounds + 1):  # the first compiles
         for i, task in enumerate(tasks):
@@ -60,18 +61,18 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=value)
     given = parser.parse_args()
     found = [
-        folder for folder in folders.with_split(given.folder, "train") if folder.name in given.names or not given.names
+        folder for folder in discover.with_split(given.folder, "train") if folder.name in given.names or not given.names
     ]
     arch = PRESETS[cpu.get_config().model]
-    records = (record for folder in found for record in folders.sample(open_split(folder, "train"), READ))
+    records = (record for folder in found for record in discover.sample(open_split(folder, "train"), READ))
     words = [text for record in records for text in texts(record)]
     layout = Layout(tokenizer.train(words, arch.vocabulary), arch.media)
     print("| dataset | padding | packed | fewer tokens, times | lost | pairs/s | packed | ratio |\n" + "|---" * 8 + "|")
     with jax.set_mesh(mesh.make_mesh((1, 1, 1))):
         for folder in found:
-            task = folders.task(folder, layout, pairs.MOST, given.pairs, pairs.BOTH)
+            task = discover.task(folder, layout, own_data.MOST, given.pairs, own_data.BOTH)
             task = dataclasses.replace(task, batch=given.pairs)
-            both = task, folders.packed(task, folder, layout, given.group, given.row)
+            both = task, discover.packed(task, folder, layout, given.group, given.row)
             print(measure(both, folder, layout, given.rounds), flush=True)
 
 

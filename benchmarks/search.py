@@ -20,7 +20,7 @@ import faiss
 import jax.numpy as jnp
 import numpy as np
 
-from embed.search import short_first, top_k, truncate
+from embed.retrieval.search import short_first, top_k, truncate
 
 K = 10
 BLOCK = 65_536  # rows that are made at a time

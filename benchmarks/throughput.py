@@ -25,15 +25,15 @@ from PIL import Image as Pillow
 from transformers.models.gemma4.feature_extraction_gemma4 import Gemma4AudioFeatureExtractor
 from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
 
-from embed import storage
-from embed.data import folders
+from embed.data import discover
 from embed.data import tokenizer as tokenizers
-from embed.data.layout import Budget, Layout
-from embed.data.media import sample_times
-from embed.data.pipeline import mixture
+from embed.data.media.decode import sample_times
+from embed.data.mixture import mixture
+from embed.data.preprocess import Budget, Layout
 from embed.data.records import Audio, Content, Image, Pdf, Record, Text, Video
 from embed.data.sources import Source, open_split
 from embed.data.tasks import texts
+from embed.distributed import storage
 from embed.model.presets import GEMMA4_E2B
 
 MOST = Budget(8192, images=32, patches=280, clips=6, frames=750)
@@ -103,7 +103,7 @@ class Collate:
 def measure(folder: storage.Path, layout: Layout, path: str, pairs: int, rounds: int) -> str:
     """A row of the table."""
     source = open_split(folder, "train")
-    task = folders.task(folder, layout, MOST, pairs)
+    task = discover.task(folder, layout, MOST, pairs)
     ours = mixture([task], [source], layout, seed=0)
     theirs = torch.utils.data.DataLoader(
         Records(source), task.batch, shuffle=True, drop_last=True, collate_fn=Collate(layout, path)

@@ -15,14 +15,15 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from embed import checkpoint, storage
-from embed.api import Embedder
 from embed.data import prompts
-from embed.data.layout import Piece
-from embed.entries import read_entries
-from embed.files import is_media
-from embed.search import top_k, truncate
-from embed.storage import one_line
+from embed.data.files import is_media
+from embed.data.preprocess import Piece
+from embed.distributed import storage
+from embed.distributed.storage import one_line
+from embed.embedder import Embedder
+from embed.retrieval.entries import read_entries
+from embed.retrieval.search import top_k, truncate
+from embed.training import checkpoint
 
 CHUNK = 128  # entries decoded before they are embedded
 

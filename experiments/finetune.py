@@ -8,14 +8,15 @@ Gemini Embedding 2, §3.3. Starts from the last checkpoint of experiments/prefin
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from embed import optim, storage, train
-from embed.data.layout import Budget
-from embed.data.prepare import layout_for, sources
+from embed.data.preprocess import Budget
 from embed.data.tasks import Task
-from embed.loss.contrast import Candidates, contrast
+from embed.distributed import storage
+from embed.losses.contrastive import Candidates, contrast
 from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, rows_within
 from embed.model.presets import PRESETS
-from embed.program import about, run
+from embed.training import loop, optim
+from embed.training.main import about, run
+from embed.training.prepare import layout_for, sources
 
 NAME = "finetune"
 START = "prefinetune"
@@ -42,7 +43,7 @@ TASKS = (
 )
 
 
-def plan(config: ConfigDict) -> train.Run:
+def plan(config: ConfigDict) -> loop.Run:
     arch, work = PRESETS[config.model], storage.path(config.workdir)
     encoder = Encoder(arch, jnp.dtype(config.dtype), config.remat, config.unroll)
 
@@ -56,7 +57,7 @@ def plan(config: ConfigDict) -> train.Run:
             query, target, negative, pairs, temperature=TEMPERATURE, widths=arch.widths, candidates=candidates
         )
 
-    return train.Run(
+    return loop.Run(
         work / NAME,
         encoder,
         TASKS,
@@ -65,14 +66,14 @@ def plan(config: ConfigDict) -> train.Run:
         steps=config.steps or STEPS,
         seed=1,
         init=work / START,
-        schedule=train.Schedule(config.save, config.keep, config.log, config.workers),
+        schedule=loop.Schedule(config.save, config.keep, config.log, config.workers),
         about=about(__file__, config),
     )
 
 
 def main(config: ConfigDict) -> None:
     data = storage.path(config.data)
-    train.fit(plan(config), layout_for(PRESETS[config.model], data, config.pairs), sources(TASKS, data))
+    loop.fit(plan(config), layout_for(PRESETS[config.model], data, config.pairs), sources(TASKS, data))
 
 
 if __name__ == "__main__":

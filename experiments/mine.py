@@ -3,7 +3,7 @@
 Every folder under --config.pairs with a train split gives one under WORKDIR/mined; items of a `corpus` split there are
 candidates too. Vectors are kept, so a second run with another rule is quick.
   run   python -m experiments.mine --config.pairs=FOLDER --config.checkpoint=runs/soup_greedy
-  then  python -m experiments.pairs --config.pairs=runs/mined
+  then  python -m experiments.own_data --config.pairs=runs/mined
 """
 
 import dataclasses
@@ -13,16 +13,17 @@ from collections.abc import Iterator
 import numpy as np
 from ml_collections import ConfigDict
 
-from embed import checkpoint, hosts, storage
-from embed.api import Embedder
-from embed.config_check import require_checkpoint
-from embed.data.folders import with_split
+from embed.data.discover import with_split
 from embed.data.records import Record, to_bytes
 from embed.data.sources import Source, open_split, splits_in, write_shards
-from embed.eval import audit
-from embed.mining import NONE, Rule, mine
-from embed.program import run
-from embed.vectors import Scan, embed, scan
+from embed.distributed import hosts, storage
+from embed.embedder import Embedder
+from embed.report import audit
+from embed.retrieval.corpus_embeddings import Scan, embed, scan
+from embed.retrieval.hard_negatives import NONE, Rule, mine
+from embed.training import checkpoint
+from embed.training.config_check import require_checkpoint
+from embed.training.main import run
 
 log = logging.getLogger(__name__)
 NAME = "mined"

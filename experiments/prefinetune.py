@@ -9,14 +9,15 @@ task on purpose.
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from embed import optim, storage, train
-from embed.data.layout import Budget
-from embed.data.prepare import layout_for, sources
+from embed.data.preprocess import Budget
 from embed.data.tasks import Task
-from embed.loss.contrast import Candidates, contrast
+from embed.distributed import storage
+from embed.losses.contrastive import Candidates, contrast
 from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, rows_within
 from embed.model.presets import PRESETS
-from embed.program import about, run
+from embed.training import loop, optim
+from embed.training.main import about, run
+from embed.training.prepare import layout_for, sources
 
 STEPS = 340
 TEMPERATURE = 0.05
@@ -32,7 +33,7 @@ TASKS = (
 )
 
 
-def plan(config: ConfigDict) -> train.Run:
+def plan(config: ConfigDict) -> loop.Run:
     arch = PRESETS[config.model]
     encoder = Encoder(arch, jnp.dtype(config.dtype), config.remat, config.unroll)
     steps = config.steps or STEPS
@@ -47,7 +48,7 @@ def plan(config: ConfigDict) -> train.Run:
             query, target, negative, pairs, temperature=TEMPERATURE, widths=arch.widths, candidates=candidates
         )
 
-    return train.Run(
+    return loop.Run(
         storage.path(config.workdir) / "prefinetune",
         encoder,
         TASKS,
@@ -55,14 +56,14 @@ def plan(config: ConfigDict) -> train.Run:
         optim.adamw(3e-3, warmup=20, steps=STEPS),
         steps=steps,
         seed=0,
-        schedule=train.Schedule(config.save, config.keep, config.log, config.workers),
+        schedule=loop.Schedule(config.save, config.keep, config.log, config.workers),
         about=about(__file__, config),
     )
 
 
 def main(config: ConfigDict) -> None:
     data = storage.path(config.data)
-    train.fit(plan(config), layout_for(PRESETS[config.model], data, config.pairs), sources(TASKS, data))
+    loop.fit(plan(config), layout_for(PRESETS[config.model], data, config.pairs), sources(TASKS, data))
 
 
 if __name__ == "__main__":

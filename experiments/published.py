@@ -11,26 +11,27 @@ import logging
 
 from ml_collections import ConfigDict
 
-from embed import checkpoint, hosts, storage
-from embed.api import Embedder
-from embed.config_check import ConfigError, require_checkpoint
-from embed.eval import published
+from embed.distributed import hosts, storage
+from embed.embedder import Embedder
+from embed.eval import report_benchmarks
+from embed.eval import suite as evaluate
 from embed.eval.benchmarks import score
-from embed.program import run
-from experiments import evaluate
+from embed.training import checkpoint
+from embed.training.config_check import ConfigError, require_checkpoint
+from embed.training.main import run
 
 log = logging.getLogger(__name__)
 
 
-def chosen(asked: str) -> list[published.Published]:
+def chosen(asked: str) -> list[report_benchmarks.Published]:
     """The report's benchmarks, and those of `FOLDER:NAME,...`."""
-    found = list(published.TABLES)
+    found = list(report_benchmarks.TABLES)
     for pair in filter(None, (one.strip() for one in asked.split(","))):
         folder, _, name = pair.partition(":")
         try:
-            found.append(published.like(name, folder))
+            found.append(report_benchmarks.like(name, folder))
         except KeyError:
-            names = ", ".join(one.name for one in published.TABLES)
+            names = ", ".join(one.name for one in report_benchmarks.TABLES)
             raise ConfigError(f"--config.like: {pair!r} is not FOLDER:NAME with a name of: {names}") from None
     return found
 
@@ -43,12 +44,12 @@ def main(config: ConfigDict) -> None:
     embedder, missing, results, lines = Embedder.load(path), [], {}, []
     width = max(embedder.encoder.arch.widths)
     for one in chosen(config.like):
-        ways = published.load(one, root)
+        ways = report_benchmarks.load(one, root)
         missing += [] if ways else [one.missing(root)]
         for way in ways:
             (suite,) = evaluate.lay_out(embedder, way)
             ((queries, corpus),) = evaluate.encode(embedder, embedder.params, [suite])
-            results[way.name] = score(way, queries, corpus, (width,), published.KS)
+            results[way.name] = score(way, queries, corpus, (width,), report_benchmarks.KS)
             found, k = results[way.name][width], int(one.metric.partition("@")[2])
             report = one.report[way.name.removeprefix(f"{one.name}: ")]
             cells = [way.name, one.metric, str(len(way.queries)), str(len(way.corpus)), f"{100 * way.chance(k):.1f}"]

@@ -13,13 +13,18 @@ from collections.abc import Sequence
 import jax
 from ml_collections import ConfigDict
 
-from embed import checkpoint, hosts, storage
-from embed.api import Embedder
-from embed.data.folders import with_split
-from embed.eval import report, space
+from embed.data.discover import with_split
+from embed.distributed import hosts, storage
+from embed.embedder import Embedder
+from embed.eval import suite as evaluate
 from embed.eval.compare import Comparison
-from embed.program import run
-from experiments import evaluate, findings, finetune, finetune__more_media, pairs, prefinetune, soup
+from embed.report import page as report
+from embed.report import space
+from embed.training import checkpoint
+from embed.training.main import run
+from experiments import finetune, own_data, prefinetune, soup
+from experiments.ablations import finetune__more_media
+from experiments.studies import findings
 
 log = logging.getLogger(__name__)
 STAGES = ("prefinetune", "finetune", "finetune__more_media", "soup_uniform", "soup_weighted", "soup_greedy")
@@ -33,7 +38,7 @@ def main(config: ConfigDict) -> None:
     if config.pairs:
         with_split(config.pairs, "train")
         evaluate.check_pairs(config.pairs)
-    for stage in (prefinetune, finetune, finetune__more_media, soup, *([pairs] if config.pairs else [])):
+    for stage in (prefinetune, finetune, finetune__more_media, soup, *([own_data] if config.pairs else [])):
         # Every stage goes on from its own last checkpoint, and does nothing where it is done.
         log.info("stage: %s", stage.__name__.removeprefix("experiments."))
         stage.main(config)

@@ -8,15 +8,16 @@ Made for a pod, and compiled for one on any host. The tasks' datasets are yours 
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from embed import optim, storage, train
-from embed.data.layout import Budget
-from embed.data.prepare import layout_for, sources
+from embed.data.preprocess import Budget
 from embed.data.tasks import Task
-from embed.loss.contrast import contrast
-from embed.loss.ring import ring
+from embed.distributed import storage
+from embed.losses.contrastive import contrast
+from embed.losses.ring import ring
 from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, rows_within
 from embed.model.presets import PRESETS
-from embed.program import about, run
+from embed.training import loop, optim
+from embed.training.main import about, run
+from embed.training.prepare import layout_for, sources
 
 NAME = "scale"
 STEPS = 20_000
@@ -32,7 +33,7 @@ TASKS = (
 )
 
 
-def plan(config: ConfigDict) -> train.Run:
+def plan(config: ConfigDict) -> loop.Run:
     arch = PRESETS[config.model]
     encoder = Encoder(arch, jnp.dtype(config.dtype), config.remat, config.unroll)
 
@@ -44,7 +45,7 @@ def plan(config: ConfigDict) -> train.Run:
         sides = (side.astype(config.dtype) for side in encode_pairs(embed, pairs))
         return contrast(*sides, pairs, temperature=TEMPERATURE, widths=arch.widths, candidates=candidates, rivals=ring)
 
-    return train.Run(
+    return loop.Run(
         storage.path(config.workdir) / NAME,
         encoder,
         TASKS,
@@ -53,14 +54,14 @@ def plan(config: ConfigDict) -> train.Run:
         steps=config.steps or STEPS,
         seed=0,
         init=storage.path(config.pretrained) if config.pretrained else None,
-        schedule=train.Schedule(config.save, config.keep, config.log, config.workers),
+        schedule=loop.Schedule(config.save, config.keep, config.log, config.workers),
         about=about(__file__, config),
     )
 
 
 def main(config: ConfigDict) -> None:
     data = storage.path(config.data)
-    train.fit(plan(config), layout_for(PRESETS[config.model], data, config.pairs), sources(TASKS, data))
+    loop.fit(plan(config), layout_for(PRESETS[config.model], data, config.pairs), sources(TASKS, data))
 
 
 if __name__ == "__main__":

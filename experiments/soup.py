@@ -11,10 +11,11 @@ import logging
 import jax
 from ml_collections import ConfigDict
 
-from embed import checkpoint, soup, storage
-from embed.api import Embedder
-from embed.program import run
-from experiments.evaluate import encode, evaluate, load_suite, mean
+from embed.distributed import storage
+from embed.embedder import Embedder
+from embed.eval.suite import encode, evaluate, load_suite, mean
+from embed.training import checkpoint, soup
+from embed.training.main import run
 
 log = logging.getLogger(__name__)
 RUNS = ("finetune", "finetune__more_media")

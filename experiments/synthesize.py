@@ -4,7 +4,7 @@ Kinds and prompts are in embed/synthesis/kinds.py. Without an ENDPOINT a place-h
 by grammar, on this machine: the loop as it is, in wooden English. Every reply is kept: a stopped run goes on, and asks
 and pays for nothing twice.
   run   python -m experiments.synthesize
-  then  python -m experiments.pairs --config.pairs=runs/synthetic
+  then  python -m experiments.own_data --config.pairs=runs/synthetic
 """
 
 import asyncio
@@ -19,16 +19,16 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
-from embed import hosts, storage
-from embed.config_check import ConfigError
-from embed.data.prepare import layout_for
 from embed.data.records import to_bytes
 from embed.data.sources import open_split, write_shards
+from embed.distributed import hosts, storage
 from embed.model.presets import PRESETS
-from embed.program import run
 from embed.synthesis import ask, offline, seeds
 from embed.synthesis.kinds import KINDS, Seed
 from embed.synthesis.loop import Plan, write
+from embed.training.config_check import ConfigError
+from embed.training.main import run
+from embed.training.prepare import layout_for
 
 log = logging.getLogger(__name__)
 NAME = "synthetic"

@@ -25,11 +25,11 @@ import jax
 from absl import flags
 from jax.experimental import topologies
 
-from embed import program, train
-from embed.config_check import ConfigError
 from embed.data.tasks import Task, shapes
-from embed.flops import CHIPS, flops, model_flops
-from embed.mesh import make_mesh
+from embed.distributed.mesh import make_mesh
+from embed.training import loop, main
+from embed.training.config_check import ConfigError
+from embed.training.flops import CHIPS, flops, model_flops
 from launch.hlo import moved, overflow, traffic
 
 GIB = 2**30
@@ -37,7 +37,7 @@ TOPOLOGY = flags.DEFINE_string("topology", "v5e:4x4", "a TPU slice as libtpu nam
 TASK = flags.DEFINE_multi_string("task", [], "tasks to compile; all of the experiment's if none is given")
 BATCH = flags.DEFINE_integer("batch", 0, "pairs of a batch instead of the tasks' own", lower_bound=0)
 OUT = flags.DEFINE_string("out", "", "a file to which the lines are added")
-CONFIG = program.define_config("configs/v5e_16.py")
+CONFIG = main.define_config("configs/v5e_16.py")
 
 
 def compiled(f: Any, *args: Any) -> dict[str, Any]:
@@ -59,31 +59,31 @@ def compiled(f: Any, *args: Any) -> dict[str, Any]:
     }
 
 
-def gradients(run: train.Run, task: Task) -> tuple[Any, tuple]:
+def gradients(run: loop.Run, task: Task) -> tuple[Any, tuple]:
     """The jitted gradients of one task's batch, and what they are computed of, as ShapeDtypeStructs."""
-    step = train.make_step(run.loss, run.optimizer, run.trains)
+    step = loop.make_step(run.loss, run.optimizer, run.trains)
     key = jax.eval_shape(lambda: jax.random.key(run.seed))
 
     def differentiate(params: dict, pairs: Any, key: jax.Array) -> Any:
         return step.differentiate(params, pairs, task.candidates, key)
 
-    return jax.jit(differentiate), (train.shapes(run)[1].params, shapes(task, run.encoder.arch.media), key)
+    return jax.jit(differentiate), (loop.shapes(run)[1].params, shapes(task, run.encoder.arch.media), key)
 
 
-def counted(run: train.Run, task: Task) -> dict[str, float]:
+def counted(run: loop.Run, task: Task) -> dict[str, float]:
     """Operations of one task's gradients over all chips, without compiling, and their ratio to the model's."""
     f, (params, pairs, key) = gradients(run, task)
     taken = flops(f, params, pairs, key)
     return {"flops": taken, "ratio": taken / model_flops(run.encoder, params, pairs)}
 
 
-def plan(experiment: str, config: Any, batch: int = 0) -> train.Run:
+def plan(experiment: str, config: Any, batch: int = 0) -> loop.Run:
     """What an experiment says, with batches of `batch` pairs where that is not 0."""
-    run = program.load_experiment(experiment).plan(config)
+    run = main.load_experiment(experiment).plan(config)
     return dataclasses.replace(run, tasks=[dataclasses.replace(t, batch=batch or t.batch) for t in run.tasks])
 
 
-def waiting(state: train.TrainState) -> float:
+def waiting(state: loop.TrainState) -> float:
     """GiB of a chip that the optimizer's state takes while gradients are computed."""
     leaves = jax.tree.leaves(state.opt)
     return sum(leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves) / GIB
@@ -100,7 +100,7 @@ def main(argv: list[str]) -> None:
     devices = topologies.get_topology_desc(TOPOLOGY.value, platform="tpu").devices
     chip = CHIPS[devices[0].device_kind]
     with jax.set_mesh(make_mesh(config.mesh, devices)):
-        _, state = train.shapes(run)
+        _, state = loop.shapes(run)
         for task in run.tasks:
             if TASK.value and task.name not in TASK.value:
                 continue
@@ -129,4 +129,4 @@ def _rounded(value: Any) -> Any:
 
 
 if __name__ == "__main__":
-    program.start(main)
+    main.start(main)

@@ -12,18 +12,19 @@ import jax
 import numpy as np
 from absl import flags
 
-from embed import program, storage, train
-from embed.config_check import ConfigError
-from embed.data.layout import Layout
-from embed.data.pipeline import mixture
-from embed.data.prepare import layout_for, sources
+from embed.batch import Inputs
+from embed.data.mixture import mixture
+from embed.data.preprocess import Layout
 from embed.data.sources import Source
 from embed.data.tasks import Task, shapes
-from embed.inputs import Inputs
-from embed.mesh import make_mesh
+from embed.distributed import storage
+from embed.distributed.mesh import make_mesh
+from embed.training import loop, main
+from embed.training.config_check import ConfigError
+from embed.training.prepare import layout_for, sources
 
 BATCHES = flags.DEFINE_integer("batches", 4, "batches of each task that are read", lower_bound=1)
-CONFIG = program.define_config("configs/cpu.py")
+CONFIG = main.define_config("configs/cpu.py")
 HEAD = ["task", "records", "pairs", "steps", "epochs", "tokens", "padding", "images", "clips", "cut", "lost", "program"]
 
 
@@ -32,7 +33,7 @@ def empty_share(there: np.ndarray) -> str:
     return f"{100 * (1 - there.mean()):.0f} %" if there.size else ""
 
 
-def line(run: train.Run, task: Task, source: Source, layout: Layout, batches: int) -> list[str]:
+def line(run: loop.Run, task: Task, source: Source, layout: Layout, batches: int) -> list[str]:
     """The cells of a task, but for its program."""
     steps = run.steps * task.rate / sum(one.rate for one in run.tasks)
     data = mixture([task], [source], layout, run.seed)
@@ -61,7 +62,7 @@ def main(argv: list[str]) -> None:
     if len(argv) != 2:
         raise ConfigError("name one experiment: python -m launch.mixture EXPERIMENT [--config=...]")
     config = CONFIG.value
-    run = program.load_experiment(argv[1]).plan(config)
+    run = main.load_experiment(argv[1]).plan(config)
     data = storage.path(config.data)
     layout = layout_for(run.encoder.arch, data, config.pairs)
     programs: dict[tuple, int] = {}
@@ -73,4 +74,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    program.start(main)
+    main.start(main)

@@ -20,7 +20,7 @@ from absl import app, flags
 from jax.experimental import topologies
 from tqdm import tqdm
 
-from embed.mesh import make_mesh
+from embed.distributed.mesh import make_mesh
 
 CHECK = flags.DEFINE_bool("check", False, "compare with the table instead of adding to it")
 TABLE = pathlib.Path(__file__).with_name("compiled.jsonl")

@@ -68,7 +68,7 @@ attend() {
   done
 }
 
-# Checkpoints that the runs of this log have gone on from, by the line of embed/resume.py.
+# Checkpoints that the runs of this log have gone on from, by the line of embed/training/resume.py.
 checkpoints() { { grep -o 'resuming .* at step [0-9]*' "$folder/log" || true; } | sort -u | wc -l; }
 
 echo "$(date +%T) worker $(hostname) runs $* at commit $commit"
@@ -79,7 +79,7 @@ if [ ! -x .venv/bin/python ] && ! python3 -c 'import sys; sys.exit(sys.version_i
 fi
 source launch/environment.sh
 install "[tpu]" attend
-export EMBED_POD=1  # for embed/program.py: there are other workers to join
+export EMBED_POD=1  # for embed/training/main.py: there are other workers to join
 notice 9>&- &
 warner=$!
 seen=$(checkpoints) vain=0

@@ -27,9 +27,9 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 import pytest  # noqa: E402
 from absl import flags  # noqa: E402
 
-from embed.data.layout import Layout  # noqa: E402
+from embed.data.preprocess import Layout  # noqa: E402
 from embed.data.tokenizer import Tokenizer, train  # noqa: E402
-from embed.mesh import make_mesh  # noqa: E402
+from embed.distributed.mesh import make_mesh  # noqa: E402
 from embed.model.presets import TINY, AttentionSpec  # noqa: E402
 
 # A shell that runs the tests in the background has them ignore Ctrl-C, and so every process that they start.

@@ -12,11 +12,11 @@ import soundfile
 from conftest import ARCH
 from PIL import Image as Pillow
 
-from embed import checkpoint
-from embed.data.layout import Layout, LimitError
-from embed.data.media import MediaError
-from embed.mesh import make_mesh
+from embed.data.media.decode import MediaError
+from embed.data.preprocess import Layout, LimitError
+from embed.distributed.mesh import make_mesh
 from embed.model.encoder import Encoder, init
+from embed.training import checkpoint
 
 RNG = np.random.default_rng(0)
 PHOTO = RNG.integers(0, 256, (24, 32, 3), np.uint8)

@@ -7,8 +7,8 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from embed.data.build import Options, build
-from embed.storage import one_line
+from embed.data.build.build import Options, build
+from embed.distributed.storage import one_line
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from embed.data.layout import Budget, Input, Layout, Piece, length, sizes
-from embed.data.rows import packed_rows
-from embed.inputs import Inputs, Places
+from embed.batch import Inputs, Places
+from embed.data.collate import packed_rows
+from embed.data.preprocess import Budget, Input, Layout, Piece, length, sizes
 
 LOST = -1  # the place of what found no room
 

@@ -17,8 +17,8 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from embed import storage
 from embed.data.textfile import decode_text
+from embed.distributed import storage
 
 
 class RecordError(ValueError):

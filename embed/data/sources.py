@@ -14,7 +14,6 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 from grain.sources import ArrayRecordDataSource
 
-from embed import storage
 from embed.data.records import (
     Record,
     RecordError,
@@ -26,6 +25,7 @@ from embed.data.records import (
     validate,
 )
 from embed.data.textfile import decode_text, wide_encoding
+from embed.distributed import storage
 
 log = logging.getLogger(__name__)
 SHARD = 2**29  # bytes of a shard, about

@@ -7,16 +7,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from embed import mesh
+from embed.batch import Inputs, MediaFormat, Pairs, Places
 from embed.data import prompts
-from embed.data.layout import Budget, Input, Layout, LimitError, decode, fit
-from embed.data.media import MediaError
+from embed.data.collate import empty, make_rows
+from embed.data.media.decode import MediaError
 from embed.data.packing import Packing, pack_groups
+from embed.data.preprocess import Budget, Input, Layout, LimitError, decode, fit
 from embed.data.records import Content, Record, RecordError, Text, content_hash
-from embed.data.rows import empty, make_rows
 from embed.data.sources import Source
-from embed.inputs import Inputs, MediaFormat, Pairs, Places
-from embed.loss.contrast import REPORT, Candidates
+from embed.distributed import mesh
+from embed.losses.contrastive import REPORT, Candidates
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from embed import storage
-from embed.inputs import PADDING
+from embed.batch import PADDING
+from embed.distributed import storage
 
 # Names and order as in the Gemma 4 family: padding is 0.
 SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>", "<|image>", "<|image|>", "<image|>", "<|audio>", "<|audio|>", "<audio|>")

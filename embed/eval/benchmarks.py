@@ -11,12 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from embed import storage
-from embed.data.folders import QRELS, DatasetError
+from embed.data.discover import QRELS, DatasetError
 from embed.data.records import KEY_OF, Content, Record, RecordError, content_hash, parse_item
 from embed.data.sources import judgements, open_split, read
+from embed.distributed import storage
 from embed.eval.metrics import chance_hit, evaluate_ranking
-from embed.search import top_k, truncate
+from embed.retrieval.search import top_k, truncate
 
 KS = (1, 10)  # where rankings are cut
 Results = Mapping[str, Mapping[int, Mapping[str, float]]]  # benchmark -> width -> metric -> value

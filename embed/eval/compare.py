@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 from scipy import stats
 
-from embed import storage
-from embed.eval import charts
+from embed.distributed import storage
 from embed.eval.benchmarks import Results
-from embed.eval.draw import escape
+from embed.report import charts
+from embed.report.draw import escape
 
 LEVEL = 0.95
 CHANGE = "change"

@@ -19,10 +19,10 @@ from mteb.models.model_meta import ModelMeta, ScoringFunction
 from mteb.types import PromptType
 from PIL import Image as Pillow
 
-from embed.api import Embedder
-from embed.checkpoint import fingerprint
 from embed.data import prompts
-from embed.data.layout import (
+from embed.data.items import to_part
+from embed.data.media.decode import MediaError, decode_audio
+from embed.data.preprocess import (
     MAX_CHARACTERS,
     MAX_IMAGES,
     MAX_TOKENS,
@@ -34,10 +34,10 @@ from embed.data.layout import (
     length,
     sounds,
 )
-from embed.data.media import MediaError, decode_audio
 from embed.data.records import Audio, Image, Part, Text, Video
-from embed.items import to_part
-from embed.search import top_k, truncate
+from embed.embedder import Embedder
+from embed.retrieval.search import top_k, truncate
+from embed.training.checkpoint import fingerprint
 
 REPORT = "google/gemini-embedding-2"
 TASKS = {  # mteb's names for the prompts of Gemini Embedding 2 -> ours; a document's has none

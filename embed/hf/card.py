@@ -4,8 +4,8 @@ import json
 import os
 from typing import Any
 
-from embed import storage
 from embed.data import prompts
+from embed.distributed import storage
 from embed.model.presets import Architecture
 
 

@@ -9,9 +9,8 @@ import os
 import pathlib
 from typing import Any
 
-from embed import checkpoint
+from embed.batch import MediaFormat
 from embed.hf.fields import HubError, read_json
-from embed.inputs import MediaFormat
 from embed.model.presets import (
     EMBEDDINGGEMMA2,
     GEMMA4_12B,
@@ -21,6 +20,7 @@ from embed.model.presets import (
     AudioTower,
     VisionTower,
 )
+from embed.training import checkpoint
 
 LOCAL, GLOBAL = "sliding_attention", "full_attention"
 ROPE: dict[str, dict[str, Any]] = {

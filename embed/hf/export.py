@@ -16,15 +16,16 @@ from flax.traverse_util import flatten_dict
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from embed import checkpoint, storage
 from embed.data import prompts
-from embed.data.layout import MAX_FRAMES, MAX_TOKENS
+from embed.data.preprocess import MAX_FRAMES, MAX_TOKENS
 from embed.data.tokenizer import SPECIAL, VIDEO, Tokenizer
+from embed.distributed import storage
 from embed.hf.card import model_card
 from embed.hf.config import config_json, is_embedder
 from embed.hf.fields import HubError
 from embed.hf.tensors import DENSE, theirs
 from embed.model.presets import Architecture
+from embed.training import checkpoint
 
 SHARD = 2 * 10**9  # bytes of a file of weights
 SOFT_TOKENS = (70, 140, 280, 560, 1120)  # the budgets that transformers' image processors take

@@ -7,7 +7,7 @@ import re
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-from embed import storage
+from embed.distributed import storage
 from embed.hf.fields import HubError
 
 PINNED = re.compile(r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)@(?P<commit>[0-9a-f]{40})")

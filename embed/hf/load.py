@@ -9,14 +9,15 @@ import jax
 import numpy as np
 from einops import EinopsError, rearrange
 
-from embed import checkpoint, mesh, storage
-from embed.data.layout import Layout
+from embed.data.preprocess import Layout
+from embed.distributed import mesh, storage
 from embed.hf.config import architecture, is_embedder
 from embed.hf.fields import HubError, check_downloaded
 from embed.hf.tensors import BOUNDS, DENSE, Theirs, theirs
 from embed.hf.weights import Tensors, find_tensors, read_tensor
 from embed.model.encoder import Encoder, init_projection
 from embed.model.presets import Architecture
+from embed.training import checkpoint
 
 log = logging.getLogger(__name__)
 VISION = ("vision_tower.", "vision_embedder.", "embed_vision.")

@@ -13,7 +13,7 @@ from einops import rearrange
 from jax import P
 from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
-from embed import mesh
+from embed.distributed import mesh
 
 TILE = 512  # of the TPU kernel, in tokens
 LANES = 128  # what its tiles must be a multiple of

@@ -11,7 +11,7 @@ import numpy as np
 from einops import rearrange
 from jax import P
 
-from embed import mesh
+from embed.distributed import mesh
 from embed.model.layers import KEPT, Einsum, LayerNorm, RMSNorm, repeated, stacked
 from embed.model.presets import AudioTower
 

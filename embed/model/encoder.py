@@ -13,12 +13,12 @@ import numpy as np
 from einops import rearrange
 from jax.typing import DTypeLike
 
-from embed import mesh
-from embed.inputs import PADDING, Dropout, Inputs, Pairs
+from embed.batch import PADDING, Dropout, Inputs, Pairs
+from embed.distributed import mesh
 from embed.model.audio import Conformer, FrameEmbedder
-from embed.model.backbone import Backbone
 from embed.model.layers import Einsum
 from embed.model.presets import Architecture
+from embed.model.transformer import Backbone
 from embed.model.vision import PatchEmbedder, VisionTransformer
 
 

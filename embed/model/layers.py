@@ -12,8 +12,8 @@ import numpy as np
 from einops import rearrange, repeat
 from jax import P
 
-from embed import mesh
-from embed.inputs import Dropout
+from embed.batch import Dropout
+from embed.distributed import mesh
 from embed.model.attention import RESIDUALS, Places, attend
 from embed.model.presets import AttentionSpec
 

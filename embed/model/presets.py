@@ -6,7 +6,7 @@ Sizes of the published models: the Gemma 4 model card, transformers' configurati
 
 import dataclasses
 
-from embed.inputs import MediaFormat
+from embed.batch import MediaFormat
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange, reduce
 
-from embed import mesh
+from embed.distributed import mesh
 from embed.model.attention import Places
 from embed.model.layers import KEPT, Einsum, LayerNorm, RMSNorm, repeated, rotary, sandwich, stacked
 from embed.model.presets import VisionTower

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image as Pillow
 
-from embed.data.media import decode_image
+from embed.data.media.decode import decode_image
 from embed.synthesis.kinds import KINDS, RATE
 
 OPENINGS = (

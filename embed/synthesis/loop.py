@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from tqdm import tqdm
 
-from embed.data.duplicates import decoded, near_firsts, signature
+from embed.data.build.dedup import decoded, near_firsts, signature
 from embed.data.records import Record
 from embed.synthesis.ask import Refused, Replies
 from embed.synthesis.kinds import Kind, Seed, parse, prompt, rating_prompt

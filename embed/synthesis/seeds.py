@@ -4,10 +4,10 @@ import itertools
 import random
 from collections.abc import Iterator
 
-from embed.data.corpora import stdlib
 from embed.data.records import Image, Text
 from embed.data.sources import Source
 from embed.synthesis.kinds import Seed
+from embed.toy_corpora import stdlib
 
 THINGS = ["orders", "books", "players", "flights", "cities", "courses", "recipes", "songs", "patients", "tickets"]
 TEXTS = ["name", "city", "author", "colour", "category", "country", "status", "owner", "title", "language"]

@@ -10,7 +10,7 @@ import pytest
 
 from embed.data import fingerprint
 from embed.data import sources as sources_module
-from embed.data.layout import Budget
+from embed.data.preprocess import Budget
 from embed.data.records import Image, Record, RecordError, Text, to_bytes
 from embed.data.sources import ArrayRecordSource, JsonlSource, TfdsSource, open_split, write, write_shards
 from embed.data.tasks import Task

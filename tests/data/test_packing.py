@@ -9,17 +9,17 @@ import pytest
 import soundfile
 from conftest import ARCH
 from flax.traverse_util import flatten_dict
-from test_pipeline import png, same
+from test_mixture import png, same
 
-from embed import mesh
-from embed.data import pipeline
-from embed.data.layout import Budget, Words
+from embed.batch import Pairs
+from embed.data import mixture
+from embed.data.collate import packed_rows
 from embed.data.packing import LOST, Packing, Rows, assign, pack, rows_for
+from embed.data.preprocess import Budget, Words
 from embed.data.records import Audio, Image, Record, RecordError, Text
-from embed.data.rows import packed_rows
 from embed.data.tasks import Task, make_pairs, shapes
-from embed.inputs import Pairs
-from embed.loss.contrast import contrast
+from embed.distributed import mesh
+from embed.losses.contrastive import contrast
 from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, init
 
 SMALL = dataclasses.replace(ARCH, width=16, hidden=24, groups=1, per_layer=4, widths=(4, 8, 16))  # little to compile
@@ -150,13 +150,13 @@ def test_rows_chosen_by_a_sample_hold_groups_like_it(count):
 
 
 def test_hosts_together_pack_the_same_rows_in_the_same_places(layout):
-    whole = pipeline.mixture([PACKED], [Records()], layout, 3)
+    whole = mixture.mixture([PACKED], [Records()], layout, 3)
     for hosts in (2, 4):
-        parts = [pipeline.mixture([PACKED], [Records()], layout, 3, [line], hosts) for line in range(hosts)]
+        parts = [mixture.mixture([PACKED], [Records()], layout, 3, [line], hosts) for line in range(hosts)]
         for step in range(5):
             joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(part[step][1] for part in parts))
             jax.tree.map(np.testing.assert_array_equal, joined, whole[step][1])
-    assert same(whole[7], list(pipeline.batches(whole, 4, 8, workers=2))[3])
+    assert same(whole[7], list(mixture.batches(whole, 4, 8, workers=2))[3])
 
 
 def test_shapes_are_those_of_a_batch(layout):
@@ -178,4 +178,4 @@ def test_a_packing_that_does_not_fit_its_task_is_refused(packing, said):
 
 def test_a_batch_must_divide_into_whole_groups_a_part(layout):
     with pytest.raises(ValueError, match="a batch of 4 groups of pairs does not divide into the 8 parts"):
-        pipeline.mixture([PACKED], [Records()], layout, 3, [0], 8)
+        mixture.mixture([PACKED], [Records()], layout, 3, [0], 8)

@@ -44,11 +44,11 @@ from transformers.models.gemma4_unified.feature_extraction_gemma4_unified import
 )
 
 from embed.data import tokenizer as tokenizers  # noqa: E402
-from embed.data.layout import Layout, Picture, Sound, decode, length, standard_budget  # noqa: E402
-from embed.data.media import decode_audio, decode_image, decode_video, sample_times  # noqa: E402
-from embed.data.patches import resize_to_patches  # noqa: E402
+from embed.data.collate import make_rows  # noqa: E402
+from embed.data.media.decode import decode_audio, decode_image, decode_video, sample_times  # noqa: E402
+from embed.data.media.patches import resize_to_patches  # noqa: E402
+from embed.data.preprocess import Layout, Picture, Sound, decode, length, standard_budget  # noqa: E402
 from embed.data.records import Audio, Image, Text, Video  # noqa: E402
-from embed.data.rows import make_rows  # noqa: E402
 from embed.model.presets import EMBEDDINGGEMMA2, GEMMA4_12B, GEMMA4_E2B  # noqa: E402
 
 MEL = Gemma4AudioFeatureExtractor()

@@ -7,8 +7,7 @@ import msgpack
 import numpy as np
 import pytest
 
-from embed.data import prepare
-from embed.data.formats import parse_beir
+from embed.data.build.formats import parse_beir
 from embed.data.records import (
     Image,
     Record,
@@ -22,7 +21,8 @@ from embed.data.records import (
     validate,
 )
 from embed.data.sources import JsonlSource, open_split, read, splits_in, write
-from embed.vectors import scan
+from embed.retrieval.corpus_embeddings import scan
+from embed.training import prepare
 
 PAIR = {"id": "x", "query": [{"text": "q"}], "positive": [{"text": "p"}]}
 WANTED = Record("x", (Text("q"),), (Text("p"),))

@@ -15,8 +15,8 @@ from mteb._evaluators.retrieval_metrics import calculate_retrieval_scores
 from mteb.mocks.mock_run import mock_run
 from PIL import Image as Pillow
 
-from embed.api import Embedder
 from embed.data.records import Audio, Image, Record, Text, Video
+from embed.embedder import Embedder
 from embed.eval.benchmarks import from_pairs, score
 from embed.eval.mteb import BENCHMARKS, Model, tasks
 from embed.eval.mteb_tasks import as_task

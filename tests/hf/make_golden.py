@@ -16,8 +16,8 @@ from conftest import SENTENCES  # noqa: E402
 from reference import KINDS, apart, random_pieces, their_inputs, their_states, written  # noqa: E402
 from test_golden import BUDGET, ORDERS, SEEDS, VOCABULARY  # noqa: E402
 
-from embed.data.layout import Layout  # noqa: E402
-from embed.data.rows import make_rows  # noqa: E402
+from embed.data.collate import make_rows  # noqa: E402
+from embed.data.preprocess import Layout  # noqa: E402
 from embed.data.tokenizer import train  # noqa: E402
 from embed.hf import architecture  # noqa: E402
 

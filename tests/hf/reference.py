@@ -14,8 +14,8 @@ from transformers import (
     Gemma4UnifiedModel,
 )
 
-from embed.data.layout import Budget, Picture, Sound, Words
-from embed.inputs import Inputs
+from embed.batch import Inputs
+from embed.data.preprocess import Budget, Picture, Sound, Words
 
 VOCABULARY = 512
 KINDS = ("embeddinggemma2", "gemma4_e2b", "gemma4_e4b", "gemma4_12b")

@@ -13,13 +13,14 @@ sentence_transformers = pytest.importorskip("sentence_transformers", reason="nee
 
 from reference import KINDS, written  # noqa: E402
 
-from embed import checkpoint, hf  # noqa: E402
-from embed.api import Embedder  # noqa: E402
-from embed.data.layout import Layout  # noqa: E402
+from embed import hf  # noqa: E402
+from embed.data.preprocess import Layout  # noqa: E402
+from embed.embedder import Embedder  # noqa: E402
 from embed.hf.export import export  # noqa: E402
 from embed.hf.load import to_checkpoint  # noqa: E402
 from embed.model.encoder import Encoder, init  # noqa: E402
 from embed.model.presets import PRESETS  # noqa: E402
+from embed.training import checkpoint  # noqa: E402
 
 
 def same(a, b):

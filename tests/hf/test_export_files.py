@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from text_model import save_run
 
-from embed import checkpoint, hf
+from embed import hf
 from embed.hf.__main__ import main
 from embed.hf.export import export
+from embed.training import checkpoint
 
 KILLED = """
 import os, signal, sys

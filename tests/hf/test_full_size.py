@@ -15,14 +15,15 @@ transformers = pytest.importorskip("transformers", reason="needs the extra [hf]"
 
 from reference import BUDGET, apart, random_pieces, their_inputs, their_states  # noqa: E402
 
-from embed import checkpoint, mesh  # noqa: E402
-from embed.data.layout import Layout  # noqa: E402
-from embed.data.rows import make_rows  # noqa: E402
+from embed.data.collate import make_rows  # noqa: E402
+from embed.data.preprocess import Layout  # noqa: E402
+from embed.distributed import mesh  # noqa: E402
 from embed.hf.config import architecture, is_embedder  # noqa: E402
 from embed.hf.load import load  # noqa: E402
 from embed.hf.tensors import DENSE, theirs  # noqa: E402
 from embed.model.encoder import Encoder, encode  # noqa: E402
 from embed.model.presets import PUBLISHED  # noqa: E402
+from embed.training import checkpoint  # noqa: E402
 
 LOCAL, GLOBAL = "sliding_attention", "full_attention"
 ORDERS = ("w", "p", "s", "v", "wp", "pw", "sw", "wpw", "wvvs", "swpvw", "wpsw", "pspw")
@@ -100,8 +101,8 @@ LOAD = """
 import pathlib, sys
 import jax, jax.numpy as jnp, numpy as np
 from embed import checkpoint, hf, mesh
-from embed.data.layout import Budget, Layout, Words
-from embed.data.rows import make_rows
+from embed.data.preprocess import Budget, Layout, Words
+from embed.data.collate import make_rows
 from embed.data.tokenizer import Tokenizer
 from embed.hf.load import load
 from embed.model.encoder import Encoder, encode

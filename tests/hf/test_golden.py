@@ -6,10 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from embed import hf, mesh
-from embed.data.layout import Budget
+from embed import hf
+from embed.batch import Inputs
+from embed.data.preprocess import Budget
+from embed.distributed import mesh
 from embed.hf.config import is_embedder
-from embed.inputs import Inputs
 from embed.model.encoder import Encoder
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"

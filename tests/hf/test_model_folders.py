@@ -13,14 +13,15 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from text_model import save_run, text_arch
 
-from embed import checkpoint, hf, optim, train
-from embed.api import Embedder
-from embed.data.layout import Layout
+from embed import hf
+from embed.data.preprocess import Layout
 from embed.data.tokenizer import Tokenizer
+from embed.embedder import Embedder
 from embed.hf.__main__ import main
 from embed.hf.export import export
 from embed.hf.weights import open_tensors
 from embed.model.encoder import Encoder
+from embed.training import checkpoint, loop, optim
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
 ONE = "language_model.layers.0.mlp.up_proj.weight"
@@ -301,9 +302,9 @@ def test_ids_beyond_the_table_of_our_own_runs(run, tmp_path, arch, last):
     add_tokens(edited / "tokenizer.json", special=False)
     with pytest.raises(ValueError, match=last):
         Embedder.load(edited)
-    plan = train.Run(tmp_path / "new", Encoder(arch), [], None, optim.adamw(1e-3, warmup=1, steps=1), 1, 0)
+    plan = loop.Run(tmp_path / "new", Encoder(arch), [], None, optim.adamw(1e-3, warmup=1, steps=1), 1, 0)
     with pytest.raises(ValueError, match=last):
-        train.fit(plan, Layout(Tokenizer.load(edited / "tokenizer.json"), arch.media), [])
+        loop.fit(plan, Layout(Tokenizer.load(edited / "tokenizer.json"), arch.media), [])
     assert not (tmp_path / "new").exists()
 
 

@@ -12,11 +12,12 @@ pytest.importorskip("transformers.models.embedding_gemma2", reason="the parity t
 
 from reference import BUDGET, KINDS, apart, random_pieces, their_inputs, their_states, written  # noqa: E402
 
-from embed import hf, mesh  # noqa: E402
-from embed.data.layout import Layout  # noqa: E402
-from embed.data.rows import make_rows  # noqa: E402
+from embed import hf  # noqa: E402
+from embed.data.collate import make_rows  # noqa: E402
+from embed.data.preprocess import Layout  # noqa: E402
+from embed.distributed import mesh  # noqa: E402
 from embed.hf.config import is_embedder  # noqa: E402
-from embed.model import audio, backbone, vision  # noqa: E402
+from embed.model import audio, transformer, vision  # noqa: E402
 from embed.model.encoder import Encoder  # noqa: E402
 
 ORDERS = ("w", "p", "s", "v", "wp", "pw", "wpw", "sw", "wsw", "vvw", "wvvs", "pwps", "swpvw", "wpsw", "pspw", "vsvw")
@@ -37,7 +38,7 @@ def states(monkeypatch):
 
         monkeypatch.setattr(cls, "__call__", call)
 
-    spy("text", backbone.Layer)
+    spy("text", transformer.Layer)
     spy("vision", vision.VisionLayer)
     spy("audio", audio.ConformerLayer)
     return seen

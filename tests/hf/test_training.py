@@ -6,11 +6,14 @@ import pytest
 from flax.traverse_util import flatten_dict
 from test_golden import GOLDEN
 
-from embed import hf, mesh, optim, partition
-from embed.inputs import Inputs, Pairs
-from embed.loss.contrast import REPORT, contrast
+from embed import hf
+from embed.batch import Inputs, Pairs
+from embed.distributed import mesh
+from embed.losses.contrastive import REPORT, contrast
+from embed.model import params as partition
 from embed.model.encoder import Encoder
-from embed.train import TrainState, make_step
+from embed.training import optim
+from embed.training.loop import TrainState, make_step
 
 
 def start(kind):

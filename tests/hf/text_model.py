@@ -6,11 +6,12 @@ import pathlib
 import jax
 from conftest import ARCH
 
-from embed import checkpoint, mesh
-from embed.data.layout import Layout
+from embed.data.preprocess import Layout
 from embed.data.tokenizer import Tokenizer
+from embed.distributed import mesh
 from embed.model.encoder import Encoder, init
 from embed.model.presets import Architecture
+from embed.training import checkpoint
 
 
 def text_arch(tokenizer: Tokenizer) -> Architecture:

@@ -58,14 +58,14 @@ def test_without_git_the_code_is_of_an_unknown_version(without_git, tmp_path):
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PATH": without_git}, capture_output=True, text=True)
     assert done.stdout == "unknown\n", done.stderr
-    cases = run(tmp_path, "tests/test_soup.py", PATH=without_git)
+    cases = run(tmp_path, "tests/training/test_soup.py", PATH=without_git)
     assert not [case.get("name") for case in cases if len(case)]
 
 
 def test_a_changed_library_is_no_broken_file(tmp_path):
     (tmp_path / "changed_av.py").write_text(CHANGED)
     path = os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", "")))
-    chosen = ("tests/data/test_media.py", "-k", "(test_a_video or broken_video) and not looked_at")
+    chosen = ("tests/data/media/test_media.py", "-k", "(test_a_video or broken_video) and not looked_at")
     cases = run(tmp_path, "-p", "changed_av", *chosen, PYTHONPATH=path)
     ends = {case.get("name"): [end.get("message", "") for end in case.iter("failure")] for case in cases}
     assert len(ends) > 5 and all(end and end[0].startswith("TypeError: open()") for end in ends.values()), ends

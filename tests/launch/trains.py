@@ -1,4 +1,4 @@
-"""A small model on records of two tasks (tests/test_hosts.py), trained by the workers of a pod."""
+"""A small model on records of two tasks (tests/distributed/test_hosts.py), trained by the workers of a pod."""
 
 import logging
 import pathlib

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from embed import mesh
+from embed.distributed import mesh
 from embed.model.attention import Places, attend, banded, full, fused
 
 

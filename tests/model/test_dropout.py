@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from conftest import ARCH
 
-from embed import mesh
-from embed.data.layout import Budget, Words
-from embed.data.rows import make_rows
-from embed.inputs import Dropout, Inputs, Pairs
-from embed.model.backbone import Layer
+from embed.batch import Dropout, Inputs, Pairs
+from embed.data.collate import make_rows
+from embed.data.preprocess import Budget, Words
+from embed.distributed import mesh
 from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, init
 from embed.model.layers import dropped
+from embed.model.transformer import Layer
 
 BUDGET = Budget(12)
 Q, H = 8, 1

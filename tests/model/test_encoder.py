@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from conftest import ARCH
 
-from embed import mesh
-from embed.data.layout import Budget, Picture, Sound, Words
-from embed.data.rows import make_rows, packed_rows
-from embed.inputs import Inputs, Pairs
+from embed.batch import Inputs, Pairs
+from embed.data.collate import make_rows, packed_rows
+from embed.data.preprocess import Budget, Picture, Sound, Words
+from embed.distributed import mesh
 from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, init
 
 MODEL = Encoder(ARCH, remat=True)

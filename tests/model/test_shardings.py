@@ -9,15 +9,16 @@ import jax
 import pytest
 from conftest import ARCH
 
-from embed import checkpoint, mesh
-from embed.data.layout import Budget
 from embed.data.packing import Packing, Rows
+from embed.data.preprocess import Budget
 from embed.data.tasks import Task, shapes
-from embed.loss.contrast import Candidates, contrast
-from embed.loss.ring import ring
+from embed.distributed import mesh
+from embed.losses.contrastive import Candidates, contrast
+from embed.losses.ring import ring
 from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs
+from embed.model.late_fusion import LateFusion
 from embed.model.presets import PRESETS
-from embed.model.towers import LateFusion
+from embed.training import checkpoint
 
 MESHES = [(1, 1, 1), (2, 2, 2)]
 ONE_KV_HEAD = dataclasses.replace(

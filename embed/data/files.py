@@ -1,0 +1,75 @@
+"""A file -> the part of an input that it is: by its name a medium, else text; its bytes must agree."""
+
+import pathlib
+
+from embed.data.media.binary import sniff_binary
+from embed.data.media.decode import AUDIO_SUFFIXES, IMAGE_SUFFIXES, VIDEO_SUFFIXES, has_video
+from embed.data.records import MAX_MEDIA_BYTES, Audio, Image, Part, Pdf, Text, Video
+from embed.data.textfile import decode_text
+from embed.distributed import storage
+
+PDF_SUFFIXES = frozenset({".pdf"})
+SHARED_SUFFIXES = frozenset({".ts", ".mts", ".mod"})  # of videos, and of TypeScript and Go's modules: bytes decide
+MEDIA_SUFFIXES = (IMAGE_SUFFIXES | AUDIO_SUFFIXES | VIDEO_SUFFIXES | PDF_SUFFIXES) - SHARED_SUFFIXES
+
+
+def read_file(path: storage.Path) -> Part:
+    """Read a file as an image, a sound, a video, a PDF or a text; a video's container without pictures is a sound.
+
+    Raises ValueError where it is none of these, is empty or too large, or its name and its bytes disagree, MediaError
+    where a video is broken, OSError where it cannot be read.
+    """
+    data = _read_bytes(path)
+    suffix = path.suffix.lower()
+    kind = sniff_binary(data)
+    if not kind and (suffix in SHARED_SUFFIXES or suffix not in MEDIA_SUFFIXES):
+        return _to_text(path, data)
+    if not kind and _is_text(data):
+        raise ValueError(f"{path} holds text, which its name denies: give it one that does not end in {suffix}")
+    if suffix in IMAGE_SUFFIXES:
+        return Image(data)
+    if suffix in AUDIO_SUFFIXES:
+        return Audio(data)
+    if suffix in PDF_SUFFIXES:
+        return Pdf(data)
+    if suffix in VIDEO_SUFFIXES:
+        return Video(data) if has_video(data) else Audio(data)
+    raise ValueError(
+        f"{path} holds {kind}, and its name is not that of an image, sound, video or PDF: rename it if it is one, or "
+        "save a text as UTF-8"
+    )
+
+
+def _read_bytes(path: storage.Path) -> bytes:
+    file = storage.local(path)
+    if file.exists() and not file.is_file():  # reading a pipe would wait for ever
+        raise ValueError(f"{path} is not a file")
+    if file.stat().st_size > MAX_MEDIA_BYTES:
+        raise ValueError(f"{path} is larger than {MAX_MEDIA_BYTES >> 20} MiB")
+    data = file.read_bytes()
+    if not data:
+        raise ValueError(f"{path} is an empty file")
+    return data
+
+
+def _to_text(path: storage.Path, data: bytes) -> Text:
+    try:
+        text = decode_text(data)
+    except ValueError as error:
+        raise ValueError(f"{path}: neither a known media file nor text: {error}") from error
+    if not text:
+        raise ValueError(f"{path} is an empty file")
+    return Text(text)
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        decode_text(data)
+    except ValueError:
+        return False
+    return True
+
+
+def is_media(name: str) -> bool:
+    """Whether a file of this name can be nothing but a medium."""
+    return pathlib.PurePath(name).suffix.lower() in MEDIA_SUFFIXES

@@ -1,0 +1,82 @@
+"""PDF -> pictures of its pages, within the report's limit of six; longer documents in pieces of so many."""
+
+import contextlib
+import io
+import logging
+import math
+import threading
+from collections.abc import Iterable
+
+import numpy as np
+import pypdfium2
+
+from embed.data.media.errors import MediaError, check_bytes, explained
+
+MAX_PAGES = 6
+MAX_SPLIT = 2000  # pages of a document that is split
+ERRORS = (pypdfium2.PdfiumError,)
+logging.getLogger("pypdfium2").setLevel(logging.ERROR)  # its warnings (of XFA forms) do not name the file
+pdfium = threading.Lock()  # the library is not thread-safe
+
+
+def render_pdf(data: bytes, max_pages: int = MAX_PAGES, longest: int = 1536) -> list[np.ndarray]:
+    """A PDF -> its pages, u8[h,w,3] on white, the longer side of each `longest` pixels.
+
+    Raises MediaError, also where the file asks for a password or has more than `max_pages` pages.
+    """
+    check_bytes("a PDF", data)
+    with explained("a PDF", "a PDF", ERRORS), pdfium, contextlib.closing(_open(data)) as document:
+        if not 1 <= len(document) <= max_pages:
+            raise MediaError(f"a PDF of {len(document)} pages; 1 to {max_pages} can be embedded: split it")
+        return [_render(document, number, longest) for number in range(len(document))]
+
+
+def _render(document: pypdfium2.PdfDocument, number: int, longest: int) -> np.ndarray:
+    with contextlib.closing(document[number]) as page:
+        width, height = page.get_size()
+        if not (width > 0 and height > 0 and math.isfinite(width + height)):
+            raise MediaError(f"a PDF whose page {number + 1} is {width} by {height} points: save it again")
+        with contextlib.closing(page.render(scale=longest / max(width, height), rev_byteorder=True)) as bitmap:
+            return np.array(bitmap.to_numpy()[..., :3])
+
+
+def _open(data: bytes) -> pypdfium2.PdfDocument:
+    try:
+        document = pypdfium2.PdfDocument(data)
+        document.init_forms()  # before its pages are asked for, else what is filled in is not drawn
+        return document
+    except pypdfium2.PdfiumError as error:
+        why = "asks for a password: save it without" if "assword" in str(error) else f"cannot be read ({error})"
+        raise MediaError(f"a PDF of {len(data):,} bytes that {why}") from error
+
+
+def split_pdf(data: bytes, most: int = MAX_PAGES) -> list[tuple[int, int, bytes]]:
+    """A PDF of any length -> (first page, last page, both from 1; a PDF of these) for every `most` of its pages.
+
+    One that is short enough stays as it is. Raises MediaError as `render_pdf` does, and above 2,000 pages.
+    """
+    check_bytes("a PDF", data)
+    with explained("a PDF", "a PDF", ERRORS), pdfium, contextlib.closing(_open(data)) as document:
+        count = len(document)
+        if not 1 <= count <= MAX_SPLIT:
+            raise MediaError(f"a PDF of {count:,} pages; 1 to {MAX_SPLIT:,} can be split")
+        if count <= most:
+            return [(1, count, data)]
+        pieces = []
+        for first in range(0, count, most):
+            last, out = min(first + most, count), io.BytesIO()
+            if document.formenv:
+                _flatten(document, range(first, last))
+            with contextlib.closing(pypdfium2.PdfDocument.new()) as piece:
+                piece.import_pages(document, list(range(first, last)))
+                piece.save(out)
+            pieces.append((first + 1, last, out.getvalue()))
+        return pieces
+
+
+def _flatten(document: pypdfium2.PdfDocument, numbers: Iterable[int]) -> None:
+    """Makes what is filled into the pages' forms a part of the pages: a form stays behind when they are imported."""
+    for number in numbers:
+        with contextlib.closing(document[number]) as page:
+            if page.flatten() == pypdfium2.raw.FLATTEN_FAIL:
+                raise MediaError(f"a PDF whose form on page {number + 1} cannot be drawn: print it to a PDF")

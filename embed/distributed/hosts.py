@@ -1,0 +1,38 @@
+"""Many hosts run one program: who writes for all, who goes first, and where they wait for each other."""
+
+import contextlib
+from collections.abc import Iterator
+
+import jax
+from jax.experimental import multihost_utils
+
+from embed.distributed import storage
+
+
+def leads() -> bool:
+    """Whether this host writes what all share: logs, tokenizers, results."""
+    return jax.process_index() == 0
+
+
+def together(what: str) -> None:
+    """Returns when all hosts have come here: what each has written, the others can read. Alone there is no waiting."""
+    multihost_utils.sync_global_devices(what)
+
+
+@contextlib.contextmanager
+def leader_first(what: str) -> Iterator[None]:
+    """The first host does what is inside before the others, who then find it done where folders are shared."""
+    if not leads():
+        together(what)
+    try:
+        yield
+    finally:
+        if leads():
+            together(what)
+
+
+@contextlib.contextmanager
+def exclusive(folder: storage.Path) -> Iterator[None]:
+    """`storage.exclusive`, which the first host holds for all."""
+    with storage.exclusive(folder) if leads() else contextlib.nullcontext():
+        yield

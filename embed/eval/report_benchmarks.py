@@ -1,0 +1,127 @@
+"""The report's own benchmarks (arXiv 2605.27295, Tables 1, 3 and 4), and small ones of the same kinds.
+
+What is scored how, which scores the report has, and where the data comes from. The report does not name every split;
+where it doesn't, the one that is commonly used stands here. Every one is a folder of records in the
+form of README.md ("Your own pairs"): pairs in test.jsonl, or corpus.jsonl, queries.jsonl and qrels.tsv. ViDoRe V2 and
+the texts of Table 2 are mteb's, by its names: `embed/eval/suite.py --config.mteb`.
+"""
+
+import dataclasses
+
+from embed.data.discover import has_benchmark, has_split
+from embed.data.sources import open_split, read
+from embed.distributed import storage
+from embed.eval.benchmarks import Benchmark, from_folder, from_pairs
+
+KS = (1, 5, 10, 20)  # where rankings are cut
+THERE, BACK = "query→target", "target→query"
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """One benchmark: a folder, what is searched by what, and the score that counts."""
+
+    name: str
+    folder: str  # below the root of all
+    holds: str  # what its records are, for whoever makes them
+    metric: str  # a name of `metrics.evaluate_ranking`
+    report: dict[str, float | None]  # direction -> the report's score in percent; None where it has none
+    source: str = ""
+    split: str = ""
+
+    def missing(self, root: storage.Path) -> str:
+        """The line for someone who has not got the data."""
+        return (
+            f"{self.name}: nothing in {root / self.folder}. Get {self.split} from {self.source}, and write it there as "
+            f"pairs (test.jsonl) or as corpus, queries and qrels: {self.holds}"
+        )
+
+
+def _captions(name: str, folder: str, there: float, back: float, source: str, split: str) -> Published:
+    scores: dict[str, float | None] = {THERE: there, BACK: back}
+    return Published(name, folder, "query: a caption; positive: its image", "hit@1", scores, source, split)
+
+
+def _videos(name: str, folder: str, score: float, source: str, split: str) -> Published:
+    return Published(name, folder, "query: a caption; positive: its video", "ndcg@10", {THERE: score}, source, split)
+
+
+def _special(name: str, folder: str, score: float, source: str, text: str) -> Published:
+    holds = f"query: an image; positive: its {text}"
+    return Published(name, folder, holds, "hit@5", {THERE: score}, source, "its test images")
+
+
+KARPATHY = "https://cs.stanford.edu/people/karpathy/deepimagesent"
+SVQ = "https://huggingface.co/datasets/google/svq"
+TABLES = (
+    _captions("MSCOCO", "mscoco", 62.9, 78.8, KARPATHY, "the 5,000 test images with their five captions"),
+    _captions("Flickr30k", "flickr30k", 89.1, 97.4, KARPATHY, "the 1,000 test images with their five captions"),
+    _captions("DOCCI", "docci", 93.4, 91.3, "https://google.github.io/docci", "the 5,000 test images"),
+    _captions("TextCaps", "textcaps", 89.6, 97.4, "https://textvqa.org/textcaps", "the validation images and captions"),
+    _videos("Vatex", "vatex", 68.8, "https://eric-xw.github.io/vatex-website", "the test clips, English captions"),
+    _videos(
+        "MSR-VTT", "msrvtt", 68.0, "https://github.com/albanie/collaborative-experts", "the 1,000 clips of split 1k-A"
+    ),
+    _videos("YouCook2", "youcook2", 52.5, "http://youcook2.eecs.umich.edu", "the validation clips and their sentences"),
+    Published(
+        "EncyclopedicVQA",
+        "encyclopedic_vqa",
+        "query: an image, then a question; positive: the section that answers it",
+        "hit@20",
+        {THERE: 71.5},
+        "https://github.com/google-research/google-research/tree/master/encyclopedic_vqa",
+        "the test questions",
+    ),
+    Published(
+        "ViDoRe V2",
+        "vidore_v2",
+        "query: a question; relevant: pages that answer it, by grade",
+        "ndcg@10",
+        {THERE: 64.9},
+        "https://huggingface.co/collections/vidore/vidore-benchmark-v2",
+        "its four datasets (or score them by --config.mteb)",
+    ),
+    Published(
+        "SVQ in-language",
+        "svq_inlang",
+        "query: a spoken question; positive: the passage in its language",
+        "mrr@10",
+        {THERE: 75.58},
+        SVQ,
+        "the questions with their passages, in 17 locales",
+    ),
+    Published(
+        "SVQ cross-language",
+        "svq_cross",
+        "query: a spoken question; positive: the English passage",
+        "mrr@10",
+        {THERE: 72.56},
+        SVQ,
+        "the questions with their English passages, in 19 locales",
+    ),
+    _special("MicroVQA", "microvqa", 79.3, "https://huggingface.co/datasets/jmhb/microvqa", "answer"),
+    _special("ArtCap", "artcap", 67.7, "https://doi.org/10.1109/tcss.2022.3223539", "description"),
+    _special(
+        "AstroLLaVA", "astrollava", 64.4, "https://huggingface.co/datasets/UniverseTBD/AstroLLaVA_convos", "caption"
+    ),
+    _special("Recipe1M ingredients", "recipe1m_ingredients", 90.2, "http://im2recipe.csail.mit.edu", "ingredients"),
+    _special("Recipe1M instructions", "recipe1m_instructions", 92.1, "http://im2recipe.csail.mit.edu", "instructions"),
+)
+
+
+def like(name: str, folder: str) -> Published:
+    """Another folder by the protocol of a benchmark of the report. Raises KeyError for a name it does not have."""
+    table = {one.name: one for one in TABLES}[name]
+    return dataclasses.replace(table, name=f"{folder}, as {name}", folder=folder, report=dict.fromkeys(table.report))
+
+
+def load(one: Published, root: storage.Path) -> list[Benchmark]:
+    """Its directions; none where the data is not there. Raises RecordError and DatasetError for what cannot be used."""
+    folder = root / one.folder
+    if has_benchmark(folder):
+        whole = from_folder(folder, name=f"{one.name}: {THERE}")
+        return [whole]
+    if not has_split(folder, "test"):
+        return []
+    both = from_pairs(one.name, read(open_split(folder, "test")))
+    return [way for way in both if way.name.removeprefix(f"{one.name}: ") in one.report]

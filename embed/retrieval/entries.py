@@ -1,0 +1,71 @@
+"""A file of a folder -> its entries in an index: itself, or, where it is longer than an input may be, its pieces."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from embed.data.files import read_file
+from embed.data.media.pdf import split_pdf
+from embed.data.preprocess import LimitError, Piece
+from embed.data.records import Pdf, Text
+from embed.distributed import storage
+
+MAX_CHARACTERS = 2**22  # of a text that is cut: a long novel, some two hundred pieces of English
+
+
+def read_entries(path: storage.Path, to_pieces: Callable[[Any], list[Piece]]) -> Iterator[tuple[str, list[Piece]]]:
+    """Yields what stands behind the file's name in an index, "" for a whole file, and the pieces of an input.
+
+    A PDF of more than six pages is cut every six (`#page=7`). A text that is too long is cut at the line break (else
+    the space or the character) next before its middle, and so are its halves: `#line=412`, or `#line=1,column=90001`
+    inside a line, both counted from 1. `to_pieces` decodes an item (`Embedder.pieces`).
+
+    Raises ValueError (LimitError for a text of more than 4,194,304 characters) and OSError, as `to_pieces` does too.
+    """
+    part = read_file(path)
+    match part:
+        case Pdf(data):
+            pages = split_pdf(data)
+            if len(pages) == 1:
+                yield "", to_pieces(part)
+                return
+            for first, last, piece in pages:
+                yield f"#page={first}", to_pieces([f"pages {first} to {last}", Pdf(piece)])
+        case Text(text):
+            if len(text) > MAX_CHARACTERS:
+                raise LimitError(
+                    f"a text of {len(text):,} characters; at most {MAX_CHARACTERS:,} are indexed: split it"
+                )
+            for start, stop, pieces in _halve(text, 0, len(text), to_pieces):
+                yield "" if stop - start == len(text) else _locate(text, start), pieces
+        case _:
+            yield "", to_pieces(part)
+
+
+def _halve(
+    text: str, start: int, stop: int, to_pieces: Callable[[Any], list[Piece]]
+) -> Iterator[tuple[int, int, list[Piece]]]:
+    """Yields the pieces of text[start:stop], whole or of its halves' halves, with where each begins and ends."""
+    try:
+        pieces = to_pieces(text[start:stop])
+    except LimitError:
+        if stop - start < 2:
+            raise
+        cut = _find_cut(text, start, stop)
+        yield from _halve(text, start, cut, to_pieces)
+        yield from _halve(text, cut, stop, to_pieces)
+    else:
+        yield start, stop, pieces
+
+
+def _find_cut(text: str, start: int, stop: int) -> int:
+    middle = (start + stop) // 2
+    for mark in ("\n", " "):
+        if cut := text.rfind(mark, (start + middle) // 2, middle) + 1:
+            return cut
+    return middle
+
+
+def _locate(text: str, start: int) -> str:
+    line = text.count("\n", 0, start) + 1
+    column = start - text.rfind("\n", 0, start)
+    return f"#line={line}" if column == 1 else f"#line={line},column={column}"

@@ -1,0 +1,210 @@
+"""The Python standard library as three corpora: docstring -> code, summary -> text, question -> page image.
+
+The sources are read, not imported. A module with its submodules and its pure-Python twin is on one side of the split,
+so every test item comes from a module that training has never seen.
+"""
+
+import ast
+import collections
+import dataclasses
+import functools
+import inspect
+import pathlib
+import random
+import re
+import sysconfig
+import textwrap
+from collections.abc import Iterator
+
+from embed.data.records import Content, Image, Record, Text, content_hash
+from embed.toy_corpora import pages
+from embed.toy_corpora.splits import by_share, stable_hash
+
+SKIPPED = {
+    "site-packages",
+    "test",
+    "tests",
+    "idlelib",
+    "encodings",
+    "lib2to3",
+    "ensurepip",
+    "turtledemo",
+    "pydoc_data",
+    "__pycache__",
+}
+FAMILY = {  # modules that repeat or implement another one: they go to its side of the split
+    **{"_pyio": "io", "_pydecimal": "decimal", "_strptime": "time", "_collections_abc": "collections"},
+    **{"ntpath": "os", "posixpath": "os", "genericpath": "os"},
+    **{"sre_parse": "re", "sre_compile": "re", "sre_constants": "re"},
+}
+DEV, TEST = 0.08, 0.22  # shares of the modules
+MOST = {"train": 300, "dev": 20, "test": 40}  # records of one module in a split: tkinter is not half of a corpus
+MAX_SOURCE, MAX_QUERY, MAX_TEXT = 1500, 400, 1500  # characters
+QUESTIONS = (
+    "What does {} do?",
+    "How do I use {}?",
+    "Which page documents {}?",
+    "the documentation of {}",
+    "Show me the reference for {}.",
+    "python {}",
+    "Can you explain {} to me?",
+    "help with {}",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """A documented module, class or function."""
+
+    module: str  # dotted: "concurrent.futures"
+    name: str  # inside the module: "Executor.submit"; "" for the module itself
+    doc: str  # its docstring, dedented
+    code: str  # the source of a function without its docstring; "" for a class or a module
+
+    @property
+    def path(self) -> str:
+        return f"{self.module}.{self.name}" if self.name else self.module
+
+    @property
+    def family(self) -> str:
+        top = self.module.split(".")[0]
+        return FAMILY.get(top, top)
+
+
+Pair = tuple[Item, Content, Content]
+
+
+def items() -> tuple[Item, ...]:
+    """Everything in the standard library that has a docstring, in a shuffled order that never changes."""
+    return _found()[0]
+
+
+def undocumented(split: str) -> Iterator[Item]:
+    """Functions and methods of a split without a docstring, whole and not short, in a shuffled order: what no other
+    corpus has."""
+    return (item for item in _found()[1] if _split(item) == split)
+
+
+@functools.cache
+def _found() -> tuple[tuple[Item, ...], tuple[Item, ...]]:
+    """What has a docstring, and the functions that have none."""
+    root = pathlib.Path(sysconfig.get_path("stdlib"))
+    documented: dict[str, Item] = {}
+    others: list[Item] = []
+    for file in sorted(root.rglob("*.py")):
+        parts = file.relative_to(root).with_suffix("").parts
+        if SKIPPED & set(parts) or any("-" in part for part in parts):
+            continue
+        module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        source = file.read_text(encoding="utf-8", errors="replace")
+        lines, tree = source.split("\n"), ast.parse(source)  # as the parser counts them: a form feed ends no line
+        for item in _walk(tree, lines, module, ""):
+            documented.setdefault(item.path, item)
+        others += _without_docstring(tree, lines, module)
+    first, second = (sorted(kind, key=lambda item: stable_hash(item.path)) for kind in (documented.values(), others))
+    return tuple(first), tuple(second)
+
+
+def _without_docstring(tree: ast.Module, lines: list[str], module: str) -> Iterator[Item]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node) is None:
+            assert node.end_lineno is not None
+            code = textwrap.dedent("\n".join(lines[node.lineno - 1 : node.end_lineno])).strip()
+            whole = node.end_lineno - node.lineno >= 3 and len(code) <= MAX_SOURCE
+            if whole and len(node.name) > 3 and not node.name.startswith("__"):
+                yield Item(module, f"{node.name}:{node.lineno}", "", code)
+
+
+def code(split: str) -> Iterator[Record]:
+    """Docstring -> the function, its docstring taken out."""
+    pairs: list[Pair] = [
+        (item, (Text(_cut(item.doc, MAX_QUERY)),), (Text(item.code),)) for item in items() if item.code
+    ]
+    return _records("stdlib_code", split, pairs)
+
+
+def text(split: str) -> Iterator[Record]:
+    """First paragraph of a docstring, or its first sentence where it has no other -> what follows it."""
+    pairs: list[Pair] = []
+    for item in items():
+        summary, _, rest = item.doc.partition("\n\n")
+        if not rest.strip():
+            summary, _, rest = item.doc.replace(".\n", ". ").partition(". ")
+        summary, rest = " ".join(summary.split()), _cut(textwrap.dedent(rest).strip(), MAX_TEXT)
+        if 20 <= len(summary) <= MAX_QUERY and len(rest) >= 50 and summary not in " ".join(rest.split()):
+            pairs.append((item, (Text(summary),), (Text(rest),)))
+    return _records("stdlib_text", split, pairs)
+
+
+def document(split: str) -> Iterator[Record]:
+    """Question about a public object -> its page."""
+    pairs: list[Pair] = []
+    for item in items():
+        public = not any(part.startswith("_") for part in item.path.split("."))
+        if public and item.name and pages.fits(item.module, item.name) and _split(item) == split:
+            question = random.Random(item.path).choice(QUESTIONS).format(item.path)
+            pairs.append((item, (Text(question),), (Image(pages.png(item.module, item.name, item.doc)),)))
+    return _records("stdlib_document", split, pairs)
+
+
+def titles(split: str) -> Iterator[Record]:
+    """The name of any object -> a picture of it in a page's large type: learning to read, before pages."""
+    pairs: list[Pair] = []
+    for item in items():
+        if item.name and pages.fits(item.module, item.name) and _split(item) == split:
+            pairs.append((item, (Text(item.path),), (Image(pages.title_png(item.module, item.name)),)))
+    return _records("stdlib_titles", split, pairs)
+
+
+def _split(item: Item) -> str:
+    return by_share(item.family, DEV, TEST)
+
+
+def _records(dataset: str, split: str, pairs: list[Pair]) -> Iterator[Record]:
+    """Pairs of a split with no query and no target twice in the whole dataset; in train, a sibling is the negative."""
+    seen: set[bytes] = set()
+    families: dict[str, list[Pair]] = collections.defaultdict(list)
+    for item, query, target in pairs:
+        hashes = {content_hash(query).tobytes(), content_hash(target).tobytes()}
+        if not hashes & seen and _split(item) == split and len(families[item.family]) < MOST[split]:
+            families[item.family].append((item, query, target))
+        seen |= hashes
+    kept = [(family, i) for family, members in families.items() for i in range(len(members))]
+    for family, i in sorted(kept, key=lambda place: stable_hash(families[place[0]][place[1]][0].path)):
+        members = families[family]
+        item, query, target = members[i]
+        sibling = members[(i + 1) % len(members)][2]
+        negatives = (sibling,) if split == "train" and len(members) > 1 else ()
+        yield Record(f"{dataset}/{item.path}", query, target, negatives, lang="en")
+
+
+def _walk(node: ast.AST, lines: list[str], module: str, name: str) -> Iterator[Item]:
+    """The documented objects of a module or class body, itself first; functions inside functions are left out."""
+    assert isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+    is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    doc = inspect.cleandoc(ast.get_docstring(node) or "").strip()
+    if len(doc) >= 20:
+        code = _source(node, lines) if is_function else ""
+        yield Item(module, name, doc, code)
+    if not is_function:
+        for child in node.body:
+            if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                yield from _walk(child, lines, module, f"{name}.{child.name}" if name else child.name)
+
+
+def _source(node: ast.AST, lines: list[str]) -> str:
+    """The lines of a function without those of its docstring; "" where nothing else is in it."""
+    assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None
+    doc = node.body[0]
+    if len(node.body) == 1 or doc.lineno == node.lineno or node.body[1].lineno == doc.end_lineno:
+        return ""
+    first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+    kept = lines[first - 1 : doc.lineno - 1] + lines[doc.end_lineno : node.end_lineno]
+    return _cut(textwrap.dedent("\n".join(kept)).strip(), MAX_SOURCE)
+
+
+def _cut(text: str, most: int) -> str:
+    """At most `most` characters of a text, ending where a line or a word ends."""
+    if len(text) <= most:
+        return text
+    return re.sub(r"\s+\S*$", "", text[:most])

@@ -1,0 +1,97 @@
+"""What a config must say before a program begins: each field's type and range, and that a checkpoint is there."""
+
+import pathlib
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from embed import hf
+from embed.distributed import storage
+from embed.model.presets import PRESETS
+from embed.training import checkpoint
+
+DTYPES = ("float32", "bfloat16", "float16")
+# Whole numbers -> the least one, and what 0 means where it is allowed.
+COUNTS = {
+    "unroll": (1, ""),
+    "microbatch": (1, ""),
+    "save": (1, ""),
+    "keep": (1, ""),
+    "log": (1, ""),
+    "workers": (0, " (0: threads)"),
+    "dim": (0, " (0: all dimensions)"),
+    "steps": (0, " (0: as the experiment says)"),
+}
+CHOICES = {"model": tuple(PRESETS), "dtype": DTYPES}
+STRINGS = ("workdir", "data", "pairs", "checkpoint", "like", "mteb", "forks", "pretrained")
+FIELDS = ("mesh", "remat", *CHOICES, *COUNTS, *STRINGS)
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the message names its flag, its value and the choices."""
+
+
+def check_config(config: ConfigDict) -> None:
+    """Raise ConfigError for the first field that is missing, of another type, or out of its range."""
+    for name in FIELDS:
+        if name not in config:
+            raise ConfigError(f"the config has no field {name}: copy the line from configs/cpu.py")
+    for name, choices in CHOICES.items():
+        if config[name] not in choices:
+            raise _refusal(name, config[name], f"choose one of {', '.join(choices)}")
+    for name, (least, zero) in COUNTS.items():
+        if type(config[name]) is not int or config[name] < least:
+            raise _refusal(name, config[name], f"give a whole number of at least {least}{zero}")
+    for name in STRINGS:
+        if not isinstance(config[name], str):
+            raise _refusal(name, config[name], "give a string")
+    if not isinstance(config.remat, bool):
+        raise _refusal("remat", config.remat, "give True or False")
+    if not _is_mesh(config.mesh):
+        raise _refusal(
+            "mesh",
+            config.mesh,
+            "give three whole numbers of at least 1, (replica, data, model); data may be -1, the devices that are left",
+        )
+
+
+def _is_mesh(shape: Any) -> bool:
+    if not isinstance(shape, tuple | list) or len(shape) != 3 or any(type(size) is not int for size in shape):
+        return False
+    replica, data, model = shape
+    return replica >= 1 and model >= 1 and (data >= 1 or data == -1)
+
+
+def _refusal(name: str, value: Any, advice: str) -> ConfigError:
+    return ConfigError(f"--config.{name}={value!r}: {advice}")
+
+
+def require_checkpoint(config: ConfigDict) -> storage.Path:
+    """Return the path of `config.checkpoint`. Raise ConfigError, naming the runs there are, where none can be read.
+
+    A published model, by its folder or as owner/model@COMMIT, is returned as it is.
+    """
+    if "@" in config.checkpoint:
+        return storage.path(config.checkpoint)
+    work = storage.path(config.workdir)
+    runs = sorted(str(path.parent) for path in work.glob("*/checkpoints")) if work.is_dir() else []
+    choices = f"; there are: {', '.join(runs)}" if runs else f"; there is none in {work} yet"
+    if not config.checkpoint:
+        raise ConfigError(f"--config.checkpoint is not set: give the folder of a run or soup{choices}")
+    path = storage.path(config.checkpoint)
+    if not (path / "config.json").exists():
+        try:
+            checkpoint.locate(path)
+        except checkpoint.CheckpointError as error:
+            raise ConfigError(f"--config.checkpoint={config.checkpoint}: {error}{choices}") from error
+    return path
+
+
+def require_pretrained(config: ConfigDict) -> pathlib.Path:
+    """Return the folder of the published model `config.pretrained`. Raise ConfigError where there is none."""
+    if not config.pretrained:
+        raise ConfigError("--config.pretrained is not set: give a model's folder, or owner/model@COMMIT")
+    try:
+        return hf.folder(config.pretrained)
+    except hf.HubError as error:
+        raise ConfigError(f"--config.pretrained={config.pretrained}: {error}") from error

@@ -1,0 +1,285 @@
+"""The training loop: a jitted step, an endless mixture, checkpoints, and metrics read one step late.
+
+Restore order: the run's own last whole checkpoint, else the parameters of `init`, else fresh ones from the seed.
+"""
+
+import dataclasses
+import functools
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from embed import hf
+from embed.batch import Pairs
+from embed.data import fingerprint
+from embed.data.mixture import batches, mixture, order
+from embed.data.preprocess import Layout
+from embed.data.sources import Source
+from embed.data.tasks import Task
+from embed.distributed import hosts, mesh, preemption, storage
+from embed.distributed.watchdog import watchdog
+from embed.losses.contrastive import Candidates
+from embed.model import encoder as encoders
+from embed.model import params as partition
+from embed.training import checkpoint, optim, resume
+from embed.training.flops import CHIPS, model_flops
+from embed.training.main import Restart
+from embed.training.metrics import Journal, Work
+from embed.training.quarantine import DataError, Quarantine
+
+Loss = Callable[[dict, Pairs, Candidates, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]  # key[] of the step last
+
+
+@flax.struct.dataclass
+class TrainState:
+    step: jax.Array  # i32[], batches consumed; the only data cursor
+    params: dict
+    opt: optax.OptState
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """How often things happen; nothing here changes the result."""
+
+    save: int = 100
+    keep: int = 3
+    log: int = 10
+    workers: int = 0
+    patience: int = 20  # updates in a row that may be skipped as not finite
+    stall: float = 1800  # seconds; a step that takes longer ends the process, a task's first one excepted
+
+
+def unchanged(key: jax.Array, params: dict) -> dict:
+    """Adds nothing to the parameters a run starts from."""
+    return params
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What an experiment says: what is trained, on what, and how. It opens nothing and computes nothing."""
+
+    folder: storage.Path
+    encoder: encoders.Encoder
+    tasks: Sequence[Task]
+    loss: Loss
+    optimizer: optax.GradientTransformation
+    steps: int
+    seed: int
+    init: storage.Path | None = None  # a checkpoint or a published model's folder to start from; None: the seed
+    adapt: Callable[[jax.Array, dict], dict] = unchanged  # (key, parameters) -> with adapters, say, added to them
+    trains: partition.Chooses = partition.everything  # which parameters, by path; the others stay as they are
+    schedule: Schedule = Schedule()
+    max_bad: float = 0.5  # share of a task's last 200 records that may be bad; more stop the run
+    about: dict[str, Any] = dataclasses.field(default_factory=dict)  # for the checkpoint's metadata
+
+    def __post_init__(self):
+        if not 0 <= self.max_bad <= 1:
+            raise ValueError(f"max_bad is a share, from 0 to 1, not {self.max_bad:g}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One training step, in two compiled parts."""
+
+    differentiate: Callable  # (params, pairs, candidates, key) -> (gradients, metrics); a program a shape and rule
+    update: (
+        Callable  # (state, gradients, valid pairs) -> (state, metrics); one program for all tasks; donates the state
+    )
+
+    def __call__(
+        self, state: TrainState, pairs: Pairs, candidates: Candidates, key: jax.Array
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        grads, metrics = self.differentiate(state.params, pairs, candidates, key)
+        state, more = self.update(state, grads, metrics["pairs"])
+        return state, {**metrics, **more}
+
+
+def make_step(
+    loss: Loss, optimizer: optax.GradientTransformation, trains: partition.Chooses = partition.everything
+) -> Step:
+    """The step of a loss; gradients and `state.opt` are of the parameters that `trains` chooses by their paths."""
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def differentiate(
+        params: dict, pairs: Pairs, candidates: Candidates, key: jax.Array
+    ) -> tuple[dict, dict[str, jax.Array]]:
+        trained, frozen = partition.split(params, trains)
+
+        def of_trained(trained: dict) -> tuple[jax.Array, dict[str, jax.Array]]:
+            return loss(partition.merge(trained, frozen), pairs, candidates, key)
+
+        (value, metrics), grads = jax.value_and_grad(of_trained, has_aux=True)(trained)
+        sides = [side.segments for side in (pairs.query, pairs.target, pairs.negative)]
+        tokens = functools.reduce(jnp.add, (jnp.sum(segments > 0, dtype=jnp.float32) for segments in sides))
+        # a float: a batch of millions of pairs has more tokens than an i32 holds
+        padding = 1 - tokens / float(sum(segments.size for segments in sides))
+        overflowed = jnp.int32(0) if pairs.places is None else jnp.sum(pairs.places.overflowed)
+        counts = {"quarantined": jnp.sum(~pairs.valid) - overflowed, "overflowed": overflowed}
+        counts["truncated"] = jnp.int32(0) if pairs.truncated is None else jnp.sum(pairs.truncated)
+        counts["pairs"] = jnp.sum(pairs.valid)
+        counts |= {"tokens": tokens, "padding": padding}
+        return grads, {"loss": value, **metrics, **counts}
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def update(state: TrainState, grads: dict, pairs: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
+        trained, frozen = partition.split(state.params, trains)
+
+        def learn() -> tuple[dict, optax.OptState]:
+            updates, opt = optimizer.update(grads, state.opt, trained)
+            return optax.apply_updates(trained, updates), opt
+
+        # Of no pair nothing is learned: momentum and weight decay would move the parameters all the same.
+        trained, opt = jax.lax.cond(pairs > 0, learn, lambda: (trained, state.opt))
+        params = partition.merge(trained, frozen)
+        consecutive, total = optim.skipped(opt)
+        metrics = {"grad_norm": optax.tree.norm(grads), "skipped": total, "skipped_in_a_row": consecutive}
+        return TrainState(state.step + 1, params, opt), metrics
+
+    return Step(differentiate, update)
+
+
+def starting_params(init: storage.Path, shapes: dict, layout: Layout) -> dict:
+    """The encoder's parameters on the layout of `shapes` (ShapeDtypeStructs): of a checkpoint, or of a published
+    model's folder.
+
+    Raises CheckpointError where a checkpoint expects other inputs than `layout` gives, or holds other parameters, and
+    HubError where a folder does.
+    """
+    if (init / "config.json").exists():
+        return hf.load(hf.folder(init), shapes)
+    checkpoint.check(init, layout)
+    return checkpoint.load_params(init, shapes)
+
+
+def begin(run: Run, params: dict) -> TrainState:
+    """The state of a run that starts from `params`, adapted already."""
+    nothing = jnp.zeros((), jnp.int32, out_sharding=jax.P())  # on every device: all hosts read it
+    return TrainState(nothing, params, run.optimizer.init(partition.split(params, run.trains)[0]))
+
+
+def shapes(run: Run) -> tuple[dict, TrainState]:
+    """The encoder's parameters and the run's first state as ShapeDtypeStructs on the present mesh."""
+    base = checkpoint.shapes(run.encoder)
+    key = jax.eval_shape(lambda: jax.random.key(run.seed))
+    return base, checkpoint.concrete(jax.eval_shape(lambda key, params: begin(run, run.adapt(key, params)), key, base))
+
+
+def fit(run: Run, layout: Layout, sources: Sequence[Source]) -> TrainState:
+    """Trains to `run.steps` batches and returns the last state, going on from the last checkpoint of the run's folder.
+
+    `sources` are the tasks' records, and `layout` makes inputs of them. Needs a mesh (`jax.set_mesh`). Raises
+    CheckpointError where `run.init` expects other inputs, the run's own checkpoint is of another run, or none can be
+    written to its folder, ValueError where nothing trains, DataError for a task with too many bad records, Diverged
+    after `schedule.patience` updates in a row that were not finite, StorageError where nothing more can be written or
+    another process writes, Restart where it was asked to stop (SIGTERM) and has saved, and KeyboardInterrupt.
+    """
+    layout.tokenizer.check_rows(run.encoder.arch.vocabulary)
+    folder, tasks, schedule, steps = run.folder, run.tasks, run.schedule, run.steps
+    checkpoint.orbax_path(folder)
+    data = mixture(tasks, sources, layout, run.seed, *mesh.lines())
+    base, target = shapes(run)
+    meta = describe(run, layout, target, sources)
+    step_fn, noise = make_step(run.loss, run.optimizer, run.trains), jax.random.fold_in(jax.random.key(run.seed), 2)
+    storage.reach(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (
+        storage.room(folder),
+        hosts.exclusive(folder),
+        watchdog(schedule.stall) as beat,
+        preemption.requests() as asked,
+    ):
+        found = resume.restore(folder, vars(target), meta, layout)
+        state = start(run, base, layout) if found is None else TrainState(**found)
+        first = int(state.step)
+        if hosts.leads():
+            layout.tokenizer.save(folder / "tokenizer.json")
+        quarantine = Quarantine(tasks, sources, layout, order(tasks, sources, run.seed), run.max_bad)
+        late: tuple[int, Work, dict] | None = None
+        at_peak: dict[int, float | None] = {}  # seconds of a task's batch, once it is compiled
+        with (
+            Journal(folder, tasks, first, steps, schedule.log, schedule.patience) as journal,
+            checkpoint.checkpointer(folder, schedule.save, schedule.keep) as saver,
+        ):
+
+            def write(step: int, work: Work, metrics: dict[str, jax.Array]) -> None:
+                values = journal.write(step, work, metrics)
+                try:
+                    quarantine.check(step, work.task, int(values["quarantined"]))
+                except DataError:
+                    journal.publish()
+                    raise
+
+            for step, (waited, (number, pairs)) in zip(
+                range(first, steps), timed(batches(data, first, steps, schedule.workers)), strict=False
+            ):
+                seen = number in at_peak
+                beat(f"{folder}, step {step}", counted=seen)
+                batch = mesh.to_global(pairs)
+                if not seen:
+                    at_peak[number] = seconds_at_peak(run, state.params, batch)
+                state, metrics = step_fn(state, batch, tasks[number].candidates, jax.random.fold_in(noise, step))
+                if late is not None:
+                    write(*late)
+                late = (step, Work(number, waited, at_peak[number], counts=seen), metrics)
+                stop = asked()
+                if stop == signal.SIGINT:
+                    raise KeyboardInterrupt
+                if (step + 1) % schedule.save == 0 or step + 1 == steps or stop:
+                    # Before the checkpoint: a run killed right after it would never write this line again.
+                    write(*late)
+                    late = None
+                    storage.patiently(journal.publish, folder)
+                    checkpoint.save(saver, folder, step + 1, vars(state), meta, wait=step + 1 == steps or bool(stop))
+                if stop and step + 1 < steps:
+                    raise Restart(f"{folder} was asked to stop and is saved at step {step + 1}")
+    hosts.together(f"trained {folder}")  # its last checkpoint can be read
+    return state
+
+
+def describe(run: Run, layout: Layout, target: TrainState, sources: Sequence[Source]) -> dict[str, Any]:
+    """What a run's checkpoints say of it."""
+    return checkpoint.describe(
+        run.encoder.arch,
+        layout,
+        tasks=[dataclasses.asdict(task) for task in run.tasks],
+        data=fingerprint.describe(run.tasks, sources),
+        trained_parameters=partition.shapes(partition.split(target.params, run.trains)[0]),
+        optimizer=[f"{leaf.dtype}{list(leaf.shape)}" for leaf in jax.tree.leaves(target.opt)],
+        seed=run.seed,
+        dtype=jnp.dtype(run.encoder.dtype).name,
+        init=run.init,
+        **run.about,
+    )
+
+
+def start(run: Run, base: dict, layout: Layout) -> TrainState:
+    """A run's first state, of its seed or of what it starts from; `base` are shapes of the encoder's parameters."""
+    key = jax.random.key(run.seed)
+    params = encoders.init(run.encoder, key) if run.init is None else starting_params(run.init, base, layout)
+    params = run.adapt(jax.random.fold_in(key, 1), params)
+    return jax.jit(functools.partial(begin, run), donate_argnums=0)(params)
+
+
+def seconds_at_peak(run: Run, params: dict, batch: Pairs) -> float | None:
+    """Seconds that encoding a batch takes forward and backward, nothing made twice, at the peak of the mesh's devices;
+    None where that is not known."""
+    devices = jax.sharding.get_mesh().devices
+    chip = CHIPS.get(devices.flat[0].device_kind)
+    return model_flops(run.encoder, params, batch) / devices.size / chip.flops if chip else None
+
+
+def timed(items: Iterator[Any]) -> Iterator[tuple[float, Any]]:
+    """(seconds it took to get, item) of each."""
+    while True:
+        before = time.monotonic()
+        try:
+            item = next(items)
+        except StopIteration:
+            return
+        yield time.monotonic() - before, item

@@ -1,0 +1,76 @@
+"""What do short vectors lose on your datasets without a loss of their own? Here the whole vector alone has one.
+
+Hypothesis: short prefixes lose, the whole vector gains little.
+Parent: pairs.py.
+  smoke   python -m experiments.ablations.own_data__no_matryoshka --config.pairs=FOLDER --config.steps=2
+  run     python -m experiments.ablations.own_data__no_matryoshka --config.pairs=FOLDER --config=configs/cpu.py
+"""
+
+import logging
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from embed.data import discover
+from embed.data.preprocess import Budget
+from embed.data.tasks import Task
+from embed.distributed import storage
+from embed.losses.contrastive import Candidates, contrast
+from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, rows_within
+from embed.model.presets import PRESETS
+from embed.training import loop, optim
+from embed.training.main import about, run
+from embed.training.prepare import layout_for, sources
+
+log = logging.getLogger(__name__)
+NAME = "pairs__no_matryoshka"
+START = "soup_greedy"
+STEPS = 600
+RATE = 2e-3
+TEMPERATURE = 0.05
+BATCH = 32
+BOTH = Candidates(both_directions=True)
+MOST = Budget(128, images=4, patches=16, clips=1, frames=64)  # of a row; longer contents are cut
+
+
+def plan(config: ConfigDict, tasks: Sequence[Task]) -> loop.Run:
+    arch, work = PRESETS[config.model], storage.path(config.workdir)
+    encoder = Encoder(arch, jnp.dtype(config.dtype), config.remat, config.unroll)
+
+    def loss(params, pairs, candidates, key):
+        def embed(inputs):
+            rows = rows_within(arch, inputs, config.microbatch)
+            return encode_by_microbatch(lambda part: encoder.apply({"params": params}, part), inputs, rows)
+
+        query, target, negative = encode_pairs(embed, pairs)
+        return contrast(
+            query, target, negative, pairs, temperature=TEMPERATURE, widths=arch.widths[-1:], candidates=candidates
+        )
+
+    return loop.Run(
+        work / NAME,
+        encoder,
+        tasks,
+        loss,
+        optim.adamw(RATE, warmup=10, steps=STEPS),
+        steps=config.steps or STEPS,
+        seed=2,
+        init=work / START,
+        schedule=loop.Schedule(config.save, config.keep, config.log, config.workers),
+        about=about(__file__, config),
+    )
+
+
+def main(config: ConfigDict) -> None:
+    layout = layout_for(PRESETS[config.model], storage.path(config.data), config.pairs)
+    tasks = discover.tasks(config.pairs, layout, MOST, BATCH, BOTH)
+    for task in tasks:
+        log.info(
+            "%s: batch %d, rate %.0f, query %s, target %s", task.name, task.batch, task.rate, task.query, task.target
+        )
+    loop.fit(plan(config, tasks), layout, sources(tasks, storage.path(config.pairs)))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,240 @@
+"""Parts to a row: how many soft tokens a sound has, when a frame was shown, what a model does not take, what is cut."""
+
+import dataclasses
+import io
+
+import av
+import jax
+import numpy as np
+import pypdfium2
+import pytest
+import soundfile
+from PIL import Image as Pillow
+
+from embed.batch import Inputs, MediaFormat
+from embed.data.collate import empty, make_rows
+from embed.data.media.decode import MediaError, frame_audio
+from embed.data.media.mel import log_mel
+from embed.data.preprocess import (
+    Budget,
+    Layout,
+    LimitError,
+    Picture,
+    Sound,
+    Words,
+    decode,
+    film,
+    fit,
+    length,
+    standard_budget,
+)
+from embed.data.records import Audio, Image, Pdf, Text, Video
+from embed.model.presets import EMBEDDINGGEMMA2, GEMMA4_12B, GEMMA4_E2B, PUBLISHED
+
+FORM = MediaFormat(
+    patch=8, side=64, image_patches=16, frame_patches=4, timestamps=True, audio_frame=640, mel=16, clip=5
+)
+NOISE = np.random.default_rng(0).normal(0, 0.1, 200_000).astype(np.float32)
+FRAMES = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
+
+
+def row(pieces, budget: Budget, layout: Layout) -> Inputs:
+    return jax.tree.map(lambda leaf: leaf[0], make_rows([pieces], budget, layout))
+
+
+def image(height: int, width: int) -> Image:
+    file = io.BytesIO()
+    Pillow.new("RGB", (width, height), (1, 2, 3)).save(file, "PNG")
+    return Image(file.getvalue())
+
+
+def sound(samples: np.ndarray) -> Audio:
+    file = io.BytesIO()
+    soundfile.write(file, samples, 16_000, format="WAV", subtype="FLOAT")
+    return Audio(file.getvalue())
+
+
+def video(seconds: int) -> Video:
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as out:
+        stream = out.add_stream("mpeg4", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        for _ in range(5 * seconds):
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")))
+        out.mux(stream.encode(None))
+    return Video(file.getvalue())
+
+
+def pdf() -> Pdf:
+    file, document = io.BytesIO(), pypdfium2.PdfDocument.new()
+    document.new_page(200, 150)
+    document.save(file)
+    return Pdf(file.getvalue())
+
+
+@pytest.fixture
+def towers(tokenizer) -> Layout:
+    """Mel frames, clips of 3,200 samples, timestamps."""
+    return Layout(tokenizer, FORM)
+
+
+def sounds(layout: Layout, samples: int) -> list[Sound]:
+    return [piece for piece in decode((sound(NOISE[:samples]),), layout) if isinstance(piece, Sound)]
+
+
+@pytest.mark.parametrize("frames", [1, 3, 4, 5, 8, 9, 18])
+def test_four_mel_frames_are_a_soft_token(towers, frames):
+    (clip,) = sounds(towers, 160 * frames + 1)
+    assert clip.frames.shape == (frames, 16) and clip.tokens == -(-frames // 4)
+    assert length([clip], towers.tokenizer) == 4 + clip.tokens  # begin, end, <bos>, <eos>
+    budget = standard_budget([clip], towers.tokenizer)
+    assert budget.clips == 1 and clip.tokens <= budget.frames < 2 * clip.tokens
+    laid = row([clip], budget, towers)
+    assert laid.audio.shape == (1, 4 * budget.frames, 16) and laid.audio_mask.sum() == frames
+    np.testing.assert_array_equal(laid.audio[laid.audio_mask], clip.frames)
+    assert laid.slots[laid.slots >= 0].tolist() == list(range(clip.tokens))
+
+
+def test_a_raw_frame_is_a_soft_token(layout):
+    (clip,) = sounds(layout, 1281)
+    np.testing.assert_array_equal(clip.frames, frame_audio(NOISE[:1281]))
+    assert clip.tokens == 3
+    assert empty(5, Budget(8, clips=2, frames=3), layout.media).audio.shape == (5, 2, 3, 640)
+
+
+@pytest.mark.parametrize(("samples", "clips"), [(3200, 1), (3201, 1), (3360, 1), (3361, 2), (6400, 2), (7000, 3)])
+def test_a_long_sound_becomes_clips_heard_apart(towers, samples, clips):
+    found = sounds(towers, samples)
+    assert [clip.continued for clip in found] == [number > 0 for number in range(clips)]
+    for number, clip in enumerate(found):
+        np.testing.assert_array_equal(
+            clip.frames, log_mel(NOISE[3200 * number : min(3200 * (number + 1), samples)], 16)
+        )
+    laid = row(found, Budget(64, images=2, patches=3, clips=4, frames=5), towers)
+    places = laid.slots[laid.slots >= 0].tolist()
+    assert places == [2 * 3 + 5 * number + i for number, clip in enumerate(found) for i in range(clip.tokens)]
+    begin, _, end = towers.tokenizer.audio
+    assert (laid.tokens == begin).sum() == (laid.tokens == end).sum() == clips
+
+
+def test_a_sound_too_short_for_a_frame_is_refused(towers, layout):
+    with pytest.raises(MediaError, match=r"a sound of 10.0 ms; this model hears 10.1 ms or more"):
+        sounds(towers, 160)
+    assert sounds(layout, 160)[0].tokens == 1
+
+
+@pytest.mark.parametrize(
+    ("arch", "seconds", "tokens"),
+    [
+        (EMBEDDINGGEMMA2, 30, [750]),
+        (GEMMA4_E2B, 180, [750] * 6),
+        (GEMMA4_E2B, 31, [750, 25]),
+        (GEMMA4_12B, 180, [4500]),
+        (GEMMA4_12B, 31, [775]),
+    ],
+)
+def test_published_models_hear_three_minutes(tokenizer, arch, seconds, tokens):
+    clips = decode((sound(np.zeros(16_000 * seconds, np.float32)),), Layout(tokenizer, arch.media))
+    assert [clip.tokens for clip in clips if isinstance(clip, Sound)] == tokens
+
+
+def test_sounds_are_cut_to_the_budget(towers):
+    clips = sounds(towers, 8000)
+    (cut,) = fit(list(clips), Budget(64, clips=1, frames=2), towers.tokenizer)
+    assert isinstance(cut, Sound) and cut.tokens == 2
+    np.testing.assert_array_equal(cut.frames, clips[0].frames[:8])
+    assert len(fit(list(clips), Budget(64, clips=2, frames=5), towers.tokenizer)) == 2
+    with pytest.raises(LimitError, match=r"2 audio clips \(at most 1\)"):
+        fit([*clips, *sounds(towers, 900)], Budget(64, clips=1, frames=5), towers.tokenizer)
+
+
+def test_a_frame_says_when_it_was_shown(towers):
+    pieces = film(FRAMES, [0, 1, 59.9, 60, 3599], towers)
+    said = ["00:00 ", " 00:01 ", " 00:59 ", " 01:00 ", " 59:59 "]
+    assert [piece.before for piece in pieces if isinstance(piece, Picture)] == [
+        tuple(towers.tokenizer.encode(text)) for text in said
+    ]
+    laid = row(pieces[:2], Budget(64, images=2, patches=4), towers)
+    begin, place, end = towers.tokenizer.video
+    encode = towers.tokenizer.encode
+    ids = [*encode("00:00 "), begin, *[place] * 4, end, *encode(" 00:01 "), begin, *[place] * 4, end]
+    whole = [*towers.tokenizer.prefix, *ids, *towers.tokenizer.suffix]
+    assert laid.tokens[: len(whole)].tolist() == whole and length(pieces[:2], towers.tokenizer) == len(whole)
+    assert laid.slots[laid.tokens == place].tolist() == list(range(8)) and (laid.slots >= 0).sum() == 8
+
+
+def test_a_model_without_timestamps_has_none(layout):
+    assert all(isinstance(piece, Picture) and piece.before == () for piece in film(FRAMES, range(5), layout))
+
+
+def test_a_dropped_frame_takes_its_time_along(towers):
+    pieces = film(FRAMES, range(5), towers)
+    kept = fit([*pieces, Words((30, 31))], Budget(64, images=3, patches=4), towers.tokenizer)
+    assert kept[:3] == [pieces[0], pieces[2], pieces[4]] and kept[3] == Words((30, 31))
+    room = 4 + sum(len(piece.before) + 6 for piece in kept[:3] if isinstance(piece, Picture))
+    (*_, words) = fit([*pieces, Words((30, 31, 32))], Budget(room, images=3, patches=4), towers.tokenizer)
+    assert words == Words((30, 31))
+
+
+def test_a_video_is_decoded_at_its_seconds(towers):
+    pieces = decode((video(3),), towers)
+    stamps = [tuple(towers.tokenizer.encode(text)) for text in ("00:00 ", " 00:01 ", " 00:02 ")]
+    assert [piece.before for piece in pieces if isinstance(piece, Picture)] == stamps
+    assert all(isinstance(piece, Picture) and len(piece.xy) == 4 for piece in pieces)
+    assert all(isinstance(piece, Picture) and len(piece.xy) == 1 for piece in decode((video(1),), towers, patches=2))
+
+
+def test_a_video_that_is_given_as_sound_too_is_seen_and_heard(towers):
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as out:
+        seen, heard = out.add_stream("mpeg4", rate=5), out.add_stream("aac", rate=48_000, layout="mono")
+        seen.width, seen.height, seen.pix_fmt = 32, 32, "yuv420p"
+        tone = np.sin(np.arange(3 * 48_000) / 20).astype(np.float32)[None]
+        for start in range(0, 3 * 48_000, 1024):
+            part = av.AudioFrame.from_ndarray(tone[:, start : start + 1024], format="fltp", layout="mono")
+            part.sample_rate, part.pts = 48_000, start
+            out.mux(heard.encode(part))
+        for _ in range(15):
+            out.mux(seen.encode(av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")))
+        out.mux([*heard.encode(None), *seen.encode(None)])
+    pieces = decode((Video(file.getvalue()), Audio(file.getvalue())), towers)
+    kinds = [type(piece) for piece in pieces]
+    assert kinds[:3] == [Picture] * 3 and set(kinds[3:]) == {Sound}
+    assert abs(sum(len(piece.frames) for piece in pieces[3:]) - 300) < 20  # of 10 ms, less at each clip's end
+
+
+@pytest.mark.parametrize(
+    ("part", "kind"), [(image(9, 9), "images"), (video(1), "video"), (pdf(), "PDF"), (sound(NOISE), "audio")]
+)
+def test_what_a_model_does_not_take_is_named(tokenizer, part, kind):
+    reads = Layout(tokenizer, dataclasses.replace(FORM, patch=0, audio_frame=0, mel=0))
+    with pytest.raises(LimitError, match=f"this model takes no {kind}"):
+        decode((Text("a"), part), reads)
+    with pytest.raises(LimitError, match="this model takes no video"):
+        film(FRAMES, range(5), reads)
+    pieces = decode((Text("a red square"),), reads)
+    laid = row(pieces, Budget(16, images=1, patches=2, clips=1, frames=2), reads)
+    assert laid.patches.shape == (0, 2, 0) and laid.audio.shape == (1, 2, 0) and (laid.slots == -1).all()
+
+
+def test_an_image_of_too_many_patches_in_a_row_is_refused(towers):
+    with pytest.raises(LimitError, match="an image of 65 patches in a row or column; at most 64"):
+        decode((image(1, 400),), towers, patches=65)
+    with pytest.raises(LimitError, match="an image of 4 patches in a row or column; at most 3"):
+        narrow = Layout(towers.tokenizer, dataclasses.replace(FORM, side=3))
+        film(np.zeros((1, 99, 3, 3), np.uint8), [0], narrow)
+    (piece,) = decode((image(1, 400),), towers, patches=64)
+    assert isinstance(piece, Picture) and piece.xy.max() == 63
+
+
+@pytest.mark.parametrize("arch", PUBLISHED.values(), ids=PUBLISHED)
+def test_one_pixel_is_an_image(tokenizer, arch):
+    (piece,) = decode((image(1, 1),), Layout(tokenizer, arch.media))
+    assert isinstance(piece, Picture) and len(piece.xy) == 256 and piece.patches.shape == (256, 48 * 48 * 3)
+    np.testing.assert_array_equal(piece.patches.reshape(-1, 3), np.tile([1, 2, 3], (256 * 2304, 1)))
+
+
+def test_without_images_in_the_model_sounds_come_first_whatever_the_budget(tokenizer):
+    hearing = Layout(tokenizer, dataclasses.replace(FORM, patch=0, mel=0))
+    one = row([Sound(np.ones((2, 640), np.float32))], Budget(8, images=3, patches=4, clips=1, frames=2), hearing)
+    assert one.patches.size == 0 and sorted(set(one.slots.tolist())) == [-1, 0, 1]

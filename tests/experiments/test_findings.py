@@ -1,0 +1,124 @@
+"""A fork joins the findings by its file alone; tables are made of run folders, and only of what is there."""
+
+import json
+import pathlib
+
+import jax
+import pytest
+from conftest import ARCH
+
+import experiments
+from configs import cpu
+from embed import toy_corpora
+from embed.eval import compare, suite
+from embed.model.encoder import Encoder, init
+from embed.model.presets import PRESETS
+from embed.training import checkpoint
+from embed.training.config_check import ConfigError
+from embed.training.prepare import layout_for
+from experiments import finetune, own_data
+from experiments.studies import findings
+
+NAMES = ("scenes_image", "scenes_labels")
+SOURCE = pathlib.Path(finetune.__file__)
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    """A start to fine-tune from, two tasks, two seeds, and forks of which one is new."""
+    monkeypatch.setitem(PRESETS, "tiny", ARCH)
+    for name in set(toy_corpora.CORPORA) - set(NAMES):
+        monkeypatch.delitem(toy_corpora.CORPORA, name)
+    toy_corpora.build(tmp_path / "data", most=16)
+    layout = layout_for(ARCH, tmp_path / "data")
+    start, described = init(Encoder(ARCH), jax.random.key(0)), checkpoint.describe(ARCH, layout)
+    checkpoint.save_params(tmp_path / "runs" / finetune.START, start, described, layout.tokenizer)
+    monkeypatch.setattr(findings, "SEEDS", (0, 1))
+    monkeypatch.setattr(suite, "SUITE", {name: suite.SUITE[name] for name in NAMES})
+    for module in (finetune, findings.finetune__more_media):
+        monkeypatch.setattr(module, "TASKS", tuple(task for task in finetune.TASKS if task.name in NAMES))
+    config = cpu.get_config()
+    config.update({"steps": 2, "save": 1, "workdir": str(tmp_path / "runs"), "data": str(tmp_path / "data")})
+    config.update({"unroll": 1, "forks": "more_media,colder"})
+
+    # What a newcomer does: a copy, a name, a hypothesis, a change.
+    fork = SOURCE.read_text().replace('NAME = "finetune"', 'NAME = "finetune__colder"')
+    fork = fork.replace("TEMPERATURE = 0.05", "TEMPERATURE = 0.02").replace(
+        "\n\nGemini", "\n\nHypothesis: It's <b>.\nG"
+    )
+    start, _, rest = fork.partition("TASKS = (")
+    fork = start + "from experiments.finetune import TASKS\n" + rest[rest.index("\n)\n") + 3 :]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "finetune__colder.py").write_text(fork)
+    monkeypatch.setattr(experiments, "__path__", [*experiments.__path__, str(tmp_path / "mine")])
+    return config
+
+
+@pytest.mark.slow
+def test_a_fork_joins_by_its_file_and_tables_are_of_what_is_there(config, tmp_path, capsys):
+    findings.main(config)
+    text, place = capsys.readouterr().out, tmp_path / "runs" / "findings"
+    assert sorted(path.parent.name for path in place.glob("*/results.json")) == sorted(
+        f"{name}_{seed}"
+        for name in ("finetune", "finetune__colder", "finetune__more_media", *findings.SOUPS)
+        for seed in (0, 1, *(["soup"] if name not in findings.SOUPS else []))
+    )
+    assert "Hypothesis: It's <b>." in text and text.count("2 seeds.") == 3 and text.count("3 experiments.") == 1
+    page = (place / "findings.html").read_text()
+    assert "It&#x27;s &lt;b&gt;." in page and page.count("<details>") == 4
+    results = json.loads((place / "finetune__colder_1" / "results.json").read_text())
+    assert {name.split(":")[0] for name in results} == {*NAMES, "scenes_labels, no task string"}
+    seeds = {checkpoint.metadata(place / f"finetune__colder_{seed}")["seed"] for seed in (0, 1)}
+    assert len(seeds) == 2
+
+    # Nothing is trained or scored again; a run that is away takes its seed out of its own table alone.
+    stamps = {path: path.stat().st_mtime_ns for path in place.glob("*/results.json")}
+    (place / "finetune__colder_1" / "results.json").unlink()
+    found = list(findings.compared(tmp_path / "runs"))
+    assert [len(next(iter(one.columns.values()))) for one in found] == [2, 1, 2, 2]
+    findings.main(config)
+    assert capsys.readouterr().out == text
+    assert {path for path, stamp in stamps.items() if path.stat().st_mtime_ns != stamp} == {
+        place / "finetune__colder_1" / "results.json"
+    }
+
+
+@pytest.mark.slow
+def test_on_datasets_of_ones_own_the_forks_of_pairs_are_compared(config, tmp_path, capsys):
+    folders = {"animals": ("train", "test"), "birds": ("test",), "fish": ("test",)}
+    for name, split in [(name, split) for name, splits in folders.items() for split in splits]:
+        (tmp_path / "all" / name).mkdir(parents=True, exist_ok=True)
+        rows = [
+            {"id": str(i), "query": [{"text": f"{split} cat {i}"}], "positive": [{"text": f"a cat, {i % 3}"}]}
+            for i in range(9)
+        ]
+        (tmp_path / "all" / name / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "runs" / finetune.START).rename(tmp_path / "runs" / own_data.START)
+    config.update({"pairs": str(tmp_path / "all"), "forks": "no_mask"})
+    findings.main(config)
+    text, place = capsys.readouterr().out, tmp_path / "runs" / "findings"
+    assert "pairs__no_mask − pairs" in text and "| animals |" in text and "2 seeds." in text
+    new = [f"{name}, not trained on" for name in ("birds", "fish")]
+    table = compare.cells(next(findings.compared(tmp_path / "runs")))
+    assert [row for row in table if "not trained on" in row] == [*new, "mean, not trained on", "spread, not trained on"]
+    at = [table[row]["pairs"].mean for row in new]
+    assert table["mean, not trained on"]["pairs"].mean == pytest.approx(sum(at) / 2)
+    assert sorted(path.parent.name for path in place.glob("*/results.json")) == [
+        *("pairs_0", "pairs_1", "pairs__no_mask_0", "pairs__no_mask_1", "pairs__no_mask_soup", "pairs_soup"),
+    ]
+    metrics = (place / "pairs_0" / "metrics.jsonl", place / "pairs__no_mask_0" / "metrics.jsonl")
+    masked, unmasked = (json.loads(one.read_text().splitlines()[0])["masked"] for one in metrics)
+    assert masked > 0.1 and unmasked == pytest.approx(0, abs=1e-6)
+
+
+def test_forks_with_a_hypothesis_are_all_there_are_but_the_one_that_needs_a_model(config):
+    names = {path.stem for path in SOURCE.parent.glob("finetune__*.py")}
+    everything = {"finetune", *names, "finetune__colder"} - {"finetune__from_gemma"}
+    assert {one.NAME for one in findings.chosen("")} == everything
+    parents = ["finetune", "finetune__from_scratch", "finetune__from_scratch__late_fusion"]
+    assert [one.NAME for one in findings.chosen("from_scratch__late_fusion")] == parents
+
+
+def test_a_fork_that_is_not_there_is_named(config):
+    with pytest.raises(ConfigError, match=r"no experiments/finetune__colda\.py.*finetune__colder"):
+        findings.chosen("colda")

@@ -1,0 +1,88 @@
+"""What a compiled program sends is read right; the real step of an experiment compiles for a pod that is not there."""
+
+import importlib.util
+import json
+import pathlib
+import subprocess
+import sys
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ARCH
+from jax import P
+
+from embed.data.preprocess import Budget, Layout
+from embed.data.records import Record, Text
+from embed.data.tasks import Task, make_pairs, shapes
+from embed.distributed import mesh
+from launch.hlo import overflow, traffic
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def test_collectives_are_counted_by_their_trips_and_bytes():
+    def body(_, x):
+        return jax.lax.psum(x, "data") * 0.1
+
+    def program(x):
+        y = jax.lax.fori_loop(0, 5, body, jax.lax.pcast(jnp.ones(256), ("data",), to="varying") + x.sum())
+        return jax.lax.ppermute(y, "data", [(i, (i + 1) % 8) for i in range(8)])
+
+    with jax.set_mesh(mesh.make_mesh((1, 8, 1))):
+        spread = jax.shard_map(program, in_specs=P("data"), out_specs=P("data"), check_vma=False)
+        x = jax.ShapeDtypeStruct((64,), jnp.float32, sharding=P("data"))
+        found = traffic(jax.jit(spread).lower(x).compile().as_text())
+    assert found == {"all-reduce": (5, 5 * 256 * 4), "collective-permute": (1, 256 * 4)}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 70.67G of 15.75G hbm. Exceeded",
+        "the total memory required for HLO temporaries (70.67G) exceeds available HBM (15.75G).",
+    ],
+)
+def test_what_does_not_fit_is_read(said):
+    assert overflow(RuntimeError(said)) == (70.67, 15.75)
+    with pytest.raises(KeyError):
+        overflow(KeyError("another"))
+
+
+class Records:
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return Record(str(index), (Text("a b"),), (Text("c"),), ((Text("d"),),))
+
+
+def test_shapes_are_those_of_a_real_batch(tokenizer):
+    layout = Layout(tokenizer, ARCH.media)
+    task = Task("any", 4, 1.0, Budget(8), Budget(9, images=2, patches=3, clips=1, frames=5), negatives=2)
+    batch = make_pairs(task, layout, Records(), np.array([[i, 0] for i in range(4)]))
+    wanted = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), batch)
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), shapes(task, layout.media)) == wanted
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="compiling for a TPU needs the extra [tpu]")
+def test_an_experiment_compiles_for_a_slice(tmp_path):
+    out = tmp_path / "lines.jsonl"
+    command = [sys.executable, "-m", "launch.compile", "finetune", "--config=configs/cpu.py", "--topology=v5e:2x2"]
+    subprocess.run([*command, "--task=scenes_audio", f"--out={out}"], cwd=ROOT, check=True, timeout=500)
+    (line,) = map(json.loads, out.read_text().splitlines())
+    assert line["fits"] and line["task"] == "scenes_audio" and 1 <= line["ratio"] < 1.5
+    assert line["traffic"] and line["temporary"] < 1
+
+
+def test_a_mixture_says_what_its_batches_hold(layout):
+    from launch.mixture import line  # not above: it has flags of its own
+
+    tasks = [Task("one", 4, 3.0, Budget(8), Budget(16), negatives=1), Task("two", 4, 1.0, Budget(8), Budget(8))]
+    run = types.SimpleNamespace(steps=40, tasks=tasks, seed=0)
+    name, records, pairs, steps, epochs, tokens, padding, *media, cut, lost = line(run, tasks[0], Records(), layout, 2)
+    assert (name, records, pairs, steps, epochs) == ("one", "4", "4", "30", "30.0")
+    assert padding == f"{100 * (1 - int(tokens) / (4 * (8 + 16 + 16))):.0f} %"
+    assert (media, lost) == (["", ""], "0.0 %") and cut == "0.0 %"

@@ -1,0 +1,51 @@
+"""Dense in float64 = dense = ring, in value and every gradient, over masks, widths, negatives and meshes."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from formula import T, formula, random_case, relative
+
+from embed.distributed import mesh
+from embed.losses.contrastive import Candidates, contrast, dense
+from embed.losses.ring import ring
+
+MESHES = [(1, 1, 1), (1, 2, 1), (1, 4, 1), (1, 8, 1), (1, 2, 2), (1, 4, 2), (2, 2, 2)]
+WIDTHS = [(12,), (4, 12), (3, 6, 12)]
+RULES = [
+    Candidates(in_batch=a, shared_negatives=b, margin=c, both_directions=d)
+    for a, b, c, d in itertools.product((True, False), (True, False), (None, 0.2), (True, False))
+]
+DATA = range(13)  # x 16 rules = 208 cases
+
+
+@pytest.mark.parametrize("number", range(len(RULES)))
+def test_dense_in_float64_is_dense_is_ring(number):
+    candidates, widths, h = RULES[number], WIDTHS[number % 3], (1, 0, 2)[number // 2 % 3]
+
+    def loss(rivals, vectors, pairs, scale):
+        return contrast(
+            *vectors, pairs, temperature=T, widths=widths, candidates=candidates, scale=scale, rivals=rivals
+        )
+
+    ways = [dense, functools.partial(ring, tile=(2, 4)[number // 3 % 2])]
+    with jax.set_mesh(mesh.make_mesh(MESHES[number % len(MESHES)])):
+        ways = [jax.jit(jax.value_and_grad(functools.partial(loss, way), (0, 2), has_aux=True)) for way in ways]
+        exact = jax.jit(
+            jax.value_and_grad(lambda x, pairs: formula(x[0], pairs, x[1], candidates=candidates, widths=widths))
+        )
+        for seed in DATA:
+            vectors, pairs, scale = random_case(100 * number + seed, h)
+            with jax.enable_x64(True):
+                double = [jnp.asarray(v, jnp.float64) for v in vectors], jnp.asarray(scale, jnp.float64)
+                value, grads = exact(double, pairs)
+                value, grads = float(value), jax.tree.map(np.asarray, grads)
+            placed = mesh.to_global((vectors, pairs, scale))
+            results = [way(*placed) for way in ways]
+            for (found, metrics), by in results:
+                assert relative(found, value) <= 1e-5
+                assert np.max(jax.tree.leaves(jax.tree.map(relative, by, grads))) <= 1e-5
+                assert jax.tree.all(jax.tree.map(np.allclose, metrics, results[0][0][1]))

@@ -1,0 +1,130 @@
+"""The whole step's gradient: microbatched, sharded, with dropout and with either loss, it is that of the plain encoder.
+
+The encoder keeps norms, pooling and projection in float32 whatever the default, so what is compared with is the same
+encoder in float32, all rows at once on one device, with the float64 gradient of the formula pulled back through it.
+Every parameter's gradient is compared, relative to the largest number of its leaf; those of the layers' scalars, sums
+over the whole batch that nearly cancel before a norm, to the largest of all.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ARCH
+from flax.traverse_util import flatten_dict
+from formula import T, formula, random_pairs, relative
+
+from embed.batch import Dropout, Pairs
+from embed.data.collate import make_rows
+from embed.data.preprocess import Budget, Picture, Words
+from embed.distributed import mesh
+from embed.losses.contrastive import REPORT, Candidates, contrast, dense
+from embed.losses.ring import ring
+from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, init
+
+SMALL = dataclasses.replace(ARCH, vocabulary=128, width=16, hidden=24, groups=1, per_layer=4, widths=(4, 8, 16))
+BUDGET = Budget(10, images=1, patches=2)
+BOTH = Candidates(shared_negatives=True, both_directions=True)
+SEEDS = range(5)
+CASES = [  # mesh, queries, rows of a microbatch, hard negatives, candidates, loss, tile, rate of dropout, recomputed
+    ((1, 1, 1), 16, 4, 0, REPORT, dense, None, 0.0, False),
+    ((1, 2, 1), 16, 4, 1, REPORT, ring, 4, 0.2, False),
+    ((8, 1, 1), 16, 8, 1, BOTH, ring, 512, 0.2, False),
+    (
+        (1, 4, 2),
+        12,
+        4,
+        1,
+        Candidates(margin=0.3, both_directions=True),
+        ring,
+        2,
+        0.2,
+        False,
+    ),  # of 8 devices, 4 divide 12
+    ((2, 2, 2), 12, 12, 1, BOTH, ring, 2, 0.2, True),
+]
+
+
+def random_batch(layout, seed: int, q: int, h: int) -> Pairs:
+    """Pairs of words and pictures, of which some rows are not valid, the last two never."""
+    rng = np.random.default_rng(seed)
+
+    def piece():
+        if rng.random() < 0.3:
+            return Picture(rng.integers(0, 256, (2, 192), np.uint8), np.array([[0, 0], [1, 0]]), layout.tokenizer.image)
+        return Words(tuple(rng.integers(20, 120, rng.integers(1, 7)).tolist()))
+
+    sides = [[[piece()] for _ in range(n)] for n in (q, q, q * h)]
+    found = dataclasses.replace(random_pairs(rng, q, h), **{
+        name: make_rows(side, BUDGET, layout) for name, side in zip(("query", "target", "negative"), sides, strict=True)
+    })  # fmt: skip
+    found.valid[-2:] = False
+    return found
+
+
+@functools.cache
+def plain(rate):
+    """Two programs: (params, pairs, key) -> vectors, and with the gradients by these -> those by the parameters."""
+    encoder = Encoder(SMALL, remat=False)
+
+    def vectors(params, pairs, key):
+        return encode_pairs(lambda rows: encoder.apply({"params": params}, rows), pairs, Dropout(key, rate))
+
+    def pulled(params, pairs, key, by):
+        return jax.vjp(lambda params: vectors(params, pairs, key), params)[1](by)[0]
+
+    return jax.jit(vectors), jax.jit(pulled)
+
+
+@functools.cache
+def exactly(candidates):
+    """A program: (vectors, pairs) -> the formula's value and gradients by the vectors."""
+
+    def exact(vectors, pairs):
+        return formula(vectors, pairs, np.ones(len(pairs.valid)), candidates, SMALL.widths)
+
+    return jax.jit(jax.value_and_grad(exact))
+
+
+def by_definition(params, pairs, key, candidates, rate):
+    """(value, gradients) of the step."""
+    vectors, pulled = plain(rate)
+    placed = mesh.to_global(pairs)
+    sides = [np.asarray(side, np.float64) for side in vectors(params, placed, key)]
+    with jax.enable_x64(True):
+        about = pairs.query_hash, pairs.target_hash, pairs.negative_hash, pairs.valid
+        value, by = exactly(candidates)([jnp.asarray(x) for x in sides], Pairs(None, None, None, *about))
+        value, by = float(value), tuple(np.asarray(x, np.float32) for x in by)
+    return value, jax.tree.map(np.asarray, pulled(params, placed, key, mesh.to_global(by)))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_step_is_that_of_the_plain_encoder(layout, case):
+    shape, q, microbatch, h, candidates, rivals, tile, rate, remat = case
+    rivals = rivals if tile is None else functools.partial(rivals, tile=tile)
+    encoder = Encoder(SMALL, remat=remat)
+
+    def loss(params, pairs, key):
+        def embed(inputs):
+            return encode_by_microbatch(lambda rows: encoder.apply({"params": params}, rows), inputs, microbatch)
+
+        sides = encode_pairs(embed, pairs, Dropout(key, rate))
+        return contrast(*sides, pairs, temperature=T, widths=SMALL.widths, candidates=candidates, rivals=rivals)[0]
+
+    batches = [random_batch(layout, seed, q, h) for seed in SEEDS]
+    params = init(encoder, jax.random.key(0))
+    wanted = [by_definition(params, x, jax.random.key(i), candidates, rate) for i, x in enumerate(batches)]
+    with jax.set_mesh(mesh.make_mesh(shape)):
+        params = init(encoder, jax.random.key(0))
+        step = jax.jit(jax.value_and_grad(loss))
+        for seed, (pairs, (value, grads)) in enumerate(zip(batches, wanted, strict=True)):
+            found, by = step(params, mesh.to_global(pairs), jax.random.key(seed))
+            assert relative(found, value) <= 1e-5
+            largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(grads))
+            by, grads = flatten_dict(by), flatten_dict(grads)
+            for path, leaf in grads.items():
+                size = largest if path[-1] == "scalar" else np.abs(leaf).max()
+                assert np.abs(by[path] - leaf).max() <= 1e-5 * size, path

@@ -1,0 +1,279 @@
+import html.parser
+import io
+import json
+import re
+import shutil
+
+import av
+import numpy as np
+import pypdfium2
+import pytest
+import soundfile
+from PIL import Image as Pillow
+
+from embed.data.records import Audio, Image, Pdf, Record, Text, Video
+from embed.eval import compare
+from embed.eval.benchmarks import from_pairs, rank, score
+from embed.report import charts, draw, space
+from embed.report import page as report
+from embed.retrieval.search import truncate
+
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&amp;\x00\x1b http://evil.example/"
+VOID = {"meta", "img", "input", "source", "br", "wbr"}
+
+
+class Page(html.parser.HTMLParser):
+    """Checks that tags balance, and collects attributes and text."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.tags: list[str] = []
+        self.text = ""
+        self.feed(page)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def png(size: int) -> bytes:
+    out = io.BytesIO()
+    Pillow.fromarray(np.random.default_rng(size).integers(0, 255, (size, size, 3), dtype=np.uint8)).save(out, "PNG")
+    return out.getvalue()
+
+
+def wav(seconds: float) -> bytes:
+    out = io.BytesIO()
+    soundfile.write(out, np.sin(np.arange(int(16_000 * seconds)) / 9).astype(np.float32) / 2, 16_000, format="WAV")
+    return out.getvalue()
+
+
+def clip(frames: int) -> bytes:
+    out = io.BytesIO()
+    with av.open(out, "w", format="mp4") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width = stream.height = 64
+        for i in range(frames):
+            pixels = np.full((64, 64, 3), i * 9 % 255, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    return out.getvalue()
+
+
+def pdf() -> bytes:
+    document = pypdfium2.PdfDocument.new()
+    document.new_page(200, 300)
+    out = io.BytesIO()
+    document.save(out)
+    return out.getvalue()
+
+
+def ablation() -> compare.Comparison:
+    columns = {
+        name: [{"b": {8: {"ndcg@10": (one + seed) / 9}}} for seed in range(3)]
+        for one, name in enumerate(("parent", HOSTILE, "c" * 60))
+    }
+    return compare.Comparison(HOSTILE, HOSTILE, columns, {HOSTILE: [("b", 8, "ndcg@10")]})
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    everything = {
+        "image": (Image(png(200)),),
+        "tiny": (Image(png(32)),),
+        "audio": (Audio(wav(1)),),
+        "video": (Video(clip(25)),),
+        "pdf": (Pdf(pdf()),),
+        "code": (Text("def f(x):\n    return x < 1"),),
+        "mixed": (Text("this, but blue"), Image(png(40)), Text("please")),
+        "broken": (Image(b"not an image"),),
+        "hostile": (Text(HOSTILE),),
+    }
+    records = [Record(key, (Text(f"query of {key}"),), target) for key, target in everything.items()]
+    benchmarks = [*from_pairs(f"all {HOSTILE}", records), *from_pairs("again", records[:6], kind=HOSTILE)]
+    rng = np.random.default_rng(0)
+    columns, gallery, vectors = {}, [], {}
+    for column in ("first", HOSTILE):
+        columns[column] = {}
+        for benchmark in benchmarks:
+            sides = [rng.normal(size=(len(s), 16)).astype(np.float32) for s in (benchmark.queries, benchmark.corpus)]
+            columns[column][benchmark.name] = score(benchmark, *sides, (8, 16))
+            vectors[benchmark.name] = sides
+            gallery += report.examples(benchmark, *sides, 20)
+    del columns["first"][benchmarks[-1].name]  # a checkpoint that was not scored on everything
+    run = folder / "stage"
+    run.mkdir()
+    rows = [{"step": i, "task": HOSTILE, "loss": 3 / (i + 1), "accuracy": i / 30} for i in range(30)]
+    rows[7]["loss"] = float("nan")
+    (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)) + '\n{"step": 30, "ta')
+    path = folder / "deep" / "report.html"
+    report.write(
+        path,
+        {"commit": HOSTILE + "\ud800"},
+        columns,
+        benchmarks,
+        [report.read_curves(run)],
+        gallery,
+        wrong=[example for b in benchmarks for example in report.failures(b, *vectors[b.name], 1)],
+        found=space.survey(benchmarks, [vectors[b.name] for b in benchmarks]),
+        ablations=[ablation()],
+        lineage=[{"checkpoint": HOSTILE, "from": "the seed"}, {"checkpoint": "b", "from": HOSTILE, "code": "1"}],
+    )
+    text = path.read_text(encoding="utf-8")
+    return text, Page(text), benchmarks, gallery
+
+
+# What reaches past the window and is in nothing that scrolls by itself, for the message.
+TOO_WIDE = """[...document.querySelectorAll("main *, header *")].filter(one => {
+  for (let box = one; box; box = box.parentElement)
+    if (/auto|scroll|hidden/.test(getComputedStyle(box).overflowX)) return false;
+  return one.getBoundingClientRect().right > innerWidth;
+}).map(one => one.tagName + "." + one.className + ": " + one.textContent.slice(0, 40))"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install '.[browser]'")
+    program = shutil.which("chromium") or shutil.which("google-chrome") or pytest.skip("needs Chromium on the PATH")
+    with sync_api.sync_playwright() as play:
+        found = play.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390], ids=["desktop", "phone"])
+def test_in_a_browser_nothing_is_amiss(made, browser, tmp_path, width, theme):
+    (tmp_path / "report.html").write_text(made[0], encoding="utf-8")
+    page = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=theme)
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("requestfailed", lambda request: said.append(request.url[:99]))
+    page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+    page.goto((tmp_path / "report.html").as_uri())
+    for fold in page.query_selector_all("summary"):
+        fold.click()
+    assert said == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width, page.evaluate(TOO_WIDE)
+    assert page.evaluate("[...document.images].every(one => one.complete && one.naturalWidth)")
+    assert page.evaluate("[...document.querySelectorAll('details')].every(one => one.open)")
+    colours = page.evaluate("(s => [s.color, s.backgroundColor])(getComputedStyle(document.body))")
+    ink, ground = (int(re.findall(r"\d+", colour)[0]) for colour in colours)
+    assert (ink > ground) == (theme == "dark")
+    page.close()
+
+
+def test_tags_balance_and_hostile_text_stays_text(made):
+    text, page, _, _ = made
+    assert "script" not in page.tags and not any(name.startswith("on") for _, name, _ in page.attributes)
+    assert "<script" not in text and "\x00" not in text and "\x1b" not in text
+    assert page.text.count("<script>alert(1)</script>") > 10
+
+
+def test_needs_no_other_file(made):
+    text, page, _, _ = made
+    assert all(
+        value.startswith("data:") for _, name, value in page.attributes if name in ("src", "srcset", "href", "poster")
+    )
+    style = re.sub(r"<p.*?</p>", "", "".join(re.findall(r"<style>(.*?)</style>", text, re.S)))
+    assert "url(" not in style and "@import" not in style and "link" not in page.tags and "iframe" not in page.tags
+    assert ("meta", "http-equiv", "Content-Security-Policy") in page.attributes
+
+
+def test_shows_every_benchmark_and_example(made):
+    text, page, benchmarks, gallery = made
+    assert len(gallery) == 2 * sum(len(b.queries) for b in benchmarks)
+    shown, wrong = text.split('id="failures"')
+    assert shown.count('<article class="example') == len(gallery) and 0 < wrong.count("<article") <= len(benchmarks)
+    assert shown.count("<circle") > 20 and "<image " in shown and 'id="space"' in shown and 'id="lineage"' in wrong
+    for benchmark in benchmarks:
+        assert draw.escape(benchmark.name) in text
+    for kind in ("image/png", "image/webp", "audio/mpeg"):
+        assert f"data:{kind};base64," in text
+    assert 'class="pixels"' in text and "film strip" in text and "cannot be drawn" in text and "<pre" in text
+    assert "return x &lt; 1" in text and "query of mixed" in page.text
+    assert text.count('class="result right') >= len(gallery)  # also where none is among the first five
+
+
+def test_examples_are_ranked_as_the_scores_are():
+    records = [Record(str(i), (Text(f"q{i}"),), (Text(f"t{i}"),)) for i in range(30)]
+    forward, _ = from_pairs("x", records)
+    rng = np.random.default_rng(3)
+    queries, corpus = (rng.normal(size=(30, 8)).astype(np.float32) for _ in range(2))
+    scores, ranking = rank(forward, queries, corpus, 30, 8)
+    for example in report.examples(forward, queries, corpus, 7):
+        i = forward.queries.index(example.query)
+        assert [r.content for r in example.results[:5]] == [forward.corpus[j] for j in ranking[i, :5]]
+        np.testing.assert_allclose([r.score for r in example.results[:5]], scores[i, :5], atol=1e-6)
+        right = [r for r in example.results if r.relevant]
+        assert right[0].place == ranking[i].tolist().index(i) + 1 and len(right) == 1
+
+
+def test_failures_are_the_queries_that_are_wrong_by_most():
+    records = [Record(str(i), (Text(f"q{i}"),), (Text(f"t{i}"),)) for i in range(40)]
+    forward, _ = from_pairs("x", records)
+    rng = np.random.default_rng(5)
+    queries = rng.normal(size=(40, 8)).astype(np.float32)
+    corpus = queries + rng.normal(0, 1.0, (40, 8)).astype(np.float32)
+    cosines = truncate(queries, 8).astype(np.float64) @ truncate(corpus, 8).T.astype(np.float64)
+    above = cosines.max(axis=1) - np.diag(cosines)
+    found = report.failures(forward, queries, corpus, 5)
+    assert [forward.queries.index(one.query) for one in found] == np.argsort(-above)[:5].tolist()
+    assert not any(one.results[0].relevant for one in found)
+    assert report.failures(forward, queries, queries, 5) == []
+
+
+def test_the_gap_is_what_lies_between_the_sides():
+    records = [Record(str(i), (Text(f"q{i}"),), (Image(png(8 + i)),)) for i in range(12)]
+    forward, _ = from_pairs("x", records)
+    rng = np.random.default_rng(6)
+    queries = truncate(rng.normal(size=(12, 8)).astype(np.float32), 8)
+    close = space.survey([forward], [(queries, queries)])
+    assert close.gaps[0].centroids == pytest.approx(0, abs=1e-6) and close.gaps[0].pairs == pytest.approx(0, abs=1e-3)
+    far = space.survey([forward], [(queries, queries - np.float32([9, 0, 0, 0, 0, 0, 0, 0]))])
+    assert far.gaps[0].centroids > 0.9 and far.kinds.count("image") == far.kinds.count("text") == 12
+    sides = np.array([kind == "image" for kind in far.kinds])
+    assert (
+        far.places[sides, 0].max() < far.places[~sides, 0].min()
+        or far.places[sides, 0].min() > far.places[~sides, 0].max()
+    )
+    assert 0 < far.share <= 1 and "<image " in space.section(far)
+
+
+def test_parts_keep_their_order_and_long_ones_are_cut():
+    drawn = draw.content((Text("one"), Image(png(8)), Text("two" * 5000), Audio(wav(20))))
+    assert drawn.index("one") < drawn.index("<img") < drawn.index("twotwo") < drawn.index("<audio")
+    assert "more characters" in drawn and "first 12 s kept" in drawn and len(drawn) < 120_000
+    assert 'width="8"' in drawn and 'class="pixels"' in drawn
+
+
+def test_charts_take_odd_numbers():
+    odd = charts.Line("odd", 0, [0, 1, 2], [float("nan"), float("inf"), 1.0])
+    assert charts.chart("x", [], x_label="step") == ""
+    assert charts.chart("x", [charts.Line("none", 0, [0], [float("nan")])], x_label="step", noisy=True) == ""
+    for flat in (odd, charts.Line("flat", 1, range(500), [2.0] * 500), charts.Line("one", 2, [64], [0.5])):
+        drawn = charts.chart("x", [flat], x_label="step", noisy=len(flat.xs) != 1)
+        assert "nan" not in drawn and "inf" not in drawn and len(drawn) < 20_000
+
+
+def test_an_empty_report_is_a_page(tmp_path):
+    report.write(tmp_path / "r.html", {}, {}, [])
+    assert "One encoder" in Page((tmp_path / "r.html").read_text()).text

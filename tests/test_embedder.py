@@ -1,0 +1,244 @@
+"""Everything that can be embedded, everything that cannot and what is said of it."""
+
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+from samples import BAD, FILES, FRAMES, PHOTO, RNG, SOUND, mp4, pdf, png, save, wav
+
+from embed import embedder as api
+from embed.data.preprocess import TOKENS
+from embed.data.prompts import QUERY_TASKS
+from embed.data.records import Audio, Image, Pdf, RecordError, Text, Video, parse_parts
+from embed.embedder import Embedder
+from embed.training import checkpoint
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_quick_compilations():
+    """Most of the time here is XLA's, which does not optimise."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def run(tokenizer, tmp_path_factory) -> pathlib.Path:
+    """A run's folder with one checkpoint, of a fresh encoder."""
+    folder = tmp_path_factory.mktemp("run")
+    save(folder, tokenizer, seed=0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def embedder(run) -> Embedder:
+    return Embedder.load(run)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("files")
+    for name, data in FILES.items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def items(folder) -> list[Any]:
+    """One of every kind."""
+    files = [folder / name for name in FILES]
+    parts = [Text("größer als"), Image(png(PHOTO)), Audio(wav(SOUND)), Video(mp4(FRAMES)), Pdf(pdf())]
+    stereo = np.stack([SOUND, np.cos(np.arange(3200) / 3)], axis=1)
+    mixed = ["left of", folder / "photo.png", "is heard", folder / "tone.wav"]
+    rest = ["a red square", Pillow.fromarray(PHOTO), (SOUND, 16_000), (stereo, np.int64(16_000)), FRAMES, mixed]
+    return [*files, *parts, *rest]
+
+
+@pytest.fixture(scope="module")
+def vectors(embedder, items) -> np.ndarray:
+    return embedder.embed(items)
+
+
+def test_every_kind_has_a_unit_vector(vectors, items):
+    assert vectors.shape == (len(items), 32) and vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+
+
+def test_equal_content_has_equal_vectors(vectors):
+    """A file, its bytes as a part and what it decodes to are one input; other content is another."""
+    for same in ([0, 7, 12], [1, 8], [2, 9], [3, 10]):
+        np.testing.assert_allclose(vectors[same], vectors[same[:1]].repeat(len(same), 0), atol=1e-5)
+    distinct = vectors[[0, 1, 2, 4, 5, 6, 11, 14, 15, 16]]
+    assert (distinct @ distinct.T - np.eye(len(distinct))).max() < 1 - 1e-4
+
+
+@pytest.mark.parametrize("dim", [1, 8, 20, 32])
+def test_dim_is_a_prefix_at_unit_norm(embedder, vectors, items, dim):
+    prefix = vectors[4:7, :dim]
+    wanted = prefix / np.linalg.norm(prefix, axis=1, keepdims=True)
+    np.testing.assert_allclose(embedder.embed(items[4:7], dim=dim), wanted, atol=1e-5)
+
+
+def test_order_and_company_do_not_matter(embedder, vectors, items):
+    order = RNG.permutation(len(items))
+    np.testing.assert_allclose(embedder.embed([items[i] for i in order]), vectors[order], atol=1e-5)
+    for i in range(len(items)):
+        np.testing.assert_allclose(embedder.embed([items[i]]), vectors[i : i + 1], atol=1e-5)
+
+
+def test_batches_shrink_as_rows_grow(embedder, monkeypatch):
+    monkeypatch.setattr(api, "ATTENTION", 2 * TOKENS**2)
+    prepared = embedder.prepare([embedder.pieces(text) for text in ["red"] * 3 + ["left"] * 2].__getitem__, 5)
+    assert [members.tolist() for members, _ in prepared.batches] == [[0, 1], [2, 3], [4, -1]]
+    assert all(inputs.tokens.shape == (2, TOKENS) for _, inputs in prepared.batches)
+
+
+def test_parts_in_another_order_are_another_input(embedder, vectors, items):
+    assert vectors[-1] @ embedder.embed([items[-1][::-1]])[0] < 1 - 1e-4
+
+
+def test_no_items_no_vectors(embedder):
+    assert embedder.embed([]).shape == (0, 32)
+    assert embedder.embed([], dim=8).shape == (0, 8)
+
+
+def test_prompt_changes_text_alone(embedder, vectors, items):
+    for task, prompt in (("search result", "task: search result | query: "), ("document", "title: none | text: ")):
+        photo, text = embedder.embed([items[0], "a red square"], task=task)
+        np.testing.assert_allclose(photo, vectors[0], atol=1e-5)
+        assert text @ vectors[11] < 1 - 1e-4
+        np.testing.assert_allclose(embedder.embed([prompt + "a red square"])[0], text, atol=1e-5)
+        assert embedder.pieces(["a", " red"], task)[0] == embedder.pieces(prompt + "a")[0]
+        beside = embedder.pieces(["a", items[0]], task)
+        assert len(beside) == 2 and beside[0] == embedder.pieces("a")[0]
+
+
+@pytest.mark.parametrize("item", ["text", Image(png(PHOTO))])
+def test_unknown_task_lists_the_known_ones(embedder, item):
+    with pytest.raises(ValueError, match=f"item 0: unknown task 'poetry'; one of: {', '.join(QUERY_TASKS)}"):
+        embedder.embed([item], task="poetry")
+
+
+@pytest.mark.parametrize("name, data, error, why", BAD)
+def test_bad_files(embedder, tmp_path, name, data, error, why):
+    if data is not None:
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(error, match="item 1: .*" + why):
+        embedder.embed(["good", tmp_path / name])
+
+
+@pytest.mark.parametrize(
+    "item, why",
+    [
+        (3.5, "cannot embed float 3.5"),
+        (b"bytes", "cannot embed bytes: give a string"),
+        (None, "cannot embed NoneType"),
+        ([], "an empty list"),
+        (["text", ["nested"]], "cannot embed list"),
+        ("red \ud800", "character 4 is half a surrogate pair"),
+        (["red", "x\udfff"], "character 1 is half a surrogate pair"),
+        (np.zeros((33, 8, 8, 3), np.uint8), r"u8\[1..32,h,w,3\]; got uint8\[33, 8, 8, 3\]"),
+        (np.zeros((0, 8, 8, 3), np.uint8), "got uint8"),
+        (np.zeros((2, 0, 8, 3), np.uint8), "must be positive"),
+        (np.zeros((2, 8, 8, 3), np.float32), "got float32"),
+        ((np.full(800, np.nan, np.float32), 16_000), "not finite"),
+        ((np.zeros(0, np.float32), 16_000), "without samples"),
+        ((np.zeros(800, np.int16), 16_000), r"f32\[n\].*got int16"),
+        ((np.zeros((4, 4, 4), np.float32), 16_000), r"got float32\[4, 4, 4\]"),
+        ((np.zeros(800, np.float32), 0), "0 Hz"),
+        ((np.zeros(800, np.float32), -1), "Hz"),
+        ((np.zeros(800, np.float32), 10), "10 Hz"),
+        ((np.zeros(800, np.float32), 2**40), "Hz"),
+        ([Image(png(PHOTO))] * 7, "7 images in one input"),
+        ("x " * 9000, "tokens; at most 8,192"),
+    ],
+)
+def test_bad_items(embedder, item, why):
+    with pytest.raises(ValueError, match="item 1: .*" + why):
+        embedder.embed(["good", item])
+
+
+@pytest.mark.parametrize("dim", [0, -1, 33, True, "8", 8.0, [8]])
+def test_bad_dim(embedder, dim):
+    with pytest.raises(ValueError, match=r"^dim .*1\.\.32.*; trained widths: 8, 16, 32"):
+        embedder.embed(["good"], dim=dim)
+
+
+@pytest.mark.parametrize(
+    "patches, why",
+    [
+        (0, "patches 0 is not within 1..8192"),
+        (True, "got bool"),
+        (4.0, "got float 4.0"),
+        ("4", "got str '4'"),
+        (200, "200 patches in a row"),
+    ],
+)
+def test_bad_patches(embedder, patches, why):
+    with pytest.raises(ValueError, match="item 0: .*" + why):
+        embedder.embed([Image(png(np.zeros((1, 400, 3), np.uint8)))], patches=patches)
+
+
+@pytest.mark.parametrize("task", [True, 3, b"document", ["document"], np.array(["document"])])
+def test_a_task_is_a_string(embedder, task):
+    with pytest.raises(ValueError, match="item 0: task is the name of one, a string; got"):
+        embedder.embed(["good"], task=task)
+
+
+@pytest.mark.parametrize("items", ["text", b"bytes", pathlib.Path("a.png"), {"text"}, {"text": 1}, None, 7])
+def test_one_item_is_no_list(embedder, items):
+    with pytest.raises(ValueError, match="expected a list of items, got"):
+        embedder.embed(items)
+
+
+def test_items_in_any_order_of_reading_are_embedded_in_theirs(embedder, vectors):
+    """A generator, a dict's values, and an array of strings, with a width that numpy gives."""
+    words = ["a red square", "left of", "a red square"]
+    wanted = embedder.embed(words, dim=8)
+    np.testing.assert_allclose(wanted[0], wanted[2], atol=1e-6)
+    for items in ((word for word in words), dict(enumerate(words)).values(), np.array(words)):
+        np.testing.assert_allclose(embedder.embed(items, dim=np.int64(8)), wanted, atol=1e-6)
+    assert embedder.embed(iter([]), dim=8).shape == (0, 8)
+
+
+def test_a_container_of_sound_alone_is_heard(embedder, tmp_path):
+    (tmp_path / "a.mp4").write_bytes(mp4(None))
+    np.testing.assert_allclose(*embedder.embed([tmp_path / "a.mp4", Audio(mp4(None))]), atol=1e-6)
+
+
+def test_a_mark_before_a_text_is_no_part_of_it(embedder, tmp_path):
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        (tmp_path / encoding).write_text("a red square", encoding=encoding)
+    plain, *marked = embedder.embed([tmp_path / name for name in ("utf-8", "utf-8-sig", "utf-16")])
+    np.testing.assert_allclose(marked, [plain, plain], atol=1e-6)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_parameters_that_are_not_finite_are_an_error(embedder, value):
+    """Vectors of no direction are not given as if they had one."""
+    broken = jax.tree.map(lambda leaf: jax.device_put(np.full_like(leaf, value), leaf.sharding), embedder.params)
+    failing = Embedder(embedder.encoder, broken, embedder.layout)
+    with pytest.raises(
+        checkpoint.CheckpointError, match=r"^1 of 1 embeddings .* item 0's first: parameter .* holds NaN"
+    ):
+        failing.embed(["a red square"])
+
+
+@pytest.mark.parametrize("part, why", [({"text": "a\ud800"}, "character 1"), ({"image": "\udfff.png"}, "character 0")])
+def test_records_refuse_half_a_surrogate_pair(tmp_path, part, why):
+    with pytest.raises(RecordError, match=rf"here\[1\]: .*{why} is half a surrogate pair"):
+        parse_parts([{"text": "good"}, part], tmp_path, "here")
+
+
+def test_records_refuse_a_null_in_a_name(tmp_path):
+    with pytest.raises(RecordError, match=r"here\[0\]: .*not the name of a file"):
+        parse_parts([{"image": "a\0.png"}], tmp_path, "here")
+
+
+def test_load_without_a_checkpoint(tmp_path, run):
+    for path in (tmp_path, tmp_path / "absent", run / "checkpoints" / "7"):
+        with pytest.raises(checkpoint.CheckpointError, match="no finished checkpoint"):
+            Embedder.load(path)

@@ -1,0 +1,131 @@
+"""What a checkpoint does not take: parameters that are not finite, and paths that it could not be read from; and what
+it says of the code where there is no git."""
+
+import os
+import pathlib
+import re
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ARCH
+from test_loop import GOOD, Records, fit
+from test_soup import equal, level, save
+
+from embed.distributed.mesh import make_mesh
+from embed.embedder import Embedder
+from embed.training import checkpoint, soup
+
+CLIPPED = {"mlp": {"bounds": jnp.array([[-jnp.inf, jnp.inf]] * 2), "weight": jnp.ones((2, 4))}}
+
+
+@pytest.mark.parametrize("kind", [np.asarray, jnp.asarray], ids=["numpy", "jax"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_named(kind, value):
+    good = {"layer": {"weight": np.ones((3, 4), np.float32)}, "half": jnp.ones(3, jnp.bfloat16), "count": np.arange(3)}
+    good = jax.tree.map(kind, good | CLIPPED)
+    checkpoint.check_finite(good, "here")
+    broken = np.ones((3, 4), np.float32)
+    broken[2, 1] = value
+    with pytest.raises(checkpoint.CheckpointError, match="here: parameter layer/weight holds NaN or infinity, as do 0"):
+        checkpoint.check_finite(good | {"layer": {"weight": kind(broken)}}, "here")
+
+
+def test_bounds_may_be_infinite_and_not_nan():
+    with pytest.raises(checkpoint.CheckpointError, match="parameter mlp/bounds holds NaN"):
+        checkpoint.check_finite({"mlp": {"bounds": jnp.array([-jnp.inf, jnp.nan])}}, "here")
+
+
+def test_a_model_that_is_not_finite_is_refused_by_all_that_reads_one(tmp_path, layout):
+    good, broken = save(tmp_path / "good", layout, 1.0), save(tmp_path / "broken", layout, np.nan)
+    named = f"{broken}: parameter .* holds NaN"
+    with jax.set_mesh(make_mesh((1, 4, 2))):
+        assert level(checkpoint.place_params(good)) == 1
+        for read in (checkpoint.place_params, checkpoint.load_params, Embedder.load):
+            with pytest.raises(checkpoint.CheckpointError, match=named):
+                read(broken)
+    with pytest.raises(checkpoint.CheckpointError, match=named):
+        soup.average([good, broken], [1.0, 1.0])
+
+
+def test_a_run_does_not_go_on_from_what_is_not_finite(tmp_path, layout):
+    state = fit(tmp_path / "run", layout, [GOOD], [Records()], steps=2)
+    meta = checkpoint.metadata(tmp_path / "run")
+    state.params["vocabulary"] = jnp.where(state.params["vocabulary"] > 0.1, jnp.nan, 0)
+    with checkpoint.checkpointer(tmp_path / "run", every=1, keep=9) as saver:
+        checkpoint.save(saver, tmp_path / "run", 3, vars(state), meta, wait=True)
+    with pytest.raises(checkpoint.CheckpointError, match="checkpoints/3: parameter vocabulary holds NaN"):
+        fit(tmp_path / "run", layout, [GOOD], [Records()], steps=4)
+
+
+SPECIAL = ["runs[1]", "a[b", "lr=*", "what?", "back\\slash"]
+
+
+@pytest.mark.parametrize("name", SPECIAL)
+def test_a_path_that_is_a_pattern_is_refused_before_anything_is_written(tmp_path, layout, name):
+    params = {"x": np.arange(4.0)}
+    named = f"{re.escape(str(tmp_path / name))}.*: checkpoints cannot be written or read where the path has "
+    for folder in (tmp_path / name, tmp_path / name / "run"):
+        with pytest.raises(checkpoint.CheckpointError, match=named):
+            fit(folder, layout, [GOOD], [Records()], steps=1)
+        with pytest.raises(checkpoint.CheckpointError, match=named):
+            checkpoint.save_params(folder, params, checkpoint.describe(ARCH, layout), layout.tokenizer)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", SPECIAL)
+def test_a_checkpoint_that_was_moved_into_such_a_path_says_so(tmp_path, layout, name):
+    save(tmp_path / "run", layout, 1.0)
+    shutil.move(tmp_path / "run", tmp_path / name)
+    for read in (checkpoint.metadata, checkpoint.load_params, Embedder.load):
+        with pytest.raises(checkpoint.CheckpointError, match="use another workdir"):
+            read(tmp_path / name)
+    (tmp_path / "link").symlink_to(tmp_path / name)
+    with pytest.raises(checkpoint.CheckpointError, match="use another workdir"):
+        checkpoint.load_params(tmp_path / "link")
+
+
+def test_every_other_character_is_fine_and_so_is_a_link(tmp_path, layout):
+    """As sweeps write them; nothing else of a path is looked at."""
+    names = [
+        "a b",
+        "größe",
+        "lr=1e-3,seed=2",
+        "100%",
+        "a#b",
+        "a]b",
+        "{x}",
+        "$HOME",
+        "~",
+        "a'b\"c",
+        "new\nline",
+        "a:b;c",
+    ]
+    params = {"x": np.arange(4.0, dtype=np.float32)}
+    for name in names:
+        checkpoint.save_params(tmp_path / name, params, checkpoint.describe(ARCH, layout), layout.tokenizer)
+        assert equal(checkpoint.load_params(tmp_path / name), params), name
+    (tmp_path / "[1]").symlink_to(tmp_path / "a b")
+    assert equal(checkpoint.load_params(tmp_path / "[1]"), params)
+
+
+@pytest.mark.parametrize("kind", ["no git", "none that may be run", "of another user"])
+def test_where_git_cannot_say_it_the_version_is_unknown(tmp_path, monkeypatch, layout, kind):
+    if kind == "of another user":
+        monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+        monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+        monkeypatch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
+    else:
+        monkeypatch.setenv("PATH", str(tmp_path))
+    if kind == "none that may be run":
+        (tmp_path / "git").write_text("#!/bin/sh\necho no\n")
+    assert checkpoint.code_version() == "unknown"
+    assert checkpoint.describe(ARCH, layout)["code"] == "unknown"
+
+
+def test_the_version_is_that_of_the_working_tree(root: pathlib.Path):
+    if not (root / ".git").exists():
+        pytest.skip("not a clone")
+    assert re.fullmatch(r"[0-9a-f]{12}\+?|.*-g[0-9a-f]{12}\+?", checkpoint.code_version())

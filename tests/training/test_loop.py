@@ -1,0 +1,188 @@
+"""Updates that are not finite are left out and counted; logs say what happened, step by step and source by source;
+what is frozen stays as it is, and costs no gradient and no optimizer state."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ARCH
+
+from embed.batch import Inputs, Pairs
+from embed.data.preprocess import Budget
+from embed.data.records import Record, RecordError, Text
+from embed.data.tasks import Task
+from embed.losses import temperature
+from embed.losses.contrastive import Candidates
+from embed.model import params as partition
+from embed.model.encoder import Encoder
+from embed.training import checkpoint, loop, metrics, optim
+
+GOOD = Task("good", 4, 1.0, Budget(8), Budget(8))
+BAD = dataclasses.replace(GOOD, name="bad", candidates=Candidates(margin=0.1))  # the mark that `loss` looks at
+
+
+class Records:
+    """Four records, of which the last cannot be read where it is `broken`."""
+
+    def __init__(self, broken: bool = False):
+        self.broken = broken
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Record:
+        if self.broken and index == 3:
+            raise RecordError("line 3: not JSON")
+        return Record(str(index), (Text(f"number {index}"),), (Text(f"def f{index}"),))
+
+
+def loss(params, pairs, candidates, key):
+    value = jnp.sum(jnp.square(params["vocabulary"] - 1))
+    return value * (1.0 if candidates.margin is None else jnp.nan), {"accuracy": jnp.float32(0.5)}
+
+
+def fit(folder, layout, tasks, sources, steps, loss=loss, trains=partition.everything, **schedule):
+    optimizer = optim.adamw(1e-2, warmup=1, steps=100)
+    often = loop.Schedule(save=1, keep=100, **schedule)
+    encoder = Encoder(ARCH, remat=False)
+    run = loop.Run(folder, encoder, tasks, loss, optimizer, steps=steps, seed=0, trains=trains, schedule=often)
+    return loop.fit(run, layout, sources)
+
+
+def every_leaf(params, pairs, candidates, key):
+    """A loss with a gradient for every parameter."""
+    value = sum(jnp.mean(jnp.square(leaf - 3)) for leaf in jax.tree.leaves(params))
+    return value, {"accuracy": jnp.float32(0)}
+
+
+def backbone(path):
+    return path[0] == "backbone"
+
+
+def same(a, b) -> list[bool]:
+    """Which leaves are equal bit for bit."""
+    return jax.tree.leaves(jax.tree.map(np.array_equal, a, b))
+
+
+def rows(run) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_an_update_that_is_not_finite_is_skipped_and_counted(tmp_path, layout):
+    state = fit(tmp_path, layout, [GOOD, BAD], [Records(), Records()], steps=6)
+    log = rows(tmp_path)
+    assert [row["step"] for row in log] == list(range(6))
+    bad = [row["task"] == "bad" for row in log]
+    assert sum(bad) == 3
+    assert [np.isnan(row["loss"]) for row in log] == bad
+    assert [row["skipped"] for row in log] == list(np.cumsum(bad))
+    assert [row["skipped_in_a_row"] > 0 for row in log] == bad
+
+    tables = [checkpoint.load_params(tmp_path / "checkpoints" / str(step))["vocabulary"] for step in range(1, 7)]
+    warm = 1 + bad.index(False)  # the first update of the warm-up has a rate of zero
+    for step in range(warm, 6):
+        assert np.array_equal(tables[step], tables[step - 1]) == bad[step]
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+    assert int(state.step) == 6
+    assert [path for path in (tmp_path / "tensorboard").glob("events.out.tfevents.*") if path.stat().st_size > 500]
+
+
+def test_too_many_in_a_row_stop_the_run(tmp_path, layout):
+    with pytest.raises(metrics.Diverged, match="3 updates in a row were not finite, at step 2 of task bad"):
+        fit(tmp_path, layout, [BAD], [Records()], steps=9, patience=3)
+    assert [row["skipped_in_a_row"] for row in rows(tmp_path)] == [1, 2, 3]
+    assert checkpoint.steps(tmp_path)[-1] < 3
+
+
+def test_quarantined_records_are_counted_by_source(tmp_path, layout, caplog):
+    broken = dataclasses.replace(GOOD, name="broken")
+    fit(tmp_path, layout, [GOOD, broken], [Records(), Records(broken=True)], steps=4)
+    log = rows(tmp_path)
+    assert {(row["task"], row["quarantined"]) for row in log} == {("good", 0), ("broken", 1)}
+    assert "quarantined so far, by source: {'broken': 2}" in caplog.text
+
+
+def test_the_journal_forgets_steps_after_the_checkpoint_and_a_torn_line(tmp_path):
+    lines = [json.dumps({"step": step, "loss": 1.0}) for step in range(5)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 5, "lo')
+    with metrics.Journal(tmp_path, [GOOD], start=3, steps=9, every=10, patience=20):
+        pass
+    assert [row["step"] for row in rows(tmp_path)] == [0, 1, 2]
+
+
+def test_what_is_frozen_stays_and_has_no_optimizer_state(tmp_path, layout):
+    begun = fit(tmp_path, layout, [GOOD], [Records()], steps=0, loss=every_leaf, trains=backbone)
+    before = jax.tree.map(np.asarray, begun.params)
+    state = fit(tmp_path, layout, [GOOD], [Records()], steps=3, loss=every_leaf, trains=backbone)
+    (trained, frozen), (trained_before, frozen_before) = (partition.split(p, backbone) for p in (state.params, before))
+    assert all(same(frozen, frozen_before)) and not any(same(trained, trained_before))
+    moments = state.opt.inner_state[1][0]
+    assert partition.shapes(moments.mu) == partition.shapes(moments.nu) == partition.shapes(trained)
+    counters = sum(leaf.ndim == 0 for leaf in jax.tree.leaves(state.opt))
+    elements = sum(leaf.size for leaf in jax.tree.leaves(state.opt))
+    assert elements == counters + 2 * sum(leaf.size for leaf in jax.tree.leaves(trained))
+    assert all(same(checkpoint.load_params(tmp_path), state.params))  # the checkpoint is whole
+
+
+def test_a_step_keeps_frozen_parameters_where_they_are():
+    params = {"backbone": {"weight": jnp.ones((8, 8))}, "vocabulary": jnp.ones((64, 64))}
+    optimizer = optim.adamw(1e-2, warmup=0, steps=9)
+
+    def loss(params, pairs, candidates, key):
+        return jnp.sum(params["backbone"]["weight"] @ params["vocabulary"][:8]), {}
+
+    state = loop.TrainState(jnp.int32(0), params, optimizer.init(partition.split(params, backbone)[0]))
+    where = params["vocabulary"].unsafe_buffer_pointer()
+    side = Inputs(*(jnp.zeros((4, 8), jnp.int32),) * 4, *(jnp.zeros((4, 0)),) * 4)  # the loss looks at none of it
+    pairs = Pairs(side, side, side, *(jnp.zeros((4, 2), jnp.uint32),) * 3, jnp.ones(4, bool))
+    state, _ = loop.make_step(loss, optimizer, backbone)(state, pairs, Candidates(), jax.random.key(0))
+    assert state.params["vocabulary"].unsafe_buffer_pointer() == where
+    assert params["backbone"]["weight"].is_deleted()
+
+
+def test_a_run_with_frozen_parts_goes_on_bit_for_bit(tmp_path, layout):
+    straight = fit(tmp_path / "straight", layout, [GOOD], [Records()], steps=4, loss=every_leaf, trains=backbone)
+    fit(tmp_path / "stopped", layout, [GOOD], [Records()], steps=2, loss=every_leaf, trains=backbone)
+    resumed = fit(tmp_path / "stopped", layout, [GOOD], [Records()], steps=4, loss=every_leaf, trains=backbone)
+    assert all(same(resumed, straight)) and int(resumed.step) == 4
+
+
+def test_another_choice_of_what_trains_is_refused(tmp_path, layout):
+    fit(tmp_path, layout, [GOOD], [Records()], steps=1, loss=every_leaf, trains=backbone)
+    saved = checkpoint.metadata(tmp_path)["trained_parameters"]
+    assert saved["backbone/final_norm/scale"] == [ARCH.width] and "vocabulary" not in saved
+    for other in (partition.everything, lambda path: path[0] == "vocabulary"):
+        with pytest.raises(checkpoint.CheckpointError, match=r"trained_parameters\.\S+ was .* and is"):
+            fit(tmp_path, layout, [GOOD], [Records()], steps=2, loss=every_leaf, trains=other)
+
+
+def test_where_nothing_trains_the_paths_are_named(tmp_path, layout):
+    with pytest.raises(ValueError, match=r"nothing trains: .*\('audio', 'project', 'weight'\) and \('vocabulary',\)"):
+        fit(tmp_path, layout, [GOOD], [Records()], steps=1, trains=lambda path: path[0] == "bakcbone")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_learned_temperature_is_the_runs_and_not_the_encoders(tmp_path, layout):
+    def loss(params, pairs, candidates, key):
+        return temperature.bounded(params[temperature.NAME]["scale"]), {"accuracy": jnp.float32(0)}
+
+    def adapt(key, params):
+        return params | {temperature.NAME: {"scale": temperature.learned(0.5)}}
+
+    def go(folder, steps, **more):
+        optimizer = optim.adamw(1e-2, warmup=1, steps=100)
+        run = loop.Run(
+            folder, Encoder(ARCH, remat=False), [GOOD], loss, optimizer, steps=steps, seed=0, adapt=adapt, **more
+        )
+        return loop.fit(run, layout, [Records()])
+
+    go(tmp_path / "one", 2)
+    state = go(tmp_path / "one", 4)
+    assert 0.3 < float(jnp.exp(state.params[temperature.NAME]["scale"])) < 0.5  # 0.5 less three steps and no decay
+    assert temperature.NAME not in checkpoint.load_params(tmp_path / "one")
+    following = go(tmp_path / "two", 0, init=tmp_path / "one")
+    np.testing.assert_allclose(following.params[temperature.NAME]["scale"], np.log(0.5), rtol=1e-6)
+    assert all(same(temperature.without(following.params), temperature.without(state.params)))

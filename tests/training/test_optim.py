@@ -1,0 +1,31 @@
+"""Weight decay is for matrices and tables alone, in every architecture."""
+
+import jax
+import pytest
+from conftest import ARCH
+from flax.traverse_util import flatten_dict
+
+from embed.losses import temperature
+from embed.model import lora
+from embed.model.encoder import Encoder
+from embed.model.presets import PRESETS
+from embed.training import checkpoint, optim
+
+STACKS = ("groups", "shared_groups", "locals", "layers")  # what scanned layers are under, each with an axis in front
+
+
+def rank(path: tuple[str, ...], leaf) -> int:
+    """Axes of a leaf of one layer."""
+    return leaf.ndim - sum(name in STACKS for name in path)
+
+
+@pytest.mark.parametrize("name", ["every feature", *PRESETS])
+def test_what_has_one_axis_or_none_in_its_layer_is_not_decayed_and_all_else_is(name):
+    params = checkpoint.shapes(Encoder(PRESETS.get(name, ARCH)))
+    params = jax.eval_shape(lambda params: lora.init(jax.random.key(0), params, 2), params)
+    params |= jax.eval_shape(lambda: temperature.beside(0.05, 3))
+    decayed = flatten_dict(optim.is_matrix(params))
+    wrong = {path for path, leaf in flatten_dict(params).items() if decayed[path] != (rank(path, leaf) >= 2)}
+    assert not wrong
+    names = {path[-1] for path in decayed if decayed[path]}
+    assert names <= {"weight", "vocabulary", "position", "table", "relative", lora.A, lora.B}

@@ -1,0 +1,261 @@
+"""A run that is killed and started again ends bit for bit where it would have ended; one that was changed is refused.
+
+Run as a program, this file is the run that the tests kill.
+"""
+
+import dataclasses
+import io
+import json
+import logging
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ARCH
+from PIL import Image as Pillow
+
+from embed.batch import Dropout
+from embed.data import tokenizer as tokenizers
+from embed.data.preprocess import Budget, Layout
+from embed.data.records import Image, Record, Text
+from embed.data.sources import ArrayRecordSource, read, write
+from embed.data.tasks import Task
+from embed.distributed.mesh import make_mesh
+from embed.losses.contrastive import contrast
+from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs
+from embed.model.presets import PRESETS
+from embed.training import checkpoint, loop, optim
+
+STEPS = 24
+SAVE = 3
+TASKS = (
+    Task("one", 8, 2.0, Budget(16), Budget(8, 1, 4)),
+    Task("two", 8, 1.0, Budget(16), Budget(8, 1, 4), prompt="search result", drop=0.5),
+)
+
+
+class Slow(ArrayRecordSource):
+    """Records that take their time, so that there is a middle to be killed in."""
+
+    def __getitem__(self, index: int) -> Record:
+        time.sleep(0.01)
+        return super().__getitem__(index)
+
+
+def fit(
+    run: pathlib.Path, data: pathlib.Path, *, steps: int, seed: int = 3, tasks=TASKS, layout=None, loss=None, **more
+):
+    encoder = Encoder(ARCH, remat=False)
+    words = tokenizers.Tokenizer.load(data / "tokenizer.json")
+    layout = layout or Layout(words, ARCH.media)
+
+    def contrastive(params, pairs, candidates, key):
+        def embed(inputs):
+            return encode_by_microbatch(lambda rows: encoder.apply({"params": params}, rows), inputs, 4)
+
+        sides = encode_pairs(embed, pairs, Dropout(key, 0.1))
+        return contrast(*sides, pairs, temperature=0.05, widths=ARCH.widths, candidates=candidates)
+
+    sources = [Slow(data / "train.array_record") for _ in tasks]
+    optimizer = optim.adamw(1e-2, warmup=2, steps=STEPS)
+    schedule = loop.Schedule(save=SAVE, keep=3)
+    plan = loop.Run(
+        run,
+        encoder,
+        tasks,
+        loss or contrastive,
+        optimizer,
+        steps=steps,
+        seed=seed,
+        schedule=schedule,
+        **more,
+    )
+    return loop.fit(plan, layout, sources)
+
+
+def cheap(params, pairs, candidates, key):
+    """A loss that compiles at once, where it does not matter which."""
+    return jnp.sum(jnp.square(params["vocabulary"])), {"accuracy": jnp.float32(0)}
+
+
+def start(data: pathlib.Path, run: pathlib.Path) -> subprocess.Popen:
+    compiling = {
+        "JAX_COMPILATION_CACHE_DIR": str(data / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    with (run.parent / f"{run.name}.log").open("a") as log:
+        return subprocess.Popen(
+            [sys.executable, __file__, str(data), str(run)], env=os.environ | compiling, stdout=log, stderr=log
+        )
+
+
+def finish(process: subprocess.Popen, run: pathlib.Path) -> dict[str, np.ndarray]:
+    assert process.wait(120) == 0, (run.parent / f"{run.name}.log").read_text()[-3000:]
+    return dict(np.load(run / "final.npz"))
+
+
+def png(shade: int) -> bytes:
+    out = io.BytesIO()
+    Pillow.new("RGB", (16, 16), (shade, 40, 200)).save(out, "PNG")
+    return out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, tokenizer) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("resume")
+    images = [Image(png(shade)) for shade in range(0, 240, 10)]
+    pairs = zip(images, images[5:] + images[:5], strict=True)
+    write(
+        folder / "train.array_record",
+        [Record(str(i), (Text(f"a red square {i}"),), (a,), ((b,),)) for i, (a, b) in enumerate(pairs)],
+    )
+    tokenizer.save(folder / "tokenizer.json")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(data) -> dict[str, np.ndarray]:
+    return finish(start(data, data / "whole"), data / "whole")
+
+
+@pytest.fixture(scope="module")
+def short(data) -> pathlib.Path:
+    with jax.set_mesh(make_mesh((1, 1, 1))):
+        fit(data / "short", data, steps=1, loss=cheap)
+    return data / "short"
+
+
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM])  # test_recipe.py sends SIGINT
+def test_a_killed_run_goes_on_bit_for_bit(data, uninterrupted, sign):
+    run = data / f"stopped_by_{sign.name}"
+    process = start(data, run)
+    while process.poll() is None and len(checkpoint.steps(run)) < 2:
+        time.sleep(0.005)
+    process.send_signal(sign)
+    assert process.wait(60) != 0
+    reached = checkpoint.steps(run)[-1]
+    assert SAVE <= reached < STEPS and not (run / "final.npz").exists()
+
+    resumed = finish(start(data, run), run)
+    assert f"at step {reached}" in (data / f"{run.name}.log").read_text()
+    assert resumed.keys() == uninterrupted.keys() and any("opt" in name for name in resumed)
+    different = [name for name, leaf in resumed.items() if not np.array_equal(leaf, uninterrupted[name])]
+    assert not different
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    whole = [json.loads(line) for line in (data / "whole" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(STEPS))
+    assert [(row["task"], row["loss"]) for row in rows] == [(row["task"], row["loss"]) for row in whole]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"seed": 4}, "seed was 3 and is 4"),
+        ({"tasks": (dataclasses.replace(TASKS[0], rate=3.0), TASKS[1])}, r"tasks\[0\]\.rate was 2\.0 and is 3\.0"),
+        ({"tasks": TASKS[:1], "seed": 4}, r"(?s)tasks was .*seed was 3 and is 4"),
+    ],
+)
+def test_a_changed_run_is_refused_by_what_changed(data, short, change, named):
+    with pytest.raises(checkpoint.CheckpointError, match=named):
+        fit(short, data, steps=2, **change)
+
+
+def written(folder: pathlib.Path, data: pathlib.Path, records: list[Record]) -> pathlib.Path:
+    """The data folder with other records."""
+    folder.mkdir()
+    shutil.copy(data / "tokenizer.json", folder)
+    write(folder / "train.array_record", records)
+    return folder
+
+
+def test_other_data_are_refused_by_the_name_of_their_dataset(data, short, tmp_path):
+    records = list(read(ArrayRecordSource(data / "train.array_record")))
+    edited = [*records[:-1], dataclasses.replace(records[-1], query=(Text("a red square 32"),))]
+    swapped = [records[1], records[0], *records[2:]]
+    before = (short / "metrics.jsonl").read_bytes()
+    for name, others in {"edited": edited, "swapped": swapped}.items():
+        with pytest.raises(checkpoint.CheckpointError, match=r"data\.one\.fingerprint was '\w{32}' and is '\w{32}'"):
+            fit(short, written(tmp_path / name, data, others), steps=2, loss=cheap)
+    with pytest.raises(checkpoint.CheckpointError, match=r"data\.two\.records was 24 and is 25"):
+        fit(short, written(tmp_path / "grown", data, [*records, records[0]]), steps=2, loss=cheap)
+    assert (short / "metrics.jsonl").read_bytes() == before
+    assert checkpoint.metadata(short)["data"]["one"]["records"] == 24
+
+
+def test_a_copy_of_the_data_and_a_checkpoint_that_does_not_know_its_own_go_on(data, short, tmp_path, caplog):
+    records = list(read(ArrayRecordSource(data / "train.array_record")))
+    copy = written(tmp_path / "copy", data, records)
+    for run in (tmp_path / "new", tmp_path / "old"):
+        shutil.copytree(short, run)
+    assert int(fit(tmp_path / "new", copy, steps=2, loss=cheap).step) == 2
+    assert "does not say what data" not in caplog.text
+    file = tmp_path / "old" / "checkpoints" / "1" / "_CHECKPOINT_METADATA"
+    described = json.loads(file.read_text())
+    del described["custom_metadata"]["data"]
+    file.write_text(json.dumps(described))
+    assert int(fit(tmp_path / "old", copy, steps=2, loss=cheap).step) == 2
+    assert "checkpoints/1 does not say what data it was trained on" in caplog.text
+    assert checkpoint.metadata(tmp_path / "old")["data"]["one"]["records"] == 24
+
+
+def other_layout() -> Layout:
+    words = tokenizers.train(["other words than those, in another order"] * 20, ARCH.vocabulary)
+    return Layout(words, ARCH.media)
+
+
+def test_another_tokenizer_is_refused_in_a_run_and_as_init(data, short, tmp_path):
+    with pytest.raises(checkpoint.CheckpointError, match=r"other inputs: tokenizer"):
+        fit(tmp_path / "new", data, steps=1, layout=other_layout(), init=short)
+    kept = (short / "tokenizer.json").read_bytes()
+    with pytest.raises(checkpoint.CheckpointError, match=r"other inputs: tokenizer"):
+        fit(short, data, steps=2, layout=other_layout())
+    assert (short / "tokenizer.json").read_bytes() == kept
+
+
+def test_other_media_are_refused_by_what_differs(short, layout):
+    changed = dataclasses.replace(ARCH.media, patch=16, timestamps=True)
+    with pytest.raises(checkpoint.CheckpointError, match=r"media.patch: checkpoint 8, here 16; media.timestamps: ch"):
+        checkpoint.check(short, Layout(checkpoint.load_layout(short).tokenizer, changed))
+    assert checkpoint.load_layout(short).media == ARCH.media
+
+
+@pytest.mark.parametrize("arch", [ARCH, *PRESETS.values()])
+def test_an_architecture_comes_back_from_a_checkpoint(layout, arch):
+    described = checkpoint.describe(arch, layout)
+    assert checkpoint.architecture(described) == arch
+    del described["architecture"]["media"]["clip"]
+    with pytest.raises(checkpoint.CheckpointError, match="another version of embed: MediaFormat differs in clip"):
+        checkpoint.architecture(described)
+
+
+def test_init_gives_the_parameters_and_nothing_else(data, short, tmp_path, monkeypatch):
+    def shapes_alone(encoder, key):
+        assert isinstance(key, jax.core.Tracer)  # nothing random is made, to be replaced
+        return made(encoder, key)
+
+    made = loop.encoders.init
+    monkeypatch.setattr(loop.encoders, "init", shapes_alone)
+    state = fit(tmp_path / "new", data, steps=0, init=short)
+    loaded = checkpoint.load_params(short)
+    assert all(map(np.array_equal, jax.tree.leaves(state.params), jax.tree.leaves(loaded)))
+    assert int(state.step) == 0 and all(not jnp.any(leaf) for leaf in jax.tree.leaves(state.opt.inner_state[1][0].mu))
+
+
+def main(data: pathlib.Path, run: pathlib.Path) -> None:
+    logging.basicConfig(level=logging.INFO, force=True)
+    with jax.set_mesh(make_mesh((1, 1, 1))):
+        state = fit(run, data, steps=STEPS)
+    leaves, _ = jax.tree_util.tree_flatten_with_path({"params": state.params, "opt": state.opt, "step": state.step})
+    np.savez(run / "final.npz", **{jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves})
+
+
+if __name__ == "__main__":
+    main(*map(pathlib.Path, sys.argv[1:]))
