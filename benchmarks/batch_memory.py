@@ -17,7 +17,7 @@ import numpy as np
 
 from configs import cpu
 from embed.data.preprocess import Budget
-from embed.data.tasks import shapes
+from embed.data.tasks import batch_structs
 from embed.distributed import mesh
 from embed.training import loop
 from experiments import scale
@@ -37,7 +37,7 @@ def line(batch: int, tokens: int, microbatch: int) -> str:
         return rng.integers(0, 2, leaf.shape).astype(leaf.dtype)
 
     with jax.set_mesh(mesh.make_mesh((1, 1, 1))):
-        pairs = jax.tree.map(content, shapes(task, run.encoder.arch.media))
+        pairs = jax.tree.map(content, batch_structs(task, run.encoder.arch.media))
         for side in (pairs.query, pairs.target):
             side.tokens[:], side.segments[:], side.slots[:] = rng.integers(5, 1000, side.tokens.shape), 1, -1
             side.positions[:] = np.arange(tokens)
@@ -45,7 +45,7 @@ def line(batch: int, tokens: int, microbatch: int) -> str:
         pairs.valid[:] = True
         placed = mesh.to_global(pairs)
         step = loop.make_step(run.loss, run.optimizer, run.trains)
-        state = loop.start(run, loop.shapes(run)[0], None)
+        state = loop.starting_state(run, loop.state_shapes(run)[0], None)
         key = jax.random.key(0)
         compiled = step.differentiate.lower(state.params, placed, task.candidates, key).compile()
         grads, metrics = compiled(state.params, placed, key)

@@ -20,7 +20,7 @@ from transformers.models.embedding_gemma2.modeling_embedding_gemma2 import Embed
 
 from embed.batch import Inputs
 from embed.distributed import mesh
-from embed.model.encoder import Encoder, init
+from embed.model.encoder import Encoder, init_params
 from embed.model.presets import EMBEDDINGGEMMA2
 
 
@@ -34,7 +34,7 @@ def ours(tokens: np.ndarray) -> tuple[Callable, Callable]:
     """Forward, and forward with backward, of our encoder on tokens i32[b,l]."""
     arch = EMBEDDINGGEMMA2
     encoder = Encoder(arch, remat=False, unroll=arch.layers)
-    params = init(encoder, jax.random.key(0))
+    params = init_params(encoder, jax.random.key(0))
     params = {name: params[name] for name in ("backbone", "projection", "vocabulary")}  # the text model alone
     b, l = tokens.shape
     positions = np.tile(np.arange(l, dtype=np.int32), (b, 1))

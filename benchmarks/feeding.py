@@ -27,7 +27,7 @@ from PIL import Image as Pillow
 
 from embed.data import tokenizer
 from embed.data.mixture import Batch, batches, mixture
-from embed.data.preprocess import Layout
+from embed.data.preprocess import Preprocessor
 from embed.data.records import Audio, Content, Image, Part, Record, Text, Video
 from embed.data.tasks import texts
 from embed.model.presets import PRESETS
@@ -127,13 +127,13 @@ def main() -> None:
     given = parser.parse_args()
     flags.FLAGS.mark_as_parsed()  # grain's processes ask for them
     prose = [text for record in stdlib.text("train") for text in texts(record)]
-    words, records = tokenizer.train(prose, 32_768), sources(prose)
+    words, records = tokenizer.train_tokenizer(prose, 32_768), sources(prose)
     rows = [json.loads(line) for line in STEPS.read_text().splitlines()]
     print("| model | slice | task | needed, pairs/s a vCPU | made ready | waiting |\n" + "|---" * 6 + "|", flush=True)
     for row in rows:
         if row["experiment"] != scale.NAME or not row["own_batch"]:
             continue
-        layout = Layout(words, PRESETS[row["model"]].media)
+        layout = Preprocessor(words, PRESETS[row["model"]].media)
         task = next(task for task in scale.TASKS if task.name == row["task"])
         rate = needed(row)
         data, some = (

@@ -15,9 +15,9 @@ from jax.experimental import topologies
 
 from embed.batch import Pairs
 from embed.distributed import mesh
-from embed.losses.contrastive import contrast, dense
-from embed.losses.ring import ring
-from embed.training.flops import flops
+from embed.losses.contrastive import contrastive_loss, gather_and_score
+from embed.losses.ring import ring_score
+from embed.training.flops import program_flops
 from launch.hlo import overflow
 
 WIDTHS = ((3072,), (768, 1536, 3072))
@@ -33,10 +33,10 @@ def line(topology: str, batch: int, widths: tuple[int, ...], name: str) -> str:
     sides = [array(jnp.bfloat16, rows, widths[-1]) for rows in (batch, batch, 0)]
     hashes = [array(jnp.uint32, rows, 2) for rows in (batch, batch, 0)]
     pairs = Pairs(None, None, None, *hashes, array(jnp.bool_, batch))
-    rivals = {"ring": ring, "dense": dense}[name]
+    rivals = {"ring": ring_score, "dense": gather_and_score}[name]
 
     def loss(sides: list[jax.Array], pairs: Pairs) -> jax.Array:
-        return contrast(*sides, pairs, temperature=0.02, widths=widths, rivals=rivals)[0]
+        return contrastive_loss(*sides, pairs, temperature=0.02, widths=widths, rivals=rivals)[0]
 
     both = jax.value_and_grad(loss)
     try:
@@ -44,7 +44,7 @@ def line(topology: str, batch: int, widths: tuple[int, ...], name: str) -> str:
         memory = f"{taken / 2**30:.3f}"
     except jax.errors.JaxRuntimeError as error:
         memory = "does not fit: {:.1f} of {:.1f}".format(*overflow(error))
-    return f"| {topology} | {batch:,} | {len(widths)} | {name} | {memory} | {flops(both, sides, pairs) / 1e15:.2f} |"
+    return f"| {topology} | {batch:,} | {len(widths)} | {name} | {memory} | {program_flops(both, sides, pairs) / 1e15:.2f} |"
 
 
 def main() -> None:

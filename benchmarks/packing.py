@@ -17,7 +17,7 @@ import jax
 from configs import cpu
 from embed.data import discover, tokenizer
 from embed.data.mixture import mixture
-from embed.data.preprocess import Layout
+from embed.data.preprocess import Preprocessor
 from embed.data.sources import open_split
 from embed.data.tasks import Task, texts
 from embed.distributed import mesh, storage
@@ -28,12 +28,12 @@ from experiments import own_data
 READ = 1 << 16  # records the tokenizer is trained on at most: those it has not seen come out longer
 
 
-def measure(tasks: tuple[Task, Task], folder: storage.Path, layout: Layout, rounds: int) -> str:
+def measure(tasks: tuple[Task, Task], folder: storage.Path, layout: Preprocessor, rounds: int) -> str:
     """A row of the table, of a padded and a packed task of one dataset."""
     config = cpu.get_config()
     run = own_data.plan(config, tasks)
     step, key = loop.make_step(run.loss, run.optimizer, run.trains), jax.random.key(0)
-    state = loop.start(dataclasses.replace(run, init=None), loop.shapes(run)[0], layout)
+    state = loop.starting_state(dataclasses.replace(run, init=None), loop.state_shapes(run)[0], layout)
     source, seconds, padding, lost = open_split(folder, "train"), ([], []), ([], []), 0.0
     for number in range(rounds + 1):  # the first compiles
         for i, task in enumerate(tasks):
@@ -61,18 +61,20 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=value)
     given = parser.parse_args()
     found = [
-        folder for folder in discover.with_split(given.folder, "train") if folder.name in given.names or not given.names
+        folder
+        for folder in discover.require_datasets(given.folder, "train")
+        if folder.name in given.names or not given.names
     ]
     arch = PRESETS[cpu.get_config().model]
     records = (record for folder in found for record in discover.sample(open_split(folder, "train"), READ))
     words = [text for record in records for text in texts(record)]
-    layout = Layout(tokenizer.train(words, arch.vocabulary), arch.media)
+    layout = Preprocessor(tokenizer.train_tokenizer(words, arch.vocabulary), arch.media)
     print("| dataset | padding | packed | fewer tokens, times | lost | pairs/s | packed | ratio |\n" + "|---" * 8 + "|")
     with jax.set_mesh(mesh.make_mesh((1, 1, 1))):
         for folder in found:
-            task = discover.task(folder, layout, own_data.MOST, given.pairs, own_data.BOTH)
+            task = discover.make_task(folder, layout, own_data.MOST, given.pairs, own_data.BOTH)
             task = dataclasses.replace(task, batch=given.pairs)
-            both = task, discover.packed(task, folder, layout, given.group, given.row)
+            both = task, discover.with_packing(task, folder, layout, given.group, given.row)
             print(measure(both, folder, layout, given.rounds), flush=True)
 
 

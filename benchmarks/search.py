@@ -20,7 +20,7 @@ import faiss
 import jax.numpy as jnp
 import numpy as np
 
-from embed.retrieval.search import short_first, top_k, truncate
+from embed.retrieval.search import top_k, truncate_dim, two_stage_top_k
 
 K = 10
 BLOCK = 65_536  # rows that are made at a time
@@ -32,7 +32,7 @@ def vectors(path: pathlib.Path, count: int, width: int, falloff: float) -> np.nd
     rng, scale = np.random.default_rng(0), (1 + np.arange(width, dtype=np.float32)) ** -falloff
     for start in range(0, count, BLOCK):
         rows = out[start : start + BLOCK]
-        rows[:] = truncate(rng.standard_normal(rows.shape, np.float32) * scale, width)
+        rows[:] = truncate_dim(rng.standard_normal(rows.shape, np.float32) * scale, width)
     out.flush()
     return np.load(path, mmap_mode="r")
 
@@ -80,8 +80,8 @@ def short_beside_whole(corpus: np.ndarray, queries: np.ndarray, keep: int) -> No
     whole, exact = rate(lambda: top_k(queries, corpus, K), len(queries))
     print(f"\n| first of {corpus.shape[1]} | kept | queries/s | ratio | of the exact ten |\n|---|---|---|---|---|")
     for width in (corpus.shape[1] // 2, corpus.shape[1] // 4, corpus.shape[1] // 8):
-        short = np.concatenate([truncate(corpus[i : i + BLOCK], width) for i in range(0, len(corpus), BLOCK)])
-        search = functools.partial(short_first, queries, corpus, short, K, keep)
+        short = np.concatenate([truncate_dim(corpus[i : i + BLOCK], width) for i in range(0, len(corpus), BLOCK)])
+        search = functools.partial(two_stage_top_k, queries, corpus, short, K, keep)
         rate(search, len(queries))  # compiles
         speed, found = rate(search, len(queries))
         right = np.mean([len({*a} & {*b}) / K for a, b in zip(found.tolist(), exact.tolist(), strict=True)])
@@ -98,11 +98,11 @@ def main() -> None:
     noise = rng.standard_normal((given.queries, given.width), np.float32)
     with tempfile.TemporaryDirectory() as folder:
         corpus = vectors(pathlib.Path(folder) / "even.npy", given.corpus, given.width, 0)
-        beside_faiss(corpus, truncate(noise, given.width), given.rounds)
+        beside_faiss(corpus, truncate_dim(noise, given.width), given.rounds)
         corpus = vectors(pathlib.Path(folder) / "falling.npy", given.corpus, given.width, given.falloff)
         near = np.array(corpus[rng.integers(given.corpus, size=given.queries)])  # every query is near some item
         noise *= (1 + np.arange(given.width, dtype=np.float32)) ** -given.falloff
-        short_beside_whole(corpus, truncate(near + truncate(noise, given.width), given.width), given.keep)
+        short_beside_whole(corpus, truncate_dim(near + truncate_dim(noise, given.width), given.width), given.keep)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from embed.data import discover
 from embed.data import tokenizer as tokenizers
 from embed.data.media.decode import sample_times
 from embed.data.mixture import mixture
-from embed.data.preprocess import Budget, Layout
+from embed.data.preprocess import Budget, Preprocessor
 from embed.data.records import Audio, Content, Image, Pdf, Record, Text, Video
 from embed.data.sources import Source, open_split
 from embed.data.tasks import texts
@@ -84,7 +84,7 @@ def frames(data: bytes) -> list[Pillow.Image]:
 class Collate:
     """What a training script does with a batch of decoded records: one call of each processor."""
 
-    def __init__(self, layout: Layout, path: str):
+    def __init__(self, layout: Preprocessor, path: str):
         self.tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=path, pad_token="<pad>")
         self.images, self.audio = Gemma4ImageProcessorPil(max_soft_tokens=MOST.patches), Gemma4AudioFeatureExtractor()
 
@@ -100,10 +100,10 @@ class Collate:
         return out
 
 
-def measure(folder: storage.Path, layout: Layout, path: str, pairs: int, rounds: int) -> str:
+def measure(folder: storage.Path, layout: Preprocessor, path: str, pairs: int, rounds: int) -> str:
     """A row of the table."""
     source = open_split(folder, "train")
-    task = discover.task(folder, layout, MOST, pairs)
+    task = discover.make_task(folder, layout, MOST, pairs)
     ours = mixture([task], [source], layout, seed=0)
     theirs = torch.utils.data.DataLoader(
         Records(source), task.batch, shuffle=True, drop_last=True, collate_fn=Collate(layout, path)
@@ -138,11 +138,15 @@ def main() -> None:
     for name in given.names:
         source = open_split(given.folder / name, "train")
         words = [text for i in range(min(READ, len(source))) for text in texts(source[i])]
-        tokenizer = tokenizers.train(words or ["a"], 4096)
+        tokenizer = tokenizers.train_tokenizer(words or ["a"], 4096)
         path = storage.cache() / "benchmark" / "tokenizer.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         tokenizer.save(path)
-        print(measure(given.folder / name, Layout(tokenizer, GEMMA4_E2B.media), str(path), given.pairs, given.rounds))
+        print(
+            measure(
+                given.folder / name, Preprocessor(tokenizer, GEMMA4_E2B.media), str(path), given.pairs, given.rounds
+            )
+        )
 
 
 if __name__ == "__main__":

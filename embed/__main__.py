@@ -22,7 +22,7 @@ from embed.distributed import storage
 from embed.distributed.storage import one_line
 from embed.embedder import Embedder
 from embed.retrieval.entries import read_entries
-from embed.retrieval.search import top_k, truncate
+from embed.retrieval.search import top_k, truncate_dim
 from embed.training import checkpoint
 
 CHUNK = 128  # entries decoded before they are embedded
@@ -54,7 +54,7 @@ def index(path: storage.Path, folder: pathlib.Path, out: pathlib.Path, dim: int 
             pieces = [piece for _, piece in chunk if piece is not None]
             skipped += len(chunk) - len(pieces)
             done += [name for name, piece in chunk if piece is not None]
-            vectors.append(truncate(embedder.encode(embedder.prepare(pieces.__getitem__, len(pieces))), width))
+            vectors.append(truncate_dim(embedder.encode(embedder.prepare(pieces.__getitem__, len(pieces))), width))
     if not done:
         raise ValueError(f"none of the {len(names)} files in {folder} can be embedded")
     about = {
@@ -122,7 +122,7 @@ def search(path: pathlib.Path, words: Sequence[str], k: int, task: str) -> list[
         pieces = embedder.pieces(query, task)
     except (ValueError, OSError) as error:
         raise ValueError(f"the query cannot be embedded: {one_line(error)}") from error
-    asked = truncate(embedder.encode(embedder.prepare(lambda _: pieces, 1)), vectors.shape[1])
+    asked = truncate_dim(embedder.encode(embedder.prepare(lambda _: pieces, 1)), vectors.shape[1])
     scores, indices = top_k(asked, vectors, k)
     return [(float(score), names[i]) for score, i in zip(scores[0], indices[0], strict=True)]
 

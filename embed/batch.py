@@ -32,8 +32,8 @@ class MediaFormat:
         return (4, self.mel) if self.mel else (1, self.audio_frame)
 
 
-PADDING = 0  # the id of <pad>
-AROUND = 2  # <bos> and <eos>, which are in every input: no words yet
+PAD_ID = 0  # the id of <pad>
+NUM_SPECIAL = 2  # <bos> and <eos>, which are in every input: no words yet
 
 
 @flax.struct.dataclass
@@ -62,7 +62,7 @@ class Inputs:
     members: int = flax.struct.field(pytree_node=False, default=1)  # s, inputs packed in a row at most
 
 
-def media_tokens(inputs: Inputs) -> Array:
+def is_media_token(inputs: Inputs) -> Array:
     """bool[b,l]: soft tokens, with the tokens that begin and end each image, frame and clip."""
     soft = inputs.slots >= 0
     before, after = jnp.pad(soft[:, 1:], ((0, 0), (0, 1))), jnp.pad(soft[:, :-1], ((0, 0), (1, 0)))
@@ -70,7 +70,7 @@ def media_tokens(inputs: Inputs) -> Array:
 
 
 @flax.struct.dataclass
-class Places:
+class PackedIndices:
     """Where the inputs of packed pairs are: n groups of g pairs, each packed into rows of its own; a place is a row of
     the group times `members`, plus the input's number in the row. Hard negatives are among the targets' rows."""
 
@@ -94,5 +94,5 @@ class Pairs:
     target_hash: Array  # u32[q,2]
     negative_hash: Array  # u32[q·h,2]
     valid: Array  # bool[q]
-    places: Places | None = None  # of packed pairs
+    places: PackedIndices | None = None  # of packed pairs
     truncated: Array | None = None  # bool[q] an input of the pair was longer than its task's budget, and cut to it

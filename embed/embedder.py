@@ -20,20 +20,20 @@ from embed.data.preprocess import (
     MAX_CHARACTERS,
     MAX_TOKENS,
     Budget,
-    Layout,
     LimitError,
     Piece,
+    Preprocessor,
     check_images,
-    cut_text,
     decode,
-    film,
-    length,
+    num_tokens,
     standard_budget,
+    truncate_text,
+    video_pieces,
 )
 from embed.data.records import Content, Text
 from embed.distributed import mesh, storage
 from embed.model.encoder import Encoder, encode
-from embed.retrieval.search import truncate
+from embed.retrieval.search import truncate_dim
 from embed.training import checkpoint
 
 FEW = 8  # a batch has this many rows or all of them, so that few shapes are compiled
@@ -56,8 +56,8 @@ class Embedder:
     same methods with the same items: each decodes a share of them, and gets all vectors.
     """
 
-    def __init__(self, encoder: Encoder, params: dict, layout: Layout):
-        self.encoder, self.params, self.layout, self.mesh = encoder, params, layout, mesh.present()
+    def __init__(self, encoder: Encoder, params: dict, layout: Preprocessor):
+        self.encoder, self.params, self.layout, self.mesh = encoder, params, layout, mesh.current_mesh()
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Embedder":
@@ -67,13 +67,13 @@ class Embedder:
         Raises CheckpointError where there is none or its tokenizer is not the one it was trained with, HubError for a
         folder of another kind of model.
         """
-        path = hf.folder(path) if "@" in str(path) else storage.path(path)
-        with jax.set_mesh(mesh.present()):
+        path = hf.resolve(path) if "@" in str(path) else storage.path(path)
+        with jax.set_mesh(mesh.current_mesh()):
             if (path / "config.json").exists():
-                path = hf.folder(path)
-                return cls(Encoder(hf.architecture(path), remat=False), hf.load(path), hf.layout(path))
+                path = hf.resolve(path)
+                return cls(Encoder(hf.read_architecture(path), remat=False), hf.load(path), hf.load_preprocessor(path))
             encoder = Encoder(checkpoint.architecture(checkpoint.metadata(path)), remat=False)
-            return cls(encoder, checkpoint.place_params(path), checkpoint.load_layout(path))
+            return cls(encoder, checkpoint.load_sharded(path), checkpoint.load_preprocessor(path))
 
     def embed(
         self, items: Iterable[Any], *, dim: int | None = None, task: str | None = None, patches: int | None = None
@@ -95,7 +95,7 @@ class Embedder:
             with _naming(f"item {number}"):
                 return self.pieces(sequence[number], task, patches)
 
-        return truncate(self.encode(self.prepare(read, len(sequence))), width)
+        return truncate_dim(self.encode(self.prepare(read, len(sequence))), width)
 
     def width(self, dim: int | None) -> int:
         """The numbers of a vector where `dim` are asked for, all if None. Raises ValueError for more than there are."""
@@ -127,28 +127,28 @@ class Embedder:
         pieces: list[Piece] = []
         for part in parts:
             if isinstance(part, np.ndarray):
-                pieces += film(part, range(len(part)), self.layout, patches)
+                pieces += video_pieces(part, range(len(part)), self.layout, patches)
             else:
                 pieces += decode((part,), self.layout, patches)
         if tokens is not None:
-            pieces = cut_text(pieces, tokens)
-        length(pieces, self.layout.tokenizer)
+            pieces = truncate_text(pieces, tokens)
+        num_tokens(pieces, self.layout.tokenizer)
         return pieces
 
     def prepare(self, read: Callable[[int], list[Piece]], count: int, batch: int = 64) -> Prepared:
         """Items 0..count-1, decoded by `read`, as inputs by shape: in batches of at most `batch` rows, fewer of long
         ones, padded to that number or to 8, and to a row a part of the mesh.
 
-        Item i is in part i mod n of the mesh (`mesh.lines`), so hosts read their own items alone.
+        Item i is in part i mod n of the mesh (`mesh.local_batch_shards`), so hosts read their own items alone.
         """
         with jax.set_mesh(self.mesh):
-            own, parts = mesh.lines()
+            own, parts = mesh.local_batch_shards()
             pieces = {number: read(number) for line in own for number in range(line, count, parts)}
             budgets = {number: standard_budget(one, self.layout.tokenizer) for number, one in pieces.items()}
             table = np.zeros((len(own), -(-count // parts), len(dataclasses.fields(Budget))), np.int32)
             for number, budget in budgets.items():
                 table[own.index(number % parts), number // parts] = dataclasses.astuple(budget)
-            table = mesh.gather(mesh.to_global(table))
+            table = mesh.to_host(mesh.to_global(table))
         groups: dict[Budget, list[list[int]]] = defaultdict(lambda: [[] for _ in range(parts)])
         for number in range(count):
             groups[Budget(*table[number % parts, number // parts].tolist())][number % parts].append(number)
@@ -173,7 +173,7 @@ class Embedder:
         params = self.params if params is None else params
         with jax.set_mesh(self.mesh):
             for members, inputs in prepared.batches:
-                vectors = mesh.gather(encode(self.encoder, params, mesh.to_global(inputs)))
+                vectors = mesh.to_host(encode(self.encoder, params, mesh.to_global(inputs)))
                 out[members[members >= 0]] = vectors[members >= 0]
             broken = np.flatnonzero(~np.isfinite(out).all(axis=1) | ~out.any(axis=1))
             if len(broken):

@@ -23,13 +23,13 @@ from embed.training.main import run
 log = logging.getLogger(__name__)
 
 
-def chosen(asked: str) -> list[report_benchmarks.Published]:
+def chosen(asked: str) -> list[report_benchmarks.ReportBenchmark]:
     """The report's benchmarks, and those of `FOLDER:NAME,...`."""
     found = list(report_benchmarks.TABLES)
     for pair in filter(None, (one.strip() for one in asked.split(","))):
         folder, _, name = pair.partition(":")
         try:
-            found.append(report_benchmarks.like(name, folder))
+            found.append(report_benchmarks.under_protocol(name, folder))
         except KeyError:
             names = ", ".join(one.name for one in report_benchmarks.TABLES)
             raise ConfigError(f"--config.like: {pair!r} is not FOLDER:NAME with a name of: {names}") from None
@@ -47,14 +47,14 @@ def main(config: ConfigDict) -> None:
         ways = report_benchmarks.load(one, root)
         missing += [] if ways else [one.missing(root)]
         for way in ways:
-            (suite,) = evaluate.lay_out(embedder, way)
-            ((queries, corpus),) = evaluate.encode(embedder, embedder.params, [suite])
+            (suite,) = evaluate.prepare_benchmark(embedder, way)
+            ((queries, corpus),) = evaluate.encode_suite(embedder, embedder.params, [suite])
             results[way.name] = score(way, queries, corpus, (width,), report_benchmarks.KS)
             found, k = results[way.name][width], int(one.metric.partition("@")[2])
             report = one.report[way.name.removeprefix(f"{one.name}: ")]
             cells = [way.name, one.metric, str(len(way.queries)), str(len(way.corpus)), f"{100 * way.chance(k):.1f}"]
             lines.append([*cells, f"{100 * found[one.metric]:.1f}", "" if report is None else f"{report:.1f}"])
-    if hosts.leads():
+    if hosts.is_primary():
         out.write_text(json.dumps(results, indent=1))
         head = ["benchmark", "metric", "queries", "candidates", "chance of hit@k", path.name, "report"]
         for cells in (head, ["---"] * len(head), *lines):

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import jax
 from ml_collections import ConfigDict
 
-from embed.data.discover import with_split
+from embed.data.discover import require_datasets
 from embed.distributed import hosts, storage
 from embed.embedder import Embedder
 from embed.eval import suite as evaluate
@@ -36,8 +36,8 @@ SHOWN = 3  # queries of each benchmark in the gallery
 def main(config: ConfigDict) -> None:
     started, work, data = time.monotonic(), storage.path(config.workdir), storage.path(config.data)
     if config.pairs:
-        with_split(config.pairs, "train")
-        evaluate.check_pairs(config.pairs)
+        require_datasets(config.pairs, "train")
+        evaluate.check_names(config.pairs)
     for stage in (prefinetune, finetune, finetune__more_media, soup, *([own_data] if config.pairs else [])):
         # Every stage goes on from its own last checkpoint, and does nothing where it is done.
         log.info("stage: %s", stage.__name__.removeprefix("experiments."))
@@ -50,38 +50,38 @@ def main(config: ConfigDict) -> None:
         "parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(embedder.params)):,}",
         "code": checkpoint.code_version(),
         "shown in detail": FINAL,
-        "its mean nDCG@10": f"{evaluate.mean(columns[FINAL]):.3f}",
+        "its mean nDCG@10": f"{evaluate.mean_ndcg(columns[FINAL]):.3f}",
         "minutes of this call": f"{(time.monotonic() - started) / 60:.1f}",
     }
     curves = [report.read_curves(work / name) for name in STAGES if (work / name / "metrics.jsonl").exists()]
     page, ablations = work / "report.html", list(findings.compared(work))
     show(page, facts, columns, suite, vectors, curves, [work / name for name in STAGES], ablations)
-    if hosts.leads():
+    if hosts.is_primary():
         (work / "results.json").write_text(json.dumps(columns, indent=1))
-        print(evaluate.table(columns, suite))
+        print(evaluate.format_table(columns, suite))
         print(f"\nThe page of results: {storage.absolute(page)}")
 
     if config.pairs:
-        suite = evaluate.load_pairs(embedder, config.pairs, "test")
+        suite = evaluate.load_datasets(embedder, config.pairs, "test")
         columns, vectors = compare(embedder, work, PAIRS_STAGES, suite)
         page, curves = work / "report_pairs.html", [report.read_curves(work / "pairs")]
         facts = {"code": checkpoint.code_version(), "datasets": config.pairs}
         show(page, facts, columns, suite, vectors, curves, [work / name for name in PAIRS_STAGES])
-        if hosts.leads():
+        if hosts.is_primary():
             (work / "results_pairs.json").write_text(json.dumps(columns, indent=1))
-            print(f"\n{evaluate.table(columns, suite)}")
+            print(f"\n{evaluate.format_table(columns, suite)}")
             print(f"\nThe page of your datasets: {storage.absolute(page)}")
 
 
 def compare(
-    embedder: Embedder, work: storage.Path, stages: Sequence[str], suite: list[evaluate.Ready]
+    embedder: Embedder, work: storage.Path, stages: Sequence[str], suite: list[evaluate.PreparedBenchmark]
 ) -> tuple[dict[str, dict], evaluate.Vectors]:
     """(stage -> its results on a suite, the vectors of the last one)."""
     columns = {}
     for name in stages:
-        vectors = evaluate.encode(embedder, checkpoint.place_params(work / name), suite)
+        vectors = evaluate.encode_suite(embedder, checkpoint.load_sharded(work / name), suite)
         columns[name] = evaluate.evaluate(suite, vectors, embedder.encoder.arch.widths)
-        log.info("evaluated %s: mean nDCG@10 %.3f", name, evaluate.mean(columns[name]))
+        log.info("evaluated %s: mean nDCG@10 %.3f", name, evaluate.mean_ndcg(columns[name]))
     return columns, vectors
 
 
@@ -89,7 +89,7 @@ def show(
     page: storage.Path,
     facts: dict[str, str],
     columns: dict[str, dict],
-    suite: list[evaluate.Ready],
+    suite: list[evaluate.PreparedBenchmark],
     vectors: evaluate.Vectors,
     curves: Sequence[report.Curves],
     runs: Sequence[storage.Path],
@@ -101,7 +101,7 @@ def show(
     both = list(zip(benchmarks, vectors, strict=True))
     gallery = [example for one, found in both for example in report.examples(one, *found, SHOWN)]
     wrong = [example for one, found in both for example in report.failures(one, *found, 1)]
-    if hosts.leads():
+    if hosts.is_primary():
         report.write(
             page,
             facts,
@@ -110,7 +110,7 @@ def show(
             curves,
             gallery=gallery,
             wrong=wrong,
-            found=space.survey(benchmarks, vectors),
+            found=space.project(benchmarks, vectors),
             lineage=[checkpoint.lineage(run) for run in runs],
             ablations=ablations,
         )

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from embed.distributed import storage
 from embed.embedder import Embedder
-from embed.eval.suite import encode, evaluate, load_suite, mean
+from embed.eval.suite import encode_suite, evaluate, load_suite, mean_ndcg
 from embed.training import checkpoint, soup
 from embed.training.main import run
 
@@ -30,13 +30,15 @@ def main(config: ConfigDict) -> None:
     suite = load_suite(embedder, storage.path(config.data), "dev")
 
     def score(params: dict) -> float:
-        return mean(evaluate(suite, encode(embedder, params, suite), embedder.encoder.arch.widths))
+        return mean_ndcg(evaluate(suite, encode_suite(embedder, params, suite), embedder.encoder.arch.widths))
 
     last = [run / "checkpoints" / str(checkpoint.locate(run)[1]) for run in runs]
     for name, weights in {"soup_uniform": (1.0,) * len(runs), "soup_weighted": WEIGHTS}.items():
         params = soup.average(last, weights)
         soup.save(work / name, params, last, weights=weights, score=score(params))
-    offered = [run / "checkpoints" / str(step) for run in runs for step in checkpoint.steps(run)[-STEPS_OF_A_RUN:]]
+    offered = [
+        run / "checkpoints" / str(step) for run in runs for step in checkpoint.saved_steps(run)[-STEPS_OF_A_RUN:]
+    ]
     params, kept, trials = soup.greedy(offered, score)
     soup.save(work / "soup_greedy", params, kept, weights=[1.0] * len(kept), trials=trials)
     size = sum(leaf.size for leaf in jax.tree.leaves(params))

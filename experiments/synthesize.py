@@ -24,11 +24,11 @@ from embed.data.sources import open_split, write_shards
 from embed.distributed import hosts, storage
 from embed.model.presets import PRESETS
 from embed.synthesis import ask, offline, seeds
-from embed.synthesis.kinds import KINDS, Seed
+from embed.synthesis.kinds import TASKS, Seed
 from embed.synthesis.loop import Plan, write
 from embed.training.config_check import ConfigError
 from embed.training.main import run
-from embed.training.prepare import layout_for
+from embed.training.prepare import prepare_preprocessor
 
 log = logging.getLogger(__name__)
 NAME = "synthetic"
@@ -60,7 +60,7 @@ async def pairs(replies: ask.Replies, found: dict[str, Iterator[Seed]], out: sto
     for name, kinds in DATASETS.items():
         records, counts = [], {}
         for kind in kinds:
-            plan = Plan(KINDS[kind], list(itertools.islice(found[kind], SEEDS)), KEPT)
+            plan = Plan(TASKS[kind], list(itertools.islice(found[kind], SEEDS)), KEPT)
             made, counts[kind] = await write(plan, replies, PARALLEL)
             records += made
             print(f"{name}: {kind}: " + ", ".join(f"{count:,} {what}" for what, count in counts[kind].items()))
@@ -72,12 +72,12 @@ def main(config: ConfigDict) -> None:
     if importlib.util.find_spec("openai") is None:
         raise ConfigError("asking a model needs openai, of the extra [synthesis]: pip install -e '.[synthesis]'")
     data, out = storage.path(config.data), storage.path(config.workdir) / NAME
-    layout_for(PRESETS[config.model], data)
-    if not hosts.leads():
+    prepare_preprocessor(PRESETS[config.model], data)
+    if not hosts.is_primary():
         return
     with contextlib.ExitStack() as stack:
         url = ENDPOINT or stack.enter_context(offline.serve()) + "/v1"
-        replies = ask.Replies(pathlib.Path(storage.absolute(out)) / "replies.jsonl", ask.openai(url, MODEL), MODEL)
+        replies = ask.Replies(pathlib.Path(storage.absolute(out)) / "replies.jsonl", ask.ask_openai(url, MODEL), MODEL)
         asyncio.run(pairs(replies, chosen(data), out))
     spent = replies.tokens()
     cost = sum(tokens * price / 1e6 for tokens, price in zip(spent, PRICE, strict=True))

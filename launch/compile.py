@@ -5,7 +5,7 @@
 
 A JSON line for each task, of its gradients, also added to the file `--out`. Memory of a chip in GiB: `arguments`
 (parameters and the batch), `temporary` (with the gradients), `waiting` (optimizer state), and `total` of `hbm`; or what
-it lacks. Operations (`flops`, over all chips) and their `ratio` to three times the model's forward ones. `traffic`: how
+it lacks. Operations (`program_flops`, over all chips) and their `ratio` to three times the model's forward ones. `traffic`: how
 many collectives of a kind, and the bytes they bring to a chip; `moved`: bytes through its main memory. `seconds` that
 each would take alone at the chip's peaks; a step takes at least the longest.
 """
@@ -25,11 +25,11 @@ import jax
 from absl import flags
 from jax.experimental import topologies
 
-from embed.data.tasks import Task, shapes
+from embed.data.tasks import Task, batch_structs
 from embed.distributed.mesh import make_mesh
 from embed.training import loop, main
 from embed.training.config_check import ConfigError
-from embed.training.flops import CHIPS, flops, model_flops
+from embed.training.flops import CHIPS, model_flops, program_flops
 from launch.hlo import moved, overflow, traffic
 
 GIB = 2**30
@@ -67,13 +67,13 @@ def gradients(run: loop.Run, task: Task) -> tuple[Any, tuple]:
     def differentiate(params: dict, pairs: Any, key: jax.Array) -> Any:
         return step.differentiate(params, pairs, task.candidates, key)
 
-    return jax.jit(differentiate), (loop.shapes(run)[1].params, shapes(task, run.encoder.arch.media), key)
+    return jax.jit(differentiate), (loop.state_shapes(run)[1].params, batch_structs(task, run.encoder.arch.media), key)
 
 
 def counted(run: loop.Run, task: Task) -> dict[str, float]:
     """Operations of one task's gradients over all chips, without compiling, and their ratio to the model's."""
     f, (params, pairs, key) = gradients(run, task)
-    taken = flops(f, params, pairs, key)
+    taken = program_flops(f, params, pairs, key)
     return {"flops": taken, "ratio": taken / model_flops(run.encoder, params, pairs)}
 
 
@@ -100,7 +100,7 @@ def main(argv: list[str]) -> None:
     devices = topologies.get_topology_desc(TOPOLOGY.value, platform="tpu").devices
     chip = CHIPS[devices[0].device_kind]
     with jax.set_mesh(make_mesh(config.mesh, devices)):
-        _, state = loop.shapes(run)
+        _, state = loop.state_shapes(run)
         for task in run.tasks:
             if TASK.value and task.name not in TASK.value:
                 continue

@@ -14,14 +14,14 @@ from absl import flags
 
 from embed.batch import Inputs
 from embed.data.mixture import mixture
-from embed.data.preprocess import Layout
+from embed.data.preprocess import Preprocessor
 from embed.data.sources import Source
-from embed.data.tasks import Task, shapes
+from embed.data.tasks import Task, batch_structs
 from embed.distributed import storage
 from embed.distributed.mesh import make_mesh
 from embed.training import loop, main
 from embed.training.config_check import ConfigError
-from embed.training.prepare import layout_for, sources
+from embed.training.prepare import open_sources, prepare_preprocessor
 
 BATCHES = flags.DEFINE_integer("batches", 4, "batches of each task that are read", lower_bound=1)
 CONFIG = main.define_config("configs/cpu.py")
@@ -33,7 +33,7 @@ def empty_share(there: np.ndarray) -> str:
     return f"{100 * (1 - there.mean()):.0f} %" if there.size else ""
 
 
-def line(run: loop.Run, task: Task, source: Source, layout: Layout, batches: int) -> list[str]:
+def line(run: loop.Run, task: Task, source: Source, layout: Preprocessor, batches: int) -> list[str]:
     """The cells of a task, but for its program."""
     steps = run.steps * task.rate / sum(one.rate for one in run.tasks)
     data = mixture([task], [source], layout, run.seed)
@@ -64,12 +64,12 @@ def main(argv: list[str]) -> None:
     config = CONFIG.value
     run = main.load_experiment(argv[1]).plan(config)
     data = storage.path(config.data)
-    layout = layout_for(run.encoder.arch, data, config.pairs)
+    layout = prepare_preprocessor(run.encoder.arch, data, config.pairs)
     programs: dict[tuple, int] = {}
     print("| " + " | ".join(HEAD) + " |\n" + "|---" * len(HEAD) + "|")
     with jax.set_mesh(make_mesh((1, 1, 1))):
-        for task, source in zip(run.tasks, sources(run.tasks, data), strict=True):
-            number = programs.setdefault((shapes(task, layout.media), task.candidates), len(programs) + 1)
+        for task, source in zip(run.tasks, open_sources(run.tasks, data), strict=True):
+            number = programs.setdefault((batch_structs(task, layout.media), task.candidates), len(programs) + 1)
             print("| " + " | ".join([*line(run, task, source, layout, BATCHES.value), str(number)]) + " |", flush=True)
 
 

@@ -27,8 +27,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 import pytest  # noqa: E402
 from absl import flags  # noqa: E402
 
-from embed.data.preprocess import Layout  # noqa: E402
-from embed.data.tokenizer import Tokenizer, train  # noqa: E402
+from embed.data.preprocess import Preprocessor  # noqa: E402
+from embed.data.tokenizer import Tokenizer, train_tokenizer  # noqa: E402
 from embed.distributed.mesh import make_mesh  # noqa: E402
 from embed.model.presets import TINY, AttentionSpec  # noqa: E402
 
@@ -71,12 +71,12 @@ def one_device():
 
 @pytest.fixture(scope="session")
 def tokenizer() -> Tokenizer:
-    return train(SENTENCES, ARCH.vocabulary)
+    return train_tokenizer(SENTENCES, ARCH.vocabulary)
 
 
 @pytest.fixture
-def layout(tokenizer) -> Layout:
-    return Layout(tokenizer, ARCH.media)
+def layout(tokenizer) -> Preprocessor:
+    return Preprocessor(tokenizer, ARCH.media)
 
 
 @pytest.fixture(scope="session")

@@ -5,18 +5,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from embed.batch import PADDING, Inputs, MediaFormat
-from embed.data.preprocess import Budget, Input, Layout, Picture, Piece, Sound, Words
+from embed.batch import PAD_ID, Inputs, MediaFormat
+from embed.data.preprocess import AudioPiece, Budget, ImagePiece, Input, Piece, Preprocessor, TextPiece
 
 
-def empty(rows: int, budget: Budget, media: MediaFormat, members: int = 1) -> Inputs:
+def empty_rows(rows: int, budget: Budget, media: MediaFormat, members: int = 1) -> Inputs:
     """Rows of padding (numpy); without images where the model takes none, whatever the budget."""
     b, l, p = rows, budget.tokens, budget.patches
     i = budget.images if media.patch else 0
     per_token, content = media.audio_shape
     clips, frames = budget.clips, budget.frames * per_token
     return Inputs(
-        tokens=np.full((b, l), PADDING, np.int32),
+        tokens=np.full((b, l), PAD_ID, np.int32),
         segments=np.zeros((b, l), np.int32),
         positions=np.zeros((b, l), np.int32),
         slots=np.full((b, l), -1, np.int32),
@@ -28,20 +28,22 @@ def empty(rows: int, budget: Budget, media: MediaFormat, members: int = 1) -> In
     )
 
 
-def make_rows(inputs: Sequence[Input], budget: Budget, layout: Layout) -> Inputs:
+def make_rows(inputs: Sequence[Input], budget: Budget, layout: Preprocessor) -> Inputs:
     """One input a row -> Inputs (numpy). They must fit (see `layout.fit`). A row of nothing is padding."""
     return packed_rows([[] if pieces is None else [pieces] for pieces in inputs], budget, layout)
 
 
-def packed_rows(packed: Sequence[Sequence[list[Piece]]], budget: Budget, layout: Layout, members: int = 1) -> Inputs:
+def packed_rows(
+    packed: Sequence[Sequence[list[Piece]]], budget: Budget, layout: Preprocessor, members: int = 1
+) -> Inputs:
     """For each row the inputs that lie in it side by side, `members` at most, each a segment -> Inputs (numpy)."""
-    out = empty(len(packed), budget, layout.media, members)
+    out = empty_rows(len(packed), budget, layout.media, members)
     for number, inputs in enumerate(packed):
         _fill(out, number, inputs, layout)
     return out
 
 
-def _fill(out: Inputs, row: int, inputs: Sequence[list[Piece]], layout: Layout) -> None:
+def _fill(out: Inputs, row: int, inputs: Sequence[list[Piece]], layout: Preprocessor) -> None:
     """Writes the inputs into one row of `out`."""
     tokenizer, per_token = layout.tokenizer, layout.media.audio_shape[0]
     images, patches_each = out.patches.shape[1:3]
@@ -52,15 +54,15 @@ def _fill(out: Inputs, row: int, inputs: Sequence[list[Piece]], layout: Layout) 
         slots: list[int] = [-1] * len(ids)
         for piece in pieces:
             match piece:
-                case Words(words):
+                case TextPiece(words):
                     ids += words
                     slots += [-1] * len(words)
                     continue
-                case Picture(patches, xy, around, before):
+                case ImagePiece(patches, xy, around, before):
                     out.patches[row, image, : len(patches)] = patches
                     out.patch_xy[row, image, : len(xy)] = xy
                     first, count, image = image * patches_each, len(xy), image + 1
-                case Sound(frames):
+                case AudioPiece(frames):
                     out.audio[row, clip, : len(frames)] = frames
                     out.audio_mask[row, clip, : len(frames)] = True
                     first = images * patches_each + clip * frames_each

@@ -6,13 +6,13 @@ import os
 import numpy as np
 
 from embed.data.media.decode import MediaError
-from embed.data.packing import Packing, needs, rows_for
-from embed.data.preprocess import Budget, Layout, LimitError, decode, fit, standard_budget
+from embed.data.packing import Packing, room_needed, rows_for
+from embed.data.preprocess import Budget, LimitError, Preprocessor, decode, standard_budget, truncate_to
 from embed.data.records import Content, Record, RecordError
 from embed.data.sources import Source, open_split
 from embed.data.tasks import Task
 from embed.distributed import storage
-from embed.losses.contrastive import REPORT, Candidates
+from embed.losses.contrastive import REPORT_CANDIDATES, Candidates
 
 SAMPLE = 64  # records of a dataset that are looked at for the size of its rows
 PACKED = 1024  # and for how many inputs share one: sums vary more than a maximum
@@ -33,15 +33,15 @@ def has_split(folder: storage.Path, split: str) -> bool:
     return any(True for form in _files(split) for _ in folder.glob(form))
 
 
-def holding(root: str | os.PathLike, split: str) -> list[storage.Path]:
+def find_datasets(root: str | os.PathLike, split: str) -> list[storage.Path]:
     """The folders in `root` that have records of a split, by name; none where `root` is ""."""
     forms = _files(split) if os.fspath(root) else ()
     return sorted({path.parent for form in forms for path in storage.path(root).glob(f"*/{form}")})
 
 
-def with_split(root: str | os.PathLike, split: str) -> list[storage.Path]:
-    """`holding`. Raises FileNotFoundError where there are none."""
-    found = holding(root, split)
+def require_datasets(root: str | os.PathLike, split: str) -> list[storage.Path]:
+    """`find_datasets`. Raises FileNotFoundError where there are none."""
+    found = find_datasets(root, split)
     if not found:
         asked = os.fspath(root) or "'' (no folder was given: --config.pairs=FOLDER)"
         raise FileNotFoundError(
@@ -68,14 +68,14 @@ def has_benchmark(folder: storage.Path) -> bool:
     return all(there.values())
 
 
-def with_test(root: str | os.PathLike, split: str = "test") -> list[storage.Path]:
+def require_benchmarks(root: str | os.PathLike, split: str = "test") -> list[storage.Path]:
     """The folders in `root` that can be tested, by name: by the pairs of a split, by a benchmark, or by both.
 
     Raises DatasetError where there are none, where a split is empty or a benchmark incomplete, and for a name that
     cannot be told apart in results.
     """
     found = []
-    for folder in datasets(root):
+    for folder in list_datasets(root):
         has_pairs = has_split(folder, split)
         if not has_benchmark(folder) and not has_pairs:
             continue
@@ -85,7 +85,7 @@ def with_test(root: str | os.PathLike, split: str = "test") -> list[storage.Path
             raise DatasetError(f"{folder}: a dataset's name has none of {' '.join(SEPARATORS)}: rename the folder")
         found.append(folder)
     if not found:
-        names = ", ".join(folder.name for folder in datasets(root)) or "none"
+        names = ", ".join(folder.name for folder in list_datasets(root)) or "none"
         raise DatasetError(
             f"nothing to test in {os.fspath(root) or 'no folder (--config.pairs=FOLDER)'}: none of its datasets "
             f"({names}) has {split}.jsonl, or corpus.jsonl, queries.jsonl and {QRELS}"
@@ -93,13 +93,13 @@ def with_test(root: str | os.PathLike, split: str = "test") -> list[storage.Path
     return found
 
 
-def datasets(root: str | os.PathLike) -> list[storage.Path]:
+def list_datasets(root: str | os.PathLike) -> list[storage.Path]:
     """The folders in `root` that have records of any kind, by name; none where `root` is ""."""
-    return holding(root, "*")
+    return find_datasets(root, "*")
 
 
-def tasks(
-    root: str | os.PathLike, layout: Layout, most: Budget, batch: int, candidates: Candidates = REPORT
+def make_tasks(
+    root: str | os.PathLike, layout: Preprocessor, most: Budget, batch: int, candidates: Candidates = REPORT_CANDIDATES
 ) -> tuple[Task, ...]:
     """One task a dataset with a train split: rates by the square root of its size, rows as large as its contents need.
 
@@ -107,11 +107,13 @@ def tasks(
     query, where there are any. Raises FileNotFoundError where there is no dataset, DatasetError where one has no
     readable record.
     """
-    return tuple(task(folder, layout, most, batch, candidates) for folder in with_split(root, "train"))
+    return tuple(make_task(folder, layout, most, batch, candidates) for folder in require_datasets(root, "train"))
 
 
-def task(folder: storage.Path, layout: Layout, most: Budget, batch: int, candidates: Candidates = REPORT) -> Task:
-    """The task of one dataset, as `tasks` has it. Raises FileNotFoundError and DatasetError."""
+def make_task(
+    folder: storage.Path, layout: Preprocessor, most: Budget, batch: int, candidates: Candidates = REPORT_CANDIDATES
+) -> Task:
+    """The task of one dataset, as `make_tasks` has it. Raises FileNotFoundError and DatasetError."""
     source = open_split(folder, "train")
     records = sample(source, SAMPLE)
     queries = [record.query for record in records]
@@ -139,7 +141,7 @@ def sample(source: Source, count: int) -> list[Record]:
     return found
 
 
-def packed(task: Task, folder: storage.Path, layout: Layout, group: int, row: int) -> Task:
+def with_packing(task: Task, folder: storage.Path, layout: Preprocessor, group: int, row: int) -> Task:
     """The task with several inputs a row, groups of `group` pairs in rows of about `row` tokens, chosen by a sample of
     its dataset. Its batch must be a multiple of `group`, and the groups of a batch of the mesh's parts.
 
@@ -158,10 +160,12 @@ def packed(task: Task, folder: storage.Path, layout: Layout, group: int, row: in
         found = []
         for content in contents:
             try:
-                pieces = content and fit(decode(content, layout, budget.patches or None), budget, layout.tokenizer)
+                pieces = content and truncate_to(
+                    decode(content, layout, budget.patches or None), budget, layout.tokenizer
+                )
             except (MediaError, LimitError):
                 continue
-            found.append(needs(pieces or None, layout))
+            found.append(room_needed(pieces or None, layout))
         if not any(tokens for tokens, *_ in found):
             raise DatasetError(f"{folder}: none of the records looked at can be read and decoded")
         needed, count = np.array(found), group * each
@@ -170,7 +174,7 @@ def packed(task: Task, folder: storage.Path, layout: Layout, group: int, row: in
     return dataclasses.replace(task, packing=Packing(group, *kinds))
 
 
-def _budget(contents: list[Content], layout: Layout, most: Budget, folder: storage.Path) -> Budget:
+def _budget(contents: list[Content], layout: Preprocessor, most: Budget, folder: storage.Path) -> Budget:
     """The largest standard shape among the contents, none of its sizes above that of `most`."""
     shapes = []
     for content in contents:

@@ -14,11 +14,11 @@ from embed.data.sources import ArrayRecordSource, JsonlSource, Source
 from embed.data.tasks import Task
 
 SAMPLE = 256  # records that are read
-WHOLE = 2**30  # bytes of a dataset's files that are read at most
+MAX_BYTES = 2**30  # bytes of a dataset's files that are read at most
 BLOCK = 2**20
 
 
-def describe(tasks: Sequence[Task], sources: Sequence[Source]) -> dict[str, Any]:
+def describe_datasets(tasks: Sequence[Task], sources: Sequence[Source]) -> dict[str, Any]:
     """Number of records and fingerprint of every task's dataset, by its name, as plain JSON."""
     described = {}
     for task, source in zip(tasks, sources, strict=True):
@@ -37,7 +37,7 @@ def fingerprint(source: Source) -> str:
     files = source.files if isinstance(source, JsonlSource | ArrayRecordSource) else []
     sizes = [os.path.getsize(file) for file in files]
     digest.update(f"{len(source)} {sizes}".encode())
-    stride = BLOCK * max(math.ceil(sum(sizes) / WHOLE), 1)
+    stride = BLOCK * max(math.ceil(sum(sizes) / MAX_BYTES), 1)
     for file, size in zip(files, sizes, strict=True):
         with pathlib.Path(file).open("rb") as opened:
             for start in range(0, size, stride):

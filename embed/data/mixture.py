@@ -10,7 +10,7 @@ import grain
 import numpy as np
 
 from embed.batch import Pairs
-from embed.data.preprocess import Layout
+from embed.data.preprocess import Preprocessor
 from embed.data.sources import Source
 from embed.data.tasks import Task, make_pairs
 
@@ -18,7 +18,7 @@ ENDLESS = 2**60  # records
 Batch = tuple[int, Pairs]  # which task, its pairs (numpy, this host's rows)
 
 
-def order(tasks: Sequence[Task], sources: Sequence[Source], seed: int) -> grain.MapDataset:
+def task_order(tasks: Sequence[Task], sources: Sequence[Source], seed: int) -> grain.MapDataset:
     """Which records are read at each step, tasks interleaved at their rates: element `step` is (which task, its keys
     i64[batch,2]: a record's index, and the seed of its own randomness). Endless, the same on every host.
 
@@ -40,12 +40,12 @@ def _keys(number: int, task: Task, source: Source, seed: int) -> grain.MapDatase
 def mixture(
     tasks: Sequence[Task],
     sources: Sequence[Source],
-    layout: Layout,
+    layout: Preprocessor,
     seed: int,
     lines: Sequence[int] = (0,),
     of: int = 1,
 ) -> grain.MapDataset:
-    """The batches of `order`; element `step` is a Batch of this host's rows: those `lines` of the `of` equal parts of
+    """The batches of `task_order`; element `step` is a Batch of this host's rows: those `lines` of the `of` equal parts of
     every batch (see `mesh.lines`).
 
     Raises ValueError where a batch does not divide into so many parts or a source is empty.
@@ -62,7 +62,7 @@ def mixture(
         here = np.arange(len(keys)).reshape(of, -1)[list(lines)].reshape(-1)
         return number, make_pairs(tasks[number], layout, sources[number], keys[here])
 
-    return order(tasks, sources, seed).map(read)
+    return task_order(tasks, sources, seed).map(read)
 
 
 def batches(data: grain.MapDataset, start: int, stop: int, workers: int) -> Iterator[Batch]:

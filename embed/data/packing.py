@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from embed.batch import Inputs, Places
+from embed.batch import Inputs, PackedIndices
 from embed.data.collate import packed_rows
-from embed.data.preprocess import Budget, Input, Layout, Piece, length, sizes
+from embed.data.preprocess import Budget, Input, Piece, Preprocessor, measure, num_tokens
 
-LOST = -1  # the place of what found no room
+OVERFLOWED = -1  # the place of what found no room
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,27 +35,27 @@ class Packing:
     target: Rows
 
 
-def pack(inputs: Sequence[Input], rows: Rows, layout: Layout) -> tuple[list[list[list[Piece]]], np.ndarray]:
+def pack(inputs: Sequence[Input], rows: Rows, layout: Preprocessor) -> tuple[list[list[list[Piece]]], np.ndarray]:
     """What lies in each row of one side of a group, and where each input is: i32[n], row · members + its number in the
     row, or LOST.
 
     The longest first, each where it leaves least room (best fit decreasing); of equals the first first.
     """
-    places = assign(np.array([needs(pieces, layout) for pieces in inputs]), rows)
+    places = assign(np.array([room_needed(pieces, layout) for pieces in inputs]), rows)
     members: list[list[list[Piece]]] = [[] for _ in range(rows.count)]
     for i in np.argsort(places):
-        if (pieces := inputs[i]) is not None and places[i] != LOST:
+        if (pieces := inputs[i]) is not None and places[i] != OVERFLOWED:
             members[places[i] // rows.members].append(pieces)
     return members, places
 
 
-def needs(pieces: Input, layout: Layout) -> tuple[int, int, int]:
+def room_needed(pieces: Input, layout: Preprocessor) -> tuple[int, int, int]:
     """Tokens, images and clips that an input takes of its row."""
-    return (0, 0, 0) if pieces is None else (length(pieces, layout.tokenizer), *sizes(pieces))
+    return (0, 0, 0) if pieces is None else (num_tokens(pieces, layout.tokenizer), *measure(pieces))
 
 
 def assign(needed: np.ndarray, rows: Rows) -> np.ndarray:
-    """The places of inputs that need i32[n,3] (see `needs`): i32[n], 0 for nothing. What `pack` goes by."""
+    """The places of inputs that need i32[n,3] (see `room_needed`): i32[n], 0 for nothing. What `pack` goes by."""
     room = np.tile([rows.budget.tokens, rows.budget.images, rows.budget.clips, rows.members], (rows.count, 1))
     needed = np.concatenate([needed, np.ones_like(needed[:, :1])], axis=1)
     places = np.zeros(len(needed), np.int32)
@@ -64,7 +64,7 @@ def assign(needed: np.ndarray, rows: Rows) -> np.ndarray:
             continue
         fitting = np.flatnonzero((needed[i] <= room).all(axis=1))
         if not len(fitting):
-            places[i] = LOST
+            places[i] = OVERFLOWED
             continue
         best = fitting[np.argmin(room[fitting, 0])]
         places[i] = best * rows.members + rows.members - room[best, 3]
@@ -73,7 +73,7 @@ def assign(needed: np.ndarray, rows: Rows) -> np.ndarray:
 
 
 def rows_for(needed: np.ndarray, inputs: int, count: int, patches: int = 0, frames: int = 0) -> Rows:
-    """Rows for groups of `inputs` inputs like a sample's, which need i32[n,3] (see `needs`): `count` rows as small as
+    """Rows for groups of `inputs` inputs like a sample's, which need i32[n,3] (see `room_needed`): `count` rows as small as
     they can be with at most three inputs in 1,000 left out, in 100 groups drawn from the sample.
 
     They start at what an average group needs. Then, as long as too many are left out, grows by a fiftieth what leaves
@@ -93,7 +93,7 @@ def rows_for(needed: np.ndarray, inputs: int, count: int, patches: int = 0, fram
         return Rows(count, members, budget)
 
     def left_out(size: np.ndarray) -> float:
-        return float(np.mean([assign(group, rows(*size.tolist())) == LOST for group in groups]))
+        return float(np.mean([assign(group, rows(*size.tolist())) == OVERFLOWED for group in groups]))
 
     while left_out(size) > 0.003:
         size = min((size + step for step in steps), key=left_out)
@@ -110,8 +110,8 @@ def pack_groups(
     targets: Sequence[Input],
     negatives: Sequence[Sequence[Input]],
     packing: Packing,
-    layout: Layout,
-) -> tuple[Inputs, Inputs, Places]:
+    layout: Preprocessor,
+) -> tuple[Inputs, Inputs, PackedIndices]:
     """The rows of all queries and of all targets with their hard negatives, and the places of the pairs' inputs."""
     rows: tuple[list, list] = ([], [])
     found = []
@@ -121,7 +121,11 @@ def pack_groups(
         others = [one for several in negatives[own] for one in several]
         target_rows, there = pack([*targets[own], *others], packing.target, layout)
         target, negative = there[: packing.group], there[packing.group :]
-        lost = (query == LOST) | (target == LOST) | (negative.reshape(packing.group, -1) == LOST).any(axis=1)
+        lost = (
+            (query == OVERFLOWED)
+            | (target == OVERFLOWED)
+            | (negative.reshape(packing.group, -1) == OVERFLOWED).any(axis=1)
+        )
         found.append((*(np.maximum(places, 0) for places in (query, target, negative)), lost))
         rows[0].extend(query_rows)
         rows[1].extend(target_rows)
@@ -130,4 +134,4 @@ def pack_groups(
         for made, kind in zip(rows, (packing.query, packing.target), strict=True)
     )
     query, target, negative, lost = map(np.stack, zip(*found, strict=True))
-    return query_side, target_side, Places(query, target, negative, lost)
+    return query_side, target_side, PackedIndices(query, target, negative, lost)

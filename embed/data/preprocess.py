@@ -41,14 +41,14 @@ class Budget:
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class Preprocessor:
     """How content becomes a row; with the tokenizer's hash it is the input contract that travels with the weights."""
 
     tokenizer: Tokenizer
     media: MediaFormat
 
     @classmethod
-    def load(cls, path: str | os.PathLike, arch: Architecture) -> "Layout":
+    def load(cls, path: str | os.PathLike, arch: Architecture) -> "Preprocessor":
         """A model's layout with the tokenizer in a file. Raises ValueError, naming the file, where it does not fit."""
         tokenizer = Tokenizer.load(path)
         tokenizer.check_rows(arch.vocabulary)
@@ -68,12 +68,12 @@ class Layout:
 
 
 @dataclasses.dataclass(frozen=True)
-class Words:
+class TextPiece:
     ids: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
+class ImagePiece:
     patches: np.ndarray  # u8[p,c]
     xy: np.ndarray  # i32[p,2]
     around: tuple[int, int, int]  # begin, placeholder and end ids
@@ -81,7 +81,7 @@ class Picture:
 
 
 @dataclasses.dataclass(frozen=True)
-class Sound:
+class AudioPiece:
     frames: np.ndarray  # f32[t,m]
     per_token: int = 1  # frames of a soft token, as the layout has it: for sizes, before there is a row
     continued: bool = False  # goes on where the sound before it ends
@@ -91,11 +91,11 @@ class Sound:
         return math.ceil(len(self.frames) / self.per_token)
 
 
-Piece = Words | Picture | Sound
+Piece = TextPiece | ImagePiece | AudioPiece
 Input = list[Piece] | None  # None = nothing, which takes no room
 
 
-def decode(content: Content, layout: Layout, patches: int | None = None) -> list[Piece]:
+def decode(content: Content, layout: Preprocessor, patches: int | None = None) -> list[Piece]:
     """Every part decoded, sampled and cut to soft tokens, in order.
 
     `patches` is the soft-token budget of each image or page, the layout's own if None; a video frame has the layout's
@@ -113,56 +113,58 @@ def check_images(parts: Iterable[Any]) -> None:
         raise LimitError(f"{images} images in one input; at most {MAX_IMAGES}: embed them apart")
 
 
-def _decode_part(part: Part, layout: Layout, patches: int | None) -> list[Piece]:
+def _decode_part(part: Part, layout: Preprocessor, patches: int | None) -> list[Piece]:
     around, patches = layout.tokenizer.image, patches or layout.media.image_patches
     match part:
         case Text(text):
             if len(text) > MAX_CHARACTERS:
                 raise LimitError(f"a text of {len(text):,} characters; at most {MAX_CHARACTERS:,}: split it")
-            return [Words(tuple(layout.tokenizer.encode(text)))]
+            return [TextPiece(tuple(layout.tokenizer.encode(text)))]
         case Image(data):
-            _check_taken(layout.media.patch, "images")
-            return [_picture(media.decode_image(data), patches, around, layout)]
+            _check_supported(layout.media.patch, "images")
+            return [image_piece(media.decode_image(data), patches, around, layout)]
         case Video(data):
-            _check_taken(layout.media.patch, "video")
-            return film(*media.decode_video(data, MAX_FRAMES), layout, patches)
+            _check_supported(layout.media.patch, "video")
+            return video_pieces(*media.decode_video(data, MAX_FRAMES), layout, patches)
         case Pdf(data):
-            _check_taken(layout.media.patch, "PDF")
-            return [_picture(page, patches, around, layout) for page in render_pdf(data)]
+            _check_supported(layout.media.patch, "PDF")
+            return [image_piece(page, patches, around, layout) for page in render_pdf(data)]
         case Audio(data):
-            _check_taken(layout.media.audio_frame, "audio")
-            return sounds(media.decode_audio(data), layout)
+            _check_supported(layout.media.audio_frame, "audio")
+            return audio_pieces(media.decode_audio(data), layout)
 
 
-def _check_taken(size: int, kind: str) -> None:
+def _check_supported(size: int, kind: str) -> None:
     if not size:
         raise LimitError(f"this model takes no {kind}: leave it out, or use a model that takes it")
 
 
-def _picture(
-    pixels: np.ndarray, most: int, around: tuple[int, int, int], layout: Layout, before: tuple[int, ...] = ()
-) -> Picture:
+def image_piece(
+    pixels: np.ndarray, most: int, around: tuple[int, int, int], layout: Preprocessor, before: tuple[int, ...] = ()
+) -> ImagePiece:
     patches, xy = resize_to_patches(pixels, layout.media.patch, most)
     side = 1 + int(xy.max())
     if side > layout.media.side:
         raise LimitError(
             f"an image of {side} patches in a row or column; at most {layout.media.side}: cut it or give it fewer"
         )
-    return Picture(patches, xy, around, before)
+    return ImagePiece(patches, xy, around, before)
 
 
-def film(frames: np.ndarray, times: Iterable[float], layout: Layout, patches: int | None = None) -> list[Piece]:
+def video_pieces(
+    frames: np.ndarray, times: Iterable[float], layout: Preprocessor, patches: int | None = None
+) -> list[Piece]:
     """Video frames u8[i,h,w,3] and the seconds they are shown at, f[i] -> a Picture each. Raises LimitError."""
-    _check_taken(layout.media.patch, "video")
+    _check_supported(layout.media.patch, "video")
     most, around = layout.media.frame_patches, layout.tokenizer.video
     most = min(most, patches or most)
     return [
-        _picture(frame, most, around, layout, _stamp(at, i > 0, layout))
+        image_piece(frame, most, around, layout, _timestamp(at, i > 0, layout))
         for i, (frame, at) in enumerate(zip(frames, times, strict=True))
     ]
 
 
-def _stamp(seconds: float, later: bool, layout: Layout) -> tuple[int, ...]:
+def _timestamp(seconds: float, later: bool, layout: Preprocessor) -> tuple[int, ...]:
     """The ids of "mm:ss " before a frame, a space more between it and the frame before; none in a model without."""
     if not layout.media.timestamps:
         return ()
@@ -170,7 +172,7 @@ def _stamp(seconds: float, later: bool, layout: Layout) -> tuple[int, ...]:
     return tuple(layout.tokenizer.encode(" " + text if later else text))
 
 
-def sounds(samples: np.ndarray, layout: Layout) -> list[Piece]:
+def audio_pieces(samples: np.ndarray, layout: Preprocessor) -> list[Piece]:
     """A waveform f32[n] -> its clips in order. Raises media.MediaError where it is too short for a frame."""
     form = layout.media
     size = form.clip * form.audio_frame
@@ -179,14 +181,14 @@ def sounds(samples: np.ndarray, layout: Layout) -> list[Piece]:
     if not clips:
         milliseconds = 1000 * len(samples) / media.SAMPLE_RATE
         raise media.MediaError(f"a sound of {milliseconds:.1f} ms; this model hears 10.1 ms or more: give a longer one")
-    return [Sound(frames, form.audio_shape[0], number > 0) for number, frames in enumerate(clips)]
+    return [AudioPiece(frames, form.audio_shape[0], number > 0) for number, frames in enumerate(clips)]
 
 
 def _frames(samples: np.ndarray, form: MediaFormat) -> np.ndarray:
     return log_mel(samples, form.mel) if form.mel else media.frame_audio(samples, form.audio_frame)
 
 
-def length(pieces: list[Piece], tokenizer: Tokenizer) -> int:
+def num_tokens(pieces: list[Piece], tokenizer: Tokenizer) -> int:
     """Tokens of the row these pieces make. Raises LimitError above 8,192."""
     total = len(tokenizer.prefix) + sum(map(_tokens, pieces)) + len(tokenizer.suffix)
     if total > MAX_TOKENS:
@@ -196,32 +198,32 @@ def length(pieces: list[Piece], tokenizer: Tokenizer) -> int:
 
 def _tokens(piece: Piece) -> int:
     match piece:
-        case Words(ids):
+        case TextPiece(ids):
             return len(ids)
-        case Picture():
+        case ImagePiece():
             return len(piece.before) + 2 + len(piece.xy)
-        case Sound():
+        case AudioPiece():
             return 2 + piece.tokens
 
 
-def fit(pieces: list[Piece], budget: Budget, tokenizer: Tokenizer) -> list[Piece]:
+def truncate_to(pieces: list[Piece], budget: Budget, tokenizer: Tokenizer) -> list[Piece]:
     """The pieces cut to a training budget: a video to evenly spaced frames, audio and then text at their ends.
 
     Pieces that fit are given back as they are, the same list.
 
     Raises LimitError where the media alone do not fit, or the whole is over the limits.
     """
-    images, clips = sizes(pieces)
-    longest = max((piece.tokens for piece in pieces if isinstance(piece, Sound)), default=0)
+    images, clips = measure(pieces)
+    longest = max((piece.tokens for piece in pieces if isinstance(piece, AudioPiece)), default=0)
     within = images <= budget.images and clips <= budget.clips and longest <= budget.frames
-    if length(pieces, tokenizer) <= budget.tokens and within:
+    if num_tokens(pieces, tokenizer) <= budget.tokens and within:
         return pieces
-    pictures = [piece for piece in pieces if isinstance(piece, Picture)]
+    pictures = [piece for piece in pieces if isinstance(piece, ImagePiece)]
     if len(pictures) > budget.images and budget.images and all(p.around == tokenizer.video for p in pictures):
         keep = {id(pictures[i]) for i in np.linspace(0, len(pictures) - 1, budget.images).round().astype(int)}
-        pieces = [piece for piece in pieces if not isinstance(piece, Picture) or id(piece) in keep]
-    pieces = _cut_sounds(pieces, budget)
-    images, clips = sizes(pieces)
+        pieces = [piece for piece in pieces if not isinstance(piece, ImagePiece) or id(piece) in keep]
+    pieces = _truncate_audio(pieces, budget)
+    images, clips = measure(pieces)
     over = [
         f"{count} {name} (at most {most})"
         for count, most, name in [(images, budget.images, "images"), (clips, budget.clips, "audio clips")]
@@ -229,19 +231,19 @@ def fit(pieces: list[Piece], budget: Budget, tokenizer: Tokenizer) -> list[Piece
     ]
     if over:
         raise LimitError(f"over the task's budget: {', '.join(over)}: raise the budget or drop the record")
-    room = budget.tokens - length([piece for piece in pieces if not isinstance(piece, Words)], tokenizer)
+    room = budget.tokens - num_tokens([piece for piece in pieces if not isinstance(piece, TextPiece)], tokenizer)
     if room < 0:
         raise LimitError(f"media need {-room} tokens more than the task's {budget.tokens}: raise the budget")
-    return cut_text(pieces, room)
+    return truncate_text(pieces, room)
 
 
-def _cut_sounds(pieces: list[Piece], budget: Budget) -> list[Piece]:
+def _truncate_audio(pieces: list[Piece], budget: Budget) -> list[Piece]:
     """Without the last clips of long sounds that are too many, and each of the others within the budget's frames."""
-    sounds = [piece for piece in pieces if isinstance(piece, Sound)]
+    sounds = [piece for piece in pieces if isinstance(piece, AudioPiece)]
     spare = [id(sound) for sound in sounds if sound.continued][::-1][: max(len(sounds) - budget.clips, 0)]
     cut: list[Piece] = []
     for piece in pieces:
-        if isinstance(piece, Sound):
+        if isinstance(piece, AudioPiece):
             if id(piece) in spare:
                 continue
             piece = dataclasses.replace(piece, frames=piece.frames[: budget.frames * piece.per_token])
@@ -249,12 +251,12 @@ def _cut_sounds(pieces: list[Piece], budget: Budget) -> list[Piece]:
     return cut
 
 
-def cut_text(pieces: list[Piece], room: int) -> list[Piece]:
+def truncate_text(pieces: list[Piece], room: int) -> list[Piece]:
     """The pieces with at most `room` tokens of text, cut at its end."""
     cut: list[Piece] = []
     for piece in pieces:
-        if isinstance(piece, Words):
-            piece = Words(piece.ids[:room])
+        if isinstance(piece, TextPiece):
+            piece = TextPiece(piece.ids[:room])
             room -= len(piece.ids)
         cut.append(piece)
     return cut
@@ -267,10 +269,10 @@ def standard_budget(pieces: list[Piece], tokenizer: Tokenizer) -> Budget:
     def up(n: int) -> int:
         return 1 << (n - 1).bit_length() if n else 0
 
-    pictures = [len(piece.xy) for piece in pieces if isinstance(piece, Picture)]
-    sounds = [piece.tokens for piece in pieces if isinstance(piece, Sound)]
+    pictures = [len(piece.xy) for piece in pieces if isinstance(piece, ImagePiece)]
+    sounds = [piece.tokens for piece in pieces if isinstance(piece, AudioPiece)]
     return Budget(
-        tokens=max(TOKENS, up(length(pieces, tokenizer))),
+        tokens=max(TOKENS, up(num_tokens(pieces, tokenizer))),
         images=up(len(pictures)),
         patches=up(max(pictures, default=0)),
         clips=up(len(sounds)),
@@ -278,6 +280,8 @@ def standard_budget(pieces: list[Piece], tokenizer: Tokenizer) -> Budget:
     )
 
 
-def sizes(pieces: list[Piece]) -> tuple[int, int]:
+def measure(pieces: list[Piece]) -> tuple[int, int]:
     """How many images (frames of a video included) and audio clips there are."""
-    return sum(isinstance(piece, Picture) for piece in pieces), sum(isinstance(piece, Sound) for piece in pieces)
+    return sum(isinstance(piece, ImagePiece) for piece in pieces), sum(
+        isinstance(piece, AudioPiece) for piece in pieces
+    )

@@ -142,7 +142,7 @@ class TfdsSource:
         return validate(self.to_record(self.examples[int(index)]), f"example {index}")
 
 
-def parser(split: str) -> Parse:
+def parser_for(split: str) -> Parse:
     """What reads a line of a split: items of a `corpus` or `queries`, graded pairs of `sts...`, else pairs."""
     if split in ("corpus", "queries"):
         return parse_item
@@ -161,7 +161,7 @@ def open_split(folder: str | os.PathLike, split: str, parse: Parse | None = None
     if shards := shards_of(folder, split):
         return ArrayRecordSource(shards)
     if (folder / f"{split}.jsonl").exists():
-        return JsonlSource(folder, split, parse or parser(split))
+        return JsonlSource(folder, split, parse or parser_for(split))
     raise FileNotFoundError(
         f"no {split}.array_record, no shards of it and no {split}.jsonl in {folder}; build the corpora or fix the path"
     )
@@ -200,7 +200,7 @@ def write_bytes(path: storage.Path, records: Iterable[bytes]) -> int:
     """`write` for records that are bytes already."""
     path.parent.mkdir(parents=True, exist_ok=True)
     count = 0
-    with storage.whole(path) as file:
+    with storage.atomic_write(path) as file:
         writer = ArrayRecordWriter(str(file), "group_size:1")
         for record in records:
             writer.write(record)
@@ -229,7 +229,7 @@ def write_shards(folder: storage.Path, split: str, records: Iterable[bytes]) -> 
                 old.unlink()
         paths = [folder / shard_name(split, i, len(files)) for i in range(len(files))]
         for file, path in zip(files, paths, strict=True):
-            storage.place(file, path)
+            storage.move_into(file, path)
     return paths
 
 
@@ -240,12 +240,12 @@ def _next(writer: ArrayRecordWriter | None, files: list[pathlib.Path], folder: s
     return ArrayRecordWriter(str(files[-1]), "group_size:1")
 
 
-def read(source: Source) -> Iterator[Record]:
+def read_records(source: Source) -> Iterator[Record]:
     """Every record in order. Raises RecordError at the first that cannot be read."""
     return (source[i] for i in range(len(source)))
 
 
-def qrels(path: storage.Path) -> Iterator[tuple[str, str, str, int]]:
+def read_qrels(path: storage.Path) -> Iterator[tuple[str, str, str, int]]:
     """The judgements of a file: (where it stands, query id, document id, grade).
 
     A line is BEIR's (query, document, grade, between tabs) or TREC's (query, iteration, document, grade), between tabs
@@ -277,14 +277,14 @@ def qrels(path: storage.Path) -> Iterator[tuple[str, str, str, int]]:
         log.info("%s: %d grades are not whole and are cut, as trec_eval does; %s", path, len(cut), cut[0])
 
 
-def judgements(path: storage.Path, queries: Container[str], corpus: Container[str]) -> list[tuple[str, str, int]]:
+def read_judgements(path: storage.Path, queries: Container[str], corpus: Container[str]) -> list[tuple[str, str, int]]:
     """The judgements (query id, document id, grade) whose two ids are in the files; others are counted in the log.
 
-    Raises RecordError as `qrels` does.
+    Raises RecordError as `read_qrels` does.
     """
     known: list[tuple[str, str, int]] = []
     dangling: list[str] = []
-    for where, query, document, grade in qrels(path):
+    for where, query, document, grade in read_qrels(path):
         if query in queries and document in corpus:
             known.append((query, document, grade))
         else:

@@ -7,16 +7,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from embed.batch import Inputs, MediaFormat, Pairs, Places
+from embed.batch import Inputs, MediaFormat, PackedIndices, Pairs
 from embed.data import prompts
-from embed.data.collate import empty, make_rows
+from embed.data.collate import empty_rows, make_rows
 from embed.data.media.decode import MediaError
 from embed.data.packing import Packing, pack_groups
-from embed.data.preprocess import Budget, Input, Layout, LimitError, decode, fit
+from embed.data.preprocess import Budget, Input, LimitError, Preprocessor, decode, truncate_to
 from embed.data.records import Content, Record, RecordError, Text, content_hash
 from embed.data.sources import Source
 from embed.distributed import mesh
-from embed.losses.contrastive import REPORT, Candidates
+from embed.losses.contrastive import REPORT_CANDIDATES, Candidates
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Task:
     prompt: str | None = None  # the task string, on text-only sides (see embed/data/prompts.py)
     drop: float = 0.0  # probability that a pair is shown without its task string
     negatives: int = 0  # hard negatives a query; records with fewer repeat theirs, with none go without
-    candidates: Candidates = REPORT
+    candidates: Candidates = REPORT_CANDIDATES
     packing: Packing | None = None  # several inputs a row; the budgets above are then of one input
 
     def __post_init__(self):
@@ -60,13 +60,13 @@ class Task:
         return self.batch // (self.packing.group if self.packing else 1)
 
 
-def make_pairs(task: Task, layout: Layout, source: Source, keys: np.ndarray) -> Pairs:
+def make_pairs(task: Task, layout: Preprocessor, source: Source, keys: np.ndarray) -> Pairs:
     """Records `keys[:, 0]` as a batch of Pairs (numpy); `keys[:, 1]` seeds each record's own randomness.
 
     A record that cannot be read, decoded or fitted stays in its place with `valid` False and zeros, and is logged
     with its task: quarantined, never replaced. So does a pair that finds no room in its group's rows, which is counted.
     """
-    examples = [_example(task, layout, source, int(index), int(seed)) for index, seed in keys]
+    examples = [_make_example(task, layout, source, int(index), int(seed)) for index, seed in keys]
     queries, targets, negatives, identities, known, cut = zip(*examples, strict=True)
     hashes, valid = np.stack(identities), np.array(known)  # u32[q, 2 + h, 2]
     if task.packing is None:
@@ -80,7 +80,7 @@ def make_pairs(task: Task, layout: Layout, source: Source, keys: np.ndarray) -> 
     return Pairs(query, target, negative, *identities, valid, places, np.array(cut))
 
 
-def shapes(task: Task, media: MediaFormat) -> Pairs:
+def batch_structs(task: Task, media: MediaFormat) -> Pairs:
     """What a batch of the task is, as ShapeDtypeStructs on the present mesh; nothing is read."""
     here = jax.sharding.NamedSharding(jax.sharding.get_mesh(), mesh.ROWS)
 
@@ -88,7 +88,7 @@ def shapes(task: Task, media: MediaFormat) -> Pairs:
         return jax.ShapeDtypeStruct((count, *shape), dtype, sharding=here)
 
     def side(budget: Budget, count: int, members: int = 1) -> Inputs:
-        return jax.tree.map(lambda leaf: rows(*leaf.shape, dtype=leaf.dtype), empty(count, budget, media, members))
+        return jax.tree.map(lambda leaf: rows(*leaf.shape, dtype=leaf.dtype), empty_rows(count, budget, media, members))
 
     q, h, places = task.batch, task.negatives, None
     if task.packing is None:
@@ -98,7 +98,7 @@ def shapes(task: Task, media: MediaFormat) -> Pairs:
         query, target = (side(kind.budget, n * kind.count, kind.members) for kind in kinds)
         sides = query, target, side(kinds[1].budget, 0, kinds[1].members)
         at, there, beside = (rows(n, k, dtype=np.int32) for k in (g, g, g * h))
-        places = Places(at, there, beside, rows(n, g, dtype=bool))
+        places = PackedIndices(at, there, beside, rows(n, g, dtype=bool))
     queries, targets, negatives = (rows(count, 2, dtype=np.uint32) for count in (q, q, q * h))
     return Pairs(*sides, queries, targets, negatives, rows(q, dtype=bool), places, rows(q, dtype=bool))
 
@@ -107,7 +107,7 @@ def shapes(task: Task, media: MediaFormat) -> Pairs:
 Example = tuple[Input, Input, list[Input], np.ndarray, bool, bool]
 
 
-def make_example(task: Task, layout: Layout, source: Source, index: int, seed: int) -> Example:
+def make_example(task: Task, layout: Preprocessor, source: Source, index: int, seed: int) -> Example:
     """One record of a source as a pair of the task; `seed` draws its negatives and whether it has a task string.
 
     Raises BadRecord.
@@ -117,20 +117,20 @@ def make_example(task: Task, layout: Layout, source: Source, index: int, seed: i
     except RecordError as error:
         raise BadRecord(f"record {index}: {error}") from error
     try:
-        return _present(task, layout, record, np.random.default_rng(seed))
+        return _collate_sides(task, layout, record, np.random.default_rng(seed))
     except (MediaError, LimitError) as error:
         raise BadRecord(f"record {index} ({record.id}): {error}") from error
 
 
-def _example(task: Task, layout: Layout, source: Source, index: int, seed: int) -> Example:
+def _make_example(task: Task, layout: Preprocessor, source: Source, index: int, seed: int) -> Example:
     try:
         return make_example(task, layout, source, index, seed)
     except BadRecord as error:
         log.warning("quarantined: task %s, %s", task.name, error)
-        return _absent(task)
+        return _quarantined(task)
 
 
-def _present(task: Task, layout: Layout, record: Record, rng: np.random.Generator) -> Example:
+def _collate_sides(task: Task, layout: Preprocessor, record: Record, rng: np.random.Generator) -> Example:
     chosen = _choose(record.negatives, task.negatives, rng)
     prompted = rng.random() >= task.drop
     contents = [record.query, record.positive, *chosen]
@@ -145,7 +145,7 @@ def _present(task: Task, layout: Layout, record: Record, rng: np.random.Generato
         if task.prompt is not None and prompted:
             content = prompts.as_query(content, task.prompt) if is_query else prompts.as_document(content)
         whole = decode(content, layout, budget.patches or None)
-        pieces = fit(whole, budget, layout.tokenizer)
+        pieces = truncate_to(whole, budget, layout.tokenizer)
         cut |= pieces is not whole
         return pieces
 
@@ -161,7 +161,7 @@ def _choose(negatives: tuple[Content, ...], count: int, rng: np.random.Generator
     return [negatives[order[i % len(negatives)]] for i in range(count)]
 
 
-def _absent(task: Task) -> Example:
+def _quarantined(task: Task) -> Example:
     return None, None, [None] * task.negatives, np.zeros((2 + task.negatives, 2), np.uint32), False, False
 
 

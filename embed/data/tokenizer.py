@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from embed.batch import PADDING
+from embed.batch import PAD_ID
 from embed.distributed import storage
 
 # Names and order as in the Gemma 4 family: padding is 0.
@@ -35,8 +35,8 @@ class Tokenizer:
         around = self.backend.encode("a").ids, self.backend.encode("a", add_special_tokens=False).ids
         start = next(i for i in range(len(around[0])) if around[0][i : i + len(around[1])] == around[1])
         self.prefix, self.suffix = around[0][:start], around[0][start + len(around[1]) :]
-        if self._id("<pad>") != PADDING:
-            raise ValueError(f"{source}: <pad> has id {self._id('<pad>')}; it needs {PADDING}, as Gemma's have")
+        if self._id("<pad>") != PAD_ID:
+            raise ValueError(f"{source}: <pad> has id {self._id('<pad>')}; it needs {PAD_ID}, as Gemma's have")
         self.image = self._id("<|image>"), self._id("<|image|>"), self._id("<image|>")  # begin, placeholder, end
         self.video = self.image[0], self._id(VIDEO), self.image[2]
         self.audio = self._id("<|audio>"), self._id("<|audio|>"), self._id("<audio|>")
@@ -88,11 +88,11 @@ class Tokenizer:
 
     def save(self, path: str | os.PathLike) -> None:
         """Whole or not at all."""
-        with storage.whole(storage.path(path)) as file:
+        with storage.atomic_write(storage.path(path)) as file:
             file.write_text(self.json, encoding="utf-8")
 
 
-def train(texts: Iterable[str], size: int) -> Tokenizer:
+def train_tokenizer(texts: Iterable[str], size: int) -> Tokenizer:
     """A byte-fallback BPE of at most `size` ids, trained on `texts`; every string has an encoding."""
     backend = Backend(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     backend.normalizer = normalizers.NFC()

@@ -9,30 +9,30 @@ from jax.experimental import multihost_utils
 from embed.distributed import storage
 
 
-def leads() -> bool:
+def is_primary() -> bool:
     """Whether this host writes what all share: logs, tokenizers, results."""
     return jax.process_index() == 0
 
 
-def together(what: str) -> None:
+def barrier(what: str) -> None:
     """Returns when all hosts have come here: what each has written, the others can read. Alone there is no waiting."""
     multihost_utils.sync_global_devices(what)
 
 
 @contextlib.contextmanager
-def leader_first(what: str) -> Iterator[None]:
+def primary_first(what: str) -> Iterator[None]:
     """The first host does what is inside before the others, who then find it done where folders are shared."""
-    if not leads():
-        together(what)
+    if not is_primary():
+        barrier(what)
     try:
         yield
     finally:
-        if leads():
-            together(what)
+        if is_primary():
+            barrier(what)
 
 
 @contextlib.contextmanager
-def exclusive(folder: storage.Path) -> Iterator[None]:
-    """`storage.exclusive`, which the first host holds for all."""
-    with storage.exclusive(folder) if leads() else contextlib.nullcontext():
+def lock_folder(folder: storage.Path) -> Iterator[None]:
+    """`storage.lock_folder`, which the first host holds for all."""
+    with storage.lock_folder(folder) if is_primary() else contextlib.nullcontext():
         yield

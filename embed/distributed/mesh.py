@@ -75,24 +75,24 @@ def shard(x: jax.Array, spec: P) -> jax.Array:
     return x if jax.typeof(x).sharding.spec == spec else jax.reshard(x, spec)
 
 
-def grouped(rows: jax.Array, groups: int) -> jax.Array:
+def split_leading(rows: jax.Array, groups: int) -> jax.Array:
     """rows[(n k),...] -> [n,k,...] for n groups, sharded by group. A plain reshape may shard k too on some meshes."""
     return rows.reshape(groups, len(rows) // max(groups, 1), *rows.shape[1:], out_sharding=ROWS)
 
 
-def ungrouped(groups: jax.Array) -> jax.Array:
+def merge_leading(groups: jax.Array) -> jax.Array:
     """[n,k,...] sharded by group -> rows[(n k),...]. A plain reshape of one group forgets the layout."""
     n, k, *rest = groups.shape
     return groups.reshape(n * k, *rest, out_sharding=ROWS)
 
 
-def present() -> Mesh:
+def current_mesh() -> Mesh:
     """The mesh that is set (`jax.set_mesh`), else one of this host's devices."""
     mesh = jax.sharding.get_mesh()
     return make_mesh((1, 1, 1), jax.local_devices()[:1]) if mesh.empty else mesh
 
 
-def lines() -> tuple[list[int], int]:
+def local_batch_shards() -> tuple[list[int], int]:
     """Which of the equal parts of a batch's rows this host's devices hold, and how many parts there are on the mesh.
 
     A part is what the devices hold that differ in `model` alone: where those belong to several hosts, all have it.
@@ -104,23 +104,23 @@ def lines() -> tuple[list[int], int]:
 
 
 def to_global(batch: Any) -> Any:
-    """This host's rows of every numpy leaf (its `lines`, in order) -> arrays of the whole mesh, sharded by row."""
+    """This host's rows of every numpy leaf (its `local_batch_shards`, in order) -> arrays of the whole mesh, sharded by row."""
     sharding = NamedSharding(jax.sharding.get_mesh(), ROWS)
     return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), batch)
 
 
-def spread(rows: np.ndarray) -> jax.Array:
+def shard_rows(rows: np.ndarray) -> jax.Array:
     """Rows that every host has whole -> an array of the mesh, sharded by row."""
     sharding = NamedSharding(jax.sharding.get_mesh(), ROWS)
     return jax.make_array_from_callback(rows.shape, sharding, lambda index: rows[index])
 
 
-def copied(rows: np.ndarray) -> jax.Array:
+def replicate(rows: np.ndarray) -> jax.Array:
     """Rows that every host has -> an array that every device has whole."""
     sharding = NamedSharding(jax.sharding.get_mesh(), P())
     return jax.make_array_from_callback(rows.shape, sharding, lambda index: rows[index])
 
 
-def gather(array: jax.Array) -> np.ndarray:
+def to_host(array: jax.Array) -> np.ndarray:
     """An array of the mesh, whole on every host. All hosts must ask for it."""
     return np.asarray(jax.reshard(array, P()))

@@ -15,7 +15,7 @@ _steps = itertools.count()
 
 
 @contextlib.contextmanager
-def requests() -> Iterator[Callable[[], signal.Signals | None]]:
+def watch_signals() -> Iterator[Callable[[], signal.Signals | None]]:
     """Gives `asked()`, to be called after every step, by every host: the signal that asks to stop there, or None.
 
     On many hosts JAX listens for SIGTERM, tells all of them when one gets it, and has them stop at the same step. A

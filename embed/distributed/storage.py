@@ -27,13 +27,13 @@ from etils import epath
 log = logging.getLogger(__name__)
 Path: TypeAlias = pathlib.Path | epath.Path
 SCHEME = re.compile(r"[a-z0-9]+:/(/?)")
-LARGE = 2**24  # bytes; copies of less are not worth a line in the log
-PATIENCE = 600.0  # seconds that a run waits for a bucket that does not answer
+LARGE_FILE = 2**24  # bytes; copies of less are not worth a line in the log
+RETRY_SECONDS = 600.0  # seconds that a run waits for a bucket that does not answer
 ATTEMPTS = 3  # to write to one that does
 LOCK = ".lock"
 LOCKED = (errno.EACCES, errno.EAGAIN)
-FULL = (errno.ENOSPC, errno.EDQUOT)
-FULL_SAID = ("No space left on device", "Disk quota exceeded")  # of libraries that give no number
+DISK_FULL_CODES = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL_MESSAGES = ("No space left on device", "Disk quota exceeded")  # of libraries that give no number
 # A listing that is kept would hide what other hosts, or tensorstore in this one, have written since.
 fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
 
@@ -69,7 +69,7 @@ def absolute(path: Path) -> str:
     return str(path if is_remote(path) else path.resolve())
 
 
-def reach(path: Path) -> None:
+def check_access(path: Path) -> None:
     """Asks the bucket of a path for one name, if it is of a bucket: within seconds, an error that says what to check.
 
     Raises StorageError where there is no such bucket or no permission, Unreachable where it does not answer.
@@ -88,7 +88,7 @@ def reach(path: Path) -> None:
         raise StorageError(f"{path}: there is no bucket {bucket}; check its name") from error
     except (answers.Forbidden, answers.Unauthorized, credentials.DefaultCredentialsError) as error:
         raise StorageError(
-            f"{path}: no access to bucket {bucket} ({brief(error)}); this account needs the roles Storage Object "
+            f"{path}: no access to bucket {bucket} ({short_message(error)}); this account needs the roles Storage Object "
             "Admin and Storage Legacy Bucket Reader there: see gcloud auth application-default login"
         ) from error
     except (answers.GoogleAPICallError, credentials.GoogleAuthError, OSError) as error:
@@ -98,7 +98,7 @@ def reach(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Iterator[None]:
     """What is inside is the only process that writes to `folder`, which is made; raises StorageError where one does.
 
     The lock ends with its process, however that ends. Processes started within do not hold it, and the same process
@@ -126,14 +126,14 @@ def exclusive(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def room(path: Path) -> Iterator[None]:
+def translate_disk_full(path: Path) -> Iterator[None]:
     """What is inside writes to `path`. Raises StorageError, naming it, where the disk is full, whoever found out."""
     try:
         yield
     except Exception as error:
         told: BaseException | None = error
         while told is not None:
-            if getattr(told, "errno", None) in FULL or any(sign in str(told) for sign in FULL_SAID):
+            if getattr(told, "errno", None) in DISK_FULL_CODES or any(sign in str(told) for sign in DISK_FULL_MESSAGES):
                 raise StorageError(
                     f"{path}: no space is left on its disk, or no quota; free some, and the same command goes on from "
                     "the last checkpoint"
@@ -143,11 +143,11 @@ def room(path: Path) -> Iterator[None]:
 
 
 def wait_for(path: Path) -> None:
-    """Returns when the bucket of a path can be reached, asking after growing pauses. Raises as `reach` does."""
-    given_up, pause = time.monotonic() + PATIENCE, 1.0
+    """Returns when the bucket of a path can be reached, asking after growing pauses. Raises as `check_access` does."""
+    given_up, pause = time.monotonic() + RETRY_SECONDS, 1.0
     while True:
         try:
-            return reach(path)
+            return check_access(path)
         except Unreachable as error:
             if time.monotonic() + pause > given_up:
                 raise
@@ -156,10 +156,10 @@ def wait_for(path: Path) -> None:
         pause = min(2 * pause, 60.0)
 
 
-def patiently(write: Callable[[], object], path: Path) -> None:
+def with_retries(write: Callable[[], object], path: Path) -> None:
     """`write()`, which writes to `path`, and again where its bucket was lost meanwhile.
 
-    Raises as `reach` does, Unreachable where the last attempt fails too, what `write` raises on a local disk.
+    Raises as `check_access` does, Unreachable where the last attempt fails too, what `write` raises on a local disk.
     """
     for attempt in range(1, ATTEMPTS + 1):
         wait_for(path)
@@ -170,8 +170,8 @@ def patiently(write: Callable[[], object], path: Path) -> None:
             if not is_remote(path):
                 raise
             if attempt == ATTEMPTS or jax.process_count() > 1:  # hosts write together: one alone cannot try again
-                raise Unreachable(f"{path} could not be written: {brief(error)}") from error
-            log.warning("%s could not be written (%s); trying again", path, brief(error))
+                raise Unreachable(f"{path} could not be written: {short_message(error)}") from error
+            log.warning("%s could not be written (%s); trying again", path, short_message(error))
 
 
 def one_line(error: BaseException) -> str:
@@ -179,7 +179,7 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def brief(error: BaseException) -> str:
+def short_message(error: BaseException) -> str:
     """`one_line`, cut for a log."""
     return one_line(error)[:300]
 
@@ -189,7 +189,7 @@ def copy(file: pathlib.Path, path: Path) -> None:
     epath.Path(file).copy(path, overwrite=True)
 
 
-def place(file: pathlib.Path, path: Path) -> None:
+def move_into(file: pathlib.Path, path: Path) -> None:
     """Moves a file that is whole, on the disk of a local `path`, to it; to a bucket it is copied."""
     if isinstance(path, pathlib.Path):
         file.replace(path)
@@ -198,7 +198,7 @@ def place(file: pathlib.Path, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def whole(path: Path) -> Iterator[pathlib.Path]:
+def atomic_write(path: Path) -> Iterator[pathlib.Path]:
     """A local file to write, which becomes `path` where the block ends without an error: whole or not at all."""
     if isinstance(path, pathlib.Path):
         partial = path.with_suffix(".partial")
@@ -231,7 +231,7 @@ def _copied(name: str) -> pathlib.Path:
     except FileNotFoundError:
         raise
     except Exception as error:  # gcsfs has tried some times by now, and has no class of its own for it
-        raise Unreachable(f"{name} could not be read: {brief(error)}") from error
+        raise Unreachable(f"{name} could not be read: {short_message(error)}") from error
 
 
 def _copy_of(name: str) -> pathlib.Path:
@@ -240,7 +240,7 @@ def _copy_of(name: str) -> pathlib.Path:
     identity = f"{about['name']} {about['size']} {about.get('generation')}"
     copy = cache() / hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
     if not copy.exists():
-        if about["size"] >= LARGE:
+        if about["size"] >= LARGE_FILE:
             log.info("copying %s, %.0f MiB, to %s", name, about["size"] / 2**20, copy)
         cache().mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache()) as folder:  # of this process alone: another may copy it as well

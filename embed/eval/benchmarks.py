@@ -13,10 +13,10 @@ import numpy as np
 
 from embed.data.discover import QRELS, DatasetError
 from embed.data.records import KEY_OF, Content, Record, RecordError, content_hash, parse_item
-from embed.data.sources import judgements, open_split, read
+from embed.data.sources import open_split, read_judgements, read_records
 from embed.distributed import storage
 from embed.eval.metrics import chance_hit, evaluate_ranking
-from embed.retrieval.search import top_k, truncate
+from embed.retrieval.search import top_k, truncate_dim
 
 KS = (1, 10)  # where rankings are cut
 Results = Mapping[str, Mapping[int, Mapping[str, float]]]  # benchmark -> width -> metric -> value
@@ -55,18 +55,18 @@ class Benchmark:
 
     def name_query(self, i: int) -> str:
         """What an error says of query i: dataset and id."""
-        return f"dataset {dataset(self.name)}, {self.query_names[i] if self.query_names else f'query {i}'}"
+        return f"dataset {dataset_of(self.name)}, {self.query_names[i] if self.query_names else f'query {i}'}"
 
     def name_candidate(self, i: int) -> str:
         """What an error says of candidate i: dataset and id."""
-        return f"dataset {dataset(self.name)}, {self.corpus_names[i] if self.corpus_names else f'candidate {i}'}"
+        return f"dataset {dataset_of(self.name)}, {self.corpus_names[i] if self.corpus_names else f'candidate {i}'}"
 
     def chance(self, k: int) -> float:
         """Exact hit@k of a random ranking."""
         return chance_hit(np.array([len(r) for r in self.relevance]), len(self.corpus) - (self.own >= 0), k)
 
 
-def dataset(name: str) -> str:
+def dataset_of(name: str) -> str:
     """The dataset of a benchmark by the benchmark's name, `DATASET: query→target` or `DATASET`."""
     return name.partition(":")[0]
 
@@ -157,7 +157,7 @@ def from_folder(folder: str | os.PathLike, kind: str | None = None, name: str | 
     corpus, queries = (_contents(folder, name) for name in ("corpus", "queries"))
     place = {key: j for j, key in enumerate(corpus)}
     relevance: dict[str, dict[int, int]] = collections.defaultdict(dict)
-    for query, candidate, grade in judgements(folder / QRELS, queries, place):
+    for query, candidate, grade in read_judgements(folder / QRELS, queries, place):
         if grade > 0:
             relevance[query][place[candidate]] = grade
     if not relevance:
@@ -176,7 +176,7 @@ def from_folder(folder: str | os.PathLike, kind: str | None = None, name: str | 
 
 def _contents(folder: storage.Path, name: str) -> dict[str, Content]:
     found: dict[str, Content] = {}
-    for number, record in enumerate(read(open_split(folder, name, parse_item)), start=1):
+    for number, record in enumerate(read_records(open_split(folder, name, parse_item)), start=1):
         if record.id in found:
             raise RecordError(f"{folder / name}, record {number}: id {record.id!r} occurs twice")
         found[record.id] = record.query
@@ -196,7 +196,7 @@ def rank(
             f"{benchmark.name}: {len(queries)} query and {len(corpus)} corpus vectors for "
             f"{len(benchmark.queries)} queries and {len(benchmark.corpus)} candidates"
         )
-    scores, found = top_k(truncate(queries, width), truncate(corpus, width), k + 1)
+    scores, found = top_k(truncate_dim(queries, width), truncate_dim(corpus, width), k + 1)
     itself = found == benchmark.own[:, None]
     order = np.argsort(itself, axis=1, kind="stable")[:, : min(k, len(corpus))]  # itself last, the rest in order
     scores, found = np.where(itself, -np.inf, scores), np.where(itself, -1, found)

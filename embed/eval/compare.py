@@ -17,7 +17,7 @@ from embed.report.draw import escape
 
 LEVEL = 0.95
 CHANGE = "change"
-Place = tuple[str, int, str]  # of a value in results: benchmark, Matryoshka width, metric
+MetricKey = tuple[str, int, str]  # of a value in results: benchmark, Matryoshka width, metric
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Comparison:
     title: str
     claim: str  # what is expected, in a sentence; "" where nothing is said
     columns: Mapping[str, Sequence[Results]]  # name -> a run's results a seed, seeds in one order
-    rows: Mapping[str, Sequence[Place]]  # name -> the values whose mean it shows; the last row sums the others up
+    rows: Mapping[str, Sequence[MetricKey]]  # name -> the values whose mean it shows; the last row sums the others up
     metric: str = "nDCG@10"
     spreads: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)  # name -> rows it is the spread of
     over: str = "seed"  # what a column has a run of each of
@@ -48,7 +48,7 @@ class Cell:
         return bool(abs(self.difference) > self.margin)
 
 
-def asked(docstring: str | None) -> tuple[str, str]:
+def parse_docstring(docstring: str | None) -> tuple[str, str]:
     """An experiment's question, the first line of its docstring, and its claim, the line that begins with
     "Hypothesis: "; "" where there is none."""
     lines = (docstring or "").strip().splitlines()
@@ -56,7 +56,7 @@ def asked(docstring: str | None) -> tuple[str, str]:
     return (lines or [""])[0], claim
 
 
-def read(columns: Mapping[str, Sequence[storage.Path]]) -> dict[str, list[Results]]:
+def read_results(columns: Mapping[str, Sequence[storage.Path]]) -> dict[str, list[Results]]:
     """Results of the seeds (or experiments) that every column has a file of; each is what an evaluation has written."""
     names, seeds = list(columns), list(zip(*columns.values(), strict=True))
     whole = [[_results(file) for file in files] for files in seeds if all(file.exists() for file in files)]
@@ -68,7 +68,7 @@ def _results(file: storage.Path) -> Results:
     return {name: {int(width): row for width, row in by_width.items()} for name, by_width in found.items()}
 
 
-def cells(found: Comparison) -> dict[str, dict[str, Cell]]:
+def compute_cells(found: Comparison) -> dict[str, dict[str, Cell]]:
     """Row -> column -> Cell; spreads, the deviation over their rows (n - 1) run by run, stand before the last row.
 
     Raises ValueError where columns have not the same number of runs, KeyError where a run lacks a value.
@@ -91,7 +91,7 @@ def cells(found: Comparison) -> dict[str, dict[str, Cell]]:
     }
 
 
-def _mean(run: Results, places: Sequence[Place]) -> float:
+def _mean(run: Results, places: Sequence[MetricKey]) -> float:
     return 100 * float(np.mean([run[name][width][metric] for name, width, metric in places]))
 
 
@@ -103,7 +103,7 @@ def _cell(values: np.ndarray, first: np.ndarray) -> Cell:
     return Cell(float(values.mean()), float(values.std(ddof=1)), float(change.mean()), float(margin))
 
 
-def alike(found: Sequence[Comparison]) -> list[Comparison]:
+def comparable(found: Sequence[Comparison]) -> list[Comparison]:
     """Those whose tables have the rows of the first one's, and runs of the same, so that one table can show all."""
     return [one for one in found if (one.rows, one.over) == (found[0].rows, found[0].over)]
 
@@ -111,8 +111,8 @@ def alike(found: Sequence[Comparison]) -> list[Comparison]:
 def overview(found: Sequence[Comparison]) -> str:
     """Markdown of those alike, transposed: a parent's means, then what each of its forks changes, a line each."""
     lines: dict[str, str] = {}
-    for one in alike(found):
-        table, (first, *forks) = cells(one), one.columns
+    for one in comparable(found):
+        table, (first, *forks) = compute_cells(one), one.columns
         lines[first] = f"| {first} | " + " | ".join(
             _plus_minus(row[first].mean, row[first].deviation) for row in table.values()
         )
@@ -129,7 +129,9 @@ def sections(found: Sequence[Comparison]) -> str:
     if not found:
         return ""
     changes = {  # in the last row of a table, which sums it up
-        fork: {CHANGE: cell} for one in alike(found) for fork, cell in list(list(cells(one).values())[-1].items())[1:]
+        fork: {CHANGE: cell}
+        for one in comparable(found)
+        for fork, cell in list(list(compute_cells(one).values())[-1].items())[1:]
     }
     return (
         '<h2>Experiments and their forks</h2><p class="note">What a fork changes in the mean over all tasks, in points '
@@ -143,7 +145,7 @@ def markdown(found: Comparison) -> str:
     first, *forks = found.columns
     heads = [found.metric, *found.columns, *(f"{name} − {first}" for name in forks)]
     lines = [f"**{found.title}** {_claim(found)}", "", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    for label, row in cells(found).items():
+    for label, row in compute_cells(found).items():
         shown = [_plus_minus(one.mean, one.deviation) for one in row.values()]
         shown += [f"**{_signed(row[name])}**" if row[name].clear else _signed(row[name]) for name in forks]
         lines.append(f"| {label} | " + " | ".join(shown) + " |")
@@ -166,7 +168,7 @@ def _signed(cell: Cell) -> str:
 
 def section(found: Comparison) -> str:
     """HTML that unfolds: the claim, a figure of every fork's differences with their intervals, and the table."""
-    table, (first, *forks) = cells(found), found.columns
+    table, (first, *forks) = compute_cells(found), found.columns
     heads = "".join(f"<th>{_short(name)}</th>" for name in found.columns)
     heads += "".join(f"<th>{_short(name)} − {_short(first)}</th>" for name in forks)
     rows = []
@@ -228,6 +230,6 @@ def _marks(
         yield f'<text x="{LEFT - 12}" y="{step * (i + 0.5) + 4}" text-anchor="end">{shown}</text>'
         for j, name in enumerate(forks):
             y, (low, high) = step * i + 13 * j + 11, _ends(row[name])
-            colour = charts.colour(j)
+            colour = charts.color(j)
             yield f'<path style="stroke:{colour};stroke-width:2" d="M{at(low):.1f} {y}H{at(high):.1f}"/>'
             yield f'<circle cx="{at(row[name].difference):.1f}" cy="{y}" r="4" style="fill:{colour}"/>'

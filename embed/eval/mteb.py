@@ -28,15 +28,15 @@ from embed.data.preprocess import (
     MAX_TOKENS,
     LimitError,
     Piece,
-    Words,
-    cut_text,
+    TextPiece,
+    audio_pieces,
     decode,
-    length,
-    sounds,
+    num_tokens,
+    truncate_text,
 )
 from embed.data.records import Audio, Image, Part, Text, Video
 from embed.embedder import Embedder
-from embed.retrieval.search import top_k, truncate
+from embed.retrieval.search import top_k, truncate_dim
 from embed.training.checkpoint import fingerprint
 
 REPORT = "google/gemini-embedding-2"
@@ -62,7 +62,7 @@ MEDIA = {"image": Image, "audio": Audio, "video": Video}
 BLOCK = 1024  # inputs that are decoded before they are encoded
 
 
-def tasks(names: str) -> list[Any]:
+def find_tasks(names: str) -> list[Any]:
     """mteb's tasks by a list "Banking77Classification,STS12", or a benchmark by its name there or in the report.
 
     Raises KeyError where there is none of a name, with the nearest ones.
@@ -72,7 +72,7 @@ def tasks(names: str) -> list[Any]:
     return [mteb.get_task(name.strip()) for name in names.split(",")]
 
 
-class Model(AbsEncoder):
+class MtebModel(AbsEncoder):
     """mteb's EncoderProtocol and SearchProtocol. `dim` is a Matryoshka width, `patches` the soft tokens of an image."""
 
     def __init__(self, embedder: Embedder, name: str, dim: int | None = None, patches: int | None = None):
@@ -117,7 +117,7 @@ class Model(AbsEncoder):
             # Each host reads its own inputs alone.
             read = functools.partial(self._read, rows, task, document, start)
             prepared = self.embedder.prepare(read, min(BLOCK, len(rows) - start))
-            found.append(truncate(self.embedder.encode(prepared), self.dim))
+            found.append(truncate_dim(self.embedder.encode(prepared), self.dim))
         return np.concatenate(found)
 
     def _read(self, rows: Sequence, task: str | None, document: bool, start: int, number: int) -> list[Piece]:
@@ -134,11 +134,13 @@ class Model(AbsEncoder):
                 case Text(text):
                     pieces += decode((Text(text[:MAX_CHARACTERS]),), layout)
                 case Audio(data):
-                    pieces += sounds(decode_audio(data, cut=True), layout)
+                    pieces += audio_pieces(decode_audio(data, cut=True), layout)
                 case _:
                     pieces += decode((part,), layout, self.patches)
-        room = MAX_TOKENS - length([piece for piece in pieces if not isinstance(piece, Words)], layout.tokenizer)
-        return cut_text(pieces, room)
+        room = MAX_TOKENS - num_tokens(
+            [piece for piece in pieces if not isinstance(piece, TextPiece)], layout.tokenizer
+        )
+        return truncate_text(pieces, room)
 
     def index(
         self, corpus: datasets.Dataset, *, encode_kwargs: Mapping, num_proc: int | None = None, **about: Any
@@ -168,7 +170,7 @@ class Model(AbsEncoder):
                 best = np.argsort(-scores, kind="stable")[:top_k]
                 found[name] = {given[i]: float(scores[i]) for i in best}
             return found
-        scores, places = nearest(vectors, self.corpus, top_k)
+        scores, places = search_index(vectors, self.corpus, top_k)
         return {
             name: {self.names[j]: float(value) for j, value in zip(row, values, strict=True)}
             for name, row, values in zip(names, places.tolist(), scores.tolist(), strict=True)
@@ -179,7 +181,7 @@ class Model(AbsEncoder):
         return self.encode(loader, prompt_type=kind, **about)
 
 
-nearest = top_k  # mteb's protocol has an argument of its name
+search_index = top_k  # mteb's protocol has an argument of its name
 
 
 def _undecoded(data: datasets.Dataset) -> datasets.Dataset:

@@ -9,16 +9,16 @@ the texts of Table 2 are mteb's, by its names: `embed/eval/suite.py --config.mte
 import dataclasses
 
 from embed.data.discover import has_benchmark, has_split
-from embed.data.sources import open_split, read
+from embed.data.sources import open_split, read_records
 from embed.distributed import storage
 from embed.eval.benchmarks import Benchmark, from_folder, from_pairs
 
 KS = (1, 5, 10, 20)  # where rankings are cut
-THERE, BACK = "query→target", "target→query"
+FORWARD, REVERSE = "query→target", "target→query"
 
 
 @dataclasses.dataclass(frozen=True)
-class Published:
+class ReportBenchmark:
     """One benchmark: a folder, what is searched by what, and the score that counts."""
 
     name: str
@@ -37,18 +37,20 @@ class Published:
         )
 
 
-def _captions(name: str, folder: str, there: float, back: float, source: str, split: str) -> Published:
-    scores: dict[str, float | None] = {THERE: there, BACK: back}
-    return Published(name, folder, "query: a caption; positive: its image", "hit@1", scores, source, split)
+def _captions(name: str, folder: str, there: float, back: float, source: str, split: str) -> ReportBenchmark:
+    scores: dict[str, float | None] = {FORWARD: there, REVERSE: back}
+    return ReportBenchmark(name, folder, "query: a caption; positive: its image", "hit@1", scores, source, split)
 
 
-def _videos(name: str, folder: str, score: float, source: str, split: str) -> Published:
-    return Published(name, folder, "query: a caption; positive: its video", "ndcg@10", {THERE: score}, source, split)
+def _videos(name: str, folder: str, score: float, source: str, split: str) -> ReportBenchmark:
+    return ReportBenchmark(
+        name, folder, "query: a caption; positive: its video", "ndcg@10", {FORWARD: score}, source, split
+    )
 
 
-def _special(name: str, folder: str, score: float, source: str, text: str) -> Published:
+def _special(name: str, folder: str, score: float, source: str, text: str) -> ReportBenchmark:
     holds = f"query: an image; positive: its {text}"
-    return Published(name, folder, holds, "hit@5", {THERE: score}, source, "its test images")
+    return ReportBenchmark(name, folder, holds, "hit@5", {FORWARD: score}, source, "its test images")
 
 
 KARPATHY = "https://cs.stanford.edu/people/karpathy/deepimagesent"
@@ -63,39 +65,39 @@ TABLES = (
         "MSR-VTT", "msrvtt", 68.0, "https://github.com/albanie/collaborative-experts", "the 1,000 clips of split 1k-A"
     ),
     _videos("YouCook2", "youcook2", 52.5, "http://youcook2.eecs.umich.edu", "the validation clips and their sentences"),
-    Published(
+    ReportBenchmark(
         "EncyclopedicVQA",
         "encyclopedic_vqa",
         "query: an image, then a question; positive: the section that answers it",
         "hit@20",
-        {THERE: 71.5},
+        {FORWARD: 71.5},
         "https://github.com/google-research/google-research/tree/master/encyclopedic_vqa",
         "the test questions",
     ),
-    Published(
+    ReportBenchmark(
         "ViDoRe V2",
         "vidore_v2",
         "query: a question; relevant: pages that answer it, by grade",
         "ndcg@10",
-        {THERE: 64.9},
+        {FORWARD: 64.9},
         "https://huggingface.co/collections/vidore/vidore-benchmark-v2",
         "its four datasets (or score them by --config.mteb)",
     ),
-    Published(
+    ReportBenchmark(
         "SVQ in-language",
         "svq_inlang",
         "query: a spoken question; positive: the passage in its language",
         "mrr@10",
-        {THERE: 75.58},
+        {FORWARD: 75.58},
         SVQ,
         "the questions with their passages, in 17 locales",
     ),
-    Published(
+    ReportBenchmark(
         "SVQ cross-language",
         "svq_cross",
         "query: a spoken question; positive: the English passage",
         "mrr@10",
-        {THERE: 72.56},
+        {FORWARD: 72.56},
         SVQ,
         "the questions with their English passages, in 19 locales",
     ),
@@ -109,19 +111,19 @@ TABLES = (
 )
 
 
-def like(name: str, folder: str) -> Published:
+def under_protocol(name: str, folder: str) -> ReportBenchmark:
     """Another folder by the protocol of a benchmark of the report. Raises KeyError for a name it does not have."""
     table = {one.name: one for one in TABLES}[name]
     return dataclasses.replace(table, name=f"{folder}, as {name}", folder=folder, report=dict.fromkeys(table.report))
 
 
-def load(one: Published, root: storage.Path) -> list[Benchmark]:
+def load(one: ReportBenchmark, root: storage.Path) -> list[Benchmark]:
     """Its directions; none where the data is not there. Raises RecordError and DatasetError for what cannot be used."""
     folder = root / one.folder
     if has_benchmark(folder):
-        whole = from_folder(folder, name=f"{one.name}: {THERE}")
+        whole = from_folder(folder, name=f"{one.name}: {FORWARD}")
         return [whole]
     if not has_split(folder, "test"):
         return []
-    both = from_pairs(one.name, read(open_split(folder, "test")))
+    both = from_pairs(one.name, read_records(open_split(folder, "test")))
     return [way for way in both if way.name.removeprefix(f"{one.name}: ") in one.report]

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
-from embed.data.discover import DatasetError, has_benchmark, has_split, with_test
-from embed.data.sources import open_split, read
+from embed.data.discover import DatasetError, has_benchmark, has_split, require_benchmarks
+from embed.data.sources import open_split, read_records
 from embed.distributed import hosts, storage
 from embed.embedder import Embedder, Prepared
 from embed.eval.benchmarks import KS, Benchmark, from_folder, from_pairs, score
@@ -37,61 +37,61 @@ SUITE: dict[str, tuple[int | None, str | None]] = {
     "scenes_edit": (None, None),
     "scenes_labels": (None, "classification"),
 }
-TOKENS = 126  # of text that are read, a row of 128 with its ends; longer texts are cut
-Ready = tuple[Benchmark, Prepared, Prepared]
+MAX_TEXT_TOKENS = 126  # of text that are read, a row of 128 with its ends; longer texts are cut
+PreparedBenchmark = tuple[Benchmark, Prepared, Prepared]
 Vectors = list[tuple[np.ndarray, np.ndarray]]  # of a suite: f32[q,e] and f32[n,e] of each benchmark
 
 
-def load_suite(embedder: Embedder, data: storage.Path, split: str) -> list[Ready]:
+def load_suite(embedder: Embedder, data: storage.Path, split: str) -> list[PreparedBenchmark]:
     """Every benchmark of the suite, decoded and laid out once for any number of checkpoints."""
-    suite: list[Ready] = []
+    suite: list[PreparedBenchmark] = []
     for name, (patches, task) in SUITE.items():
         source = open_split(data / name, split)
         kind = json.loads((data / name / "manifest.json").read_text())["task"]
-        there, back = from_pairs(name, read(source), kind)
-        suite += lay_out(embedder, there, back, task, patches)
+        there, back = from_pairs(name, read_records(source), kind)
+        suite += prepare_benchmark(embedder, there, back, task, patches)
     return suite
 
 
-def load_pairs(embedder: Embedder, root: str, split: str) -> list[Ready]:
+def load_datasets(embedder: Embedder, root: str, split: str) -> list[PreparedBenchmark]:
     """Benchmarks of the datasets under `root`: those of a split's pairs, and those given as corpus and queries."""
-    suite: list[Ready] = []
-    for folder in with_test(root, split):
+    suite: list[PreparedBenchmark] = []
+    for folder in require_benchmarks(root, split):
         if has_split(folder, split):
-            suite += lay_out(embedder, *from_pairs(folder.name, read(open_split(folder, split))))
+            suite += prepare_benchmark(embedder, *from_pairs(folder.name, read_records(open_split(folder, split))))
         if has_benchmark(folder):
-            suite += lay_out(embedder, from_folder(folder))
+            suite += prepare_benchmark(embedder, from_folder(folder))
     return suite
 
 
-def check_pairs(root: str) -> None:
+def check_names(root: str) -> None:
     """Raises DatasetError where the datasets under `root` cannot be scored beside the suite."""
-    taken = [folder for folder in with_test(root) if folder.name in SUITE]
+    taken = [folder for folder in require_benchmarks(root) if folder.name in SUITE]
     if taken:
         raise DatasetError(
             f"{taken[0]} has the name of a built-in dataset, and results are kept by name: rename the folder"
         )
 
 
-def lay_out(
+def prepare_benchmark(
     embedder: Embedder,
     there: Benchmark,
     back: Benchmark | None = None,
     task: str | None = None,
     patches: int | None = None,
-) -> Iterator[Ready]:
+) -> Iterator[PreparedBenchmark]:
     """One dataset, in both directions if it has two; its sides keep their prompts whichever way they are searched."""
     document = "document" if task else None
-    queries = embedder.prepare_contents(there.queries, there.name_query, task, patches, TOKENS)
-    corpus = embedder.prepare_contents(there.corpus, there.name_candidate, document, patches, TOKENS)
+    queries = embedder.prepare_contents(there.queries, there.name_query, task, patches, MAX_TEXT_TOKENS)
+    corpus = embedder.prepare_contents(there.corpus, there.name_candidate, document, patches, MAX_TEXT_TOKENS)
     yield there, queries, corpus
     if back is not None:
         if back.queries != there.corpus:  # hard negatives are candidates, and nobody's query
-            corpus = embedder.prepare_contents(back.queries, back.name_query, document, patches, TOKENS)
+            corpus = embedder.prepare_contents(back.queries, back.name_query, document, patches, MAX_TEXT_TOKENS)
         yield back, corpus, queries
 
 
-def encode(embedder: Embedder, params: dict, suite: list[Ready]) -> Vectors:
+def encode_suite(embedder: Embedder, params: dict, suite: list[PreparedBenchmark]) -> Vectors:
     """The vectors of every benchmark for one set of parameters; what two directions share is encoded once."""
     found: dict[int, np.ndarray] = {}
 
@@ -103,17 +103,19 @@ def encode(embedder: Embedder, params: dict, suite: list[Ready]) -> Vectors:
     return [(of(queries), of(corpus)) for _, queries, corpus in suite]
 
 
-def evaluate(suite: list[Ready], vectors: Vectors, widths: Sequence[int]) -> dict[str, dict[int, dict[str, float]]]:
+def evaluate(
+    suite: list[PreparedBenchmark], vectors: Vectors, widths: Sequence[int]
+) -> dict[str, dict[int, dict[str, float]]]:
     """Benchmark -> width -> metric -> value."""
     return {one.name: score(one, *both, widths) for (one, *_), both in zip(suite, vectors, strict=True)}
 
 
-def mean(results: dict[str, dict[int, dict[str, float]]]) -> float:
+def mean_ndcg(results: dict[str, dict[int, dict[str, float]]]) -> float:
     """One number for choosing: nDCG@10 at full width, mean over benchmarks."""
     return sum(by_width[max(by_width)]["ndcg@10"] for by_width in results.values()) / len(results)
 
 
-def table(columns: dict[str, dict], suite: list[Ready]) -> str:
+def format_table(columns: dict[str, dict], suite: list[PreparedBenchmark]) -> str:
     """Markdown: R@1 and R@10 at full width, a row a benchmark, beside chance."""
     names = list(columns)
     lines = ["| task | items | chance R@1 / R@10 | " + " | ".join(names) + " |", "|---" * (3 + len(names)) + "|"]
@@ -128,22 +130,22 @@ def table(columns: dict[str, dict], suite: list[Ready]) -> str:
     return "\n".join(lines)
 
 
-def community(config: ConfigDict) -> None:
+def run_mteb(config: ConfigDict) -> None:
     """Tasks of mteb: its protocol, and its own form of results, in the workdir. What could not be loaded is named."""
     try:
         import mteb
 
-        from embed.eval.mteb import Model, tasks
+        from embed.eval.mteb import MtebModel, find_tasks
     except ModuleNotFoundError as error:
         raise SystemExit(f"error: --config.mteb needs the extra [eval] ({error}): pip install -e '.[eval]'") from error
     path, folder = require_checkpoint(config), storage.path(config.workdir) / "mteb"
     embedder = Embedder.load(path)
     try:
-        model = Model(embedder, path.name, config.dim or None)
+        model = MtebModel(embedder, path.name, config.dim or None)
     except ValueError as error:
         raise ConfigError(f"--config.dim={config.dim}: {error}") from error
     try:
-        chosen = tasks(config.mteb)
+        chosen = find_tasks(config.mteb)
     except KeyError as error:
         raise ConfigError(f"--config.mteb={config.mteb}: {error.args[0]}") from error
     found = mteb.evaluate(model, chosen, cache=mteb.ResultCache(str(folder)), raise_error=False)
@@ -158,19 +160,19 @@ def community(config: ConfigDict) -> None:
 
 def main(config: ConfigDict) -> None:
     if config.mteb:
-        return community(config)
+        return run_mteb(config)
     path = require_checkpoint(config)
     out = checkpoint.locate(path)[0] / "results.json"
     if config.pairs:
-        check_pairs(config.pairs)
+        check_names(config.pairs)
     embedder = Embedder.load(path)
     suite = load_suite(embedder, storage.path(config.data), "test")
-    suite += load_pairs(embedder, config.pairs, "test") if config.pairs else []
-    results = evaluate(suite, encode(embedder, embedder.params, suite), embedder.encoder.arch.widths)
-    if hosts.leads():
+    suite += load_datasets(embedder, config.pairs, "test") if config.pairs else []
+    results = evaluate(suite, encode_suite(embedder, embedder.params, suite), embedder.encoder.arch.widths)
+    if hosts.is_primary():
         out.write_text(json.dumps(results, indent=1))
-        print(table({path.name: results}, suite))
-        print(f"mean nDCG@10 {mean(results):.3f}; all metrics and widths in {out}")
+        print(format_table({path.name: results}, suite))
+        print(f"mean nDCG@10 {mean_ndcg(results):.3f}; all metrics and widths in {out}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Models in and out of the Hugging Face layout: folders that transformers and sentence-transformers write and read."""
 
-from embed.hf.config import architecture as architecture
+from embed.hf.config import read_architecture as read_architecture
 from embed.hf.fields import HubError as HubError
-from embed.hf.hub import folder as folder
-from embed.hf.load import layout as layout
+from embed.hf.hub import resolve as resolve
 from embed.hf.load import load as load
+from embed.hf.load import load_preprocessor as load_preprocessor

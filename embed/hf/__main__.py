@@ -10,7 +10,7 @@ import sys
 
 from embed.hf import hub
 from embed.hf.export import export
-from embed.hf.load import to_checkpoint
+from embed.hf.load import import_checkpoint
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
     command = commands.add_parser("import", help="read a model's folder into a checkpoint")
     command.add_argument("folder", help="of config.json, safetensors, tokenizer.json; or owner/model@COMMIT")
     command.add_argument("run", help="where to")
-    command.set_defaults(do=lambda given: to_checkpoint(hub.folder(given.folder), given.run))
+    command.set_defaults(do=lambda given: import_checkpoint(hub.resolve(given.folder), given.run))
     command = commands.add_parser("export", help="write a checkpoint in the Hugging Face layout")
     command.add_argument("checkpoint", help="a run's or soup's folder, or one checkpoints/STEP of it")
     command.add_argument("folder", help="where to: new, or an empty folder, which is replaced when all is written")

@@ -38,7 +38,7 @@ def is_embedder(arch: Architecture) -> bool:
     return bool(arch.per_layer) and not arch.per_layer_vocabulary
 
 
-def architecture(folder: str | os.PathLike) -> Architecture:
+def read_architecture(folder: str | os.PathLike) -> Architecture:
     """The architecture of a model's folder: its config.json, and what its processor and our own export add.
 
     Raises HubError for a model of another kind, OSError without a config.json.

@@ -23,7 +23,7 @@ from embed.distributed import storage
 from embed.hf.card import model_card
 from embed.hf.config import config_json, is_embedder
 from embed.hf.fields import HubError
-from embed.hf.tensors import DENSE, theirs
+from embed.hf.tensors import DENSE, hf_tensor
 from embed.model.presets import Architecture
 from embed.training import checkpoint
 
@@ -50,7 +50,7 @@ def export(path: str | os.PathLike, folder: str | os.PathLike, dtype: str = "flo
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty; give a new folder")
     meta = checkpoint.metadata(path)
-    arch, layout = checkpoint.architecture(meta), checkpoint.load_layout(path)
+    arch, layout = checkpoint.architecture(meta), checkpoint.load_preprocessor(path)
     files = documents(arch, layout.tokenizer)
     files["embed.json"] = {"widths": arch.widths, "media": meta["contract"]["media"], "about": meta}
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ def export(path: str | os.PathLike, folder: str | os.PathLike, dtype: str = "flo
 def write_weights(params: dict, arch: Architecture, folder: pathlib.Path, dtype: np.dtype) -> None:
     """Every leaf as their tensors, in safetensors files of at most 2 GB with an index, one file in memory at a time."""
     embedder = is_embedder(arch)
-    leaves = [(value, theirs(path, arch, embedder)) for path, value in flatten_dict(params).items()]
+    leaves = [(value, hf_tensor(path, arch, embedder)) for path, value in flatten_dict(params).items()]
     tensors = [
         (str(name), value, index, place.back) for value, place in leaves for index, name in np.ndenumerate(place.names)
     ]

@@ -49,7 +49,7 @@ class HubError(ValueError):
     """A folder that is not such a model; the message names the file, the field or the tensors."""
 
 
-class Fields(dict[str, Any]):
+class JsonFields(dict[str, Any]):
     """A JSON object of `path`. Raises HubError where a field that is asked for by `[]` is not there."""
 
     def __init__(self, fields: dict[str, Any], path: pathlib.Path):
@@ -88,10 +88,10 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     return value
 
 
-def _checked(fields: dict[str, Any], path: pathlib.Path) -> Fields:
+def _checked(fields: dict[str, Any], path: pathlib.Path) -> JsonFields:
     present = {name: value for name, value in fields.items() if value is not None}
     for name in present.keys() & KINDS.keys():
         kind, holds = KINDS[name]
         if not holds(present[name]):
             raise HubError(f"{path}: {name} is {json.dumps(present[name])[:80]}; expected {kind}")
-    return Fields(present, path)
+    return JsonFields(present, path)

@@ -14,7 +14,7 @@ PINNED = re.compile(r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)@(?P<
 NEEDED = ("*.json", "*.safetensors", "*/*.json", "*/*.safetensors")  # no code, nothing pickled
 
 
-def folder(name: str | os.PathLike) -> pathlib.Path:
+def resolve(name: str | os.PathLike) -> pathlib.Path:
     """The folder `name`, or, for "owner/model@COMMIT", what that repository held at that commit, downloaded once.
 
     The commit has its 40 digits: a branch's name would give another model tomorrow. Raises HubError where there is

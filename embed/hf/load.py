@@ -9,11 +9,11 @@ import jax
 import numpy as np
 from einops import EinopsError, rearrange
 
-from embed.data.preprocess import Layout
+from embed.data.preprocess import Preprocessor
 from embed.distributed import mesh, storage
-from embed.hf.config import architecture, is_embedder
+from embed.hf.config import is_embedder, read_architecture
 from embed.hf.fields import HubError, check_downloaded
-from embed.hf.tensors import BOUNDS, DENSE, Theirs, theirs
+from embed.hf.tensors import BOUNDS, DENSE, HFTensor, hf_tensor
 from embed.hf.weights import Tensors, find_tensors, read_tensor
 from embed.model.encoder import Encoder, init_projection
 from embed.model.presets import Architecture
@@ -25,16 +25,16 @@ AUDIO = ("audio_tower.", "embed_audio.")
 LISTED = 50  # wrong tensors that an error names
 
 
-def layout(folder: str | os.PathLike) -> Layout:
+def load_preprocessor(folder: str | os.PathLike) -> Preprocessor:
     """How inputs of a model's folder are made: its tokenizer.json and its numbers for media.
 
     Raises HubError for a tokenizer that is not whole or not of this model, OSError where there is none.
     """
     path = pathlib.Path(folder) / "tokenizer.json"
     check_downloaded(path)
-    arch = architecture(folder)
+    arch = read_architecture(folder)
     try:
-        return Layout.load(path, arch)
+        return Preprocessor.load(path, arch)
     except ValueError as error:
         raise HubError(str(error)) from error
 
@@ -46,14 +46,14 @@ def load(folder: str | os.PathLike, like: dict[str, Any] | None = None, seed: in
     both are said. Raises HubError naming the tensors that are missing, misshapen or unexpected, or the first that is
     quantised or not finite, OSError where a file is missing.
     """
-    folder, arch = pathlib.Path(folder), architecture(folder)
-    like = checkpoint.shapes(Encoder(arch)) if like is None else like
+    folder, arch = pathlib.Path(folder), read_architecture(folder)
+    like = checkpoint.param_structs(Encoder(arch)) if like is None else like
     reader = Reader(folder, arch)
     new = []
 
     def leaf(path: tuple, wanted: jax.ShapeDtypeStruct) -> jax.Array:
         name = tuple(part.key for part in path)
-        place = theirs(name, arch, is_embedder(arch))
+        place = hf_tensor(name, arch, is_embedder(arch))
         if str(place.names) == DENSE and DENSE not in reader.files:
             new.append("/".join(name))
             return init_projection(arch, jax.random.key(seed)).astype(wanted.dtype)
@@ -69,15 +69,15 @@ def load(folder: str | os.PathLike, like: dict[str, Any] | None = None, seed: in
     return params
 
 
-def to_checkpoint(folder: str | os.PathLike, run: str | os.PathLike) -> None:
+def import_checkpoint(folder: str | os.PathLike, run: str | os.PathLike) -> None:
     """A model's folder as a checkpoint of ours, which everything here takes: training, soup, evaluation, Embedder.
 
     Raises what `load` does.
     """
-    arch, of = architecture(folder), layout(folder)
+    arch, of = read_architecture(folder), load_preprocessor(folder)
     with jax.set_mesh(mesh.make_mesh((1, -1, 1))):
         params = load(folder)
-        checkpoint.save_params(storage.path(run), params, checkpoint.describe(arch, of, init=folder), of.tokenizer)
+        checkpoint.save_params(storage.path(run), params, checkpoint.metadata_for(arch, of, init=folder), of.tokenizer)
 
 
 class Reader:
@@ -89,7 +89,7 @@ class Reader:
         self.unread = set(self.files)
         self.wrong: list[str] = []
 
-    def read(self, place: Theirs, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    def read(self, place: HFTensor, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         """One of our leaves, zeros where something is missing or misshapen: that is noted for `finish`."""
         if not place.names.ndim:  # without a copy, since the largest tables are such
             return self._one(str(place.names), place.axes, shape, dtype)

@@ -113,7 +113,7 @@ AUDIO_LAYER: Table = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Theirs:
+class HFTensor:
     """One of our leaves over there: the tensors whose stack it is, and the einops pattern from one of them to ours."""
 
     names: np.ndarray  # str[...], the leading axes of our leaf
@@ -126,15 +126,15 @@ class Theirs:
         return f"{ours.strip()} -> {theirs.strip()}"
 
 
-def theirs(leaf: Path, arch: Architecture, embedder: bool) -> Theirs:
+def hf_tensor(leaf: Path, arch: Architecture, embedder: bool) -> HFTensor:
     """Where a leaf of the parameters of `arch` is in a model of theirs, which is an EmbeddingGemma 2 or is not.
 
     Raises KeyError for a leaf that no published model has.
     """
     if leaf[-1] == "bounds":
-        weight = theirs((*leaf[:-1], "weight"), arch, embedder)
+        weight = hf_tensor((*leaf[:-1], "weight"), arch, embedder)
         names = [[name.removesuffix("linear.weight") + bound for bound in BOUNDS] for name in weight.names.flat]
-        return Theirs(np.array(names).reshape(*weight.names.shape, len(BOUNDS)), "->")
+        return HFTensor(np.array(names).reshape(*weight.names.shape, len(BOUNDS)), "->")
     layers: list = []  # the leading axes of our leaf, as prefixes of their names
     n = arch.locals + 1
     part = leaf[0]
@@ -165,4 +165,4 @@ def theirs(leaf: Path, arch: Architecture, embedder: bool) -> Theirs:
     name, axes = table[leaf]
     linear = ".linear" if part == "vision" else ""
     name = name.format(ple=ple, block=block, linear=linear)
-    return Theirs(np.char.add(layers or "", name), axes)
+    return HFTensor(np.char.add(layers or "", name), axes)

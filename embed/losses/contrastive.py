@@ -5,7 +5,7 @@ positive against its own hard negatives and every other target j, except those w
 (by content hash), which would be false negatives. The positive enters the denominator exactly once.
 
 A query's positive and its own hard negatives are on its device. What others bring goes through `rivals`: here all at
-once (`dense`, the reference you can read), in embed/losses/ring.py in constant memory.
+once (`gather_and_score`, the reference you can read), in embed/losses/ring.py in constant memory.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from jax import P
 from embed.batch import Pairs
 from embed.distributed import mesh
 
-EXCLUDED = -1e30  # a logit that is not there; finite, so that its gradient is zero and never NaN
+MASKED_LOGIT = -1e30  # a logit that is not there; finite, so that its gradient is zero and never NaN
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +35,11 @@ class Candidates:
     both_directions: bool = False  # average with the loss of each target against the batch's queries
 
 
-REPORT = Candidates()
+REPORT_CANDIDATES = Candidates()
 
 
 @flax.struct.dataclass
-class Side:
+class KeyBatch:
     """Queries, or what they are compared with: n rows, w Matryoshka widths.
 
     The logit of a query and a key at a width is the dot product of their prefixes times both factors.
@@ -55,12 +55,12 @@ class Side:
 
 
 @flax.struct.dataclass
-class Queries(Side):
+class QueryBatch(KeyBatch):
     sharp: jax.Array  # f32[n]         scale over the temperature
 
 
 @flax.struct.dataclass
-class Rivals:
+class NegativeStats:
     """What queries and keys have found in each other."""
 
     total: jax.Array  # f32[q,w]       logsumexp of a query's logits
@@ -70,7 +70,9 @@ class Rivals:
     back_count: jax.Array  # f32[n,w]  how many they are
 
 
-Meeting = Callable[[Queries, Side, Sequence[int], bool], Rivals]  # at these widths; whether keys look back
+NegativeScorer = Callable[
+    [QueryBatch, KeyBatch, Sequence[int], bool], NegativeStats
+]  # at these widths; whether keys look back
 
 
 def logits(query: jax.Array, factor: jax.Array, key: jax.Array, other: jax.Array, widths: Sequence[int]) -> jax.Array:
@@ -83,7 +85,7 @@ def logits(query: jax.Array, factor: jax.Array, key: jax.Array, other: jax.Array
     return jnp.stack(found) * rearrange(factor, "q w -> w q 1") * rearrange(other, "n w -> w 1 n")
 
 
-def near(queries: Queries, keys: Side, scores: jax.Array) -> tuple[jax.Array, jax.Array]:
+def negative_masks(queries: QueryBatch, keys: KeyBatch, scores: jax.Array) -> tuple[jax.Array, jax.Array]:
     """bool[w,q,n] twice: which keys a query is compared with, and which queries a key is, at logits f32[w,q,n].
 
     A key counts where it is the query's own or comes from a valid pair with another query, and is not equal to the
@@ -103,13 +105,13 @@ def near(queries: Queries, keys: Side, scores: jax.Array) -> tuple[jax.Array, ja
     return forth, back
 
 
-def seen(queries: Queries, keys: Side, widths: Sequence[int], columns: bool) -> Rivals:
+def score_negatives(queries: QueryBatch, keys: KeyBatch, widths: Sequence[int], columns: bool) -> NegativeStats:
     """What queries and keys find in each other, with all logits at once; `columns` says whether keys look back."""
     scores = logits(queries.vector, queries.factor, keys.vector, keys.factor, widths)
-    forth, back = near(queries, keys, scores)
+    forth, back = negative_masks(queries, keys, scores)
     back &= columns
-    found, column = jnp.where(forth, scores, EXCLUDED), jnp.where(back, scores, EXCLUDED)
-    return Rivals(
+    found, column = jnp.where(forth, scores, MASKED_LOGIT), jnp.where(back, scores, MASKED_LOGIT)
+    return NegativeStats(
         total=rearrange(jax.nn.logsumexp(found, axis=2), "w q -> q w"),
         count=rearrange(jnp.sum(forth, axis=2, dtype=jnp.float32), "w q -> q w"),
         best=jnp.max(found[-1], axis=1),
@@ -118,20 +120,20 @@ def seen(queries: Queries, keys: Side, widths: Sequence[int], columns: bool) -> 
     )
 
 
-def dense(queries: Queries, keys: Side, widths: Sequence[int], columns: bool) -> Rivals:
+def gather_and_score(queries: QueryBatch, keys: KeyBatch, widths: Sequence[int], columns: bool) -> NegativeStats:
     """Of the whole batch: every device sees every key."""
     everywhere = jax.tree.map(lambda leaf: jax.reshard(leaf, P()), keys)
-    found = seen(queries, everywhere, widths, columns)
+    found = score_negatives(queries, everywhere, widths, columns)
     back, count = (jax.reshard(x, mesh.EMBEDDINGS) for x in (found.back, found.back_count))
     return dataclasses.replace(found, back=back, back_count=count)
 
 
-def as_found(total: jax.Array, count: jax.Array, positive: jax.Array, sharp: jax.Array) -> jax.Array:
+def identity(total: jax.Array, count: jax.Array, positive: jax.Array, sharp: jax.Array) -> jax.Array:
     """The logsumexp of the negatives as it is; what may be in its place is embed/losses/regularizers.py's."""
     return total
 
 
-def contrast(
+def contrastive_loss(
     query: jax.Array,
     target: jax.Array,
     negative: jax.Array,
@@ -140,17 +142,17 @@ def contrast(
     temperature: float | jax.Array,
     widths: Sequence[int],
     weights: Sequence[float] | None = None,
-    candidates: Candidates = REPORT,
+    candidates: Candidates = REPORT_CANDIDATES,
     scale: jax.Array | None = None,
-    rivals: Meeting = dense,
-    hard: Callable[[Meeting], Meeting] = lambda meeting: meeting,
-    corrected: Callable[..., jax.Array] = as_found,
+    rivals: NegativeScorer = gather_and_score,
+    hard: Callable[[NegativeScorer], NegativeScorer] = lambda meeting: meeting,
+    corrected: Callable[..., jax.Array] = identity,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Mean loss over the valid pairs, and over Matryoshka widths with `weights` (equal ones if none are given).
 
     query [q,e], target [q,e] and negative [q·h,e] (h >= 0) need not be normalised; products are made in their dtype
     and added up in float32. `pairs` gives content hashes and validity; `scale` f32[q] multiplies each query's logits.
-    Each width is a loss of its own on renormalised prefixes; all come from one pass. `rivals` is `dense` or `ring`.
+    Each width is a loss of its own on renormalised prefixes; all come from one pass. `rivals` is `gather_and_score` or `ring`.
     `hard` changes how hard negatives are met (`extras.harder`), `corrected` the negatives' sum (`extras.debiased`).
 
     Returns f32[] and metrics of the widest width over valid pairs: `accuracy`, the share of queries whose positive
@@ -166,24 +168,24 @@ def contrast(
     sharp = jnp.where(valid, scale, 1) / temperature
 
     unit_query, unit_target = inverse_norms(query, widths), inverse_norms(target, widths)
-    cosine = _over_prefixes(query, target, widths) * unit_query * unit_target
+    cosine = _prefix_products(query, target, widths) * unit_query * unit_target
     positive = cosine * rearrange(sharp, "q -> q 1")
     ceiling = jax.lax.stop_gradient(cosine) + (jnp.inf if candidates.margin is None else candidates.margin)
 
     factor = unit_query * rearrange(sharp, "q -> q 1")
-    queries = Queries(query, factor, ceiling, pairs.query_hash, pairs.target_hash, valid, pair, sharp)
-    targets = Side(target, unit_target, ceiling, pairs.query_hash, pairs.target_hash, valid, pair)
+    queries = QueryBatch(query, factor, ceiling, pairs.query_hash, pairs.target_hash, valid, pair, sharp)
+    targets = KeyBatch(target, unit_target, ceiling, pairs.query_hash, pairs.target_hash, valid, pair)
     found = []
     if candidates.in_batch:
         found.append(rivals(queries, targets, widths, candidates.both_directions))
     if h:
-        meeting = hard(rivals if candidates.shared_negatives else _own)
-        found.append(meeting(queries, _hard_negatives(negative, pairs, targets, widths), widths, False))
+        meeting = hard(rivals if candidates.shared_negatives else score_own_negatives)
+        found.append(meeting(queries, _hard_negative_keys(negative, pairs, targets, widths), widths, False))
 
     def against(total: jax.Array, count: jax.Array) -> jax.Array:
         return jnp.logaddexp(corrected(total, count, positive, sharp), positive) - positive
 
-    nothing = jnp.full_like(positive, EXCLUDED)
+    nothing = jnp.full_like(positive, MASKED_LOGIT)
     total = functools.reduce(jnp.logaddexp, (one.total for one in found), nothing)
     count = sum((one.count for one in found), jnp.zeros_like(positive))
     each = against(total, count)
@@ -193,7 +195,7 @@ def contrast(
         each = (each + against(*back)) / 2
     loss = jnp.sum(jnp.asarray(weights, jnp.float32) * mean_over_valid(each, valid))
 
-    best = functools.reduce(jnp.maximum, (one.best for one in found), jnp.full_like(sharp, EXCLUDED))
+    best = functools.reduce(jnp.maximum, (one.best for one in found), jnp.full_like(sharp, MASKED_LOGIT))
     offered = jnp.sum(valid) - 1 if candidates.in_batch else 0
     offered += jnp.sum(valid) * h if candidates.shared_negatives else h
     metrics = {
@@ -206,17 +208,17 @@ def contrast(
 
 def inverse_norms(x: jax.Array, widths: Sequence[int]) -> jax.Array:
     """[n,e] -> f32[n,w]: 1 / norm of every prefix."""
-    return jax.lax.rsqrt(jnp.maximum(_over_prefixes(x, x, widths), 1e-24))
+    return jax.lax.rsqrt(jnp.maximum(_prefix_products(x, x, widths), 1e-24))
 
 
-def _over_prefixes(a: jax.Array, b: jax.Array, widths: Sequence[int]) -> jax.Array:
+def _prefix_products(a: jax.Array, b: jax.Array, widths: Sequence[int]) -> jax.Array:
     """a [n,e], b [n,e] -> f32[n,w]: row by row, the dot product of every prefix."""
     product = a.astype(jnp.float32) * b.astype(jnp.float32)
     sums = [jnp.sum(product[:, start:stop], axis=1) for start, stop in pairwise([0, *widths])]
     return jnp.cumsum(jnp.stack(sums, axis=1), axis=1)
 
 
-def _hard_negatives(negative: jax.Array, pairs: Pairs, targets: Side, widths: Sequence[int]) -> Side:
+def _hard_negative_keys(negative: jax.Array, pairs: Pairs, targets: KeyBatch, widths: Sequence[int]) -> KeyBatch:
     """negative [q·h,e] as keys; what they share with their pair is repeated."""
     h = negative.shape[0] // targets.pair.shape[0]
     each = jax.tree.map(lambda leaf: repeat(leaf, "q ... -> (q h) ...", h=h), targets)
@@ -225,19 +227,21 @@ def _hard_negatives(negative: jax.Array, pairs: Pairs, targets: Side, widths: Se
     )
 
 
-def _own(queries: Queries, negatives: Side, widths: Sequence[int], columns: bool) -> Rivals:
+def score_own_negatives(
+    queries: QueryBatch, negatives: KeyBatch, widths: Sequence[int], columns: bool
+) -> NegativeStats:
     """Every query against its own h hard negatives alone."""
     rows = queries.pair.shape[0]
-    one_query, own = jax.tree.map(lambda leaf: mesh.grouped(leaf, rows), (queries, negatives))
-    found = jax.vmap(lambda query, keys: seen(query, keys, widths, columns))(one_query, own)
+    one_query, own = jax.tree.map(lambda leaf: mesh.split_leading(leaf, rows), (queries, negatives))
+    found = jax.vmap(lambda query, keys: score_negatives(query, keys, widths, columns))(one_query, own)
     return jax.tree.map(lambda leaf: leaf[:, 0], found)
 
 
 def zero_invalid(x: jax.Array, valid: jax.Array) -> jax.Array:
     """x[q·h,...], h rows a pair, with zeros in the rows of pairs that are not valid: what is there, NaN even, reaches
     neither a value nor a gradient."""
-    rows = mesh.grouped(x, len(valid))
-    return mesh.ungrouped(jnp.where(valid.reshape(-1, *(1,) * x.ndim), rows, 0))
+    rows = mesh.split_leading(x, len(valid))
+    return mesh.merge_leading(jnp.where(valid.reshape(-1, *(1,) * x.ndim), rows, 0))
 
 
 def mean_over_valid(x: jax.Array, valid: jax.Array) -> jax.Array:

@@ -18,26 +18,26 @@ from jax import P
 from embed.batch import Pairs
 from embed.distributed import mesh
 from embed.losses.contrastive import (
-    EXCLUDED,
-    Meeting,
-    Queries,
-    Rivals,
-    Side,
+    MASKED_LOGIT,
+    KeyBatch,
+    NegativeScorer,
+    NegativeStats,
+    QueryBatch,
     inverse_norms,
     mean_over_valid,
     zero_invalid,
 )
 
 
-def harder(alpha: float) -> Callable[[Meeting], Meeting]:
+def hard_negative_weighting(alpha: float) -> Callable[[NegativeScorer], NegativeScorer]:
     """Hard negatives count exp(alpha · cosine) times, the more the harder; the `hard` of `contrast`.
 
     EmbeddingGemma (arXiv 2509.20354, alpha = 5): alpha times the cosine is added to the logit and held constant. Where
     negatives are shared, each query weighs them by its own cosines. `accuracy` stays that of the plain cosines.
     """
 
-    def harden(meeting: Meeting) -> Meeting:
-        def meet(queries: Queries, keys: Side, widths: Sequence[int], columns: bool) -> Rivals:
+    def harden(meeting: NegativeScorer) -> NegativeScorer:
+        def meet(queries: QueryBatch, keys: KeyBatch, widths: Sequence[int], columns: bool) -> NegativeStats:
             # s · sharp + alpha · s is s · (sharp + alpha): a sharper query. Held constant, the second term has no part
             # in the gradient, which is therefore smaller by the same factor.
             more = jax.lax.stop_gradient(1 + alpha / queries.sharp)
@@ -67,7 +67,7 @@ def debiased(prior: float) -> Callable[..., jax.Array]:
         """All f32[q,w] but sharp f32[q]; logsumexp of the negatives, their number, the positive's logit -> the same."""
         some = jnp.maximum(count, 1)
         # In logarithms; both branches of a `where` have a gradient, so each must be finite wherever it is not taken.
-        share = jnp.log(prior * some) + positive - total if prior else jnp.full_like(total, EXCLUDED)
+        share = jnp.log(prior * some) + positive - total if prior else jnp.full_like(total, MASKED_LOGIT)
         above = share < 0
         left = total + jnp.log1p(-jnp.exp(jnp.where(above, share, -1.0))) - jnp.log1p(-prior)
         floor = jnp.log(some) - rearrange(sharp, "q -> q 1")
@@ -96,7 +96,7 @@ def spread_out(
     return loss
 
 
-def matched(x: jax.Array, teacher: jax.Array, valid: jax.Array) -> jax.Array:
+def embedding_matching(x: jax.Array, teacher: jax.Array, valid: jax.Array) -> jax.Array:
     """Mean squared distance of the valid unit rows of x[n,e] to a teacher's, [n,e] -> f32[].
 
     EmbeddingGemma's embedding matching, which it applies to queries, targets and hard negatives alike (repeat `valid`
@@ -109,7 +109,7 @@ def matched(x: jax.Array, teacher: jax.Array, valid: jax.Array) -> jax.Array:
     return mean_over_valid(jnp.sum(jnp.square(ours - theirs), axis=1), valid)
 
 
-def distilled(
+def kl_distillation(
     query: jax.Array,
     target: jax.Array,
     negative: jax.Array,
@@ -132,19 +132,19 @@ def distilled(
     if not h:
         return jnp.float32(0)
     query, target, negative, teacher = (zero_invalid(x, pairs.valid) for x in (query, target, negative, teacher))
-    own = mesh.grouped(negative, rows)
+    own = mesh.split_leading(negative, rows)
     keys = jnp.concatenate([rearrange(target, "q e -> q 1 e"), own], axis=1).astype(jnp.float32)
     again = repeat(pairs.target_hash, "q two -> (q h) two", h=h) == pairs.negative_hash
-    real = ~mesh.grouped(jnp.all(again, axis=1), rows)
+    real = ~mesh.split_leading(jnp.all(again, axis=1), rows)
     there = jnp.pad(real, ((0, 0), (1, 0)), constant_values=True)
-    theirs = jax.nn.log_softmax(jnp.where(there, jax.lax.stop_gradient(teacher).astype(jnp.float32), EXCLUDED))
+    theirs = jax.nn.log_softmax(jnp.where(there, jax.lax.stop_gradient(teacher).astype(jnp.float32), MASKED_LOGIT))
     sharp, loss = jnp.ones_like(query[:, 0], jnp.float32) / temperature, jnp.float32(0)
     unit_query = inverse_norms(query, widths)
-    unit_keys = mesh.grouped(inverse_norms(rearrange(keys, "q n e -> (q n) e"), widths), rows)
+    unit_keys = mesh.split_leading(inverse_norms(rearrange(keys, "q n e -> (q n) e"), widths), rows)
     for i, (width, weight) in enumerate(zip(widths, weights, strict=True)):
         product = jnp.einsum("qe,qne->qn", query[:, :width].astype(jnp.float32), keys[..., :width])
         scores = product * unit_keys[..., i] * rearrange(unit_query[:, i] * sharp, "q -> q 1")
-        ours = jax.nn.log_softmax(jnp.where(there, scores, EXCLUDED))
+        ours = jax.nn.log_softmax(jnp.where(there, scores, MASKED_LOGIT))
         each = jnp.sum(jnp.where(there, jnp.exp(theirs) * (theirs - ours), 0), axis=1)
         loss += weight * mean_over_valid(each, pairs.valid)
     return loss

@@ -19,11 +19,21 @@ from einops import rearrange
 from jax import P
 
 from embed.distributed import mesh
-from embed.losses.contrastive import EXCLUDED, Queries, Rivals, Side, logits, near, seen
+from embed.losses.contrastive import (
+    MASKED_LOGIT,
+    KeyBatch,
+    NegativeStats,
+    QueryBatch,
+    logits,
+    negative_masks,
+    score_negatives,
+)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def ring(queries: Queries, keys: Side, widths: Sequence[int], columns: bool, tile: int = 512) -> Rivals:
+def ring_score(
+    queries: QueryBatch, keys: KeyBatch, widths: Sequence[int], columns: bool, tile: int = 512
+) -> NegativeStats:
     """`contrast.dense`, with at most `tile` x `tile` logits a width at a time on each device.
 
     Queries and keys are cut over all devices, those along `model` too where their number allows. There is no gradient
@@ -32,34 +42,38 @@ def ring(queries: Queries, keys: Side, widths: Sequence[int], columns: bool, til
     return _forward(queries, keys, widths, columns, tile)[0]
 
 
-def _forward(queries: Queries, keys: Side, widths: Sequence[int], columns: bool, tile: int) -> tuple[Rivals, Any]:
+def _forward(
+    queries: QueryBatch, keys: KeyBatch, widths: Sequence[int], columns: bool, tile: int
+) -> tuple[NegativeStats, Any]:
     axes = _axes(queries)
 
-    def local(queries: Queries, keys: Side) -> Rivals:
+    def local(queries: QueryBatch, keys: KeyBatch) -> NegativeStats:
         queries, keys = _tiles((queries, keys), tile)
 
-        def meet(traveller: tuple[Side, Any], found: Any) -> tuple[tuple[Side, Any], Any]:
+        def meet(traveller: tuple[KeyBatch, Any], found: Any) -> tuple[tuple[KeyBatch, Any], Any]:
             key, back = traveller
 
-            def one(back: Any, here: tuple[Queries, Any]) -> tuple[Any, Any]:
+            def one(back: Any, here: tuple[QueryBatch, Any]) -> tuple[Any, Any]:
                 query, (total, count, best) = here
-                more = seen(query, key, widths, columns)
+                more = score_negatives(query, key, widths, columns)
                 found = jnp.logaddexp(total, more.total), count + more.count, jnp.maximum(best, more.best)
                 return (jnp.logaddexp(back[0], more.back), back[1] + more.back_count), found
 
             back, found = jax.lax.scan(one, back, (queries, found))
             return (key, back), found
 
-        nobody, none = ([_filled(side.factor, x, axes) for side in (queries, keys)] for x in (EXCLUDED, 0))
+        nobody, none = ([_filled(side.factor, x, axes) for side in (queries, keys)] for x in (MASKED_LOGIT, 0))
         found = nobody[0], none[0], nobody[0][..., 0]
-        (_, back), found = _round(meet, (keys, (nobody[1], none[1])), found, axes)
-        return Rivals(*_rows((*found, *back)))
+        (_, back), found = ring_scan(meet, (keys, (nobody[1], none[1])), found, axes)
+        return NegativeStats(*_rows((*found, *back)))
 
     found = _on_every_device(local, axes, queries, keys)
     return found, (queries, keys, found.total, found.back)
 
 
-def _backward(widths: Sequence[int], columns: bool, tile: int, kept: Any, by: Rivals) -> tuple[Side, Side]:
+def _backward(
+    widths: Sequence[int], columns: bool, tile: int, kept: Any, by: NegativeStats
+) -> tuple[KeyBatch, KeyBatch]:
     queries, keys, total, back = kept
     axes = _axes(queries)
 
@@ -75,7 +89,7 @@ def _backward(widths: Sequence[int], columns: bool, tile: int, kept: Any, by: Ri
                 query, total, by_total = _at(queries, i)
                 score = functools.partial(logits, widths=widths)
                 scores, pull = jax.vjp(score, query.vector, query.factor, key.vector, key.factor)
-                forth, reverse = near(query, key, scores)
+                forth, reverse = negative_masks(query, key, scores)
                 row, column = (lambda x: rearrange(x, "q w -> w q 1")), (lambda x: rearrange(x, "n w -> w 1 n"))
                 by_score = jnp.where(forth, jnp.exp(scores - row(total)) * row(by_total), 0)
                 if columns:
@@ -88,7 +102,7 @@ def _backward(widths: Sequence[int], columns: bool, tile: int, kept: Any, by: Ri
             return (there, by_key), by_queries
 
         none = [tuple(_filled(x, 0, axes) for x in (side.vector, side.factor)) for side in (queries[0], keys[0])]
-        (_, by_keys), by_queries = _round(meet, (keys, none[1]), none[0], axes)
+        (_, by_keys), by_queries = ring_scan(meet, (keys, none[1]), none[0], axes)
         return _rows((by_queries, by_keys))
 
     grads = _on_every_device(local, axes, (queries, total, by.total), (keys, back, by.back))
@@ -98,10 +112,10 @@ def _backward(widths: Sequence[int], columns: bool, tile: int, kept: Any, by: Ri
     )
 
 
-ring.defvjp(_forward, _backward)
+ring_score.defvjp(_forward, _backward)
 
 
-def _axes(queries: Side) -> tuple[str, ...]:
+def _axes(queries: KeyBatch) -> tuple[str, ...]:
     """The mesh's axes that rows are cut along: all where they divide, else those of the batch."""
     return mesh.AXES if len(queries.pair) % jax.sharding.get_abstract_mesh().size == 0 else mesh.BATCH
 
@@ -113,7 +127,7 @@ def _on_every_device(local: Callable, axes: tuple[str, ...], *sides: Any) -> Any
     return jax.tree.map(lambda leaf: jax.reshard(leaf, mesh.ROWS), found)
 
 
-def _round(meet: Callable, travellers: Any, residents: Any, axes: tuple[str, ...]) -> tuple[Any, Any]:
+def ring_scan(meet: Callable, travellers: Any, residents: Any, axes: tuple[str, ...]) -> tuple[Any, Any]:
     """(travellers, residents) after every tile of travellers has met the residents of every device.
 
     `meet(tile, residents)` gives both back. A tile goes on alone, into the place of the one that comes: no second

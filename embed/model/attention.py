@@ -18,33 +18,37 @@ from embed.distributed import mesh
 TILE = 512  # of the TPU kernel, in tokens
 LANES = 128  # what its tiles must be a multiple of
 RESIDUALS = "attention"  # the name of what the TPU kernel's backward pass needs of the forward one
-UNSEEN = -0.7 * float(jnp.finfo(jnp.float32).max)  # a score of what is not seen, finite where nothing is
+MASK_VALUE = -0.7 * float(jnp.finfo(jnp.float32).max)  # a score of what is not seen, finite where nothing is
 
 
-class Places(NamedTuple):
+class AttentionMaskInfo(NamedTuple):
     """Where the tokens of a row are."""
 
     segments: jax.Array  # i32[b,l], 0 = padding
     positions: jax.Array  # i32[b,l]
 
 
-def attend(q: jax.Array, k: jax.Array, v: jax.Array, places: Places, window: int) -> jax.Array:
+def attention(q: jax.Array, k: jax.Array, v: jax.Array, places: AttentionMaskInfo, window: int) -> jax.Array:
     """q[b,l,h,k] against k, v[b,l,g,k] with g dividing h -> [b,l,h,k]; scores are not rescaled, window 0 is none.
 
     Heads and groups lie along `model` alike. On a TPU a fused kernel that leaves out what no token sees; elsewhere
     XLA, over a band where the row is long for the window.
     """
     if jax.sharding.get_abstract_mesh().abstract_device.platform == "tpu":
-        return fused(q, k, v, places, window)
-    return banded(q, k, v, places, window) if 0 < 3 * window < q.shape[1] else full(q, k, v, places, window)
+        return splash_attention(q, k, v, places, window)
+    return (
+        sliding_window(q, k, v, places, window)
+        if 0 < 3 * window < q.shape[1]
+        else full_attention(q, k, v, places, window)
+    )
 
 
-def full(q: jax.Array, k: jax.Array, v: jax.Array, places: Places, window: int) -> jax.Array:
+def full_attention(q: jax.Array, k: jax.Array, v: jax.Array, places: AttentionMaskInfo, window: int) -> jax.Array:
     """Every token against every other, and a mask."""
     return _weighted(q, k, v, places, places, window)
 
 
-def banded(q: jax.Array, k: jax.Array, v: jax.Array, places: Places, window: int) -> jax.Array:
+def sliding_window(q: jax.Array, k: jax.Array, v: jax.Array, places: AttentionMaskInfo, window: int) -> jax.Array:
     """Blocks of `window` tokens, each against itself and its two neighbours: l · 3 · window scores instead of l²."""
     l = q.shape[1]
     blocks = -(-l // window)
@@ -57,15 +61,17 @@ def banded(q: jax.Array, k: jax.Array, v: jax.Array, places: Places, window: int
         near = [rearrange(part, "b (n w) ... -> b n w ...", w=window) for part in near]
         return rearrange(jnp.concatenate(near, axis=2), "b n w ... -> (b n) w ...")
 
-    here, there = (Places(cut(places.segments, n, fill=-1), cut(places.positions, n)) for n in (0, 1))
+    here, there = (AttentionMaskInfo(cut(places.segments, n, fill=-1), cut(places.positions, n)) for n in (0, 1))
     y = _weighted(cut(q, 0), cut(k, 1), cut(v, 1), here, there, window)
     return mesh.shard(rearrange(y, "(b n) w h k -> b (n w) h k", n=blocks)[:, :l], mesh.HEADS)
 
 
-def _weighted(q: jax.Array, k: jax.Array, v: jax.Array, here: Places, there: Places, window: int) -> jax.Array:
+def _weighted(
+    q: jax.Array, k: jax.Array, v: jax.Array, here: AttentionMaskInfo, there: AttentionMaskInfo, window: int
+) -> jax.Array:
     """q[b,l,h,k], k, v[b,m,g,k] -> [b,l,h,k]; scores and their softmax in float32."""
     q, k, v = (mesh.shard(x, mesh.HEADS) for x in (q, k, v))
-    here, there = (Places(*(mesh.shard(x, mesh.ROWS) for x in places)) for places in (here, there))
+    here, there = (AttentionMaskInfo(*(mesh.shard(x, mesh.ROWS) for x in places)) for places in (here, there))
     down, across = (lambda x: rearrange(x, "b l -> b 1 1 l 1")), (lambda x: rearrange(x, "b m -> b 1 1 1 m"))
     mask = down(here.segments) == across(there.segments)
     if window:
@@ -74,11 +80,13 @@ def _weighted(q: jax.Array, k: jax.Array, v: jax.Array, here: Places, there: Pla
     g = k.shape[2]
     q = q.reshape(b, l, g, h // g, size, out_sharding=P(mesh.BATCH, None, "model", None, None))
     scores = jnp.einsum("blgrk,bmgk->bgrlm", q, k, preferred_element_type=jnp.float32)
-    weights = jax.nn.softmax(jnp.where(mask, scores, UNSEEN), axis=-1).astype(v.dtype)
+    weights = jax.nn.softmax(jnp.where(mask, scores, MASK_VALUE), axis=-1).astype(v.dtype)
     return jnp.einsum("bgrlm,bmgk->blgrk", weights, v).reshape(b, l, h, size, out_sharding=mesh.HEADS)
 
 
-def fused(q: jax.Array, k: jax.Array, v: jax.Array, places: Places, window: int, interpret: bool = False) -> jax.Array:
+def splash_attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, places: AttentionMaskInfo, window: int, interpret: bool = False
+) -> jax.Array:
     """JAX's splash attention: scores live in a tile at a time, forward and backward; tiles outside a window are left
     out. `interpret` runs the kernel's program on any device, slowly."""
     local = functools.partial(_on_one_device, window=window, interpret=interpret)

@@ -12,7 +12,7 @@ from einops import rearrange
 from jax import P
 
 from embed.distributed import mesh
-from embed.model.layers import KEPT, Einsum, LayerNorm, RMSNorm, repeated, stacked
+from embed.model.layers import REMAT_POLICY, Einsum, LayerNorm, RMSNorm, scan_layers, stacked_init
 from embed.model.presets import AudioTower
 
 
@@ -51,12 +51,12 @@ class Conformer(nn.Module):
         shape = (m // 4, tower.channels[-1], w)
         x = Einsum("ntfc,fcw->ntw", shape, mesh.FILTER, mesh.TOKENS, name="embed")(x)
         layer = ConformerLayer(tower, parent=None)
-        params = self.param("layers", stacked(layer, tower.layers, x, mask))
+        params = self.param("layers", stacked_init(layer, tower.layers, x, mask))
 
         def body(x: Any, params: dict) -> Any:
             return layer.apply({"params": params}, x, mask)
 
-        x = repeated(jax.checkpoint(body, policy=KEPT) if self.remat else body, x, params, self.unroll)
+        x = scan_layers(jax.checkpoint(body, policy=REMAT_POLICY) if self.remat else body, x, params, self.unroll)
         x = Einsum("ntw,wo->nto", (w, tower.out), mesh.OUT, mesh.TOKENS, name="widen")(x)
         bias = self.param("bias", nn.initializers.zeros, (tower.out,), jnp.float32, mesh.VECTOR)
         x = RMSNorm(scale=False)(x + bias.astype(x.dtype).reshape(1, 1, -1))

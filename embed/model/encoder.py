@@ -13,7 +13,7 @@ import numpy as np
 from einops import rearrange
 from jax.typing import DTypeLike
 
-from embed.batch import PADDING, Dropout, Inputs, Pairs
+from embed.batch import PAD_ID, Dropout, Inputs, Pairs
 from embed.distributed import mesh
 from embed.model.audio import Conformer, FrameEmbedder
 from embed.model.layers import Einsum
@@ -50,7 +50,7 @@ class Encoder(nn.Module):
         slots = inputs.slots[..., None]
         x = jnp.where(slots >= 0, jnp.take_along_axis(soft, slots + 1, axis=1), words)
 
-        tokens = jnp.where(inputs.slots >= 0, PADDING, inputs.tokens)
+        tokens = jnp.where(inputs.slots >= 0, PAD_ID, inputs.tokens)
         backbone = Backbone(arch, self.remat, self.unroll, name="backbone")
         x = backbone(x, tokens, inputs.segments, inputs.positions, inputs.dropout)
         pooled = mean_pool(x, inputs.segments, inputs.members)
@@ -103,17 +103,17 @@ def encode_pairs(
     groups = len(pairs.valid) if places is None else len(places.query)
     sides = [pairs.query, pairs.target, *([pairs.negative] if len(pairs.negative.tokens) else [])]
     if dropout is not None and dropout.rate:
-        sides = [_with_keys(side, number, dropout) for number, side in enumerate(sides)]
+        sides = [with_dropout_keys(side, number, dropout) for number, side in enumerate(sides)]
 
     def together(*sides: Inputs) -> list[jax.Array]:
         """Each of a number of rows a group (an unpacked pair is one), as [n,k,e]; they stay on the group's device."""
 
         def join(*leaves: jax.Array) -> jax.Array:
-            own = [mesh.grouped(leaf, groups) for leaf in leaves]
-            return mesh.ungrouped(jnp.concatenate(own, axis=1))
+            own = [mesh.split_leading(leaf, groups) for leaf in leaves]
+            return mesh.merge_leading(jnp.concatenate(own, axis=1))
 
         counts = [len(side.tokens) // groups for side in sides]
-        found = mesh.grouped(encode(jax.tree.map(join, *sides)), groups)
+        found = mesh.split_leading(encode(jax.tree.map(join, *sides)), groups)
         return [rearrange(one, "n r s e -> n (r s) e") for one in jnp.split(found, np.cumsum(counts)[:-1], axis=1)]
 
     one_shape = jax.tree.map(jnp.shape, sides[0]) == jax.tree.map(jnp.shape, sides[1])
@@ -123,11 +123,11 @@ def encode_pairs(
             jnp.take_along_axis(side, rearrange(place, "n k -> n k 1"), axis=1)
             for side, place in ((query, places.query), (target, places.target), (target, places.negative))
         )
-    query, target, *negative = map(mesh.ungrouped, (query, target, *negative))
+    query, target, *negative = map(mesh.merge_leading, (query, target, *negative))
     return query, target, negative[0] if negative else target[:0]
 
 
-def _with_keys(side: Inputs, number: int, dropout: Dropout) -> Inputs:
+def with_dropout_keys(side: Inputs, number: int, dropout: Dropout) -> Inputs:
     own = jax.random.fold_in(dropout.key, number)
     rows = jnp.arange(len(side.tokens), out_sharding=mesh.ROWS)
     keys = jax.vmap(functools.partial(jax.random.fold_in, own))(rows)
@@ -147,43 +147,43 @@ def encode_by_microbatch(encode: Callable[[Inputs], jax.Array], inputs: Inputs, 
     if total % rows:
         raise ValueError(f"microbatch of {rows} rows does not divide the batch of {total} rows")
     # The microbatch index is the inner factor, so that every microbatch is spread over all devices.
-    split = jax.tree.map(lambda leaf: rearrange(mesh.grouped(leaf, rows), "m g ... -> g m ..."), inputs)
+    split = jax.tree.map(lambda leaf: rearrange(mesh.split_leading(leaf, rows), "m g ... -> g m ..."), inputs)
     out = jax.lax.map(jax.checkpoint(encode), split)
     return rearrange(out, "g m ... -> (m g) ...")
 
 
-def rows_within(arch: Architecture, inputs: Inputs, positions: int) -> int:
+def max_microbatch_rows(arch: Architecture, inputs: Inputs, positions: int) -> int:
     """How many rows a microbatch may have: the most that divide the batch, lie on all devices alike and hold no more
     than `positions` tokens, patches of a tower and frames together; at least one a device."""
     total, l = inputs.tokens.shape
     patches, frames = (math.prod(x.shape[1:3]) for x in (inputs.patches, inputs.audio))
     tower = arch.vision.pool**2 if arch.vision else 1  # small patches of a soft token
     row = l + patches * tower + frames
-    fewest = _fewest_rows()
+    fewest = min_rows()
     fitting = [n for n in range(fewest, total + 1, fewest) if total % n == 0 and n * row <= positions]
     return max(fitting, default=min(fewest, total))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def init(model: Encoder, key: jax.Array) -> dict:
+def init_params(model: Encoder, key: jax.Array) -> dict:
     """Parameters of `model`, born in their layout; the same values on every mesh."""
-    return model.init(key, _sample(model.arch))["params"]
+    return model.init(key, sample_inputs(model.arch))["params"]
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def init_projection(arch: Architecture, key: jax.Array) -> jax.Array:
     """A new projection f32[d,e] for a backbone that has none, born in its layout."""
-    pooled = jnp.zeros((_fewest_rows(), 1, arch.width), out_sharding=mesh.TOKENS)
+    pooled = jnp.zeros((min_rows(), 1, arch.width), out_sharding=mesh.TOKENS)
     return projection(arch).init(key, pooled)["params"]["weight"]
 
 
-def _fewest_rows() -> int:
+def min_rows() -> int:
     return math.prod(jax.sharding.get_abstract_mesh().shape[axis] for axis in mesh.BATCH)
 
 
-def _sample(arch: Architecture) -> Inputs:
+def sample_inputs(arch: Architecture) -> Inputs:
     """The smallest inputs that touch every parameter: a token, a patch, a frame, in as many rows as the mesh wants."""
-    rows = _fewest_rows()
+    rows = min_rows()
     frames, content = arch.media.audio_shape
 
     def zeros(dtype: Any, *shape: int) -> jax.Array:

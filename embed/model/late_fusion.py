@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jax.typing import DTypeLike
 
-from embed.batch import AROUND, PADDING, Inputs, media_tokens
+from embed.batch import NUM_SPECIAL, PAD_ID, Inputs, is_media_token
 from embed.model.encoder import Encoder
 from embed.model.presets import Architecture
 
@@ -28,22 +28,22 @@ class LateFusion(nn.Module):
     @nn.compact
     def __call__(self, inputs: Inputs) -> jax.Array:
         """As Encoder's: -> f32[b,s,e], zeros for an absent input."""
-        media = media_tokens(inputs)
+        media = is_media_token(inputs)
         fields = self.arch, self.dtype, self.remat, self.unroll
         nothing = {"patches": inputs.patches[:, :0], "patch_xy": inputs.patch_xy[:, :0]}
         nothing |= {"audio": inputs.audio[:, :0], "audio_mask": inputs.audio_mask[:, :0]}
-        spoken = dataclasses.replace(_only(inputs, ~media), **nothing)
-        words = _unit(Encoder(*fields, name="words")(spoken))
+        spoken = dataclasses.replace(mask_to(inputs, ~media), **nothing)
+        words = l2_normalize(Encoder(*fields, name="words")(spoken))
         if not (inputs.patches.size or inputs.audio.size):
             return words
-        seen = _unit(Encoder(*fields, name="media")(_only(inputs, media)))
-        return words * (_count(inputs, ~media) > AROUND) + seen * (_count(inputs, media) > 0)
+        seen = l2_normalize(Encoder(*fields, name="media")(mask_to(inputs, media)))
+        return words * (count_tokens(inputs, ~media) > NUM_SPECIAL) + seen * (count_tokens(inputs, media) > 0)
 
 
-def _only(inputs: Inputs, where: jax.Array) -> Inputs:
+def mask_to(inputs: Inputs, where: jax.Array) -> Inputs:
     """The inputs without the tokens that are not in bool[b,l]: the others move together, and padding follows."""
     kept = where & (inputs.segments > 0)
-    blank = ((inputs.tokens, PADDING), (inputs.segments, 0), (inputs.slots, -1))
+    blank = ((inputs.tokens, PAD_ID), (inputs.segments, 0), (inputs.slots, -1))
     rows = ~kept, *(jnp.where(kept, x, nothing) for x, nothing in blank)
     _, tokens, segments, slots = jax.lax.sort(rows, dimension=1, is_stable=True, num_keys=1)
     place = jnp.arange(kept.shape[1]).reshape(1, -1)
@@ -52,12 +52,12 @@ def _only(inputs: Inputs, where: jax.Array) -> Inputs:
     return dataclasses.replace(inputs, tokens=tokens, segments=segments, positions=positions, slots=slots)
 
 
-def _count(inputs: Inputs, where: jax.Array) -> jax.Array:
+def count_tokens(inputs: Inputs, where: jax.Array) -> jax.Array:
     """Tokens of each input that are in bool[b,l] -> i32[b,s,1]."""
     members = jnp.arange(1, inputs.members + 1).reshape(1, 1, -1)
     own = rearrange(inputs.segments, "b l -> b l 1") == members
     return rearrange(jnp.sum(own & rearrange(where, "b l -> b l 1"), axis=1), "b s -> b s 1")
 
 
-def _unit(x: jax.Array) -> jax.Array:
+def l2_normalize(x: jax.Array) -> jax.Array:
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=-1, keepdims=True), 1e-24))

@@ -14,15 +14,15 @@ from jax import P
 
 from embed.batch import Dropout
 from embed.distributed import mesh
-from embed.model.attention import RESIDUALS, Places, attend
+from embed.model.attention import RESIDUALS, AttentionMaskInfo, attention
 from embed.model.presets import AttentionSpec
 
-Rotary = tuple[jax.Array, jax.Array]  # cosines and sines
-KeysValues = tuple[jax.Array, jax.Array]
+RopeTable = tuple[jax.Array, jax.Array]  # cosines and sines
+KeyValue = tuple[jax.Array, jax.Array]
 
 # What a recomputing backward pass keeps of a layer: products with weights, and what the attention kernel needs. Norms,
 # activations and attention's inputs are made again.
-KEPT = jax.checkpoint_policies.save_from_both_policies(
+REMAT_POLICY = jax.checkpoint_policies.save_from_both_policies(
     jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     jax.checkpoint_policies.save_only_these_names(RESIDUALS),
 )
@@ -50,7 +50,7 @@ class Einsum(nn.Module):
         init = nn.initializers.normal(fan_in**-0.5)
         weight = self.param("weight", init, self.shape, jnp.float32, self.layout)
         if self.clipped:
-            bounds = jax.lax.stop_gradient(self.param("bounds", unbounded)).astype(x.dtype)
+            bounds = jax.lax.stop_gradient(self.param("bounds", no_clip)).astype(x.dtype)
             x = jnp.clip(x, bounds[0], bounds[1])
         # Leading axes become one: the same product everywhere, and on CPU a plain matrix product, 1.6 times as fast.
         inputs = operands.split(",")[0]
@@ -63,7 +63,7 @@ class Einsum(nn.Module):
         return jnp.clip(y, bounds[2], bounds[3]) if self.clipped else y
 
 
-def unbounded(key: jax.Array) -> jax.Array:
+def no_clip(key: jax.Array) -> jax.Array:
     """Bounds f32[4] that clip nothing."""
     return jnp.array([-jnp.inf, jnp.inf, -jnp.inf, jnp.inf], jnp.float32)
 
@@ -109,10 +109,10 @@ def _beside(vector: jax.Array, x: jax.Array) -> jax.Array:
     return mesh.shard(vector, P(jax.typeof(x).sharding.spec[-1]))
 
 
-def rotary(positions: jax.Array, spec: AttentionSpec, dtype: jnp.dtype) -> Rotary:
+def rope_frequencies(positions: jax.Array, spec: AttentionSpec, dtype: jnp.dtype) -> RopeTable:
     """Cosines and sines [b,l,1,a,r] of the angles at positions i32[b,l,a]; a = 1 for text, 2 for column and row.
 
-    Every axis turns its own k / a numbers of a head. With `rotary` < 1 only that share of the frequencies turns
+    Every axis turns its own k / a numbers of a head. With `rope_frequencies` < 1 only that share of the frequencies turns
     ("proportional" in Gemma 4): exponents stay relative to the whole head, the remaining angles are zero.
     """
     axes = positions.shape[-1]
@@ -123,7 +123,7 @@ def rotary(positions: jax.Array, spec: AttentionSpec, dtype: jnp.dtype) -> Rotar
     return jnp.cos(angle).astype(dtype), jnp.sin(angle).astype(dtype)
 
 
-def rotate(x: jax.Array, turn: Rotary) -> jax.Array:
+def apply_rope(x: jax.Array, turn: RopeTable) -> jax.Array:
     """x[b,l,h,k] turned: in each axis's part of k, the first half against the second."""
     cos, sin = turn
     first, second = rearrange(x, "b l h (a two r) -> two b l h a r", two=2, a=cos.shape[-2])
@@ -140,24 +140,24 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, turn: Rotary, places: Places, shared: KeysValues | None
-    ) -> tuple[jax.Array, KeysValues]:
+        self, x: jax.Array, turn: RopeTable, places: AttentionMaskInfo, shared: KeyValue | None
+    ) -> tuple[jax.Array, KeyValue]:
         """x[b,l,d] -> [b,l,d] and its keys and values [b,l,g,k]; `shared` ones are used instead."""
         spec, d = self.spec, self.width
         shape = (d, spec.heads, spec.head_dim)
         q = Einsum("bld,dhk->blhk", shape, mesh.QUERY, mesh.HEADS, self.clipped, name="query")(x)
-        q = rotate(RMSNorm(name="query_norm")(q), turn)
+        q = apply_rope(RMSNorm(name="query_norm")(q), turn)
         k, v = keys_values = self._keys_values(x, turn) if shared is None else shared
         # A group serves heads / groups query heads. Repeated as often as it takes to split them over `model`.
         split = jax.sharding.get_abstract_mesh().shape["model"]
         copies = split // math.gcd(split, spec.groups)
         k, v = (jax.reshard(repeat(t, "b l g k -> b l (g r) k", r=copies), mesh.HEADS) for t in (k, v))
-        y = attend(q, k, v, places, spec.window)
+        y = attention(q, k, v, places, spec.window)
         shape = (spec.heads, spec.head_dim, d)
         out = Einsum("blhk,hkd->bld", shape, mesh.ATTENTION_OUT, mesh.TOKENS, self.clipped, name="out")
         return out(y), keys_values
 
-    def _keys_values(self, x: jax.Array, turn: Rotary) -> KeysValues:
+    def _keys_values(self, x: jax.Array, turn: RopeTable) -> KeyValue:
         shape = (self.width, self.spec.groups, self.spec.head_dim)
 
         def linear(name: str) -> jax.Array:
@@ -165,7 +165,7 @@ class Attention(nn.Module):
 
         k = linear("key")
         v = k if self.spec.key_is_value else linear("value")
-        return rotate(RMSNorm(name="key_norm")(k), turn), RMSNorm(scale=False)(v)
+        return apply_rope(RMSNorm(name="key_norm")(k), turn), RMSNorm(scale=False)(v)
 
 
 class GatedFeedForward(nn.Module):
@@ -186,7 +186,7 @@ class GatedFeedForward(nn.Module):
         return Einsum("blf,fd->bld", shape, mesh.DOWN, mesh.TOKENS, self.clipped, name="down")(y)
 
 
-def dropped(x: jax.Array, dropout: Dropout | None, branch: int) -> jax.Array:
+def apply_dropout(x: jax.Array, dropout: Dropout | None, branch: int) -> jax.Array:
     """x[b,...] with a share of each row's numbers at zero and the others larger by as much, by one key a row.
 
     The numbers are chosen by the row's key, the number of the branch in its layer and the shape of a row, nothing else.
@@ -201,32 +201,32 @@ def dropped(x: jax.Array, dropout: Dropout | None, branch: int) -> jax.Array:
     return jnp.where(jax.vmap(mask)(dropout.key), x / (1 - dropout.rate), 0)
 
 
-def sandwich(
+def transformer_block(
     x: jax.Array,
-    turn: Rotary,
-    places: Places,
+    turn: RopeTable,
+    places: AttentionMaskInfo,
     spec: AttentionSpec,
     hidden: int,
     *,
-    shared: KeysValues | None = None,
+    shared: KeyValue | None = None,
     clipped: bool = False,
     initial: float = 1.0,
     dropout: Dropout | None = None,
-) -> tuple[jax.Array, KeysValues]:
+) -> tuple[jax.Array, KeyValue]:
     """Attention and feed-forward on x[b,l,d], each between two norms and added back: Gemma's layer.
 
     Called inside a module, whose submodules these become; `initial` is where the scale of each branch starts, and
     `dropout` has the rows' keys of this layer.
     """
     d = x.shape[-1]
-    attention = Attention(spec, d, clipped, name="attention")
-    y, keys_values = attention(RMSNorm(name="attention_pre")(x), turn, places, shared)
-    x = x + dropped(RMSNorm(initial=initial, name="attention_post")(y), dropout, 0)
+    self_attention = Attention(spec, d, clipped, name="attention")
+    y, keys_values = self_attention(RMSNorm(name="attention_pre")(x), turn, places, shared)
+    x = x + apply_dropout(RMSNorm(initial=initial, name="attention_post")(y), dropout, 0)
     y = GatedFeedForward(d, hidden, clipped, name="mlp")(RMSNorm(name="mlp_pre")(x))
-    return x + dropped(RMSNorm(initial=initial, name="mlp_post")(y), dropout, 1), keys_values
+    return x + apply_dropout(RMSNorm(initial=initial, name="mlp_post")(y), dropout, 1), keys_values
 
 
-def repeated(body: Callable[[Any, Any], Any], carry: Any, xs: Any, unroll: int) -> Any:
+def scan_layers(body: Callable[[Any, Any], Any], carry: Any, xs: Any, unroll: int) -> Any:
     """carry = body(carry, x) for every x along the leading axis of `xs`: a scan, `unroll` steps of it written out.
 
     Where that is all of them it is plain code: a scan copies what its backward pass needs into stacks, and out again.
@@ -239,7 +239,7 @@ def repeated(body: Callable[[Any, Any], Any], carry: Any, xs: Any, unroll: int) 
     return carry
 
 
-def stacked(module: nn.Module, count: int, *sample: Any) -> Callable[[jax.Array], dict]:
+def stacked_init(module: nn.Module, count: int, *sample: Any) -> Callable[[jax.Array], dict]:
     """An initializer of `count` modules' parameters along a leading axis, to be scanned over.
 
     One key a module, whatever the mesh; the sample carries shapes and layout, not values.

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import P
 
-from embed.model.params import Chooses, Path, everything
+from embed.model.params import ParamFilter, Path, all_params
 
 # Input and output axes of what can be adapted, by the name of its layer; stacked layers have more in front.
 AXES = {
@@ -45,7 +45,7 @@ def is_adapter(path: Path) -> bool:
     return path[-1] in (A, B)
 
 
-def init(key: jax.Array, params: dict, rank: int, adapted: Chooses = everything) -> dict:
+def add_adapters(key: jax.Array, params: dict, rank: int, adapted: ParamFilter = all_params) -> dict:
     """`params` and, beside every weight of `AXES` that `adapted` chooses by its path, A f32[..., inputs, rank] and
     B f32[..., rank, outputs].
 
@@ -75,19 +75,19 @@ def init(key: jax.Array, params: dict, rank: int, adapted: Chooses = everything)
     return unflatten_dict(flat)
 
 
-def beside(like: dict, saved: dict) -> dict:
+def with_saved_adapters(like: dict, saved: dict) -> dict:
     """`like` (ShapeDtypeStructs on a mesh) with the adapters that a saved tree of arrays or their shapes has."""
     ranks = {path[:-1]: leaf.shape[-1] for path, leaf in flatten_dict(saved).items() if path[-1] == A}
     if not ranks:
         return like
 
     def adapted(params: dict) -> dict:
-        return init(jax.random.key(0), params, max(ranks.values()), lambda path: path[:-1] in ranks)
+        return add_adapters(jax.random.key(0), params, max(ranks.values()), lambda path: path[:-1] in ranks)
 
     return jax.eval_shape(adapted, like)
 
 
-def merged(params: dict) -> dict:
+def merge_adapters(params: dict) -> dict:
     """`params` with every pair of adapters added to its weight and left out: what the encoder takes.
 
     Weights keep their layout; parameters without adapters come back as they are.

@@ -6,21 +6,21 @@ from typing import Any
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 Path = tuple[str, ...]  # of a leaf: ("backbone", "final_norm", "scale")
-Chooses = Callable[[Path], bool]
+ParamFilter = Callable[[Path], bool]
 
 # Leaves that come with a checkpoint and are never trained: where the towers' linear maps clip, and how soft tokens are
 # shifted and stretched.
 CONSTANTS = ("bounds", "shift", "stretch")
 
 
-def everything(path: Path) -> bool:
+def all_params(path: Path) -> bool:
     """Chooses every leaf."""
     return True
 
 
-def split(params: dict, trains: Chooses) -> tuple[dict, dict]:
+def split_params(params: dict, trains: ParamFilter) -> tuple[dict, dict]:
     """(trained, frozen): nested dicts of the leaves that `trains` chooses and of the others, constants among them;
-    `merge` undoes it.
+    `merge_params` undoes it.
 
     Raises ValueError where it chooses none.
     """
@@ -31,12 +31,12 @@ def split(params: dict, trains: Chooses) -> tuple[dict, dict]:
     return unflatten_dict(trained), unflatten_dict({path: leaf for path, leaf in flat.items() if path not in trained})
 
 
-def merge(trained: dict, frozen: dict) -> dict:
+def merge_params(trained: dict, frozen: dict) -> dict:
     """One nested dict of both parts' leaves."""
     return unflatten_dict(flatten_dict(trained) | flatten_dict(frozen))
 
 
-def shapes(params: dict) -> dict[str, tuple[int, ...]]:
+def param_shapes(params: dict) -> dict[str, tuple[int, ...]]:
     """The shape of every leaf under its path ("backbone/final_norm/scale"): a tree in a form to compare and to save."""
     flat: dict[str, Any] = flatten_dict(params, sep="/")
     return {path: tuple(leaf.shape) for path, leaf in sorted(flat.items())}

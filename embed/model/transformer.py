@@ -13,15 +13,26 @@ from einops import rearrange
 
 from embed.batch import Dropout
 from embed.distributed import mesh
-from embed.model.attention import Places
-from embed.model.layers import KEPT, Einsum, KeysValues, RMSNorm, Rotary, dropped, repeated, rotary, sandwich, stacked
+from embed.model.attention import AttentionMaskInfo
+from embed.model.layers import (
+    REMAT_POLICY,
+    Einsum,
+    KeyValue,
+    RMSNorm,
+    RopeTable,
+    apply_dropout,
+    rope_frequencies,
+    scan_layers,
+    stacked_init,
+    transformer_block,
+)
 from embed.model.presets import Architecture, AttentionSpec
 
 # Trained from scratch, every branch starts small: the encoder begins as a bag of its tokens and learns to look around.
-BRANCH = 0.1
+RESIDUAL_INIT_SCALE = 0.1
 
-View = tuple[Rotary, Places]  # how a kind of layer sees positions
-Shared = tuple[KeysValues | None, KeysValues]  # of the last local layer and the global one
+LayerPositions = tuple[RopeTable, AttentionMaskInfo]  # how a kind of layer sees positions
+SharedKV = tuple[KeyValue | None, KeyValue]  # of the last local layer and the global one
 
 
 class Layer(nn.Module):
@@ -36,24 +47,26 @@ class Layer(nn.Module):
         self,
         x: jax.Array,
         per_layer: jax.Array,
-        view: View,
-        shared: KeysValues | None,
+        view: LayerPositions,
+        shared: KeyValue | None,
         dropout: Dropout | None,
-    ) -> tuple[jax.Array, KeysValues]:
+    ) -> tuple[jax.Array, KeyValue]:
         """x[b,l,d], per_layer[b,l,p], `dropout` of key[b] -> [b,l,d] and the keys and values it used."""
-        x, keys_values = sandwich(x, *view, self.attention, self.hidden, shared=shared, initial=BRANCH, dropout=dropout)
+        x, keys_values = transformer_block(
+            x, *view, self.attention, self.hidden, shared=shared, initial=RESIDUAL_INIT_SCALE, dropout=dropout
+        )
         p, d = self.arch.per_layer, self.arch.width
         if p:
             gate = Einsum("bld,dp->blp", (d, p), mesh.OUT, mesh.TOKENS, name="per_layer_gate")(x)
             y = nn.gelu(gate, approximate=True) * per_layer
             y = Einsum("blp,pd->bld", (p, d), mesh.IN, mesh.TOKENS, name="per_layer_out")(y)
-            x = x + dropped(RMSNorm(initial=BRANCH, name="per_layer_post")(y), dropout, 2)
+            x = x + apply_dropout(RMSNorm(initial=RESIDUAL_INIT_SCALE, name="per_layer_post")(y), dropout, 2)
         scalar = self.param("scalar", nn.initializers.ones, (), jnp.float32)
         return x * scalar.astype(x.dtype), keys_values
 
 
 class Group(nn.Module):
-    """`locals` local layers by `repeated` over stacked parameters, then one global layer."""
+    """`locals` local layers by `scan_layers` over stacked parameters, then one global layer."""
 
     arch: Architecture
     hidden: int
@@ -65,35 +78,35 @@ class Group(nn.Module):
         self,
         x: jax.Array,
         per_layer: jax.Array,
-        local_view: View,
-        global_view: View,
-        shared: Shared | None,
+        local_view: LayerPositions,
+        global_view: LayerPositions,
+        shared: SharedKV | None,
         dropout: Dropout | None = None,
-    ) -> tuple[jax.Array, Shared]:
+    ) -> tuple[jax.Array, SharedKV]:
         """x[b,l,d], per_layer[n,b,l,p] for the n = locals + 1 layers of the group, `dropout` of key[n,b] -> [b,l,d],
         keys and values."""
         arch = self.arch
         local, whole = shared or (None, None)
         passed = arch.shared_groups > 0 and shared is None  # later groups use this one's keys and values
-        used = nothing(arch.local_attention, x) if passed else None
+        used = zero_kv(arch.local_attention, x) if passed else None
         if arch.locals:
             one = Layer(arch, arch.local_attention, self.hidden, parent=None)
-            params = self.param("locals", stacked(one, arch.locals, x, per_layer[0], local_view, local, None))
+            params = self.param("locals", stacked_init(one, arch.locals, x, per_layer[0], local_view, local, None))
 
             def body(carry: Any, xs: Any) -> Any:
                 x, used = one.apply({"params": xs[0]}, carry[0], xs[1], local_view, local, xs[2])
                 return x, used if passed else None
 
-            body = jax.checkpoint(body, policy=KEPT) if self.remat else body
-            x, used = repeated(body, (x, used), (params, per_layer[:-1], _at(dropout, slice(-1))), self.unroll)
-        kind = nn.remat(Layer, policy=KEPT) if self.remat else Layer
+            body = jax.checkpoint(body, policy=REMAT_POLICY) if self.remat else body
+            x, used = scan_layers(body, (x, used), (params, per_layer[:-1], _at(dropout, slice(-1))), self.unroll)
+        kind = nn.remat(Layer, policy=REMAT_POLICY) if self.remat else Layer
         layer = kind(arch, arch.global_attention, self.hidden, name="global")
         x, whole = layer(x, per_layer[-1], global_view, whole, _at(dropout, -1))
         return x, (used, whole)
 
 
 class Backbone(nn.Module):
-    """All groups by `repeated` over stacked parameters (two compiled layers for any depth), then the final norm.
+    """All groups by `scan_layers` over stacked parameters (two compiled layers for any depth), then the final norm.
 
     `remat` recomputes of each layer what is cheap (`layers.KEPT`) in the backward pass; `unroll` writes out that many
     groups, and layers of a group, in the compiled loops (on CPU, where loops run slower than straight code, all).
@@ -117,35 +130,35 @@ class Backbone(nn.Module):
         arch = self.arch
         own = arch.groups - arch.shared_groups
         local_view, global_view = (
-            (rotary(positions[..., None], spec, x.dtype), Places(segments, positions))
+            (rope_frequencies(positions[..., None], spec, x.dtype), AttentionMaskInfo(segments, positions))
             for spec in (arch.local_attention, arch.global_attention)
         )
         per_layer = PerLayerEmbedding(arch, name="per_layer")(x, tokens)
         dropout = _of_layers(dropout, arch)
 
         group = Group(arch, arch.hidden, self.remat, self.unroll, parent=None)
-        params = self.param("groups", stacked(group, own, x, per_layer[0], local_view, global_view, None))
+        params = self.param("groups", stacked_init(group, own, x, per_layer[0], local_view, global_view, None))
 
         def step(carry: Any, xs: Any) -> Any:
             x, used = group.apply({"params": xs[0]}, carry[0], xs[1], local_view, global_view, None, xs[2])
             return x, used if arch.shared_groups else None
 
-        nobody = tuple(nothing(spec, x) for spec in (arch.local_attention, arch.global_attention))
+        nobody = tuple(zero_kv(spec, x) for spec in (arch.local_attention, arch.global_attention))
         carry = (x, nobody if arch.shared_groups else None)
-        x, shared = repeated(step, carry, (params, per_layer[:own], _at(dropout, slice(own))), self.unroll)
+        x, shared = scan_layers(step, carry, (params, per_layer[:own], _at(dropout, slice(own))), self.unroll)
         if arch.shared_groups:
             sharing = Group(arch, arch.shared_hidden, self.remat, self.unroll, parent=None)
             sample = (x, per_layer[0], local_view, global_view, shared)
-            params = self.param("shared_groups", stacked(sharing, arch.shared_groups, *sample))
+            params = self.param("shared_groups", stacked_init(sharing, arch.shared_groups, *sample))
 
             def share(x: Any, xs: Any) -> Any:
                 return sharing.apply({"params": xs[0]}, x, xs[1], local_view, global_view, shared, xs[2])[0]
 
-            x = repeated(share, x, (params, per_layer[own:], _at(dropout, slice(own, None))), self.unroll)
+            x = scan_layers(share, x, (params, per_layer[own:], _at(dropout, slice(own, None))), self.unroll)
         return RMSNorm(name="final_norm")(x)
 
 
-def nothing(spec: AttentionSpec, x: jax.Array) -> KeysValues:
+def zero_kv(spec: AttentionSpec, x: jax.Array) -> KeyValue:
     """What a first layer finds where the keys and values of the one before it go: zeros of their shape."""
     zeros = jnp.zeros((*x.shape[:2], spec.groups, spec.head_dim), x.dtype, out_sharding=mesh.PATCHES)
     return zeros, zeros

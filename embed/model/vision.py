@@ -12,12 +12,21 @@ import jax.numpy as jnp
 from einops import rearrange, reduce
 
 from embed.distributed import mesh
-from embed.model.attention import Places
-from embed.model.layers import KEPT, Einsum, LayerNorm, RMSNorm, repeated, rotary, sandwich, stacked
+from embed.model.attention import AttentionMaskInfo
+from embed.model.layers import (
+    REMAT_POLICY,
+    Einsum,
+    LayerNorm,
+    RMSNorm,
+    rope_frequencies,
+    scan_layers,
+    stacked_init,
+    transformer_block,
+)
 from embed.model.presets import VisionTower
 
 
-def located(table: jax.Array, xy: jax.Array) -> jax.Array:
+def position_embedding_2d(table: jax.Array, xy: jax.Array) -> jax.Array:
     """table[positions,2,d], xy i32[...,p,2] -> [...,p,d]: a column's row plus a row's row; zeros for padding (-1)."""
 
     def along(axis: int) -> jax.Array:
@@ -45,7 +54,7 @@ class PatchEmbedder(nn.Module):
         x = LayerNorm(name="embed_norm")(x + bias.astype(x.dtype).reshape(1, 1, 1, d))
         init = nn.initializers.normal(0.02)
         table = self.param("position", init, (self.positions, 2, d), jnp.float32, mesh.TABLE)
-        x = LayerNorm(name="position_norm")(x + located(table.astype(x.dtype), xy))
+        x = LayerNorm(name="position_norm")(x + position_embedding_2d(table.astype(x.dtype), xy))
         x = RMSNorm(scale=False)(x)
         return Einsum("bipd,de->bipe", (d, d), mesh.OUT, mesh.PATCHES, name="project")(x)
 
@@ -56,8 +65,10 @@ class VisionLayer(nn.Module):
     tower: VisionTower
 
     @nn.compact
-    def __call__(self, x: jax.Array, turn: Any, places: Places) -> jax.Array:
-        return sandwich(x, turn, places, self.tower.attention, self.tower.hidden, clipped=self.tower.clipped)[0]
+    def __call__(self, x: jax.Array, turn: Any, places: AttentionMaskInfo) -> jax.Array:
+        return transformer_block(x, turn, places, self.tower.attention, self.tower.hidden, clipped=self.tower.clipped)[
+            0
+        ]
 
 
 class VisionTransformer(nn.Module):
@@ -84,16 +95,16 @@ class VisionTransformer(nn.Module):
 
         x = Einsum("npc,cw->npw", (c // k**2, w), mesh.IN, mesh.TOKENS, name="embed")(x)
         table = self.param("position", nn.initializers.normal(0.02), (tower.positions, 2, w), jnp.float32, mesh.TABLE)
-        x = x + located(table.astype(x.dtype), small)
+        x = x + position_embedding_2d(table.astype(x.dtype), small)
         present = (small[..., 0] >= 0).astype(jnp.int32)
-        turn, places = rotary(small, tower.attention, x.dtype), Places(present, present)
+        turn, places = rope_frequencies(small, tower.attention, x.dtype), AttentionMaskInfo(present, present)
         layer = VisionLayer(tower, parent=None)
-        params = self.param("layers", stacked(layer, tower.layers, x, turn, places))
+        params = self.param("layers", stacked_init(layer, tower.layers, x, turn, places))
 
         def body(x: Any, params: dict) -> Any:
             return layer.apply({"params": params}, x, turn, places)
 
-        x = repeated(jax.checkpoint(body, policy=KEPT) if self.remat else body, x, params, self.unroll)
+        x = scan_layers(jax.checkpoint(body, policy=REMAT_POLICY) if self.remat else body, x, params, self.unroll)
 
         # Large numbers, and in float32 for it: the mean of a square, times sqrt(w).
         y = reduce(x.astype(jnp.float32), "n (p q) w -> n p w", "mean", q=k * k)

@@ -7,14 +7,14 @@ import numpy as np
 from embed.distributed import storage
 from embed.report import charts, draw, page
 from embed.report.draw import escape
-from embed.retrieval.corpus_embeddings import Scan, contents_of
-from embed.retrieval.hard_negatives import CLOSE, NEGATIVE, Mined
+from embed.retrieval.corpus_embeddings import PairTable, contents_of
+from embed.retrieval.hard_negatives import FALSE_NEGATIVE, NEGATIVE, Mined
 
 BINS = 60
 CURVES = ("positives", "negatives that were taken", "left out: close to the positive")
 
 
-def write(path: storage.Path, facts: dict[str, str], mined: dict[str, tuple[Scan, Mined]], samples: int) -> None:
+def write(path: storage.Path, facts: dict[str, str], mined: dict[str, tuple[PairTable, Mined]], samples: int) -> None:
     """Writes the page: of every dataset the scores' distributions, and `samples` records in even steps, not picked."""
     entries = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items())
     body = [
@@ -26,8 +26,8 @@ def write(path: storage.Path, facts: dict[str, str], mined: dict[str, tuple[Scan
     page.save(path, "mined negatives", [*body, "</main>"])
 
 
-def _dataset(name: str, found: Scan, chosen: Mined, samples: int) -> Iterator[str]:
-    scores = [chosen.positive, *(chosen.scores[chosen.taken_for == kind] for kind in (NEGATIVE, CLOSE))]
+def _dataset(name: str, found: PairTable, chosen: Mined, samples: int) -> Iterator[str]:
+    scores = [chosen.positive, *(chosen.scores[chosen.taken_for == kind] for kind in (NEGATIVE, FALSE_NEGATIVE))]
     share = (chosen.negatives >= 0).any(axis=1).mean()
     yield f"<h2>{escape(name)}</h2>"
     yield (
@@ -51,10 +51,10 @@ def _share(values: np.ndarray, edges: np.ndarray) -> list[float]:
     return (np.histogram(values, edges)[0] / max(len(values), 1)).tolist()
 
 
-def _record(found: Scan, chosen: Mined, row: int) -> str:
+def _record(found: PairTable, chosen: Mined, row: int) -> str:
     query, positive = contents_of(found.asked.source[int(found.records[row])])[:2]
     cards = [_card("the positive", chosen.positive[row], draw.content(positive), " right")]
-    for kind, label in ((NEGATIVE, "negative"), (CLOSE, "left out")):
+    for kind, label in ((NEGATIVE, "negative"), (FALSE_NEGATIVE, "left out")):
         for place in np.flatnonzero(chosen.taken_for[row] == kind)[:3]:
             shown = draw.content(found.corpus[int(chosen.ranking[row, place])])
             cards.append(_card(label, chosen.scores[row, place], shown, ""))

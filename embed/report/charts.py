@@ -10,7 +10,7 @@ from embed.report.draw import escape
 
 WIDTH, HEIGHT = 400, 232
 LEFT, RIGHT, TOP, BOTTOM = 38, 12, 12, 26
-COLOURS = 12  # the page defines --c0 .. --c11
+COLORS = 12  # the page defines --c0 .. --c11
 MAX_POINTS = 160
 
 
@@ -22,13 +22,13 @@ class Line:
     ys: Sequence[float]
 
 
-def colour(number: int) -> str:
-    return f"var(--c{number % COLOURS})"
+def color(number: int) -> str:
+    return f"var(--c{number % COLORS})"
 
 
 def legend(names: Sequence[str]) -> str:
     """Names in the order of their colours."""
-    items = (f'<li><i style="background:{colour(i)}"></i>{escape(name)}</li>' for i, name in enumerate(names))
+    items = (f'<li><i style="background:{color(i)}"></i>{escape(name)}</li>' for i, name in enumerate(names))
     return f'<ul class="legend">{"".join(items)}</ul>'
 
 
@@ -66,14 +66,14 @@ def chart(title: str, lines: Sequence[Line], *, x_label: str, share: bool = Fals
     )
     for line in kept:
         xs, ys = _thin(np.asarray(line.xs, float), np.asarray(line.ys, float))
-        style = f'style="stroke:{colour(line.colour)}"'
+        style = f'style="stroke:{color(line.colour)}"'
         if noisy:
             drawn.append(f'<path class="raw" {style} d="{_path(xs, ys, x_at, y_at)}"/>')
             ys = _running_mean(ys)
         name = f"<title>{escape(line.name)}</title>"
         drawn.append(f'<path class="line" {style} d="{_path(xs, ys, x_at, y_at)}">{name}</path>')
         ends = list(zip(xs, ys, strict=True)) if marked else [(xs[-1], ys[-1])]
-        fill = f'style="fill:{colour(line.colour)}"'
+        fill = f'style="fill:{color(line.colour)}"'
         drawn += [f'<circle {fill} cx="{x_at(x):.1f}" cy="{y_at(y):.1f}" r="3">{name}</circle>' for x, y in ends]
     return (
         f'<figure><figcaption>{escape(title)}</figcaption><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '

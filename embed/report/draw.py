@@ -18,8 +18,8 @@ from embed.data.media import decode
 from embed.data.media.pdf import render_pdf
 from embed.data.records import Audio, Content, Image, Part, Pdf, Text, Video
 
-LONGEST = 320  # px of a thumbnail's longer side
-PAGE_LONGEST = 460  # px, of what looks like a page: its layout is what there is to see
+MAX_SIDE = 320  # px of a thumbnail's longer side
+MAX_PAGE_SIDE = 460  # px, of what looks like a page: its layout is what there is to see
 TINY = 64  # px; pictures up to this are shown enlarged, pixel by pixel
 MAX_CHARACTERS = 900
 MAX_SOUND_SECONDS = 12
@@ -52,7 +52,7 @@ def _part(part: Part) -> str:
             case Audio(data):
                 return _sound(decode.decode_audio(data))
             case Pdf(data):
-                pages = render_pdf(data, longest=PAGE_LONGEST)
+                pages = render_pdf(data, longest=MAX_PAGE_SIDE)
                 return f'{_picture(pages[0], "PDF page")}<p class="meta">PDF · {_count(len(pages), "page")}</p>'
     except decode.MediaError as error:
         return f'<p class="meta">cannot be drawn: {escape(str(error))}</p>'
@@ -79,12 +79,12 @@ def looks_like_code(text: str) -> bool:
     )
 
 
-def _picture(pixels: np.ndarray, name: str, longest: int = LONGEST) -> str:
+def _picture(pixels: np.ndarray, name: str, longest: int = MAX_SIDE) -> str:
     """u8[h,w,3] -> an img. Sizes that look like a page are kept larger."""
     height, width = pixels.shape[:2]
     is_page = name == "PDF page" or (width >= 500 and height > 1.2 * width)
     image = Pillow.fromarray(pixels)
-    image.thumbnail((PAGE_LONGEST,) * 2 if is_page else (longest,) * 2)
+    image.thumbnail((MAX_PAGE_SIDE,) * 2 if is_page else (longest,) * 2)
     kind = "pixels" if max(image.size) <= TINY else "page" if is_page else "photo"
     uri = _uri(image, "PNG") if kind == "pixels" else _uri(image, "WEBP", quality=78)
     return (

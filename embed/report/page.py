@@ -14,7 +14,7 @@ from embed.eval import compare
 from embed.eval.benchmarks import Benchmark, Results, rank
 from embed.report import sections, space
 from embed.report.style import CSS
-from embed.retrieval.search import truncate
+from embed.retrieval.search import truncate_dim
 
 TOP = 5
 # A browser that is told so refuses everything that is not in this file.
@@ -69,7 +69,9 @@ def failures(benchmark: Benchmark, queries: np.ndarray, corpus: np.ndarray, coun
     """The queries that are wrong by most: a wrong candidate is first, and its cosine farthest above the right one's."""
     scores, ranking = rank(benchmark, queries, corpus, 1, corpus.shape[1])
     right = [
-        float((truncate(corpus[list(grades)], corpus.shape[1]) @ truncate(query[None], corpus.shape[1])[0]).max())
+        float(
+            (truncate_dim(corpus[list(grades)], corpus.shape[1]) @ truncate_dim(query[None], corpus.shape[1])[0]).max()
+        )
         for query, grades in zip(queries, benchmark.relevance, strict=True)
     ]
     wrong = [j not in grades for j, grades in zip(ranking[:, 0].tolist(), benchmark.relevance, strict=True)]
@@ -116,7 +118,7 @@ def write(
 
     `facts` are shown at the top as they are; `columns` the checkpoints in order, the last one being shown in detail (it
     should be the one that `gallery`, `wrong` and `found` were made with); `benchmarks` the rows, grouped by kind in
-    order of appearance; `wrong` examples of failures, `found` the map of the space (`space.survey`), `lineage` a row a
+    order of appearance; `wrong` examples of failures, `found` the map of the space (`space.project`), `lineage` a row a
     checkpoint, `ablations` experiments beside their forks. A benchmark that a checkpoint was not scored on
     shows as a dash.
     """
@@ -146,5 +148,5 @@ def save(path: str | os.PathLike, title: str, body: Sequence[str]) -> None:
     )
     path = storage.path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with storage.whole(path) as file:
+    with storage.atomic_write(path) as file:
         file.write_text(page, encoding="utf-8")

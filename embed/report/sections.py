@@ -44,8 +44,8 @@ def _emblem() -> str:
     for i, name in enumerate(MODALITIES):
         y = 18 + 30 * i
         drawn.append(f'<text x="66" y="{y + 4}" text-anchor="end">{name}</text>')
-        drawn.append(f'<path style="stroke:{charts.colour(i)}" d="M76 {y}C190 {y} 200 93 318 93"/>')
-    dot = f'<circle cx="326" cy="93" r="9" style="fill:{charts.colour(0)}"/>'
+        drawn.append(f'<path style="stroke:{charts.color(i)}" d="M76 {y}C190 {y} 200 93 318 93"/>')
+    dot = f'<circle cx="326" cy="93" r="9" style="fill:{charts.color(0)}"/>'
     return f'<svg viewBox="0 0 350 186" role="img" aria-label="six modalities, one space">{"".join(drawn)}{dot}</svg>'
 
 

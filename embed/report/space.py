@@ -9,7 +9,7 @@ from embed.data.records import KEY_OF, Content
 from embed.eval.benchmarks import Benchmark
 from embed.report import charts, draw
 from embed.report.draw import escape
-from embed.retrieval.search import truncate
+from embed.retrieval.search import truncate_dim
 
 SIZE, EDGE = 640, 26  # of the figure, and what stays free around it
 PICTURES = 40  # items that are shown as they look
@@ -19,7 +19,7 @@ WORDS = 80  # characters of a text that a point says
 
 
 @dataclasses.dataclass(frozen=True)
-class Gap:
+class ModalityGap:
     """Between the two sides of a benchmark: distances of unit vectors, 0 to 2."""
 
     benchmark: str
@@ -34,20 +34,20 @@ class Space:
     share: float  # of the variance that the two directions hold
     kinds: tuple[str, ...]  # of every item
     contents: tuple[Content, ...]
-    gaps: tuple[Gap, ...]
+    gaps: tuple[ModalityGap, ...]
 
 
-def kind_of(content: Content) -> str:
+def modality_of(content: Content) -> str:
     names = {KEY_OF[type(part)] for part in content}
     return names.pop() if len(names) == 1 else "interleaved"
 
 
-def survey(benchmarks: Sequence[Benchmark], vectors: Sequence[tuple[np.ndarray, np.ndarray]], each: int = 40) -> Space:
+def project(benchmarks: Sequence[Benchmark], vectors: Sequence[tuple[np.ndarray, np.ndarray]], each: int = 40) -> Space:
     """From the vectors f32[q,e] and f32[n,e] of benchmarks: `each` items of a side in even steps, each content once."""
     items: dict[Content, np.ndarray] = {}
     gaps = []
     for benchmark, sides in zip(benchmarks, vectors, strict=True):
-        queries, corpus = (truncate(side, side.shape[1]) for side in sides)
+        queries, corpus = (truncate_dim(side, side.shape[1]) for side in sides)
         for contents, units in ((benchmark.queries, queries), (benchmark.corpus, corpus)):
             for i in _even(len(contents), each):
                 items.setdefault(contents[i], units[i])
@@ -56,15 +56,15 @@ def survey(benchmarks: Sequence[Benchmark], vectors: Sequence[tuple[np.ndarray, 
     centred = points - points.mean(axis=0)
     _, widths, axes = np.linalg.svd(centred, full_matrices=False)
     share = float((widths[:2] ** 2).sum() / max((widths**2).sum(), 1e-12))
-    return Space(centred @ axes[:2].T, share, tuple(map(kind_of, items)), tuple(items), tuple(gaps))
+    return Space(centred @ axes[:2].T, share, tuple(map(modality_of, items)), tuple(items), tuple(gaps))
 
 
-def _gap(benchmark: Benchmark, queries: np.ndarray, corpus: np.ndarray) -> Gap:
+def _gap(benchmark: Benchmark, queries: np.ndarray, corpus: np.ndarray) -> ModalityGap:
     asked, offered = _even(len(queries), MEASURED), _even(len(corpus), MEASURED)
     right = [_distances(queries[i], corpus[list(benchmark.relevance[i])]).min() for i in asked]
     others = _distances(queries[asked], corpus[offered]).mean()
     centroids = np.linalg.norm(queries.mean(axis=0) - corpus.mean(axis=0))
-    return Gap(benchmark.name, float(centroids), float(np.mean(right)), float(others))
+    return ModalityGap(benchmark.name, float(centroids), float(np.mean(right)), float(others))
 
 
 def _distances(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -109,7 +109,7 @@ def _map(space: Space, kinds: Sequence[str]) -> str:
 def _points(space: Space, kinds: Sequence[str], at: np.ndarray) -> Iterator[str]:
     for (x, y), kind, content in zip(at.tolist(), space.kinds, space.contents, strict=True):
         said = " ".join(getattr(part, "text", f"[{KEY_OF[type(part)]}]") for part in content)[:WORDS]
-        fill = f"fill:{charts.colour(kinds.index(kind))};opacity:.7"
+        fill = f"fill:{charts.color(kinds.index(kind))};opacity:.7"
         title = f"<title>{escape(f'{kind}: {said}')}</title>"
         yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" style="{fill}">{title}</circle>'
 

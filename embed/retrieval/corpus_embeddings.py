@@ -22,11 +22,11 @@ from embed.data.records import Content, Record, RecordError, Text, content_hash
 from embed.data.sources import Source
 from embed.distributed import hosts, storage
 from embed.embedder import Embedder
-from embed.retrieval.search import truncate
+from embed.retrieval.search import truncate_dim
 from embed.training.checkpoint import fingerprint
 
 log = logging.getLogger(__name__)
-BLOCK = 2048  # contents that are decoded and written together
+BLOCK_ROWS = 2048  # contents that are decoded and written together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Contents:
 
 
 @dataclasses.dataclass(frozen=True)
-class Scan:
+class PairTable:
     """What the records of a source say, a row each that can be read: hashes, and the contents of these hashes."""
 
     records: np.ndarray  # i64[r], which record
@@ -62,7 +62,7 @@ class Scan:
 
 
 @dataclasses.dataclass(frozen=True)
-class Joined:
+class ConcatSource:
     """The records of one source after those of another."""
 
     first: Source
@@ -81,13 +81,13 @@ def contents_of(record: Record) -> tuple[Content, ...]:
     return record.query, record.positive, *record.negatives
 
 
-def scan(source: Source, more: Source | None = None) -> Scan:
+def read_pairs(source: Source, more: Source | None = None) -> PairTable:
     """Reads a source once, from end to end, and the items of a corpus, whose contents are candidates too.
 
     A record that cannot be read is passed over and logged.
     """
     items = len(more) if more is not None else 0
-    both = Joined(source, more) if more is not None else source
+    both = ConcatSource(source, more) if more is not None else source
     rows, asked, corpus = array.array("Q"), array.array("Q"), array.array("Q")
     for number in tqdm(range(len(source) + items), desc="reading", unit="record", disable=not sys.stderr.isatty()):
         try:
@@ -106,7 +106,7 @@ def scan(source: Source, more: Source | None = None) -> Scan:
     table = np.frombuffer(rows, np.uint64).reshape(-1, 4)
     queries, positives, labels = table[:, 1:].T
     found = _distinct(both, asked), _distinct(both, corpus)
-    return Scan(table[:, 0].astype(np.int64), queries, positives, labels, *found)
+    return PairTable(table[:, 0].astype(np.int64), queries, positives, labels, *found)
 
 
 def _hash(content: Content) -> int:
@@ -120,7 +120,9 @@ def _distinct(source: Source, found: array.array) -> Contents:
     return Contents(source, hashes, records, sides)
 
 
-def embed(embedder: Embedder, contents: Contents, task: str | None, tokens: int) -> tuple[np.ndarray, np.ndarray]:
+def embed_contents(
+    embedder: Embedder, contents: Contents, task: str | None, tokens: int
+) -> tuple[np.ndarray, np.ndarray]:
     """(vectors f32[n,e] in a file, bool[n] whether each can be embedded; those of the others are zeros).
 
     Contents of text alone have the prompt of `task` and are cut at `tokens`. The file, under `storage.cache`, is of one
@@ -138,10 +140,10 @@ def embed(embedder: Embedder, contents: Contents, task: str | None, tokens: int)
         np.lib.format.open_memmap(marks, "w+", bool, (n,)).flush()
         _set(state, 0)
     vectors, known = (np.lib.format.open_memmap(file, "r+") for file in (path, marks))
-    done, hidden = int(state.read_text()), not sys.stderr.isatty() or not hosts.leads()
+    done, hidden = int(state.read_text()), not sys.stderr.isatty() or not hosts.is_primary()
     with tqdm(total=n, initial=done, desc=f"vectors, {task or 'no task'}", unit="content", disable=hidden) as bar:
-        for start in range(done, n, BLOCK):
-            stop = min(start + BLOCK, n)
+        for start in range(done, n, BLOCK_ROWS):
+            stop = min(start + BLOCK_ROWS, n)
             vectors[start:stop], known[start:stop] = _block(embedder, contents, range(start, stop), task, tokens)
             vectors.flush()
             known.flush()
@@ -151,7 +153,7 @@ def embed(embedder: Embedder, contents: Contents, task: str | None, tokens: int)
 
 
 def _set(state: pathlib.Path, done: int) -> None:
-    with storage.whole(state) as file:
+    with storage.atomic_write(state) as file:
         file.write_text(str(done))
 
 
@@ -171,4 +173,4 @@ def _block(
     raw = embedder.encode(embedder.prepare(read, len(numbers)))
     bad = multihost_utils.process_allgather(bad).reshape(-1, len(numbers)).any(axis=0)  # each host has read its own
     raw[bad] = 0
-    return truncate(raw, raw.shape[1]), ~bad
+    return truncate_dim(raw, raw.shape[1]), ~bad

@@ -9,17 +9,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from embed.retrieval.corpus_embeddings import Scan
+from embed.retrieval.corpus_embeddings import PairTable
 from embed.retrieval.search import top_k
 
 NONE = -1  # no candidate
-NEGATIVE, ANSWER, CLOSE, SPARE = range(4)  # what a candidate was taken for
+NEGATIVE, KNOWN_POSITIVE, FALSE_NEGATIVE, UNUSED = range(4)  # what a candidate was taken for
 ROWS = 256  # records that are scored together
-FUSED = 60  # reciprocal rank fusion, Cormack et al. 2009
+RRF_K = 60  # reciprocal rank fusion, Cormack et al. 2009
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule:
+class MiningRule:
     """Which of a query's best candidates are its hard negatives."""
 
     count: int  # negatives of a query at most
@@ -36,14 +36,14 @@ def fuse(rankings: list[np.ndarray], depth: int) -> np.ndarray:
         for ranking in several:
             for rank, candidate in enumerate(ranking.tolist(), start=1):
                 if candidate != NONE:
-                    found[candidate] = found.get(candidate, 0.0) + 1 / (FUSED + rank)
+                    found[candidate] = found.get(candidate, 0.0) + 1 / (RRF_K + rank)
         best = sorted(found, key=lambda candidate: -found[candidate])[:depth]
         out[row, : len(best)] = best
     return out
 
 
-def choose(
-    ranking: np.ndarray, scores: np.ndarray, positive: np.ndarray, answers: np.ndarray, rule: Rule
+def select(
+    ranking: np.ndarray, scores: np.ndarray, positive: np.ndarray, answers: np.ndarray, rule: MiningRule
 ) -> tuple[np.ndarray, np.ndarray]:
     """(the hard negatives of each query, i32[q,count], best first, NONE where there are fewer; i8[q,k] what each
     candidate was taken for).
@@ -53,10 +53,10 @@ def choose(
     the positive is left out.
     """
     limit = positive - (1 - rule.share) * np.abs(positive)
-    taken_for = np.full(ranking.shape, SPARE, np.int8)
-    taken_for[(scores > limit[..., None]).any(axis=0)] = CLOSE
-    taken_for[answers | (ranking == NONE)] = ANSWER
-    free = taken_for == SPARE
+    taken_for = np.full(ranking.shape, UNUSED, np.int8)
+    taken_for[(scores > limit[..., None]).any(axis=0)] = FALSE_NEGATIVE
+    taken_for[answers | (ranking == NONE)] = KNOWN_POSITIVE
+    free = taken_for == UNUSED
     taken = free & (np.cumsum(free, axis=1) <= rule.count)
     taken_for[taken] = NEGATIVE
     order = np.argsort(~taken, axis=1, kind="stable")[:, : rule.count]
@@ -75,14 +75,16 @@ class Mined:
     positive: np.ndarray  # f32[r]
 
 
-def at_random(found: Scan, rule: Rule, seed: int) -> np.ndarray:
+def sample_negatives(found: PairTable, rule: MiningRule, seed: int) -> np.ndarray:
     """Negatives to compare with: of each record i32[r,count], any of the corpus but its own positive."""
     rng, positive = np.random.default_rng(seed), found.corpus.places(found.positives)[:, None]
     drawn = rng.integers(len(found.corpus) - 1, size=(len(positive), rule.count))
     return (drawn + (drawn >= positive)).astype(np.int32)
 
 
-def mine(found: Scan, scorers: Sequence[tuple[np.ndarray, np.ndarray]], known: np.ndarray, rule: Rule) -> Mined:
+def mine(
+    found: PairTable, scorers: Sequence[tuple[np.ndarray, np.ndarray]], known: np.ndarray, rule: MiningRule
+) -> Mined:
     """The hard negatives of every record, by one scorer or several: each (vectors of `found.asked` f32[m,e], of
     `found.corpus` f32[n,e]), whose widths may differ.
 
@@ -100,7 +102,7 @@ def mine(found: Scan, scorers: Sequence[tuple[np.ndarray, np.ndarray]], known: n
     labels = np.zeros(n, np.uint64)
     labels[positive] = found.labels
     answers |= (labels[ranking] == found.labels[:, None]) & (found.labels[:, None] != 0)
-    negatives, taken_for = choose(ranking, scores, own, answers | ~known[ranking], rule)
+    negatives, taken_for = select(ranking, scores, own, answers | ~known[ranking], rule)
     return Mined(negatives, ranking, taken_for, scores[0], own[0])
 
 

@@ -19,10 +19,10 @@ SMALLEST_TILE = 128
 CHUNK = 16 * CORPUS_TILE  # of a corpus, on the devices at a time
 BLOCK = 32  # scores of which the largest is looked at first
 SPARE = 54  # candidates beyond k that are scored again
-AGAIN = 2**25  # numbers of vectors that are scored again at a time
+RESCORED = 2**25  # numbers of vectors that are scored again at a time
 
 
-def truncate(vectors: np.ndarray, width: int) -> np.ndarray:
+def truncate_dim(vectors: np.ndarray, width: int) -> np.ndarray:
     """f32[n,e] -> f32[n,width]: the Matryoshka prefix at unit norm; a zero prefix stays zero.
 
     Raises ValueError where width is not in 1..e, or a number is not finite.
@@ -52,8 +52,8 @@ def top_k(queries: np.ndarray, corpus: np.ndarray, k: int, dtype: Any = jnp.floa
     scores, indices = np.zeros((len(queries), k), np.float32), np.zeros((len(queries), k), np.int32)
     open_, pool = np.arange(len(queries)), min(n, k + SPARE)
     while len(open_):
-        rough, found, error = _pool(queries[open_], corpus, pool, dtype)
-        exact, order = _again(queries[open_], corpus, found)
+        rough, found, error = candidates(queries[open_], corpus, pool, dtype)
+        exact, order = rescore_fp64(queries[open_], corpus, found)
         scores[open_], indices[open_] = exact[:, :k], order[:, :k]
         # What was not given scores `rough[:, -1]` at most, and so much more in truth.
         unsure = (exact[:, k - 1] <= rough[:, -1].astype(np.float64) + error) & (pool < n) & (error > 0)
@@ -61,7 +61,7 @@ def top_k(queries: np.ndarray, corpus: np.ndarray, k: int, dtype: Any = jnp.floa
     return scores, indices
 
 
-def short_first(
+def two_stage_top_k(
     queries: np.ndarray, corpus: np.ndarray, short: np.ndarray, k: int, keep: int, dtype: Any = jnp.float32
 ) -> tuple[np.ndarray, np.ndarray]:
     """`top_k` among the `keep` candidates that are best by their first numbers (Matryoshka): `short` f32[n,w], made
@@ -73,24 +73,26 @@ def short_first(
     if keep < k or len(short) != len(corpus):
         raise ValueError(f"{keep} kept for the best {k}; {len(short)} short vectors of {len(corpus)}")
     queries = _finite(queries, "queries")
-    _, found, _ = _pool(truncate(queries, short.shape[1]), short, min(keep, len(corpus)), dtype)
-    scores, indices = _again(queries, corpus, found)
+    _, found, _ = candidates(truncate_dim(queries, short.shape[1]), short, min(keep, len(corpus)), dtype)
+    scores, indices = rescore_fp64(queries, corpus, found)
     return scores[:, :k].astype(np.float32), indices[:, :k]
 
 
-def _pool(queries: np.ndarray, corpus: np.ndarray, k: int, dtype: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def candidates(
+    queries: np.ndarray, corpus: np.ndarray, k: int, dtype: Any
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The k best by the devices' scores: f32[q,k], i32[q,k], and how far a score can be from the truth, f64[q]."""
     n, longest = len(corpus), 0.0
     rows, columns = _tile(len(queries), QUERY_TILE), _tile(n, CORPUS_TILE)
     scores, indices = np.full((len(queries), k), -np.inf, np.float32), np.zeros((len(queries), k), np.int32)
-    with jax.set_mesh(mesh.present()):
-        parts = mesh.lines()[1]
+    with jax.set_mesh(mesh.current_mesh()):
+        parts = mesh.local_batch_shards()[1]
         rows = -(-rows // parts) * parts
         for first in range(0, n, CHUNK):
             chunk = np.asarray(corpus[first : first + CHUNK], np.float32)
             tiles, norms = [], []
             for i in range(0, len(chunk), columns):
-                tile, norm = _ready(mesh.copied(_padded(chunk[i : i + columns], columns)), dtype)
+                tile, norm = cast_tile(mesh.replicate(_padded(chunk[i : i + columns], columns)), dtype)
                 tiles.append(tile)
                 norms.append(norm)
             longest = float(np.max([longest, *map(float, norms)]))  # not Python's max, which passes over a NaN
@@ -98,20 +100,20 @@ def _pool(queries: np.ndarray, corpus: np.ndarray, k: int, dtype: Any) -> tuple[
                 _finite(chunk, "corpus")
             for top in range(0, len(queries), rows):
                 own = slice(top, min(top + rows, len(queries)))
-                block, *best = (mesh.spread(_padded(one[own], rows)) for one in (queries, scores, indices))
+                block, *best = (mesh.shard_rows(_padded(one[own], rows)) for one in (queries, scores, indices))
                 for number, tile in enumerate(tiles):
                     best = _merge(tuple(best), block.astype(dtype), tile, first + number * columns, n)
-                scores[own], indices[own] = (mesh.gather(found)[: own.stop - top] for found in best)
+                scores[own], indices[own] = (mesh.to_host(found)[: own.stop - top] for found in best)
     # Higham, Accuracy and Stability of Numerical Algorithms, (3.5), whatever the order of the sum; and two roundings.
     unit, single = float(jnp.finfo(dtype).eps) / 2, float(jnp.finfo(jnp.float32).eps) / 2
     rounding = 0.0 if dtype == jnp.float32 else 2 * unit + unit**2
     return scores, indices, (rounding + 1.01 * queries.shape[1] * single) * longest * _norms(queries)
 
 
-def _again(queries: np.ndarray, corpus: np.ndarray, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def rescore_fp64(queries: np.ndarray, corpus: np.ndarray, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Candidates i32[q,k] by their scores in float64, the lower index first of equal ones: f64[q,k], i32[q,k]."""
     scores = np.zeros(found.shape)
-    rows = max(AGAIN // (found.shape[1] * queries.shape[1]), 1)
+    rows = max(RESCORED // (found.shape[1] * queries.shape[1]), 1)
     found = np.sort(found, axis=1)
     for top in range(0, len(queries), rows):
         own = slice(top, top + rows)
@@ -141,7 +143,7 @@ def _finite(vectors: np.ndarray, name: str) -> np.ndarray:
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _ready(tile: jax.Array, dtype: Any) -> tuple[jax.Array, jax.Array]:
+def cast_tile(tile: jax.Array, dtype: Any) -> tuple[jax.Array, jax.Array]:
     """A tile in the dtype of scores, and a little more than its largest norm: not finite where a vector is not."""
     return tile.astype(dtype), jnp.sqrt(1.001 * jnp.max(jnp.sum(jnp.square(tile), axis=1)))
 

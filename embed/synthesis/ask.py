@@ -39,7 +39,7 @@ class Reply:
 Ask = Callable[[Content, int], Awaitable[Reply]]  # a prompt of texts and images, and which of several answers to it
 
 
-def openai(url: str, model: str, key: str | None = None, retries: int = 6) -> Ask:
+def ask_openai(url: str, model: str, key: str | None = None, retries: int = 6) -> Ask:
     """Asks an endpoint that speaks OpenAI's chat completions: vLLM, SGLang, Ollama, OpenAI, Google's, ...
 
     `key` if not in $OPENAI_API_KEY. All questions are asked in one event loop. Raises ImportError without the extra
@@ -64,7 +64,7 @@ def openai(url: str, model: str, key: str | None = None, retries: int = 6) -> As
         ) as error:
             raise Refused(str(error)[:300]) from error
         except openai.APIError as error:
-            raise AskError(_explained(url, model, error)) from error
+            raise AskError(_as_ask_error(url, model, error)) from error
         if not found.choices or found.choices[0].message.content is None:
             raise Refused("an answer without text")
         used = found.usage
@@ -84,10 +84,10 @@ def _openai_part(part: Any) -> dict[str, Any]:
     raise Refused(f"a prompt of {KEY_OF[type(part)]}; texts and images can be sent")
 
 
-def google(model: str, url: str | None = None, key: str | None = None, retries: int = 6) -> Ask:
+def ask_google(model: str, url: str | None = None, key: str | None = None, retries: int = 6) -> Ask:
     """Asks Google's endpoint for Gemini, or one at `url` that speaks its protocol.
 
-    `key` if not in $GEMINI_API_KEY. Raises as `openai` does.
+    `key` if not in $GEMINI_API_KEY. Raises as `ask_openai` does.
     """
     from google import genai
     from google.genai import errors, types
@@ -115,9 +115,9 @@ def google(model: str, url: str | None = None, key: str | None = None, retries: 
         except errors.ClientError as error:
             if error.code in (400, 422):
                 raise Refused(str(error)[:300]) from error
-            raise AskError(_explained(url or "Google", model, error)) from error
+            raise AskError(_as_ask_error(url or "Google", model, error)) from error
         except Exception as error:  # of its connection: httpx's or aiohttp's, whichever it found
-            raise AskError(_explained(url or "Google", model, error)) from error
+            raise AskError(_as_ask_error(url or "Google", model, error)) from error
         if not found.text:
             raise Refused("an answer without text")
         used = found.usage_metadata
@@ -127,7 +127,7 @@ def google(model: str, url: str | None = None, key: str | None = None, retries: 
     return ask
 
 
-def _explained(url: str, model: str, error: Exception) -> str:
+def _as_ask_error(url: str, model: str, error: Exception) -> str:
     return (
         f"{url} does not answer for model {model} ({type(error).__name__}: {str(error)[:200]}); check its address, the "
         "key and the model's name. Replies so far are kept: the same command goes on"

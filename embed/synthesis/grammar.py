@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image as Pillow
 
 from embed.data.media.decode import decode_image
-from embed.synthesis.kinds import KINDS, RATE
+from embed.synthesis.kinds import RATE, TASKS
 
 OPENINGS = (
     "Given {given}, {does}.",
@@ -34,7 +34,7 @@ def answer(prompt: str, images: list[bytes], number: int) -> str:
     if prompt.startswith(RATE.split("{")[0]):
         query, _, positive = prompt.partition("QUERY\n")[2].partition("\n\nANSWER\n")
         return json.dumps({"rating": _rating(query, positive)})
-    for name, kind in KINDS.items():
+    for name, kind in TASKS.items():
         if prompt.startswith(kind.ask):
             seed = prompt.removeprefix(kind.ask)
             rng = random.Random(f"{number} {prompt}")

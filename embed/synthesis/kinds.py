@@ -28,7 +28,7 @@ Pair = tuple[Content, Content, str]  # query, positive, label
 
 
 @dataclasses.dataclass(frozen=True)
-class Kind:
+class SyntheticTask:
     """One kind of pair."""
 
     name: str
@@ -46,11 +46,13 @@ def _seed_answers(field: str) -> Callable[[Seed, Answer], Pair]:
     return lambda seed, answer: ((Text(answer[field]),), seed.content, "")
 
 
-def _kind(name: str, task: str, ask: str, fields: tuple[str, ...], pair: Callable[[Seed, Answer], Pair]) -> Kind:
-    return Kind(name, task, f"{ask} {_form(*fields)}\n\n", fields, pair)
+def _kind(
+    name: str, task: str, ask: str, fields: tuple[str, ...], pair: Callable[[Seed, Answer], Pair]
+) -> SyntheticTask:
+    return SyntheticTask(name, task, f"{ask} {_form(*fields)}\n\n", fields, pair)
 
 
-KINDS = {
+TASKS = {
     kind.name: kind
     for kind in (
         _kind(
@@ -112,12 +114,12 @@ RATE = (
 )
 
 
-def prompt(kind: Kind, seed: Seed) -> Content:
+def prompt(kind: SyntheticTask, seed: Seed) -> Content:
     """What the model is asked about a seed."""
     return (Text(kind.ask), *seed.content)
 
 
-def rating_prompt(kind: Kind, query: Content, positive: Content) -> Content:
+def rating_prompt(kind: SyntheticTask, query: Content, positive: Content) -> Content:
     """What the model is asked about a pair."""
     return (Text(RATE.format(task=kind.task) + "QUERY\n"), *query, Text("\n\nANSWER\n"), *positive)
 

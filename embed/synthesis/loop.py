@@ -10,17 +10,17 @@ from collections.abc import Sequence
 import numpy as np
 from tqdm import tqdm
 
-from embed.data.build.dedup import decoded, near_firsts, signature
+from embed.data.build.dedup import decode_parts, near_first_occurrence, signature
 from embed.data.records import Record
 from embed.synthesis.ask import Refused, Replies
-from embed.synthesis.kinds import Kind, Seed, parse, prompt, rating_prompt
+from embed.synthesis.kinds import Seed, SyntheticTask, parse, prompt, rating_prompt
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """What is to be written of one kind."""
 
-    kind: Kind
+    kind: SyntheticTask
     seeds: Sequence[Seed]
     keep: int  # records at most
     answers: int = 1  # to each seed
@@ -94,8 +94,8 @@ async def _one(plan: Plan, replies: Replies, seed: Seed, number: int) -> Written
 def _distinct(found: list[Written], alike: float) -> list[Written]:
     if not found:
         return []
-    sides = [[signature(decoded(side)) for side in (one.record.query, one.record.positive)] for one in found]
-    return [one for one, first in zip(found, near_firsts(np.array(sides), alike), strict=True) if first]
+    sides = [[signature(decode_parts(side)) for side in (one.record.query, one.record.positive)] for one in found]
+    return [one for one, first in zip(found, near_first_occurrence(np.array(sides), alike), strict=True) if first]
 
 
 def _balanced(found: list[Written], most: int) -> list[Written]:

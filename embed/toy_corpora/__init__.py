@@ -41,8 +41,8 @@ CORPORA = {
     "glyphs": Corpus(glyphs.glyphs, "image", *FONTS),
     "scenes_image": Corpus(scenes.images, "image", *WORLD),
     "scenes_noisy": Corpus(scenes.noisy, "image", *WORLD, ("train",)),
-    "scenes_video": Corpus(motion.videos, "video", *WORLD),
-    "scenes_audio": Corpus(melody.sounds, "audio", *WORLD),
+    "scenes_video": Corpus(motion.video_records, "video", *WORLD),
+    "scenes_audio": Corpus(melody.audio_records, "audio", *WORLD),
     "scenes_edit": Corpus(scenes.edits, "interleaved", *WORLD),
     "scenes_labels": Corpus(scenes.labels, "classification", *WORLD),
 }
@@ -76,6 +76,6 @@ def _build(folder: storage.Path, corpus: Corpus, most: int | None) -> dict[str, 
         "counts": counts,
         "sha256": sha256,
     }
-    with storage.whole(folder / "manifest.json") as file:
+    with storage.atomic_write(folder / "manifest.json") as file:
         file.write_text(json.dumps(manifest, indent=2) + "\n")
     return counts

@@ -92,7 +92,7 @@ def melodies() -> dict[str, tuple[Melody, ...]]:
 
 
 @functools.cache
-def sound(melody: Melody, variant: int) -> Audio:
+def synthesize_melody(melody: Melody, variant: int) -> Audio:
     """One of the renderings: a WAV of 16-bit samples, its loudness and its faint noise set by the variant."""
     rng = np.random.default_rng(list(f"sound {melody.name} {variant}".encode()))
     time = np.arange(TEMPI[melody.tempo]) / RATE
@@ -116,7 +116,7 @@ def caption(melody: Melody, language: Language, rng: random.Random) -> str:
     return rng.choice(SENTENCES[i]).format(**words)
 
 
-def sounds(split: str) -> Iterator[Record]:
+def audio_records(split: str) -> Iterator[Record]:
     """Caption -> melody. In training each comes against one with another note or another timbre."""
     seen = frozenset(melodies()["train"])
     for turn in range(TURNS if split == "train" else 1):
@@ -129,6 +129,6 @@ def sounds(split: str) -> Iterator[Record]:
                 for note, pitch in itertools.product(("first", "second", "third"), PITCHES):
                     near.append(dataclasses.replace(melody, **{note: pitch}))
                 near = [other for other in near if other != melody and other in seen]
-                negatives = ((sound(rng.choice(near), turn),),)
-            query, target = (Text(caption(melody, language, rng)),), (sound(melody, turn),)
+                negatives = ((synthesize_melody(rng.choice(near), turn),),)
+            query, target = (Text(caption(melody, language, rng)),), (synthesize_melody(melody, turn),)
             yield Record(f"scenes_audio/{melody.name}/{turn}", query, target, negatives, language.code)

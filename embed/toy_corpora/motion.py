@@ -87,7 +87,7 @@ def caption(shown: Motion, language: Language, rng: random.Random) -> str:
     return rng.choice(SENTENCES[i]).format(thing, MOTIONS[shown.motion][i])
 
 
-def videos(split: str) -> Iterator[Record]:
+def video_records(split: str) -> Iterator[Record]:
     """Caption -> clip. In training each comes in all languages, against the same object in another motion."""
     seen = frozenset(motions()["train"])
     for turn in range(len(LANGUAGES) if split == "train" else 1):

@@ -60,14 +60,14 @@ def scenes() -> dict[str, tuple[Scene, ...]]:
 
 
 @functools.cache
-def _seen() -> frozenset[Scene]:
+def _all_scenes() -> frozenset[Scene]:
     return frozenset(scenes()["train"])
 
 
 def neighbours(scene: Scene, attributes: tuple[str, ...] = tuple(CHOICES)) -> list[Scene]:
     """The training scenes that differ in exactly one of the attributes."""
     others = [dataclasses.replace(scene, **{name: value}) for name in attributes for value in CHOICES[name]]
-    return [other for other in others if other != scene and other in _seen()]
+    return [other for other in others if other != scene and other in _all_scenes()]
 
 
 @functools.cache

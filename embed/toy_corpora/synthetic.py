@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from embed.data.records import Content, Image, Record, Text
 from embed.synthesis import grammar, seeds
 from embed.synthesis.ask import Refused, Replies, Reply
-from embed.synthesis.kinds import KINDS, Seed
+from embed.synthesis.kinds import TASKS, Seed
 from embed.synthesis.loop import Plan, write
 
 SEEDS, KEPT = 1600, 1000  # functions of each kind that are asked about; records of each kind
@@ -37,7 +37,7 @@ def code(split: str) -> Iterator[Record]:
 
 
 def _plan(kind: str, chosen: Iterable[Seed], keep: int) -> Plan:
-    return Plan(KINDS[kind], list(chosen), keep)
+    return Plan(TASKS[kind], list(chosen), keep)
 
 
 async def ask(prompt: Content, number: int) -> Reply:

@@ -21,16 +21,16 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from orbax.checkpoint import v1 as ocp
 
-from embed.data.preprocess import Layout
+from embed.data.preprocess import Preprocessor
 from embed.data.tokenizer import Tokenizer
 from embed.distributed import hosts, mesh, storage
 from embed.losses import temperature
 from embed.model import lora
 from embed.model import params as partition
-from embed.model.encoder import Encoder, init
+from embed.model.encoder import Encoder, init_params
 from embed.model.presets import Architecture
 
-PATTERN = "*?[\\"  # characters of glob
+GLOB_CHARACTERS = "*?[\\"  # characters of glob
 
 
 class CheckpointError(ValueError):
@@ -43,7 +43,7 @@ def orbax_path(folder: storage.Path) -> str:
     Raises CheckpointError where the path has characters of a pattern.
     """
     name = storage.absolute(folder)
-    special = [character for character in PATTERN if character in name]
+    special = [character for character in GLOB_CHARACTERS if character in name]
     if special:
         raise CheckpointError(
             f"{name}: checkpoints cannot be written or read where the path has {' '.join(special)} in it; "
@@ -76,17 +76,17 @@ def save(
     """Writes a checkpoint, in the background if not to `wait` for it.
 
     Where the run is in a bucket, a failure of this one, or of the one before in the background, is said and the
-    present state tried again. Raises as `storage.patiently` does.
+    present state tried again. Raises as `storage.with_retries` does.
     """
 
     def write() -> None:
-        if step not in steps(run):  # where an attempt failed after all was written
+        if step not in saved_steps(run):  # where an attempt failed after all was written
             (saver.save if wait else saver.save_async)(step, state, custom_metadata=meta, force=True, overwrite=True)
 
-    storage.patiently(write, run)
+    storage.with_retries(write, run)
 
 
-def describe(arch: Architecture, layout: Layout, **more: Any) -> dict[str, Any]:
+def metadata_for(arch: Architecture, layout: Preprocessor, **more: Any) -> dict[str, Any]:
     """Metadata of a checkpoint: architecture, input contract, code version, and what the caller adds, as plain JSON."""
     described = {
         "architecture": dataclasses.asdict(arch),
@@ -107,7 +107,7 @@ def code_version() -> str:
     return done.stdout.strip() or "unknown"
 
 
-def concrete(tree: Any) -> Any:
+def to_shape_dtype(tree: Any) -> Any:
     """ShapeDtypeStructs on the present mesh, as restore targets (abstract meshes would fall back to the saved
     layout)."""
     mesh = jax.sharding.get_mesh()
@@ -119,14 +119,14 @@ def concrete(tree: Any) -> Any:
     return jax.tree.map(leaf, tree)
 
 
-def shapes(encoder: Encoder) -> dict:
+def param_structs(encoder: Encoder) -> dict:
     """An encoder's parameters as ShapeDtypeStructs on the present mesh; nothing is made."""
-    return concrete(jax.eval_shape(lambda: init(encoder, jax.random.key(0))))
+    return to_shape_dtype(jax.eval_shape(lambda: init_params(encoder, jax.random.key(0))))
 
 
-def steps(run: storage.Path) -> list[int]:
+def saved_steps(run: storage.Path) -> list[int]:
     """The finished checkpoints of a run, ascending. Raises StorageError where its bucket cannot be used."""
-    storage.reach(run)
+    storage.check_access(run)
     folder = run / "checkpoints"
     if not folder.is_dir():
         return []
@@ -140,7 +140,7 @@ def locate(path: storage.Path) -> tuple[storage.Path, int]:
         run, wanted = path.parent.parent, int(path.name)
     else:
         run, wanted = path, -1
-    found = steps(run)
+    found = saved_steps(run)
     if not found or (wanted >= 0 and wanted not in found):
         raise CheckpointError(f"no finished checkpoint at {path}; steps there: {found or 'none'}")
     return run, wanted if wanted >= 0 else found[-1]
@@ -157,20 +157,20 @@ def load_params(path: storage.Path, like: Any = None) -> dict:
     context.pytree_options.loading.partial_load = True
     folder = orbax_path(run / "checkpoints" / str(step))
     with context:
-        saved = temperature.without(ocp.metadata(folder, checkpointable_name="state").metadata["params"])
+        saved = temperature.strip_params(ocp.metadata(folder, checkpointable_name="state").metadata["params"])
         if like is None:
             like = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved)
             params = ocp.load(folder, {"params": like}, checkpointable_name="state")["params"]
-            params = jax.tree.map(np.asarray, lora.merged(params))
+            params = jax.tree.map(np.asarray, lora.merge_adapters(params))
             check_finite(params, path)
             return params
-        like = concrete(lora.beside(like, saved))
-        other = sorted(dict(partition.shapes(saved).items() ^ partition.shapes(like).items()))
+        like = to_shape_dtype(lora.with_saved_adapters(like, saved))
+        other = sorted(dict(partition.param_shapes(saved).items() ^ partition.param_shapes(like).items()))
         if other:
             raise CheckpointError(
                 f"{len(other)} parameters of {path} are not the encoder's, or not of its shapes, such as {other[0]}"
             )
-        params = lora.merged(ocp.load(folder, {"params": like}, checkpointable_name="state")["params"])
+        params = lora.merge_adapters(ocp.load(folder, {"params": like}, checkpointable_name="state")["params"])
     check_finite(params, path)
     return params
 
@@ -203,32 +203,32 @@ def _usable(flat: dict[str, jax.Array]) -> dict[str, jax.Array]:
     return {name: _is_usable(name, leaf, jnp) for name, leaf in flat.items()}
 
 
-def place_params(path: storage.Path) -> dict:
+def load_sharded(path: storage.Path) -> dict:
     """Parameters of a checkpoint, adapters merged, as f32 on the present mesh in the layout of its encoder.
 
     Every device reads its own part. Raises what `load_params` does.
     """
-    return load_params(path, shapes(Encoder(architecture(metadata(path)))))
+    return load_params(path, param_structs(Encoder(architecture(metadata(path)))))
 
 
 def save_params(run: storage.Path, params: dict, meta: dict[str, Any], tokenizer: Tokenizer) -> None:
-    """Writes parameters alone as `run/checkpoints/0`, with the metadata that `describe` made and their tokenizer.
+    """Writes parameters alone as `run/checkpoints/0`, with the metadata that `metadata_for` made and their tokenizer.
 
     Each host writes what its devices hold, and goes on when all of it can be read. Raises CheckpointError as
     `orbax_path` does, and StorageError where another process writes to the folder.
     """
     orbax_path(run)
     run.mkdir(parents=True, exist_ok=True)
-    with hosts.exclusive(run):
-        if hosts.leads():
+    with hosts.lock_folder(run):
+        if hosts.is_primary():
             tokenizer.save(run / "tokenizer.json")
         with checkpointer(run, every=1, keep=1) as writer:
             writer.save(0, {"params": params}, custom_metadata=meta, force=True, overwrite=True)
-    hosts.together(f"saved {run}")
+    hosts.barrier(f"saved {run}")
 
 
 def metadata(path: storage.Path) -> dict[str, Any]:
-    """What `describe` wrote into a checkpoint."""
+    """What `metadata_for` wrote into a checkpoint."""
     run, step = locate(path)
     return dict(ocp.metadata(orbax_path(run / "checkpoints" / str(step))).custom_metadata or {})
 
@@ -283,18 +283,18 @@ def from_json(kind: Any, value: Any) -> Any:
     return kind(**{name: from_json(hints[name], each) for name, each in value.items()})
 
 
-def load_layout(path: storage.Path) -> Layout:
+def load_preprocessor(path: storage.Path) -> Preprocessor:
     """The layout a checkpoint was trained with.
 
     Raises CheckpointError where its tokenizer is not the one beside it, ValueError where that has ids without a row.
     """
     run, _ = locate(path)
-    layout = Layout.load(run / "tokenizer.json", architecture(metadata(path)))
-    check(path, layout)
+    layout = Preprocessor.load(run / "tokenizer.json", architecture(metadata(path)))
+    check_contract(path, layout)
     return layout
 
 
-def check(path: storage.Path, layout: Layout) -> None:
+def check_contract(path: storage.Path, layout: Preprocessor) -> None:
     """Raises CheckpointError, naming every difference, where a checkpoint expects other inputs than `layout` gives."""
     trained = _flat(metadata(path)["contract"])
     wrong = {k: (trained.get(k), v) for k, v in _flat(layout.contract()).items() if trained.get(k) != v}
@@ -314,6 +314,6 @@ def fingerprint(params: dict) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for name, leaf in jax.tree.leaves_with_path(params):
         digest.update(f"{jax.tree_util.keystr(name)} {leaf.dtype} {leaf.shape}".encode())
-        here = leaf if leaf.is_fully_addressable else mesh.gather(leaf)
+        here = leaf if leaf.is_fully_addressable else mesh.to_host(leaf)
         digest.update(np.ascontiguousarray(here).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()

@@ -92,6 +92,6 @@ def require_pretrained(config: ConfigDict) -> pathlib.Path:
     if not config.pretrained:
         raise ConfigError("--config.pretrained is not set: give a model's folder, or owner/model@COMMIT")
     try:
-        return hf.folder(config.pretrained)
+        return hf.resolve(config.pretrained)
     except hf.HubError as error:
         raise ConfigError(f"--config.pretrained={config.pretrained}: {error}") from error

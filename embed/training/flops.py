@@ -46,10 +46,12 @@ def model_flops(encoder: Encoder, params: Any, pairs: Pairs) -> float:
 
         return encode_pairs(encode, pairs)
 
-    return 3 * flops(forward, params, pairs)  # the backward pass takes two products for each of the forward one's
+    return 3 * program_flops(
+        forward, params, pairs
+    )  # the backward pass takes two products for each of the forward one's
 
 
-def flops(f: Callable, *args: Any) -> float:
+def program_flops(f: Callable, *args: Any) -> float:
     """Operations of matrix products and convolutions in `f(*args)`, over all devices; a multiplication and an addition
     are two. `args` may be ShapeDtypeStructs. Of a branch, the costlier side counts. Raises ValueError for a loop whose
     trip count is not known.

@@ -18,8 +18,8 @@ import optax
 from embed import hf
 from embed.batch import Pairs
 from embed.data import fingerprint
-from embed.data.mixture import batches, mixture, order
-from embed.data.preprocess import Layout
+from embed.data.mixture import batches, mixture, task_order
+from embed.data.preprocess import Preprocessor
 from embed.data.sources import Source
 from embed.data.tasks import Task
 from embed.distributed import hosts, mesh, preemption, storage
@@ -30,7 +30,7 @@ from embed.model import params as partition
 from embed.training import checkpoint, optim, resume
 from embed.training.flops import CHIPS, model_flops
 from embed.training.main import Restart
-from embed.training.metrics import Journal, Work
+from embed.training.metrics import MetricsLogger, StepTiming
 from embed.training.quarantine import DataError, Quarantine
 
 Loss = Callable[[dict, Pairs, Candidates, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]  # key[] of the step last
@@ -44,7 +44,7 @@ class TrainState:
 
 
 @dataclasses.dataclass(frozen=True)
-class Schedule:
+class LoopConfig:
     """How often things happen; nothing here changes the result."""
 
     save: int = 100
@@ -55,7 +55,7 @@ class Schedule:
     stall: float = 1800  # seconds; a step that takes longer ends the process, a task's first one excepted
 
 
-def unchanged(key: jax.Array, params: dict) -> dict:
+def identity(key: jax.Array, params: dict) -> dict:
     """Adds nothing to the parameters a run starts from."""
     return params
 
@@ -72,9 +72,9 @@ class Run:
     steps: int
     seed: int
     init: storage.Path | None = None  # a checkpoint or a published model's folder to start from; None: the seed
-    adapt: Callable[[jax.Array, dict], dict] = unchanged  # (key, parameters) -> with adapters, say, added to them
-    trains: partition.Chooses = partition.everything  # which parameters, by path; the others stay as they are
-    schedule: Schedule = Schedule()
+    adapt: Callable[[jax.Array, dict], dict] = identity  # (key, parameters) -> with adapters, say, added to them
+    trains: partition.ParamFilter = partition.all_params  # which parameters, by path; the others stay as they are
+    schedule: LoopConfig = LoopConfig()
     max_bad: float = 0.5  # share of a task's last 200 records that may be bad; more stop the run
     about: dict[str, Any] = dataclasses.field(default_factory=dict)  # for the checkpoint's metadata
 
@@ -101,7 +101,7 @@ class Step:
 
 
 def make_step(
-    loss: Loss, optimizer: optax.GradientTransformation, trains: partition.Chooses = partition.everything
+    loss: Loss, optimizer: optax.GradientTransformation, trains: partition.ParamFilter = partition.all_params
 ) -> Step:
     """The step of a loss; gradients and `state.opt` are of the parameters that `trains` chooses by their paths."""
 
@@ -109,10 +109,10 @@ def make_step(
     def differentiate(
         params: dict, pairs: Pairs, candidates: Candidates, key: jax.Array
     ) -> tuple[dict, dict[str, jax.Array]]:
-        trained, frozen = partition.split(params, trains)
+        trained, frozen = partition.split_params(params, trains)
 
         def of_trained(trained: dict) -> tuple[jax.Array, dict[str, jax.Array]]:
-            return loss(partition.merge(trained, frozen), pairs, candidates, key)
+            return loss(partition.merge_params(trained, frozen), pairs, candidates, key)
 
         (value, metrics), grads = jax.value_and_grad(of_trained, has_aux=True)(trained)
         sides = [side.segments for side in (pairs.query, pairs.target, pairs.negative)]
@@ -128,7 +128,7 @@ def make_step(
 
     @functools.partial(jax.jit, donate_argnums=0)
     def update(state: TrainState, grads: dict, pairs: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
-        trained, frozen = partition.split(state.params, trains)
+        trained, frozen = partition.split_params(state.params, trains)
 
         def learn() -> tuple[dict, optax.OptState]:
             updates, opt = optimizer.update(grads, state.opt, trained)
@@ -136,41 +136,43 @@ def make_step(
 
         # Of no pair nothing is learned: momentum and weight decay would move the parameters all the same.
         trained, opt = jax.lax.cond(pairs > 0, learn, lambda: (trained, state.opt))
-        params = partition.merge(trained, frozen)
-        consecutive, total = optim.skipped(opt)
+        params = partition.merge_params(trained, frozen)
+        consecutive, total = optim.skipped_updates(opt)
         metrics = {"grad_norm": optax.tree.norm(grads), "skipped": total, "skipped_in_a_row": consecutive}
         return TrainState(state.step + 1, params, opt), metrics
 
     return Step(differentiate, update)
 
 
-def starting_params(init: storage.Path, shapes: dict, layout: Layout) -> dict:
-    """The encoder's parameters on the layout of `shapes` (ShapeDtypeStructs): of a checkpoint, or of a published
+def starting_params(init: storage.Path, shapes: dict, layout: Preprocessor) -> dict:
+    """The encoder's parameters on the layout of `state_shapes` (ShapeDtypeStructs): of a checkpoint, or of a published
     model's folder.
 
     Raises CheckpointError where a checkpoint expects other inputs than `layout` gives, or holds other parameters, and
     HubError where a folder does.
     """
     if (init / "config.json").exists():
-        return hf.load(hf.folder(init), shapes)
-    checkpoint.check(init, layout)
+        return hf.load(hf.resolve(init), shapes)
+    checkpoint.check_contract(init, layout)
     return checkpoint.load_params(init, shapes)
 
 
-def begin(run: Run, params: dict) -> TrainState:
+def init_state(run: Run, params: dict) -> TrainState:
     """The state of a run that starts from `params`, adapted already."""
     nothing = jnp.zeros((), jnp.int32, out_sharding=jax.P())  # on every device: all hosts read it
-    return TrainState(nothing, params, run.optimizer.init(partition.split(params, run.trains)[0]))
+    return TrainState(nothing, params, run.optimizer.init(partition.split_params(params, run.trains)[0]))
 
 
-def shapes(run: Run) -> tuple[dict, TrainState]:
+def state_shapes(run: Run) -> tuple[dict, TrainState]:
     """The encoder's parameters and the run's first state as ShapeDtypeStructs on the present mesh."""
-    base = checkpoint.shapes(run.encoder)
+    base = checkpoint.param_structs(run.encoder)
     key = jax.eval_shape(lambda: jax.random.key(run.seed))
-    return base, checkpoint.concrete(jax.eval_shape(lambda key, params: begin(run, run.adapt(key, params)), key, base))
+    return base, checkpoint.to_shape_dtype(
+        jax.eval_shape(lambda key, params: init_state(run, run.adapt(key, params)), key, base)
+    )
 
 
-def fit(run: Run, layout: Layout, sources: Sequence[Source]) -> TrainState:
+def fit(run: Run, layout: Preprocessor, sources: Sequence[Source]) -> TrainState:
     """Trains to `run.steps` batches and returns the last state, going on from the last checkpoint of the run's folder.
 
     `sources` are the tasks' records, and `layout` makes inputs of them. Needs a mesh (`jax.set_mesh`). Raises
@@ -182,32 +184,32 @@ def fit(run: Run, layout: Layout, sources: Sequence[Source]) -> TrainState:
     layout.tokenizer.check_rows(run.encoder.arch.vocabulary)
     folder, tasks, schedule, steps = run.folder, run.tasks, run.schedule, run.steps
     checkpoint.orbax_path(folder)
-    data = mixture(tasks, sources, layout, run.seed, *mesh.lines())
-    base, target = shapes(run)
-    meta = describe(run, layout, target, sources)
+    data = mixture(tasks, sources, layout, run.seed, *mesh.local_batch_shards())
+    base, target = state_shapes(run)
+    meta = describe_run(run, layout, target, sources)
     step_fn, noise = make_step(run.loss, run.optimizer, run.trains), jax.random.fold_in(jax.random.key(run.seed), 2)
-    storage.reach(folder)
+    storage.check_access(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with (
-        storage.room(folder),
-        hosts.exclusive(folder),
+        storage.translate_disk_full(folder),
+        hosts.lock_folder(folder),
         watchdog(schedule.stall) as beat,
-        preemption.requests() as asked,
+        preemption.watch_signals() as asked,
     ):
         found = resume.restore(folder, vars(target), meta, layout)
-        state = start(run, base, layout) if found is None else TrainState(**found)
+        state = starting_state(run, base, layout) if found is None else TrainState(**found)
         first = int(state.step)
-        if hosts.leads():
+        if hosts.is_primary():
             layout.tokenizer.save(folder / "tokenizer.json")
-        quarantine = Quarantine(tasks, sources, layout, order(tasks, sources, run.seed), run.max_bad)
-        late: tuple[int, Work, dict] | None = None
+        quarantine = Quarantine(tasks, sources, layout, task_order(tasks, sources, run.seed), run.max_bad)
+        late: tuple[int, StepTiming, dict] | None = None
         at_peak: dict[int, float | None] = {}  # seconds of a task's batch, once it is compiled
         with (
-            Journal(folder, tasks, first, steps, schedule.log, schedule.patience) as journal,
+            MetricsLogger(folder, tasks, first, steps, schedule.log, schedule.patience) as journal,
             checkpoint.checkpointer(folder, schedule.save, schedule.keep) as saver,
         ):
 
-            def write(step: int, work: Work, metrics: dict[str, jax.Array]) -> None:
+            def write(step: int, work: StepTiming, metrics: dict[str, jax.Array]) -> None:
                 values = journal.write(step, work, metrics)
                 try:
                     quarantine.check(step, work.task, int(values["quarantined"]))
@@ -216,17 +218,17 @@ def fit(run: Run, layout: Layout, sources: Sequence[Source]) -> TrainState:
                     raise
 
             for step, (waited, (number, pairs)) in zip(
-                range(first, steps), timed(batches(data, first, steps, schedule.workers)), strict=False
+                range(first, steps), time_iter(batches(data, first, steps, schedule.workers)), strict=False
             ):
                 seen = number in at_peak
                 beat(f"{folder}, step {step}", counted=seen)
                 batch = mesh.to_global(pairs)
                 if not seen:
-                    at_peak[number] = seconds_at_peak(run, state.params, batch)
+                    at_peak[number] = peak_seconds(run, state.params, batch)
                 state, metrics = step_fn(state, batch, tasks[number].candidates, jax.random.fold_in(noise, step))
                 if late is not None:
                     write(*late)
-                late = (step, Work(number, waited, at_peak[number], counts=seen), metrics)
+                late = (step, StepTiming(number, waited, at_peak[number], counts=seen), metrics)
                 stop = asked()
                 if stop == signal.SIGINT:
                     raise KeyboardInterrupt
@@ -234,22 +236,22 @@ def fit(run: Run, layout: Layout, sources: Sequence[Source]) -> TrainState:
                     # Before the checkpoint: a run killed right after it would never write this line again.
                     write(*late)
                     late = None
-                    storage.patiently(journal.publish, folder)
+                    storage.with_retries(journal.publish, folder)
                     checkpoint.save(saver, folder, step + 1, vars(state), meta, wait=step + 1 == steps or bool(stop))
                 if stop and step + 1 < steps:
                     raise Restart(f"{folder} was asked to stop and is saved at step {step + 1}")
-    hosts.together(f"trained {folder}")  # its last checkpoint can be read
+    hosts.barrier(f"trained {folder}")  # its last checkpoint can be read
     return state
 
 
-def describe(run: Run, layout: Layout, target: TrainState, sources: Sequence[Source]) -> dict[str, Any]:
+def describe_run(run: Run, layout: Preprocessor, target: TrainState, sources: Sequence[Source]) -> dict[str, Any]:
     """What a run's checkpoints say of it."""
-    return checkpoint.describe(
+    return checkpoint.metadata_for(
         run.encoder.arch,
         layout,
         tasks=[dataclasses.asdict(task) for task in run.tasks],
-        data=fingerprint.describe(run.tasks, sources),
-        trained_parameters=partition.shapes(partition.split(target.params, run.trains)[0]),
+        data=fingerprint.describe_datasets(run.tasks, sources),
+        trained_parameters=partition.param_shapes(partition.split_params(target.params, run.trains)[0]),
         optimizer=[f"{leaf.dtype}{list(leaf.shape)}" for leaf in jax.tree.leaves(target.opt)],
         seed=run.seed,
         dtype=jnp.dtype(run.encoder.dtype).name,
@@ -258,15 +260,15 @@ def describe(run: Run, layout: Layout, target: TrainState, sources: Sequence[Sou
     )
 
 
-def start(run: Run, base: dict, layout: Layout) -> TrainState:
+def starting_state(run: Run, base: dict, layout: Preprocessor) -> TrainState:
     """A run's first state, of its seed or of what it starts from; `base` are shapes of the encoder's parameters."""
     key = jax.random.key(run.seed)
-    params = encoders.init(run.encoder, key) if run.init is None else starting_params(run.init, base, layout)
+    params = encoders.init_params(run.encoder, key) if run.init is None else starting_params(run.init, base, layout)
     params = run.adapt(jax.random.fold_in(key, 1), params)
-    return jax.jit(functools.partial(begin, run), donate_argnums=0)(params)
+    return jax.jit(functools.partial(init_state, run), donate_argnums=0)(params)
 
 
-def seconds_at_peak(run: Run, params: dict, batch: Pairs) -> float | None:
+def peak_seconds(run: Run, params: dict, batch: Pairs) -> float | None:
     """Seconds that encoding a batch takes forward and backward, nothing made twice, at the peak of the mesh's devices;
     None where that is not known."""
     devices = jax.sharding.get_mesh().devices
@@ -274,7 +276,7 @@ def seconds_at_peak(run: Run, params: dict, batch: Pairs) -> float | None:
     return model_flops(run.encoder, params, batch) / devices.size / chip.flops if chip else None
 
 
-def timed(items: Iterator[Any]) -> Iterator[tuple[float, Any]]:
+def time_iter(items: Iterator[Any]) -> Iterator[tuple[float, Any]]:
     """(seconds it took to get, item) of each."""
     while True:
         before = time.monotonic()

@@ -82,7 +82,7 @@ def run(main: Callable[[ConfigDict], None]) -> None:
             try:
                 main(config)
             except Exception:
-                reach(config)  # where a bucket was lost that is the reason, whatever the libraries say
+                check_folders(config)  # where a bucket was lost that is the reason, whatever the libraries say
                 raise
 
     try:
@@ -157,18 +157,22 @@ def load_experiment(name: str) -> ModuleType:
     raise ConfigError(f"{name!r} is no experiment with tasks of its own; there are: {', '.join(choices)}")
 
 
-def about(file: str, config: ConfigDict) -> dict[str, Any]:
+def experiment_metadata(file: str, config: ConfigDict) -> dict[str, Any]:
     """What the checkpoints of an experiment say of it: its name, its program, and the config."""
-    return {"experiment": pathlib.Path(file).stem, "code_of_experiment": code(file), "config": config.to_dict()}
+    return {
+        "experiment": pathlib.Path(file).stem,
+        "code_of_experiment": program_source(file),
+        "config": config.to_dict(),
+    }
 
 
-def code(file: str) -> str:
+def program_source(file: str) -> str:
     """A program without its comments, docstrings and layout: what two versions must share to be the same experiment."""
     return strip_prose(pathlib.Path(file).read_text(encoding="utf-8"))
 
 
 def strip_prose(source: str) -> str:
-    """`code` of a program's text."""
+    """`program_source` of a program's text."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node, clean=False):
@@ -178,19 +182,19 @@ def strip_prose(source: str) -> str:
 
 def prepare(config: ConfigDict) -> None:
     """Joins the other hosts of a pod, and keeps compiled programs so that stages and restarts do not compile twice."""
-    join()
-    reach(config)
+    join_pod()
+    check_folders(config)
     jax.config.update("jax_compilation_cache_dir", storage.absolute(storage.path(config.workdir) / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def reach(config: ConfigDict) -> None:
+def check_folders(config: ConfigDict) -> None:
     """Raises StorageError where one of a config's folders is in a bucket that cannot be used."""
     for name in (config.workdir, config.data, config.pairs):
-        storage.reach(storage.path(name))
+        storage.check_access(storage.path(name))
 
 
-def join() -> None:
+def join_pod() -> None:
     """Joins the other hosts of a pod; alone there is nothing to join."""
     if "JAX_COORDINATOR_ADDRESS" in os.environ:  # launch/simulate.sh, or a cluster that JAX does not know
         jax.distributed.initialize(

@@ -26,7 +26,7 @@ class Diverged(RuntimeError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
+class StepTiming:
     """What is known of a step beside its metrics."""
 
     task: int
@@ -35,7 +35,7 @@ class Work:
     counts: bool  # not the first of its task in this process, which compiles
 
 
-class Journal:
+class MetricsLogger:
     """Metrics to metrics.jsonl, TensorBoard, and a progress bar (on a terminal) or plain lines (in a log), by the first
     host; the others only watch that the run does not diverge.
 
@@ -50,7 +50,7 @@ class Journal:
         line goes to the log, and after `patience` updates in a row that were not finite the run has diverged."""
         self.run, self.tasks, self.every, self.patience = run, tasks, every, patience
         self.first, self.steps = start, steps
-        leads = hosts.leads()
+        leads = hosts.is_primary()
         # Nothing is appended to an object: the files of a run in a bucket grow here, and `publish` writes them anew.
         self.draft = tempfile.TemporaryDirectory() if leads and storage.is_remote(run) else None
         folder = pathlib.Path(self.draft.name if self.draft else run)
@@ -59,13 +59,13 @@ class Journal:
             path, first = run / "metrics.jsonl", run / "started.txt"
             rows = path.read_text().splitlines() if path.exists() else []
             kept = [line for line in rows if line.endswith("}") and json.loads(line)["step"] < start]
-            with storage.whole(folder / "metrics.jsonl") as file:
+            with storage.atomic_write(folder / "metrics.jsonl") as file:
                 file.write_text("".join(line + "\n" for line in kept))
             self.useful = sum(json.loads(line).get("useful", 0.0) for line in kept)
             if first.exists():
                 self.started = float(first.read_text())
             else:
-                with storage.whole(first) as file:
+                with storage.atomic_write(first) as file:
                     file.write_text(f"{self.started}\n")
         self.file = (folder / "metrics.jsonl" if leads else pathlib.Path(os.devnull)).open("a")
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start, write_to_disk=leads)
@@ -76,10 +76,10 @@ class Journal:
         self.warned: set[str] = set()  # tasks whose loss could only be zero in some batch
         self.begun = self.last = time.monotonic()
 
-    def __enter__(self) -> "Journal":
+    def __enter__(self) -> "MetricsLogger":
         return self
 
-    def write(self, step: int, work: Work, metrics: dict[str, jax.Array]) -> dict[str, float]:
+    def write(self, step: int, work: StepTiming, metrics: dict[str, jax.Array]) -> dict[str, float]:
         """One step's metrics, which it returns as numbers; blocks until that step is done. Raises Diverged."""
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         task = self.tasks[work.task]
@@ -110,7 +110,7 @@ class Journal:
             )
         return values
 
-    def _rates(self, task: Task, work: Work, tokens: float) -> dict[str, float]:
+    def _rates(self, task: Task, work: StepTiming, tokens: float) -> dict[str, float]:
         now = time.monotonic()
         seconds, self.last = now - self.last, now
         useful = max(seconds - work.waited, 0.0) if work.counts else 0.0

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 
 from embed import toy_corpora
 from embed.data import discover, prompts
-from embed.data.preprocess import Layout
+from embed.data.preprocess import Preprocessor
 from embed.data.records import RecordError
 from embed.data.sources import Source, open_split
 from embed.data.tasks import Task, texts
-from embed.data.tokenizer import train
+from embed.data.tokenizer import train_tokenizer
 from embed.distributed import hosts, storage
 from embed.model.presets import Architecture
 
@@ -17,18 +17,18 @@ log = logging.getLogger(__name__)
 SAMPLE = 1500  # records of each dataset that the tokenizer is trained on
 
 
-def layout_for(arch: Architecture, data: storage.Path, pairs: str = "") -> Layout:
+def prepare_preprocessor(arch: Architecture, data: storage.Path, pairs: str = "") -> Preprocessor:
     """The layout of `arch` with the tokenizer in `data`; corpora and tokenizer are made first where they are missing.
 
     A tokenizer that is made learns from the datasets under `pairs` too, where there are some. Raises ValueError where
     the one in `data` has more ids than `arch` has rows.
     """
     path = data / "tokenizer.json"
-    with hosts.leader_first("corpora and tokenizer"):
+    with hosts.primary_first("corpora and tokenizer"):
         toy_corpora.build(data)
         if not path.exists():
             _train_tokenizer(path, arch, data, pairs)
-    return Layout.load(path, arch)
+    return Preprocessor.load(path, arch)
 
 
 def _train_tokenizer(path: storage.Path, arch: Architecture, data: storage.Path, pairs: str) -> None:
@@ -36,10 +36,10 @@ def _train_tokenizer(path: storage.Path, arch: Architecture, data: storage.Path,
     sample: list[str] = [prompts.QUERY.format(task=task, text="") for task in prompts.QUERY_TASKS] * 50
     sample += [prompts.DOCUMENT.format(title="none", text="")] * 50
     for folder in [data / name for name in toy_corpora.CORPORA] + (
-        discover.with_split(pairs, "train") if pairs else []
+        discover.require_datasets(pairs, "train") if pairs else []
     ):
         sample += _texts(open_split(folder, "train"))
-    train(sample, arch.vocabulary).save(path)
+    train_tokenizer(sample, arch.vocabulary).save(path)
 
 
 def _texts(source: Source) -> Iterator[str]:
@@ -51,6 +51,6 @@ def _texts(source: Source) -> Iterator[str]:
             continue
 
 
-def sources(tasks: Sequence[Task], data: storage.Path, split: str = "train") -> list[Source]:
+def open_sources(tasks: Sequence[Task], data: storage.Path, split: str = "train") -> list[Source]:
     """One source a task, from `data/<task name>`. Raises FileNotFoundError where a dataset is not there."""
     return [open_split(data / task.name, split) for task in tasks]

@@ -12,7 +12,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from embed.data.preprocess import Layout
+from embed.data.preprocess import Preprocessor
 from embed.data.sources import Source
 from embed.data.tasks import BadRecord, Task, make_example
 
@@ -27,7 +27,12 @@ class Quarantine:
     """Counts the bad records of each task. All hosts of a run count the same and stop at the same step."""
 
     def __init__(
-        self, tasks: Sequence[Task], sources: Sequence[Source], layout: Layout, order: grain.MapDataset, most: float
+        self,
+        tasks: Sequence[Task],
+        sources: Sequence[Source],
+        layout: Preprocessor,
+        order: grain.MapDataset,
+        most: float,
     ):
         """`order` says which records a step's batch is of (`pipeline.order`); `most` is the share of a task's
         records that may be bad."""
@@ -46,7 +51,7 @@ class Quarantine:
         if bad:
             self.first.setdefault(number, step)
         if bad == task.batch and not self._has_good(number):
-            looked_at = len(_sample(source))
+            looked_at = len(_record_keys(source))
             raise DataError(f"task {task.name}: all of {looked_at} records looked at are bad; {self._reason(number)}")
         seen = len(window) * task.batch
         is_epoch = self.seen[number] - task.batch < len(source) <= self.seen[number]  # of a small task: all it has
@@ -59,7 +64,7 @@ class Quarantine:
     def _has_good(self, number: int) -> bool:
         """Whether some record of a sample of the task is good; read at most once for each task."""
         if number not in self.has_good:
-            if all(self._fault(number, int(index), 0) for index in _sample(self.sources[number])):
+            if all(self._fault(number, int(index), 0) for index in _record_keys(self.sources[number])):
                 return False
             self.has_good.add(number)
         return True
@@ -78,6 +83,6 @@ class Quarantine:
         return None
 
 
-def _sample(source: Source) -> Any:
+def _record_keys(source: Source) -> Any:
     """Indices of at most WINDOW records, evenly from the first to the last."""
     return np.linspace(0, len(source) - 1, min(WINDOW, len(source))).astype(np.int64)

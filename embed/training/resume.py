@@ -9,7 +9,7 @@ import jax
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from embed.data.preprocess import Layout
+from embed.data.preprocess import Preprocessor
 from embed.distributed import storage
 from embed.training import checkpoint
 from embed.training.checkpoint import CheckpointError
@@ -24,7 +24,7 @@ SAME = (
 SHOWN = 8  # differences named in an error
 
 
-def restore(run: storage.Path, target: Any, meta: dict[str, Any], layout: Layout) -> Any:
+def restore(run: storage.Path, target: Any, meta: dict[str, Any], layout: Preprocessor) -> Any:
     """What the run's last whole checkpoint holds, on the layout of `target`; None where there is none.
 
     One that cannot be read is moved aside, to `checkpoints/unreadable-STEP`, and said; the one before it is taken.
@@ -32,7 +32,7 @@ def restore(run: storage.Path, target: Any, meta: dict[str, Any], layout: Layout
     where all are unreadable; on many hosts Restart instead of going back, since the others have to do the same.
     """
     unread = []
-    for step in reversed(checkpoint.steps(run)):
+    for step in reversed(checkpoint.saved_steps(run)):
         folder = run / "checkpoints" / str(step)
         try:
             refuse_another(folder, meta, layout)
@@ -40,8 +40,8 @@ def restore(run: storage.Path, target: Any, meta: dict[str, Any], layout: Layout
         except (CheckpointError, storage.StorageError, jax.errors.JaxRuntimeError):
             raise  # of another run, of a bucket, or too large for this memory: not the checkpoint's fault
         except Exception as error:  # libraries have no common one for a file that is not whole
-            storage.reach(run)
-            log.warning("checkpoint %s cannot be read (%s); it is moved aside", folder, storage.brief(error))
+            storage.check_access(run)
+            log.warning("checkpoint %s cannot be read (%s); it is moved aside", folder, storage.short_message(error))
             _move(folder, folder.with_name(f"unreadable-{step}"))
             unread.append(step)
             if jax.process_count() > 1:
@@ -58,10 +58,10 @@ def restore(run: storage.Path, target: Any, meta: dict[str, Any], layout: Layout
     return None
 
 
-def refuse_another(folder: storage.Path, meta: dict[str, Any], layout: Layout) -> None:
+def refuse_another(folder: storage.Path, meta: dict[str, Any], layout: Preprocessor) -> None:
     """Raises CheckpointError, naming the differences, where a checkpoint is of another run than `meta` and `layout`."""
     saved = checkpoint.metadata(folder)
-    checkpoint.check(folder, layout)  # fails where the metadata is not whole
+    checkpoint.check_contract(folder, layout)  # fails where the metadata is not whole
     if "data" not in saved:  # of an earlier version
         log.warning("%s does not say what data it was trained on; it is taken for that of today", folder)
         saved["data"] = meta.get("data")

@@ -21,7 +21,7 @@ class SoupError(ValueError):
     """Checkpoints that cannot be averaged; the message names the two and the difference."""
 
 
-def same_shape(parents: Sequence[storage.Path]) -> None:
+def check_same_shape(parents: Sequence[storage.Path]) -> None:
     """Raises SoupError unless all parents have one architecture, one input contract and one parameter tree."""
     first = checkpoint.metadata(parents[0])
     for other in parents[1:]:
@@ -41,11 +41,11 @@ def average(parents: Sequence[storage.Path], weights: Sequence[float]) -> dict:
     """
     if not parents or len(parents) != len(weights) or min(weights) <= 0:
         raise SoupError(f"{len(parents)} parents need as many weights, all above zero; got {list(weights)}")
-    same_shape(parents)
+    check_same_shape(parents)
     shares = [np.float32(weight / sum(weights)) for weight in weights]
-    total = _scaled(checkpoint.place_params(parents[0]), shares[0])
+    total = _scaled(checkpoint.load_sharded(parents[0]), shares[0])
     for parent, share in zip(parents[1:], shares[1:], strict=True):
-        total = _added(total, checkpoint.place_params(parent), share)
+        total = _added(total, checkpoint.load_sharded(parent), share)
     return total
 
 
@@ -65,7 +65,7 @@ def greedy(parents: Sequence[storage.Path], score: Score) -> tuple[dict, list[st
     `score` takes parameters and returns the validation score, the same on every host. Returns (parameters, those that
     stayed, every trial). Raises what `average` does.
     """
-    alone = [(score(checkpoint.place_params(parent)), parent) for parent in parents]
+    alone = [(score(checkpoint.load_sharded(parent)), parent) for parent in parents]
     trials: list[dict[str, Any]] = [{"parents": [str(parent)], "score": value} for value, parent in alone]
     ranked = [parent for _, parent in sorted(alone, key=lambda pair: -pair[0])]
     kept, best = ranked[:1], max(value for value, _ in alone)
@@ -88,4 +88,4 @@ def save(folder: storage.Path, params: dict, parents: Sequence[storage.Path], **
         "data": [checkpoint.metadata(parent).get("data") for parent in parents],
         "soup": {"parents": [str(parent) for parent in parents], **lineage},
     }
-    checkpoint.save_params(folder, params, described, checkpoint.load_layout(parents[0]).tokenizer)
+    checkpoint.save_params(folder, params, described, checkpoint.load_preprocessor(parents[0]).tokenizer)

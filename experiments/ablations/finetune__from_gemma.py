@@ -13,12 +13,12 @@ from embed import hf, toy_corpora
 from embed.data.preprocess import Budget
 from embed.data.tasks import Task
 from embed.distributed import storage
-from embed.losses.contrastive import Candidates, contrast
-from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, rows_within
+from embed.losses.contrastive import Candidates, contrastive_loss
+from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, max_microbatch_rows
 from embed.training import loop, optim
 from embed.training.config_check import require_pretrained
-from embed.training.main import about, run
-from embed.training.prepare import sources
+from embed.training.main import experiment_metadata, run
+from embed.training.prepare import open_sources
 
 NAME = "finetune__from_gemma"
 STEPS = 300
@@ -46,16 +46,16 @@ TASKS = (
 
 def plan(config: ConfigDict) -> loop.Run:
     start, work = require_pretrained(config), storage.path(config.workdir)
-    arch = hf.architecture(start)
+    arch = hf.read_architecture(start)
     encoder = Encoder(arch, jnp.dtype(config.dtype), config.remat, config.unroll)
 
     def loss(params, pairs, candidates, key):
         def embed(inputs):
-            rows = rows_within(arch, inputs, config.microbatch)
+            rows = max_microbatch_rows(arch, inputs, config.microbatch)
             return encode_by_microbatch(lambda part: encoder.apply({"params": params}, part), inputs, rows)
 
         query, target, negative = encode_pairs(embed, pairs)
-        return contrast(
+        return contrastive_loss(
             query, target, negative, pairs, temperature=TEMPERATURE, widths=arch.widths, candidates=candidates
         )
 
@@ -69,15 +69,15 @@ def plan(config: ConfigDict) -> loop.Run:
         seed=1,
         init=start,
         trains=lambda path: path[-1] != "table",
-        schedule=loop.Schedule(config.save, config.keep, config.log, config.workers),
-        about=about(__file__, config),
+        schedule=loop.LoopConfig(config.save, config.keep, config.log, config.workers),
+        about=experiment_metadata(__file__, config),
     )
 
 
 def main(config: ConfigDict) -> None:
     start = require_pretrained(config)
     toy_corpora.build(storage.path(config.data))
-    loop.fit(plan(config), hf.layout(start), sources(TASKS, storage.path(config.data)))
+    loop.fit(plan(config), hf.load_preprocessor(start), open_sources(TASKS, storage.path(config.data)))
 
 
 if __name__ == "__main__":

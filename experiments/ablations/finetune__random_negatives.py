@@ -12,12 +12,12 @@ from ml_collections import ConfigDict
 from embed.data.preprocess import Budget
 from embed.data.tasks import Task
 from embed.distributed import mesh, storage
-from embed.losses.contrastive import Candidates, contrast
-from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, rows_within
+from embed.losses.contrastive import Candidates, contrastive_loss
+from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, max_microbatch_rows
 from embed.model.presets import PRESETS
 from embed.training import loop, optim
-from embed.training.main import about, run
-from embed.training.prepare import layout_for, sources
+from embed.training.main import experiment_metadata, run
+from embed.training.prepare import open_sources, prepare_preprocessor
 
 NAME = "finetune__random_negatives"
 START = "prefinetune"
@@ -50,14 +50,14 @@ def plan(config: ConfigDict) -> loop.Run:
 
     def loss(params, pairs, candidates, key):
         def embed(inputs):
-            rows = rows_within(arch, inputs, config.microbatch)
+            rows = max_microbatch_rows(arch, inputs, config.microbatch)
             return encode_by_microbatch(lambda part: encoder.apply({"params": params}, part), inputs, rows)
 
         query, target, negative = encode_pairs(embed, pairs)
         before = jnp.arange(-1, len(negative) - 1)  # the hard negatives of the query before
         negative, hashes = (one.at[before].get(out_sharding=mesh.ROWS) for one in (negative, pairs.negative_hash))
         pairs = pairs.replace(negative_hash=hashes)
-        return contrast(
+        return contrastive_loss(
             query, target, negative, pairs, temperature=TEMPERATURE, widths=arch.widths, candidates=candidates
         )
 
@@ -70,14 +70,14 @@ def plan(config: ConfigDict) -> loop.Run:
         steps=config.steps or STEPS,
         seed=1,
         init=work / START,
-        schedule=loop.Schedule(config.save, config.keep, config.log, config.workers),
-        about=about(__file__, config),
+        schedule=loop.LoopConfig(config.save, config.keep, config.log, config.workers),
+        about=experiment_metadata(__file__, config),
     )
 
 
 def main(config: ConfigDict) -> None:
     data = storage.path(config.data)
-    loop.fit(plan(config), layout_for(PRESETS[config.model], data, config.pairs), sources(TASKS, data))
+    loop.fit(plan(config), prepare_preprocessor(PRESETS[config.model], data, config.pairs), open_sources(TASKS, data))
 
 
 if __name__ == "__main__":

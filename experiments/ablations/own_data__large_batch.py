@@ -16,12 +16,12 @@ from embed.data import discover
 from embed.data.preprocess import Budget
 from embed.data.tasks import Task
 from embed.distributed import storage
-from embed.losses.contrastive import Candidates, contrast
-from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, rows_within
+from embed.losses.contrastive import Candidates, contrastive_loss
+from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, max_microbatch_rows
 from embed.model.presets import PRESETS
 from embed.training import loop, optim
-from embed.training.main import about, run
-from embed.training.prepare import layout_for, sources
+from embed.training.main import experiment_metadata, run
+from embed.training.prepare import open_sources, prepare_preprocessor
 
 log = logging.getLogger(__name__)
 NAME = "pairs__large_batch"
@@ -40,11 +40,11 @@ def plan(config: ConfigDict, tasks: Sequence[Task]) -> loop.Run:
 
     def loss(params, pairs, candidates, key):
         def embed(inputs):
-            rows = rows_within(arch, inputs, config.microbatch)
+            rows = max_microbatch_rows(arch, inputs, config.microbatch)
             return encode_by_microbatch(lambda part: encoder.apply({"params": params}, part), inputs, rows)
 
         query, target, negative = encode_pairs(embed, pairs)
-        return contrast(
+        return contrastive_loss(
             query, target, negative, pairs, temperature=TEMPERATURE, widths=arch.widths, candidates=candidates
         )
 
@@ -57,19 +57,19 @@ def plan(config: ConfigDict, tasks: Sequence[Task]) -> loop.Run:
         steps=config.steps or STEPS,
         seed=2,
         init=work / START,
-        schedule=loop.Schedule(config.save, config.keep, config.log, config.workers),
-        about=about(__file__, config),
+        schedule=loop.LoopConfig(config.save, config.keep, config.log, config.workers),
+        about=experiment_metadata(__file__, config),
     )
 
 
 def main(config: ConfigDict) -> None:
-    layout = layout_for(PRESETS[config.model], storage.path(config.data), config.pairs)
-    tasks = discover.tasks(config.pairs, layout, MOST, BATCH, BOTH)
+    layout = prepare_preprocessor(PRESETS[config.model], storage.path(config.data), config.pairs)
+    tasks = discover.make_tasks(config.pairs, layout, MOST, BATCH, BOTH)
     for task in tasks:
         log.info(
             "%s: batch %d, rate %.0f, query %s, target %s", task.name, task.batch, task.rate, task.query, task.target
         )
-    loop.fit(plan(config, tasks), layout, sources(tasks, storage.path(config.pairs)))
+    loop.fit(plan(config, tasks), layout, open_sources(tasks, storage.path(config.pairs)))
 
 
 if __name__ == "__main__":

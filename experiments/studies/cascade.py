@@ -21,7 +21,7 @@ from tqdm import tqdm
 from embed.data import discover
 from embed.data.preprocess import Budget
 from embed.data.records import Audio, Record, Text, content_hash, to_bytes
-from embed.data.sources import open_split, read, write_shards
+from embed.data.sources import open_split, read_records, write_shards
 from embed.distributed import hosts, storage
 from embed.embedder import Embedder
 from embed.eval import compare
@@ -31,7 +31,7 @@ from embed.eval.benchmarks import Benchmark
 from embed.training import checkpoint, loop, optim
 from embed.training.config_check import ConfigError, require_checkpoint
 from embed.training.main import run
-from embed.training.prepare import sources
+from embed.training.prepare import open_sources
 from experiments import own_data
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def with_speech(root: str) -> list[storage.Path]:
     Raises ConfigError where there are none, and DatasetError for one that has no pairs to test.
     """
     chosen = []
-    for folder in discover.with_split(root, "train"):
+    for folder in discover.require_datasets(root, "train"):
         if any(english_speech(record) for record in discover.sample(open_split(folder, "train"), discover.SAMPLE)):
             chosen.append(folder)
         else:
@@ -86,7 +86,7 @@ def recognize(folder: storage.Path, root: storage.Path) -> None:
         raise ConfigError("speech recognition needs PocketSphinx, of the extra [eval]: pip install -e '.[eval]'")
     with concurrent.futures.ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
         for split, ratio in {"train": None, **NOISE}.items():
-            records = [one for one in read(open_split(folder, split.partition("_")[0])) if english_speech(one)]
+            records = [one for one in read_records(open_split(folder, split.partition("_")[0])) if english_speech(one)]
             sounds = [one.query[0].data for one in records]
             if ratio is not None:
                 seeds = [int(content_hash(one.query)[0]) for one in records]
@@ -110,20 +110,20 @@ def one_by_one(name: str, records: Sequence[Record]) -> Benchmark:
     return Benchmark(name, "audio", tuple(one.query for one in records), tuple(corpus), right)
 
 
-def suite_of(embedder: Embedder, names: Sequence[str], root: storage.Path) -> list[evaluate.Ready]:
+def suite_of(embedder: Embedder, names: Sequence[str], root: storage.Path) -> list[evaluate.PreparedBenchmark]:
     """A benchmark a dataset and a noise, from speech to target; `root` says which way."""
-    suite: list[evaluate.Ready] = []
+    suite: list[evaluate.PreparedBenchmark] = []
     for name in names:
         for split in NOISE:
-            records = list(read(open_split(root / name, split)))
-            suite += evaluate.lay_out(embedder, one_by_one(f"{name}, {split}", records))
+            records = list(read_records(open_split(root / name, split)))
+            suite += evaluate.prepare_benchmark(embedder, one_by_one(f"{name}, {split}", records))
     return suite
 
 
-def rows(names: Sequence[str], width: int) -> dict[str, list[compare.Place]]:
+def rows(names: Sequence[str], width: int) -> dict[str, list[compare.MetricKey]]:
     """A table's: every dataset at every noise, every noise, all."""
 
-    def at(split: str, names: Sequence[str]) -> list[compare.Place]:
+    def at(split: str, names: Sequence[str]) -> list[compare.MetricKey]:
         return [(f"{name}, {split}", width, "mrr@10") for name in names]
 
     each = {f"{name}, {split}": at(split, [name]) for name in names for split in NOISE}
@@ -133,25 +133,27 @@ def rows(names: Sequence[str], width: int) -> dict[str, list[compare.Place]]:
 
 def compared(work: storage.Path) -> list[compare.Comparison]:
     """What there are results of, by the seeds that both ways have."""
-    columns = compare.read({way: [work / NAME / f"{way}_{seed}" / "results.json" for seed in SEEDS] for way in WAYS})
+    columns = compare.read_results(
+        {way: [work / NAME / f"{way}_{seed}" / "results.json" for seed in SEEDS] for way in WAYS}
+    )
     if not columns[WAYS[0]]:
         return []
     first = columns[WAYS[0]][0]
     names = list(dict.fromkeys(name.partition(",")[0] for name in first))
     table = rows(names, max(next(iter(first.values()))))
-    return [compare.Comparison(*compare.asked(__doc__), columns, table, "MRR@10")]
+    return [compare.Comparison(*compare.parse_docstring(__doc__), columns, table, "MRR@10")]
 
 
 def main(config: ConfigDict) -> None:
     path, root = require_checkpoint(config), storage.path(config.workdir) / NAME
     speech = with_speech(config.pairs)
     embedder = Embedder.load(path)
-    with hosts.leader_first("speech recognition"):
+    with hosts.primary_first("speech recognition"):
         for folder in speech:
             recognize(folder, root)
     names = [folder.name for folder in speech]
     for way in WAYS:
-        tasks = discover.tasks(root / way, embedder.layout, MOST, own_data.BATCH, own_data.BOTH)
+        tasks = discover.make_tasks(root / way, embedder.layout, MOST, own_data.BATCH, own_data.BOTH)
         suite = suite_of(embedder, names, root / way)
         for seed in SEEDS:
             plan = dataclasses.replace(
@@ -162,12 +164,12 @@ def main(config: ConfigDict) -> None:
                 seed=seed,
                 init=path,
             )
-            loop.fit(plan, embedder.layout, sources(tasks, root / way))
-            vectors = evaluate.encode(embedder, checkpoint.place_params(plan.folder), suite)
+            loop.fit(plan, embedder.layout, open_sources(tasks, root / way))
+            vectors = evaluate.encode_suite(embedder, checkpoint.load_sharded(plan.folder), suite)
             results = evaluate.evaluate(suite, vectors, embedder.encoder.arch.widths)
-            if hosts.leads():
+            if hosts.is_primary():
                 (plan.folder / "results.json").write_text(json.dumps(results))
-    if hosts.leads():
+    if hosts.is_primary():
         print("\n\n".join(map(compare.markdown, compared(storage.path(config.workdir)))))
 
 

@@ -22,19 +22,19 @@ from ml_collections import ConfigDict
 
 import experiments
 from embed.data import discover
-from embed.data.sources import open_split, read
+from embed.data.sources import open_split, read_records
 from embed.distributed import hosts, storage
 from embed.embedder import Embedder
 from embed.eval import compare
 from embed.eval import suite as evaluate
-from embed.eval.benchmarks import Benchmark, dataset, from_pairs, score
+from embed.eval.benchmarks import Benchmark, dataset_of, from_pairs, score
 from embed.model.presets import PRESETS
 from embed.report import page
 from embed.retrieval import quantize
 from embed.training import checkpoint, loop, soup
 from embed.training.config_check import ConfigError
 from embed.training.main import run
-from embed.training.prepare import layout_for, sources
+from embed.training.prepare import open_sources, prepare_preprocessor
 from experiments import finetune, own_data
 from experiments.ablations import finetune__more_media
 from experiments.studies import cascade, negatives, order
@@ -61,7 +61,7 @@ def chosen(asked: str, first: ModuleType = finetune) -> list[ModuleType]:
     wanted = {f"{first.NAME}__{name.strip()}" for name in asked.split(",") if name.strip()}
     if missing := sorted(wanted - set(found)):
         raise ConfigError(f"--config.forks: no experiments/{missing[0]}.py; there are: {', '.join(found)}")
-    wanted = wanted or {name for name, module in found.items() if compare.asked(module.__doc__)[1]}
+    wanted = wanted or {name for name, module in found.items() if compare.parse_docstring(module.__doc__)[1]}
     needed = {first.NAME, *wanted, *(name.rpartition("__")[0] for name in wanted)}
     return [module for name, module in found.items() if name in needed]
 
@@ -72,30 +72,33 @@ def folder(work: storage.Path, name: str, seed: int) -> storage.Path:
 
 def trained(config: ConfigDict, module: ModuleType, seed: int) -> None:
     """One experiment from this seed, which its forks share."""
-    plan, layout = planned(config, module), layout_for(PRESETS[config.model], storage.path(config.data), config.pairs)
+    plan, layout = (
+        planned(config, module),
+        prepare_preprocessor(PRESETS[config.model], storage.path(config.data), config.pairs),
+    )
     place = folder(storage.path(config.workdir), module.NAME, seed)
     plan = dataclasses.replace(plan, folder=place, seed=100 * seed + plan.seed)
-    loop.fit(plan, layout, sources(plan.tasks, storage.path(config.pairs or config.data)))
+    loop.fit(plan, layout, open_sources(plan.tasks, storage.path(config.pairs or config.data)))
 
 
 def planned(config: ConfigDict, module: ModuleType) -> loop.Run:
     """What an experiment says; one on datasets of yours is told its tasks."""
     if not config.pairs:
         return module.plan(config)
-    layout = layout_for(PRESETS[config.model], storage.path(config.data), config.pairs)
-    return module.plan(config, discover.tasks(config.pairs, layout, module.MOST, module.BATCH, module.BOTH))
+    layout = prepare_preprocessor(PRESETS[config.model], storage.path(config.data), config.pairs)
+    return module.plan(config, discover.make_tasks(config.pairs, layout, module.MOST, module.BATCH, module.BOTH))
 
 
-def souped(config: ConfigDict, seed: int, dev: Sequence[evaluate.Ready], embedder: Embedder) -> None:
+def souped(config: ConfigDict, seed: int, dev: Sequence[evaluate.PreparedBenchmark], embedder: Embedder) -> None:
     """The soups of this seed's two mixtures."""
     work = storage.path(config.workdir)
     runs = [folder(work, module.NAME, seed) for module in (finetune, finetune__more_media)]
-    steps = [[one / "checkpoints" / str(step) for step in checkpoint.steps(one)[-2:]] for one in runs]
+    steps = [[one / "checkpoints" / str(step) for step in checkpoint.saved_steps(one)[-2:]] for one in runs]
     last = [own[-1] for own in steps]
 
     def mean_score(params: dict) -> float:
         widths = embedder.encoder.arch.widths
-        return evaluate.mean(evaluate.evaluate(dev, evaluate.encode(embedder, params, dev), widths))
+        return evaluate.mean_ndcg(evaluate.evaluate(dev, evaluate.encode_suite(embedder, params, dev), widths))
 
     recipes = {
         "soup_of_a_run": (steps[0], (1.0,) * len(steps[0])),
@@ -112,7 +115,7 @@ def souped(config: ConfigDict, seed: int, dev: Sequence[evaluate.Ready], embedde
 def seeds_souped(work: storage.Path, name: str) -> storage.Path:
     """The soup of an experiment's seeds, which start from one checkpoint."""
     place, runs = work / NAME / f"{name}_soup", [folder(work, name, seed) for seed in SEEDS]
-    last = [run / "checkpoints" / str(checkpoint.steps(run)[-1]) for run in runs]
+    last = [run / "checkpoints" / str(checkpoint.saved_steps(run)[-1]) for run in runs]
     averaged(place, last, (1.0,) * len(last))
     return place
 
@@ -123,43 +126,43 @@ def averaged(place: storage.Path, parents: Sequence[storage.Path], weights: Sequ
         soup.save(place, soup.average(parents, weights), parents, weights=weights)
 
 
-def load(embedder: Embedder, config: ConfigDict) -> list[evaluate.Ready]:
+def load(embedder: Embedder, config: ConfigDict) -> list[evaluate.PreparedBenchmark]:
     """The test suite, and once more without a task string those that have one; or the test splits of your datasets."""
     if config.pairs:
-        known = {folder.name for folder in discover.holding(config.pairs, "train")}
-        suite = evaluate.load_pairs(embedder, config.pairs, "test")
-        return [(one if dataset(one.name) in known else unseen(one), *sides) for one, *sides in suite]
+        known = {folder.name for folder in discover.find_datasets(config.pairs, "train")}
+        suite = evaluate.load_datasets(embedder, config.pairs, "test")
+        return [(one if dataset_of(one.name) in known else unseen(one), *sides) for one, *sides in suite]
     data = storage.path(config.data)
     suite = evaluate.load_suite(embedder, data, "test")
     for name, (patches, task) in evaluate.SUITE.items():
         if task:
-            there, back = from_pairs(name + NO_STRING, read(open_split(data / name, "test")), "no task string")
-            suite += evaluate.lay_out(embedder, there, back, None, patches)
+            there, back = from_pairs(name + NO_STRING, read_records(open_split(data / name, "test")), "no task string")
+            suite += evaluate.prepare_benchmark(embedder, there, back, None, patches)
     return suite
 
 
 def unseen(one: Benchmark) -> Benchmark:
-    own = dataset(one.name)
+    own = dataset_of(one.name)
     return dataclasses.replace(one, name=f"{own}{UNSEEN}{one.name.removeprefix(own)}")
 
 
-def scored(place: storage.Path, suite: Sequence[evaluate.Ready], embedder: Embedder) -> None:
+def scored(place: storage.Path, suite: Sequence[evaluate.PreparedBenchmark], embedder: Embedder) -> None:
     """results.json of a run or soup that has none: at every width, and of whole vectors in fewer bits."""
     if (place / "results.json").exists():
         return
-    params = checkpoint.load_params(place, checkpoint.shapes(embedder.encoder))
-    widths, vectors = embedder.encoder.arch.widths, evaluate.encode(embedder, params, suite)
+    params = checkpoint.load_params(place, checkpoint.param_structs(embedder.encoder))
+    widths, vectors = embedder.encoder.arch.widths, evaluate.encode_suite(embedder, params, suite)
     results = evaluate.evaluate(suite, vectors, widths)
     for (one, *_), (queries, corpus) in zip(suite, vectors, strict=True):
         for bits, coarse in COARSE.items():
             found = score(one, *(coarse(side).astype("f4") for side in (queries, corpus)), widths[-1:])
             results[one.name][widths[-1]][f"ndcg@10, {bits}"] = found[widths[-1]]["ndcg@10"]
-    log.info("%s: mean nDCG@10 %.3f", place.name, evaluate.mean(results))
-    if hosts.leads():
+    log.info("%s: mean nDCG@10 %.3f", place.name, evaluate.mean_ndcg(results))
+    if hosts.is_primary():
         (place / "results.json").write_text(json.dumps(results))
 
 
-def rows(results: compare.Results) -> dict[str, list[compare.Place]]:
+def rows(results: compare.Results) -> dict[str, list[compare.MetricKey]]:
     """A table for what these results hold: every dataset, both ways; texts without their string; those not trained on;
     all at other widths, and in fewer bits; all."""
     whole = [name for name in results if NO_STRING not in name]
@@ -167,11 +170,14 @@ def rows(results: compare.Results) -> dict[str, list[compare.Place]]:
     new = [name for name in whole if UNSEEN in name]
     *narrow, width = sorted(results[whole[0]])
 
-    def mean(names: Sequence[str], width: int = width, metric: str = "ndcg@10") -> list[compare.Place]:
+    def mean(names: Sequence[str], width: int = width, metric: str = "ndcg@10") -> list[compare.MetricKey]:
         return [(name, width, metric) for name in names]
 
     return {
-        **{one: mean([name for name in whole if dataset(name) == one]) for one in dict.fromkeys(map(dataset, whole))},
+        **{
+            one: mean([name for name in whole if dataset_of(name) == one])
+            for one in dict.fromkeys(map(dataset_of, whole))
+        },
         **({"texts without task string": mean(bare)} if bare else {}),
         **({f"mean{UNSEEN}": mean(new)} if new else {}),
         **{f"mean of {short} numbers": mean(whole, short) for short in narrow},
@@ -185,7 +191,7 @@ def compared(work: storage.Path) -> Iterator[compare.Comparison]:
     the soup of an experiment's seeds and these, by the experiments."""
 
     def one(title: str, claim: str, runs: dict[str, list[storage.Path]], over: str) -> Iterator[compare.Comparison]:
-        columns = compare.read({name: [run / "results.json" for run in own] for name, own in runs.items()})
+        columns = compare.read_results({name: [run / "results.json" for run in own] for name, own in runs.items()})
         found = next(iter(columns.values()))
         if found:
             table = rows(found[0])
@@ -200,7 +206,7 @@ def compared(work: storage.Path) -> Iterator[compare.Comparison]:
         modules = chosen("", first)
         for module in modules[1:]:
             names = module.NAME.rpartition("__")[0], module.NAME
-            yield from one(*compare.asked(module.__doc__), by_seed(*names), "seed")
+            yield from one(*compare.parse_docstring(module.__doc__), by_seed(*names), "seed")
         if first is finetune:
             yield from one("Model soup.", SOUP_CLAIM, by_seed(finetune.NAME, finetune__more_media.NAME, *SOUPS), "seed")
         soups = {"soup": [work / NAME / f"{module.NAME}_soup" for module in modules]}
@@ -226,7 +232,7 @@ def main(config: ConfigDict) -> None:
     work = storage.path(config.workdir)
     modules = chosen(config.forks, own_data if config.pairs else finetune)
     if config.pairs:
-        discover.with_test(config.pairs)
+        discover.require_benchmarks(config.pairs)
     embedder, suite, dev = None, [], []
     for seed in SEEDS:
         for module in modules:
@@ -241,13 +247,13 @@ def main(config: ConfigDict) -> None:
             souped(config, seed, dev, embedder)
             for name in SOUPS:
                 scored(folder(work, name, seed), suite, embedder)
-        if hosts.leads():
+        if hosts.is_primary():
             written(work, list(compared(work)))
     for module in modules:
         plan = planned(config, module)
         if plan.init:  # seeds that start from random weights have no average
             scored(seeds_souped(work, module.NAME), suite, Embedder(plan.encoder, {}, embedder.layout))
-    if hosts.leads():
+    if hosts.is_primary():
         print(written(work, list(compared(work))))
         print(f"The page of findings: {storage.absolute(work / NAME / 'findings.html')}")
 

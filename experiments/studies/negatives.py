@@ -17,12 +17,12 @@ from embed.distributed import hosts, storage
 from embed.embedder import Embedder
 from embed.eval import compare
 from embed.eval import suite as evaluate
-from embed.retrieval.corpus_embeddings import scan
-from embed.retrieval.hard_negatives import at_random
+from embed.retrieval.corpus_embeddings import read_pairs
+from embed.retrieval.hard_negatives import sample_negatives
 from embed.training import checkpoint, loop, optim
 from embed.training.config_check import require_checkpoint
 from embed.training.main import run
-from embed.training.prepare import sources
+from embed.training.prepare import open_sources
 from experiments import mine, own_data
 
 log = logging.getLogger(__name__)
@@ -40,33 +40,33 @@ ARMS |= {
 def compared(work: storage.Path) -> list[compare.Comparison]:
     """What there are results of, by the seeds that all arms have."""
     files = {arm: [work / NAME / f"{arm}_{seed}" / "results.json" for seed in SEEDS] for arm in ARMS}
-    columns = compare.read(files)
+    columns = compare.read_results(files)
     if not columns["none"]:
         return []
     width = max(next(iter(columns["none"][0].values())))
     rows = {name: [(name, width, "ndcg@10")] for name in columns["none"][0]}
     every = [place for places in rows.values() for place in places]
-    return [compare.Comparison(*compare.asked(__doc__), columns, rows | {"mean": every})]
+    return [compare.Comparison(*compare.parse_docstring(__doc__), columns, rows | {"mean": every})]
 
 
 def main(config: ConfigDict) -> None:
     work, root = storage.path(config.workdir), storage.path(config.workdir) / NAME
     path = require_checkpoint(config)
-    discover.with_test(config.pairs)
+    discover.require_benchmarks(config.pairs)
     embedder = Embedder.load(path)
     mine.main(config)
-    with hosts.leader_first("random negatives"):
-        for folder in discover.with_split(config.pairs, "train"):
+    with hosts.primary_first("random negatives"):
+        for folder in discover.require_datasets(config.pairs, "train"):
             source = open_split(folder, "train")
-            found = scan(source)
-            records = mine.negatives(source, found, at_random(found, mine.RULE, seed=0), "drawn at random")
+            found = read_pairs(source)
+            records = mine.negatives(source, found, sample_negatives(found, mine.RULE, seed=0), "drawn at random")
             write_shards(root / "random" / folder.name, "train", records)
-    suite = evaluate.load_pairs(embedder, config.pairs, "test")
+    suite = evaluate.load_datasets(embedder, config.pairs, "test")
     for arm, (kind, count) in ARMS.items():
         data = root / kind if kind == "random" else work / kind
         tasks = [
             dataclasses.replace(task, negatives=count)
-            for task in discover.tasks(str(data), embedder.layout, own_data.MOST, own_data.BATCH, own_data.BOTH)
+            for task in discover.make_tasks(str(data), embedder.layout, own_data.MOST, own_data.BATCH, own_data.BOTH)
         ]
         for seed in SEEDS:
             plan = dataclasses.replace(
@@ -77,13 +77,13 @@ def main(config: ConfigDict) -> None:
                 seed=seed,
                 init=path,
             )
-            loop.fit(plan, embedder.layout, sources(tasks, data))
-            vectors = evaluate.encode(embedder, checkpoint.place_params(plan.folder), suite)
+            loop.fit(plan, embedder.layout, open_sources(tasks, data))
+            vectors = evaluate.encode_suite(embedder, checkpoint.load_sharded(plan.folder), suite)
             results = evaluate.evaluate(suite, vectors, embedder.encoder.arch.widths)
-            log.info("%s, seed %d: mean nDCG@10 %.3f", arm, seed, evaluate.mean(results))
-            if hosts.leads():
+            log.info("%s, seed %d: mean nDCG@10 %.3f", arm, seed, evaluate.mean_ndcg(results))
+            if hosts.is_primary():
                 (plan.folder / "results.json").write_text(json.dumps(results))
-    if hosts.leads():
+    if hosts.is_primary():
         print("\n\n".join(map(compare.markdown, compared(work))))
 
 

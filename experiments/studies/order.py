@@ -14,19 +14,19 @@ from ml_collections import ConfigDict
 
 from embed.data.preprocess import Budget
 from embed.data.records import content_hash, to_bytes
-from embed.data.sources import open_split, read, write_shards
+from embed.data.sources import open_split, read_records, write_shards
 from embed.data.tasks import Task
 from embed.distributed import hosts, storage
 from embed.embedder import Embedder
 from embed.eval import compare
 from embed.eval import suite as evaluate
 from embed.eval.benchmarks import Benchmark, from_pairs
-from embed.retrieval.search import truncate
+from embed.retrieval.search import truncate_dim
 from embed.toy_corpora import sequences
 from embed.training import checkpoint, loop, optim
 from embed.training.config_check import require_checkpoint
 from embed.training.main import run
-from embed.training.prepare import sources
+from embed.training.prepare import open_sources
 from experiments import finetune, own_data
 
 log = logging.getLogger(__name__)
@@ -44,14 +44,14 @@ def order_accuracy(benchmark: Benchmark, queries: np.ndarray, corpus: np.ndarray
     right = [next(iter(grades)) for grades in benchmark.relevance]
     wrong = [place[content_hash(benchmark.corpus[i][::-1]).tobytes()] for i in right]
     width = corpus.shape[1]
-    asked, found = truncate(queries, width), truncate(corpus, width)
+    asked, found = truncate_dim(queries, width), truncate_dim(corpus, width)
     above = np.sum(asked * (found[right] - found[wrong]), axis=1)
     return float(np.mean((above > 0) + 0.5 * (above == 0)))
 
 
-def results(embedder: Embedder, params: dict, suite: list[evaluate.Ready]) -> dict:
+def results(embedder: Embedder, params: dict, suite: list[evaluate.PreparedBenchmark]) -> dict:
     """Of text to sequence: what `evaluate` has, and at the widest width `order`."""
-    ((benchmark, *_), *_), (vectors, *_) = suite, evaluate.encode(embedder, params, suite)
+    ((benchmark, *_), *_), (vectors, *_) = suite, evaluate.encode_suite(embedder, params, suite)
     found = evaluate.evaluate(suite[:1], [vectors], embedder.encoder.arch.widths)
     by_width = found[benchmark.name]
     by_width[max(by_width)]["order"] = order_accuracy(benchmark, *vectors)
@@ -61,25 +61,29 @@ def results(embedder: Embedder, params: dict, suite: list[evaluate.Ready]) -> di
 def compared(work: storage.Path) -> list[compare.Comparison]:
     """Before and after training for it, by the seeds that there are results of."""
     before, after = work / NAME / "before.json", [work / NAME / str(seed) / "results.json" for seed in SEEDS]
-    columns = compare.read({"before": [before] * len(SEEDS), "after": after})
+    columns = compare.read_results({"before": [before] * len(SEEDS), "after": after})
     if not columns["after"]:
         return []
     ((name, by_width),) = columns["after"][0].items()
     rows = {metric: [(name, max(by_width), metric)] for metric in ("hit@1", "ndcg@10", "order")}
-    return [compare.Comparison(*compare.asked(__doc__), columns, rows, "percent")]
+    return [compare.Comparison(*compare.parse_docstring(__doc__), columns, rows, "percent")]
 
 
 def main(config: ConfigDict) -> None:
     path, root = require_checkpoint(config), storage.path(config.workdir) / NAME
-    with hosts.leader_first("sequences"):
+    with hosts.primary_first("sequences"):
         if not (root / "data" / "manifest.json").exists():
             for split in ("train", "test"):
                 write_shards(root / "data" / TASK.name, split, map(to_bytes, sequences.sequences(split)))
             (root / "data" / "manifest.json").write_text(json.dumps({"task": "interleaved"}))
     embedder = Embedder.load(path)
-    suite = list(evaluate.lay_out(embedder, *from_pairs(NAME, read(open_split(root / "data" / TASK.name, "test")))))
+    suite = list(
+        evaluate.prepare_benchmark(
+            embedder, *from_pairs(NAME, read_records(open_split(root / "data" / TASK.name, "test")))
+        )
+    )
     found = results(embedder, embedder.params, suite)
-    if hosts.leads():
+    if hosts.is_primary():
         (root / "before.json").write_text(json.dumps(found))
     for seed in SEEDS:
         plan = dataclasses.replace(
@@ -90,11 +94,11 @@ def main(config: ConfigDict) -> None:
             seed=seed,
             init=path,
         )
-        loop.fit(plan, embedder.layout, sources([TASK], root / "data"))
-        found = results(embedder, checkpoint.place_params(plan.folder), suite)
-        if hosts.leads():
+        loop.fit(plan, embedder.layout, open_sources([TASK], root / "data"))
+        found = results(embedder, checkpoint.load_sharded(plan.folder), suite)
+        if hosts.is_primary():
             (plan.folder / "results.json").write_text(json.dumps(found))
-    if hosts.leads():
+    if hosts.is_primary():
         print("\n\n".join(map(compare.markdown, compared(storage.path(config.workdir)))))
 
 

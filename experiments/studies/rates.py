@@ -21,7 +21,7 @@ from embed.eval import suite as evaluate
 from embed.model.presets import PRESETS
 from embed.training import loop, optim
 from embed.training.main import run
-from embed.training.prepare import layout_for, sources
+from embed.training.prepare import open_sources, prepare_preprocessor
 from experiments import finetune
 
 log = logging.getLogger(__name__)
@@ -75,9 +75,9 @@ def table(tasks: Sequence[tuple[Task, ...]], scores: Sequence[dict[str, float]])
 
 def main(config: ConfigDict) -> None:
     data, root = storage.path(config.data), storage.path(config.workdir) / NAME
-    layout = layout_for(PRESETS[config.model], data)
+    layout = prepare_preprocessor(PRESETS[config.model], data)
     tried, scores = mixtures(), []
-    suite: list[evaluate.Ready] = []
+    suite: list[evaluate.PreparedBenchmark] = []
     for number, tasks in enumerate(tried):
         plan = dataclasses.replace(
             finetune.plan(config),
@@ -86,15 +86,15 @@ def main(config: ConfigDict) -> None:
             optimizer=optim.adamw(finetune.RATE, warmup=10, steps=STEPS),
             steps=config.steps or STEPS,
         )
-        loop.fit(plan, layout, sources(tasks, data))
+        loop.fit(plan, layout, open_sources(tasks, data))
         embedder = Embedder.load(plan.folder)
         suite = suite or evaluate.load_suite(embedder, data, "dev")
         found = evaluate.evaluate(
-            suite, evaluate.encode(embedder, embedder.params, suite), embedder.encoder.arch.widths
+            suite, evaluate.encode_suite(embedder, embedder.params, suite), embedder.encoder.arch.widths
         )
         scores.append({name: by_width[max(by_width)]["ndcg@10"] for name, by_width in found.items()})
         log.info("mixture %d: mean nDCG@10 %.3f", number, np.mean(list(scores[-1].values())))
-    if hosts.leads():
+    if hosts.is_primary():
         (root / "scores.json").write_text(json.dumps(scores, indent=1))
         print(table(tried, scores))
 

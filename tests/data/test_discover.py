@@ -41,7 +41,7 @@ def root(tmp_path):
 
 
 def test_tasks_follow_from_the_data(root, layout):
-    pictures, sounds, texts = discover.tasks(root, layout, MOST, batch=8)
+    pictures, sounds, texts = discover.make_tasks(root, layout, MOST, batch=8)
     assert [t.name for t in (pictures, sounds, texts)] == ["pictures", "sounds", "texts"]
     assert (pictures.batch, sounds.batch, texts.batch) == (4, 8, 8)
     assert (pictures.rate, sounds.rate, texts.rate) == (2, 10, 5)
@@ -52,7 +52,7 @@ def test_tasks_follow_from_the_data(root, layout):
 
 
 def test_what_they_hold_fits_their_rows(root, layout):
-    tasks = discover.tasks(root, layout, MOST, batch=4)
+    tasks = discover.make_tasks(root, layout, MOST, batch=4)
     sources = [open_split(root / task.name, "train") for task in tasks]
     data = mixture.mixture(tasks, sources, layout, seed=0)
     assert all(pairs.valid.all() for _, pairs in mixture.batches(data, 0, 12, workers=0))
@@ -60,20 +60,20 @@ def test_what_they_hold_fits_their_rows(root, layout):
 
 def test_broken_records_are_passed_over_and_a_dataset_of_them_is_named(root, layout):
     write(root / "texts", [{"query": "no list"}, {"query": [{"text": "a"}], "positive": [{"text": "b"}]}])
-    assert [task.name for task in discover.tasks(root, layout, MOST, 2)] == ["pictures", "sounds", "texts"]
+    assert [task.name for task in discover.make_tasks(root, layout, MOST, 2)] == ["pictures", "sounds", "texts"]
     write(root / "texts", [])
     with pytest.raises(DatasetError, match="texts: none of the records"):
-        discover.tasks(root, layout, MOST, 2)
+        discover.make_tasks(root, layout, MOST, 2)
     write(root / "texts", [{"query": "no list"}] * 3)
     with pytest.raises(DatasetError, match="texts: none of the records looked at can be read"):
-        discover.tasks(root, layout, MOST, 2)
+        discover.make_tasks(root, layout, MOST, 2)
 
 
 def test_a_folder_without_datasets_is_named(tmp_path, layout):
     with pytest.raises(FileNotFoundError, match=r"no dataset in .*expected NAME/train\.jsonl"):
-        discover.tasks(tmp_path, layout, MOST, 2)
+        discover.make_tasks(tmp_path, layout, MOST, 2)
     with pytest.raises(FileNotFoundError, match=r"no folder was given: --config\.pairs=FOLDER"):
-        discover.with_split("", "train")
+        discover.require_datasets("", "train")
 
 
 def write_parts(folder, *parts):
@@ -89,8 +89,8 @@ def test_what_can_be_tested_has_pairs_or_a_whole_benchmark(tmp_path):
     write_parts(tmp_path / "both", "corpus", "queries", "qrels", "test")
     write_parts(tmp_path / "mined", "corpus", "train")
     write_parts(tmp_path / "pairs", "test", "train", "corpus")
-    assert [folder.name for folder in discover.with_test(tmp_path)] == ["benchmark", "both", "pairs"]
-    assert [folder.name for folder in discover.with_test(tmp_path, "dev")] == ["benchmark", "both"]
+    assert [folder.name for folder in discover.require_benchmarks(tmp_path)] == ["benchmark", "both", "pairs"]
+    assert [folder.name for folder in discover.require_benchmarks(tmp_path, "dev")] == ["benchmark", "both"]
     has = {folder.name: discover.has_benchmark(folder) for folder in tmp_path.iterdir()}
     assert has == {"benchmark": True, "both": True, "mined": False, "pairs": False}
 
@@ -100,25 +100,25 @@ def test_a_benchmark_that_lacks_a_part_is_refused_by_its_name(tmp_path, there):
     write_parts(tmp_path / "mine", "test", *there)
     names = {"corpus": "corpus.jsonl", "queries": "queries.jsonl", "qrels": "qrels.tsv"}
     with pytest.raises(DatasetError, match=r"mine: a benchmark is .*there is no (.*);") as refused:
-        discover.with_test(tmp_path)
+        discover.require_benchmarks(tmp_path)
     missing = str(refused.value).partition("there is no ")[2].partition(";")[0].split(", ")
     assert set(missing) == {name for part, name in names.items() if part not in there}
 
 
 def test_nothing_to_test_names_the_datasets_there_are(tmp_path):
     with pytest.raises(DatasetError, match=r"no folder \(--config\.pairs=FOLDER\): none of its datasets \(none\)"):
-        discover.with_test("")
+        discover.require_benchmarks("")
     write_parts(tmp_path / "a", "train")
     write_parts(tmp_path / "b", "corpus")
     with pytest.raises(DatasetError, match=r"none of its datasets \(a, b\) has test\.jsonl, or corpus\.jsonl, queries"):
-        discover.with_test(tmp_path)
+        discover.require_benchmarks(tmp_path)
     write(tmp_path / "a", [], split="test")
     with pytest.raises(DatasetError, match="a: the split test has no records"):
-        discover.with_test(tmp_path)
+        discover.require_benchmarks(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["a: query→target", "a,b", "a|b"])
 def test_a_name_that_results_cannot_tell_apart_is_refused(tmp_path, name):
     write_parts(tmp_path / name, "test")
     with pytest.raises(DatasetError, match=r"a dataset.s name has none of : , \|: rename the folder"):
-        discover.with_test(tmp_path)
+        discover.require_benchmarks(tmp_path)

@@ -113,7 +113,7 @@ def test_of_large_files_sizes_and_blocks_are_read(tmp_path, monkeypatch):
 def test_datasets_are_described_by_name(tmp_path):
     task = Task("one", 4, 1.0, Budget(8), Budget(8))
     tasks = [task, dataclasses.replace(task, name="two")]
-    described = fingerprint.describe(tasks, [records(7), records(8)])
+    described = fingerprint.describe_datasets(tasks, [records(7), records(8)])
     assert {name: data["records"] for name, data in described.items()} == {"one": 7, "two": 8}
     assert json.loads(json.dumps(described)) == described
     assert described["one"]["fingerprint"] != described["two"]["fingerprint"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from embed.batch import PADDING
+from embed.batch import PAD_ID
 from embed.data import mixture
 from embed.data import sources as sources_module
 from embed.data.packing import Packing, Rows
@@ -69,7 +69,7 @@ def test_tasks_epochs_and_seeds_have_orders_and_negatives_of_their_own():
 
     def drawn(seed: int) -> list[np.ndarray]:
         """i64[2 epochs, 64, 2] of each task."""
-        order = mixture.order(tasks, sources, seed)
+        order = mixture.task_order(tasks, sources, seed)
         keys: list[list[np.ndarray]] = [[], [], []]
         for step in range(3 * 2 * count // 8):
             number, batch = order[step]
@@ -159,7 +159,7 @@ def test_a_text_of_a_million_characters_is_refused(layout):
 
 def test_special_tokens_in_a_text_are_text(layout):
     ids = layout.tokenizer.encode("<|image|> <pad> <bos>")
-    assert not {layout.tokenizer.image[1], PADDING} & set(ids) and len(ids) > 6
+    assert not {layout.tokenizer.image[1], PAD_ID} & set(ids) and len(ids) > 6
 
 
 def test_an_unknown_prompt_is_an_error():

@@ -14,13 +14,13 @@ from test_mixture import png, same
 from embed.batch import Pairs
 from embed.data import mixture
 from embed.data.collate import packed_rows
-from embed.data.packing import LOST, Packing, Rows, assign, pack, rows_for
-from embed.data.preprocess import Budget, Words
+from embed.data.packing import OVERFLOWED, Packing, Rows, assign, pack, rows_for
+from embed.data.preprocess import Budget, TextPiece
 from embed.data.records import Audio, Image, Record, RecordError, Text
-from embed.data.tasks import Task, make_pairs, shapes
+from embed.data.tasks import Task, batch_structs, make_pairs
 from embed.distributed import mesh
-from embed.losses.contrastive import contrast
-from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, init
+from embed.losses.contrastive import contrastive_loss
+from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, init_params
 
 SMALL = dataclasses.replace(ARCH, width=16, hidden=24, groups=1, per_layer=4, widths=(4, 8, 16))  # little to compile
 ENCODER = Encoder(SMALL, remat=False)
@@ -68,7 +68,7 @@ def vectors(params, pairs: Pairs, microbatch: int):
 
 
 def loss(params, pairs: Pairs, microbatch: int):
-    return contrast(*vectors(params, pairs, microbatch), pairs, temperature=0.05, widths=SMALL.widths)[0]
+    return contrastive_loss(*vectors(params, pairs, microbatch), pairs, temperature=0.05, widths=SMALL.widths)[0]
 
 
 def vectors_and_step(pairs: Pairs, microbatch: int):
@@ -77,7 +77,7 @@ def vectors_and_step(pairs: Pairs, microbatch: int):
     def both(params, pairs):
         return vectors(params, pairs, microbatch), jax.value_and_grad(loss)(params, pairs, microbatch)
 
-    params = init(ENCODER, jax.random.key(0))
+    params = init_params(ENCODER, jax.random.key(0))
     return jax.tree.map(np.asarray, jax.jit(both)(params, mesh.to_global(pairs)))
 
 
@@ -107,7 +107,7 @@ def test_what_finds_no_room_is_left_out_with_its_pair_and_counted(layout):
     lost = pairs.places.overflowed.reshape(-1)
     assert 0 < lost.sum() < 12
     assert np.array_equal(pairs.valid, ~lost & (np.arange(16) != 5))
-    params = init(ENCODER, jax.random.key(0))
+    params = init_params(ENCODER, jax.random.key(0))
     plain = make_pairs(PLAIN, layout, Records(), keys())
     both = jax.jit(lambda params, pairs: (vectors(params, pairs, 64)[0], loss(params, pairs, 64)))
     (found, value), (wanted, _) = (jax.tree.map(np.asarray, both(params, mesh.to_global(x))) for x in (pairs, plain))
@@ -118,13 +118,13 @@ def test_what_finds_no_room_is_left_out_with_its_pair_and_counted(layout):
 def test_rows_hold_no_more_than_they_have_room_for(layout):
     rng = np.random.default_rng(0)
     for trial in range(50):
-        inputs = [[Words(tuple([30] * int(n)))] for n in rng.integers(1, 20, 12)]
+        inputs = [[TextPiece(tuple([30] * int(n)))] for n in rng.integers(1, 20, 12)]
         inputs[trial % 12] = None
         rows = Rows(int(rng.integers(1, 5)), int(rng.integers(1, 5)), Budget(24))
         members, places = pack(inputs, rows, layout)
         made = packed_rows(members, rows.budget, layout, rows.members)
         assert len(made.tokens) == rows.count
-        inside = [i for i, place in enumerate(places) if place != LOST and inputs[i]]
+        inside = [i for i, place in enumerate(places) if place != OVERFLOWED and inputs[i]]
         assert len({places[i] for i in inside}) == len(inside)
         for i in inside:
             row, member = divmod(places[i], rows.members)
@@ -132,7 +132,7 @@ def test_rows_hold_no_more_than_they_have_room_for(layout):
             assert len(own) == len(inputs[i][0].ids) + 2
         assert made.segments.max() <= rows.members
         spare = max((24 - (own > 0).sum() for own in made.segments if own.max() < rows.members), default=0)
-        for i in np.flatnonzero(places == LOST):
+        for i in np.flatnonzero(places == OVERFLOWED):
             assert len(inputs[i][0].ids) + 2 > spare
 
 
@@ -146,7 +146,7 @@ def test_rows_chosen_by_a_sample_hold_groups_like_it(count):
 
     rows = rows_for(sample(2000), 64, count, patches=4, frames=10)
     assert rows.count == count and (rows.budget.patches, rows.budget.frames) == (4, 10)
-    assert np.mean([assign(sample(64), rows) == LOST for _ in range(200)]) <= 0.01
+    assert np.mean([assign(sample(64), rows) == OVERFLOWED for _ in range(200)]) <= 0.01
 
 
 def test_hosts_together_pack_the_same_rows_in_the_same_places(layout):
@@ -161,7 +161,7 @@ def test_hosts_together_pack_the_same_rows_in_the_same_places(layout):
 
 def test_shapes_are_those_of_a_batch(layout):
     made = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), make_pairs(PACKED, layout, Records(), keys()))
-    assert made == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), shapes(PACKED, layout.media))
+    assert made == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), batch_structs(PACKED, layout.media))
 
 
 @pytest.mark.parametrize(

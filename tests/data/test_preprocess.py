@@ -12,21 +12,21 @@ import soundfile
 from PIL import Image as Pillow
 
 from embed.batch import Inputs, MediaFormat
-from embed.data.collate import empty, make_rows
+from embed.data.collate import empty_rows, make_rows
 from embed.data.media.decode import MediaError, frame_audio
 from embed.data.media.mel import log_mel
 from embed.data.preprocess import (
+    AudioPiece,
     Budget,
-    Layout,
+    ImagePiece,
     LimitError,
-    Picture,
-    Sound,
-    Words,
+    Preprocessor,
+    TextPiece,
     decode,
-    film,
-    fit,
-    length,
+    num_tokens,
     standard_budget,
+    truncate_to,
+    video_pieces,
 )
 from embed.data.records import Audio, Image, Pdf, Text, Video
 from embed.model.presets import EMBEDDINGGEMMA2, GEMMA4_12B, GEMMA4_E2B, PUBLISHED
@@ -38,7 +38,7 @@ NOISE = np.random.default_rng(0).normal(0, 0.1, 200_000).astype(np.float32)
 FRAMES = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
 
 
-def row(pieces, budget: Budget, layout: Layout) -> Inputs:
+def row(pieces, budget: Budget, layout: Preprocessor) -> Inputs:
     return jax.tree.map(lambda leaf: leaf[0], make_rows([pieces], budget, layout))
 
 
@@ -73,20 +73,20 @@ def pdf() -> Pdf:
 
 
 @pytest.fixture
-def towers(tokenizer) -> Layout:
+def towers(tokenizer) -> Preprocessor:
     """Mel frames, clips of 3,200 samples, timestamps."""
-    return Layout(tokenizer, FORM)
+    return Preprocessor(tokenizer, FORM)
 
 
-def sounds(layout: Layout, samples: int) -> list[Sound]:
-    return [piece for piece in decode((sound(NOISE[:samples]),), layout) if isinstance(piece, Sound)]
+def sounds(layout: Preprocessor, samples: int) -> list[AudioPiece]:
+    return [piece for piece in decode((sound(NOISE[:samples]),), layout) if isinstance(piece, AudioPiece)]
 
 
 @pytest.mark.parametrize("frames", [1, 3, 4, 5, 8, 9, 18])
 def test_four_mel_frames_are_a_soft_token(towers, frames):
     (clip,) = sounds(towers, 160 * frames + 1)
     assert clip.frames.shape == (frames, 16) and clip.tokens == -(-frames // 4)
-    assert length([clip], towers.tokenizer) == 4 + clip.tokens  # begin, end, <bos>, <eos>
+    assert num_tokens([clip], towers.tokenizer) == 4 + clip.tokens  # begin, end, <bos>, <eos>
     budget = standard_budget([clip], towers.tokenizer)
     assert budget.clips == 1 and clip.tokens <= budget.frames < 2 * clip.tokens
     laid = row([clip], budget, towers)
@@ -99,7 +99,7 @@ def test_a_raw_frame_is_a_soft_token(layout):
     (clip,) = sounds(layout, 1281)
     np.testing.assert_array_equal(clip.frames, frame_audio(NOISE[:1281]))
     assert clip.tokens == 3
-    assert empty(5, Budget(8, clips=2, frames=3), layout.media).audio.shape == (5, 2, 3, 640)
+    assert empty_rows(5, Budget(8, clips=2, frames=3), layout.media).audio.shape == (5, 2, 3, 640)
 
 
 @pytest.mark.parametrize(("samples", "clips"), [(3200, 1), (3201, 1), (3360, 1), (3361, 2), (6400, 2), (7000, 3)])
@@ -134,24 +134,24 @@ def test_a_sound_too_short_for_a_frame_is_refused(towers, layout):
     ],
 )
 def test_published_models_hear_three_minutes(tokenizer, arch, seconds, tokens):
-    clips = decode((sound(np.zeros(16_000 * seconds, np.float32)),), Layout(tokenizer, arch.media))
-    assert [clip.tokens for clip in clips if isinstance(clip, Sound)] == tokens
+    clips = decode((sound(np.zeros(16_000 * seconds, np.float32)),), Preprocessor(tokenizer, arch.media))
+    assert [clip.tokens for clip in clips if isinstance(clip, AudioPiece)] == tokens
 
 
 def test_sounds_are_cut_to_the_budget(towers):
     clips = sounds(towers, 8000)
-    (cut,) = fit(list(clips), Budget(64, clips=1, frames=2), towers.tokenizer)
-    assert isinstance(cut, Sound) and cut.tokens == 2
+    (cut,) = truncate_to(list(clips), Budget(64, clips=1, frames=2), towers.tokenizer)
+    assert isinstance(cut, AudioPiece) and cut.tokens == 2
     np.testing.assert_array_equal(cut.frames, clips[0].frames[:8])
-    assert len(fit(list(clips), Budget(64, clips=2, frames=5), towers.tokenizer)) == 2
+    assert len(truncate_to(list(clips), Budget(64, clips=2, frames=5), towers.tokenizer)) == 2
     with pytest.raises(LimitError, match=r"2 audio clips \(at most 1\)"):
-        fit([*clips, *sounds(towers, 900)], Budget(64, clips=1, frames=5), towers.tokenizer)
+        truncate_to([*clips, *sounds(towers, 900)], Budget(64, clips=1, frames=5), towers.tokenizer)
 
 
 def test_a_frame_says_when_it_was_shown(towers):
-    pieces = film(FRAMES, [0, 1, 59.9, 60, 3599], towers)
+    pieces = video_pieces(FRAMES, [0, 1, 59.9, 60, 3599], towers)
     said = ["00:00 ", " 00:01 ", " 00:59 ", " 01:00 ", " 59:59 "]
-    assert [piece.before for piece in pieces if isinstance(piece, Picture)] == [
+    assert [piece.before for piece in pieces if isinstance(piece, ImagePiece)] == [
         tuple(towers.tokenizer.encode(text)) for text in said
     ]
     laid = row(pieces[:2], Budget(64, images=2, patches=4), towers)
@@ -159,29 +159,29 @@ def test_a_frame_says_when_it_was_shown(towers):
     encode = towers.tokenizer.encode
     ids = [*encode("00:00 "), begin, *[place] * 4, end, *encode(" 00:01 "), begin, *[place] * 4, end]
     whole = [*towers.tokenizer.prefix, *ids, *towers.tokenizer.suffix]
-    assert laid.tokens[: len(whole)].tolist() == whole and length(pieces[:2], towers.tokenizer) == len(whole)
+    assert laid.tokens[: len(whole)].tolist() == whole and num_tokens(pieces[:2], towers.tokenizer) == len(whole)
     assert laid.slots[laid.tokens == place].tolist() == list(range(8)) and (laid.slots >= 0).sum() == 8
 
 
 def test_a_model_without_timestamps_has_none(layout):
-    assert all(isinstance(piece, Picture) and piece.before == () for piece in film(FRAMES, range(5), layout))
+    assert all(isinstance(piece, ImagePiece) and piece.before == () for piece in video_pieces(FRAMES, range(5), layout))
 
 
 def test_a_dropped_frame_takes_its_time_along(towers):
-    pieces = film(FRAMES, range(5), towers)
-    kept = fit([*pieces, Words((30, 31))], Budget(64, images=3, patches=4), towers.tokenizer)
-    assert kept[:3] == [pieces[0], pieces[2], pieces[4]] and kept[3] == Words((30, 31))
-    room = 4 + sum(len(piece.before) + 6 for piece in kept[:3] if isinstance(piece, Picture))
-    (*_, words) = fit([*pieces, Words((30, 31, 32))], Budget(room, images=3, patches=4), towers.tokenizer)
-    assert words == Words((30, 31))
+    pieces = video_pieces(FRAMES, range(5), towers)
+    kept = truncate_to([*pieces, TextPiece((30, 31))], Budget(64, images=3, patches=4), towers.tokenizer)
+    assert kept[:3] == [pieces[0], pieces[2], pieces[4]] and kept[3] == TextPiece((30, 31))
+    room = 4 + sum(len(piece.before) + 6 for piece in kept[:3] if isinstance(piece, ImagePiece))
+    (*_, words) = truncate_to([*pieces, TextPiece((30, 31, 32))], Budget(room, images=3, patches=4), towers.tokenizer)
+    assert words == TextPiece((30, 31))
 
 
 def test_a_video_is_decoded_at_its_seconds(towers):
     pieces = decode((video(3),), towers)
     stamps = [tuple(towers.tokenizer.encode(text)) for text in ("00:00 ", " 00:01 ", " 00:02 ")]
-    assert [piece.before for piece in pieces if isinstance(piece, Picture)] == stamps
-    assert all(isinstance(piece, Picture) and len(piece.xy) == 4 for piece in pieces)
-    assert all(isinstance(piece, Picture) and len(piece.xy) == 1 for piece in decode((video(1),), towers, patches=2))
+    assert [piece.before for piece in pieces if isinstance(piece, ImagePiece)] == stamps
+    assert all(isinstance(piece, ImagePiece) and len(piece.xy) == 4 for piece in pieces)
+    assert all(isinstance(piece, ImagePiece) and len(piece.xy) == 1 for piece in decode((video(1),), towers, patches=2))
 
 
 def test_a_video_that_is_given_as_sound_too_is_seen_and_heard(towers):
@@ -199,7 +199,7 @@ def test_a_video_that_is_given_as_sound_too_is_seen_and_heard(towers):
         out.mux([*heard.encode(None), *seen.encode(None)])
     pieces = decode((Video(file.getvalue()), Audio(file.getvalue())), towers)
     kinds = [type(piece) for piece in pieces]
-    assert kinds[:3] == [Picture] * 3 and set(kinds[3:]) == {Sound}
+    assert kinds[:3] == [ImagePiece] * 3 and set(kinds[3:]) == {AudioPiece}
     assert abs(sum(len(piece.frames) for piece in pieces[3:]) - 300) < 20  # of 10 ms, less at each clip's end
 
 
@@ -207,11 +207,11 @@ def test_a_video_that_is_given_as_sound_too_is_seen_and_heard(towers):
     ("part", "kind"), [(image(9, 9), "images"), (video(1), "video"), (pdf(), "PDF"), (sound(NOISE), "audio")]
 )
 def test_what_a_model_does_not_take_is_named(tokenizer, part, kind):
-    reads = Layout(tokenizer, dataclasses.replace(FORM, patch=0, audio_frame=0, mel=0))
+    reads = Preprocessor(tokenizer, dataclasses.replace(FORM, patch=0, audio_frame=0, mel=0))
     with pytest.raises(LimitError, match=f"this model takes no {kind}"):
         decode((Text("a"), part), reads)
     with pytest.raises(LimitError, match="this model takes no video"):
-        film(FRAMES, range(5), reads)
+        video_pieces(FRAMES, range(5), reads)
     pieces = decode((Text("a red square"),), reads)
     laid = row(pieces, Budget(16, images=1, patches=2, clips=1, frames=2), reads)
     assert laid.patches.shape == (0, 2, 0) and laid.audio.shape == (1, 2, 0) and (laid.slots == -1).all()
@@ -221,20 +221,20 @@ def test_an_image_of_too_many_patches_in_a_row_is_refused(towers):
     with pytest.raises(LimitError, match="an image of 65 patches in a row or column; at most 64"):
         decode((image(1, 400),), towers, patches=65)
     with pytest.raises(LimitError, match="an image of 4 patches in a row or column; at most 3"):
-        narrow = Layout(towers.tokenizer, dataclasses.replace(FORM, side=3))
-        film(np.zeros((1, 99, 3, 3), np.uint8), [0], narrow)
+        narrow = Preprocessor(towers.tokenizer, dataclasses.replace(FORM, side=3))
+        video_pieces(np.zeros((1, 99, 3, 3), np.uint8), [0], narrow)
     (piece,) = decode((image(1, 400),), towers, patches=64)
-    assert isinstance(piece, Picture) and piece.xy.max() == 63
+    assert isinstance(piece, ImagePiece) and piece.xy.max() == 63
 
 
 @pytest.mark.parametrize("arch", PUBLISHED.values(), ids=PUBLISHED)
 def test_one_pixel_is_an_image(tokenizer, arch):
-    (piece,) = decode((image(1, 1),), Layout(tokenizer, arch.media))
-    assert isinstance(piece, Picture) and len(piece.xy) == 256 and piece.patches.shape == (256, 48 * 48 * 3)
+    (piece,) = decode((image(1, 1),), Preprocessor(tokenizer, arch.media))
+    assert isinstance(piece, ImagePiece) and len(piece.xy) == 256 and piece.patches.shape == (256, 48 * 48 * 3)
     np.testing.assert_array_equal(piece.patches.reshape(-1, 3), np.tile([1, 2, 3], (256 * 2304, 1)))
 
 
 def test_without_images_in_the_model_sounds_come_first_whatever_the_budget(tokenizer):
-    hearing = Layout(tokenizer, dataclasses.replace(FORM, patch=0, mel=0))
-    one = row([Sound(np.ones((2, 640), np.float32))], Budget(8, images=3, patches=4, clips=1, frames=2), hearing)
+    hearing = Preprocessor(tokenizer, dataclasses.replace(FORM, patch=0, mel=0))
+    one = row([AudioPiece(np.ones((2, 640), np.float32))], Budget(8, images=3, patches=4, clips=1, frames=2), hearing)
     assert one.patches.size == 0 and sorted(set(one.slots.tolist())) == [-1, 0, 1]

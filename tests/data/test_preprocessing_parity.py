@@ -47,7 +47,7 @@ from embed.data import tokenizer as tokenizers  # noqa: E402
 from embed.data.collate import make_rows  # noqa: E402
 from embed.data.media.decode import decode_audio, decode_image, decode_video, sample_times  # noqa: E402
 from embed.data.media.patches import resize_to_patches  # noqa: E402
-from embed.data.preprocess import Layout, Picture, Sound, decode, length, standard_budget  # noqa: E402
+from embed.data.preprocess import AudioPiece, ImagePiece, Preprocessor, decode, num_tokens, standard_budget  # noqa: E402
 from embed.data.records import Audio, Image, Text, Video  # noqa: E402
 from embed.model.presets import EMBEDDINGGEMMA2, GEMMA4_12B, GEMMA4_E2B  # noqa: E402
 
@@ -192,7 +192,7 @@ def test_sounds_are_the_references(tokenizer, seconds, rate, channels, kind):
     data = sound_file(seconds, rate, channels, kind)
     samples = decode_audio(data)
     windows = [samples[start : start + 480_000] for start in range(0, len(samples), 480_000)]
-    clips = decode((Audio(data),), Layout(tokenizer, GEMMA4_E2B.media))
+    clips = decode((Audio(data),), Preprocessor(tokenizer, GEMMA4_E2B.media))
     assert len(clips) == len([window for window in windows if len(window) > 160])
     processor = types.SimpleNamespace(
         feature_extractor=MEL, audio_seq_length=750, compute_sscp=embedding_gemma2.EmbeddingGemma2Processor.compute_sscp
@@ -201,19 +201,19 @@ def test_sounds_are_the_references(tokenizer, seconds, rate, channels, kind):
     rules += [gemma4.Gemma4Processor._compute_audio_num_tokens]
     for clip, window in zip(clips, windows, strict=False):
         frames, tokens = heard(window)
-        assert isinstance(clip, Sound) and clip.tokens == tokens
+        assert isinstance(clip, AudioPiece) and clip.tokens == tokens
         assert all(rule(processor, window, 16_000) == tokens for rule in rules)
         np.testing.assert_allclose(clip.frames, frames, rtol=0, atol=1e-5)
-    (clip,) = decode((Audio(data),), Layout(tokenizer, GEMMA4_12B.media))
-    assert isinstance(clip, Sound) and clip.tokens == len(clip.frames)
+    (clip,) = decode((Audio(data),), Preprocessor(tokenizer, GEMMA4_12B.media))
+    assert isinstance(clip, AudioPiece) and clip.tokens == len(clip.frames)
     np.testing.assert_array_equal(clip.frames, RAW(samples)["input_features"][0])
 
 
 @pytest.mark.parametrize("samples", [161, 320, 321, 480, 481, 1599, 1600, 479_999, 480_000])
 def test_every_length_has_the_references_frames(tokenizer, samples):
     frames, tokens = heard(sound(samples / 16_000, 16_000)[:, 0])
-    (clip,) = decode((Audio(sound_file(samples / 16_000)),), Layout(tokenizer, EMBEDDINGGEMMA2.media))
-    assert isinstance(clip, Sound) and clip.frames.shape == frames.shape and clip.tokens == tokens
+    (clip,) = decode((Audio(sound_file(samples / 16_000)),), Preprocessor(tokenizer, EMBEDDINGGEMMA2.media))
+    assert isinstance(clip, AudioPiece) and clip.frames.shape == frames.shape and clip.tokens == tokens
 
 
 # Video
@@ -267,13 +267,13 @@ def test_the_seconds_looked_at_are_the_references(rate):
 
 @pytest.mark.parametrize("most", [70, 140])
 def test_a_videos_frames_are_cut_as_the_references_images(tokenizer, most):
-    layout = Layout(tokenizer, (EMBEDDINGGEMMA2 if most == 140 else GEMMA4_12B).media)
+    layout = Preprocessor(tokenizer, (EMBEDDINGGEMMA2 if most == 140 else GEMMA4_12B).media)
     data = video_file(Fraction(25), 2.9)
     frames, _ = decode_video(data, 32)
     pieces = decode((Video(data),), layout)
     for frame, piece in zip(frames, pieces, strict=True):
         assert_same_patches(frame, most)
-        assert isinstance(piece, Picture)
+        assert isinstance(piece, ImagePiece)
         np.testing.assert_array_equal(piece.patches, resize_to_patches(frame, 48, most)[0])
 
 
@@ -327,7 +327,7 @@ ORDERS = [
 @pytest.fixture(scope="module", params=["trained", "gemma"])
 def words(request):
     """A tokenizer as we train it, and one of the form of Gemma's: spaces are letters, nothing is split before it."""
-    found = tokenizers.train([*TEXTS, "00:00 00:01 the left square is red 12:30 than"] * 20, 600)
+    found = tokenizers.train_tokenizer([*TEXTS, "00:00 00:01 the left square is red 12:30 than"] * 20, 600)
     if request.param == "trained":
         return found
     form = json.loads(found.json)
@@ -381,7 +381,7 @@ VIDEO, SHORT, LONG = video_file(Fraction(5), 3), sound_file(0.77), sound_file(31
 @pytest.mark.parametrize("kind", PROCESSORS)
 @pytest.mark.parametrize("order", ORDERS)
 def test_token_ids_are_those_of_the_whole_prompt(words, kind, order):
-    layout = Layout(words, PROCESSORS[kind][0].media)
+    layout = Preprocessor(words, PROCESSORS[kind][0].media)
     turn = ORDERS.index(order)
     texts = [TEXTS[(turn + i) % len(TEXTS)] for i in range(order.count("t"))]
     theirs = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizers.Tokenizer(words.json).backend)
@@ -393,7 +393,7 @@ def test_token_ids_are_those_of_the_whole_prompt(words, kind, order):
     budget = standard_budget(pieces, words)
     laid = jax.tree.map(lambda leaf: leaf[0], make_rows([pieces], budget, layout))
     count = int((laid.segments > 0).sum())
-    assert laid.tokens[:count].tolist() == expected and count == length(pieces, words)
+    assert laid.tokens[:count].tolist() == expected and count == num_tokens(pieces, words)
 
     holders = np.isin(laid.tokens, [words.image[1], words.video[1], words.audio[1]])
     np.testing.assert_array_equal(holders, laid.slots >= 0)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from embed.data.records import RecordError
-from embed.data.sources import qrels
+from embed.data.sources import read_qrels
 from embed.eval.benchmarks import from_folder
 
 WANTED = [("q1", "d1", 1), ("q1", "d2", 0), ("q2", "d1", 2)]
@@ -13,7 +13,7 @@ WANTED = [("q1", "d1", 1), ("q1", "d2", 0), ("q2", "d1", 2)]
 
 def judged(tmp_path, data: str | bytes) -> list[tuple[str, str, int]]:
     (tmp_path / "qrels.tsv").write_bytes(data.encode() if isinstance(data, str) else data)
-    return [line[1:] for line in qrels(tmp_path / "qrels.tsv")]
+    return [line[1:] for line in read_qrels(tmp_path / "qrels.tsv")]
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ from embed.data.records import (
     to_bytes,
     validate,
 )
-from embed.data.sources import JsonlSource, open_split, read, splits_in, write
-from embed.retrieval.corpus_embeddings import scan
+from embed.data.sources import JsonlSource, open_split, read_records, splits_in, write
+from embed.retrieval.corpus_embeddings import read_pairs
 from embed.training import prepare
 
 PAIR = {"id": "x", "query": [{"text": "q"}], "positive": [{"text": "p"}]}
@@ -95,8 +95,8 @@ def test_mining_sees_no_label_where_it_is_null(tmp_path):
         rows = [PAIR | {"query": [{"text": f"q{i}"}]} | more for i in range(3)]
         (tmp_path / name / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
     without, null = (open_split(tmp_path / name, "train") for name in ("without", "null"))
-    assert scan(null).labels.tolist() == scan(without).labels.tolist() == [0, 0, 0]
-    assert [record.lang for record in read(null)] == [""] * 3
+    assert read_pairs(null).labels.tolist() == read_pairs(without).labels.tolist() == [0, 0, 0]
+    assert [record.lang for record in read_records(null)] == [""] * 3
 
 
 BOMBS = [
@@ -182,7 +182,7 @@ def test_one_line_in_another_encoding_is_one_bad_record(encoding, tmp_path):
 def test_a_utf_8_mark_is_dropped_also_where_files_were_joined(tmp_path):
     text = json.dumps(PAIR | {"query": [{"text": "größer"}]}, ensure_ascii=False).encode("utf-8-sig")
     source = split_of(tmp_path, text + b"\n" + text + b"\n")
-    assert [record.query for record in read(source)] == [(Text("größer"),)] * 2
+    assert [record.query for record in read_records(source)] == [(Text("größer"),)] * 2
 
 
 def test_a_medium_that_is_no_file_is_one_bad_record(tmp_path):

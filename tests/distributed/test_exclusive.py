@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from embed.distributed.storage import StorageError, exclusive
+from embed.distributed.storage import StorageError, lock_folder
 
 HOLD = """
 import pathlib, sys
@@ -42,7 +42,7 @@ def holder(tmp_path):
 
 def test_a_second_process_is_refused_by_one_line_that_names_the_first(holder):
     process, folder = holder
-    with pytest.raises(StorageError) as refused, exclusive(folder):
+    with pytest.raises(StorageError) as refused, lock_folder(folder):
         pass
     message = str(refused.value)
     assert str(folder) in message and f"process {process.pid} on" in message and "\n" not in message
@@ -53,12 +53,12 @@ def test_the_lock_ends_with_its_process(holder, ending):
     process, folder = holder
     process.send_signal(ending)
     process.wait()
-    with exclusive(folder), pytest.raises(ZeroDivisionError), exclusive(folder.parent / "other"):
+    with lock_folder(folder), pytest.raises(ZeroDivisionError), lock_folder(folder.parent / "other"):
         raise ZeroDivisionError
 
 
 def test_a_forked_child_does_not_keep_the_lock(tmp_path):
     command = [sys.executable, "-W", "ignore", "-c", FORK, str(tmp_path)]
     child = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    with exclusive(tmp_path):
+    with lock_folder(tmp_path):
         os.kill(child, signal.SIGKILL)  # it lived until now, with the file open

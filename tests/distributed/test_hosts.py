@@ -30,17 +30,17 @@ from flax.traverse_util import flatten_dict
 from jax._src import compilation_cache, compiler
 
 from embed.batch import Dropout
-from embed.data.preprocess import Budget, Layout
+from embed.data.preprocess import Budget, Preprocessor
 from embed.data.records import Record, Text
 from embed.data.sources import open_split, write
 from embed.data.tasks import Task
 from embed.data.tokenizer import Tokenizer
-from embed.data.tokenizer import train as train_tokenizer
+from embed.data.tokenizer import train_tokenizer as train_tokenizer
 from embed.distributed import mesh
 from embed.embedder import Embedder
 from embed.eval import suite as evaluate
-from embed.losses.contrastive import contrast
-from embed.losses.ring import ring
+from embed.losses.contrastive import contrastive_loss
+from embed.losses.ring import ring_score
 from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs
 from embed.training import checkpoint, loop, optim, soup
 from embed.training import main as entry
@@ -73,7 +73,7 @@ def prepare(folder: pathlib.Path) -> None:
 
 def main(data: pathlib.Path, folder: pathlib.Path, shape: tuple[int, int, int], steps: int, stall: float) -> None:
     """Trains `folder` to `steps` as one of the hosts, then averages and evaluates."""
-    entry.join()
+    entry.join_pod()
     encoder = Encoder(SMALL, remat=False)
 
     def loss(params, pairs, candidates, key):
@@ -81,21 +81,23 @@ def main(data: pathlib.Path, folder: pathlib.Path, shape: tuple[int, int, int], 
             return encode_by_microbatch(lambda rows: encoder.apply({"params": params}, rows), inputs, 8)
 
         sides = encode_pairs(embed, pairs, Dropout(key, 0.1))
-        return contrast(*sides, pairs, temperature=0.05, widths=SMALL.widths, candidates=candidates, rivals=ring)
+        return contrastive_loss(
+            *sides, pairs, temperature=0.05, widths=SMALL.widths, candidates=candidates, rivals=ring_score
+        )
 
     run = loop.Run(
         folder, encoder, TASKS, loss, optim.adamw(1e-2, warmup=2, steps=STEPS),
-        steps=steps, seed=0, schedule=loop.Schedule(save=SAVE, keep=2, stall=stall),
+        steps=steps, seed=0, schedule=loop.LoopConfig(save=SAVE, keep=2, stall=stall),
     )  # fmt: skip
     with jax.set_mesh(mesh.make_mesh(shape)):
-        layout = Layout(Tokenizer.load(data / "tokenizer.json"), SMALL.media)
+        layout = Preprocessor(Tokenizer.load(data / "tokenizer.json"), SMALL.media)
         loop.fit(run, layout, [open_split(data / task.name, "train") for task in TASKS])
 
-        parents = [folder / "checkpoints" / str(step) for step in checkpoint.steps(folder)]
+        parents = [folder / "checkpoints" / str(step) for step in checkpoint.saved_steps(folder)]
         soup.save(folder / "soup", soup.average(parents, [2.0, 1.0]), parents)
         embedder = Embedder.load(folder / "soup")
-        suite = evaluate.load_pairs(embedder, str(data), "test")
-        results = evaluate.evaluate(suite, evaluate.encode(embedder, embedder.params, suite), SMALL.widths)
+        suite = evaluate.load_datasets(embedder, str(data), "test")
+        results = evaluate.evaluate(suite, evaluate.encode_suite(embedder, embedder.params, suite), SMALL.widths)
         (folder / f"results.{jax.process_index()}of{jax.process_count()}.json").write_text(json.dumps(results))
 
 
@@ -105,7 +107,7 @@ def watch_batches(folder: pathlib.Path) -> None:
     read = loop.batches
 
     def batches(data, start, stop, workers):
-        own, parts = mesh.lines()
+        own, parts = mesh.local_batch_shards()
         with (folder.parent / f"{folder.name}.read.{jax.process_index()}.{os.getpid()}").open("w", 1) as out:
             for step, (number, pairs) in enumerate(read(data, start, stop, workers), start):
                 for place, part in enumerate(own):
@@ -296,7 +298,7 @@ def test_one_host_asked_to_stop_stops_all_at_one_step_which_is_saved(data):
         rf"Restart: {run} was asked to stop and is saved at step (\d+)", (data / "log.txt").read_text()
     )
     assert reached == [str(len(lines(run)))] * 2
-    assert checkpoint.steps(run)[-1] == len(lines(run)) < 1000
+    assert checkpoint.saved_steps(run)[-1] == len(lines(run)) < 1000
 
 
 @SLOW

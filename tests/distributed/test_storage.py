@@ -19,7 +19,7 @@ import pytest
 import test_resume
 from ml_collections import ConfigDict
 
-from embed.data.discover import with_split
+from embed.data.discover import require_datasets
 from embed.data.files import read_file
 from embed.data.records import RecordError
 from embed.data.sources import ArrayRecordSource, JsonlSource, open_split, write
@@ -149,14 +149,14 @@ def test_a_run_in_a_bucket_is_the_local_run_bit_for_bit(here, there):
 def test_killed_and_left_by_its_bucket_it_is_still_that_run(emulator, data, here, tmp_path):
     work, log = storage.path("gs://bucket/outage"), tmp_path / "log"
     process = start(work, data, log)
-    while process.poll() is None and len(checkpoint.steps(work / RUN)) < 2:
+    while process.poll() is None and len(checkpoint.saved_steps(work / RUN)) < 2:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     assert process.wait(60) == -signal.SIGKILL, log.read_text()[-3000:]
 
-    reached = checkpoint.steps(work / RUN)[-1]
+    reached = checkpoint.saved_steps(work / RUN)[-1]
     process = start(work, data, log)
-    while process.poll() is None and checkpoint.steps(work / RUN)[-1] == reached:
+    while process.poll() is None and checkpoint.saved_steps(work / RUN)[-1] == reached:
         time.sleep(0.05)
     emulator.stop()
     status = process.wait(300)
@@ -179,7 +179,7 @@ def test_what_lies_in_a_run_lies_in_the_bucket(here, there):
         return {path.name for path in folder.iterdir()}
 
     assert names(there / RUN) == names(here / RUN) - {".lock"} == FILES  # a bucket has no lock
-    assert checkpoint.steps(there / RUN) == checkpoint.steps(here / RUN)
+    assert checkpoint.saved_steps(there / RUN) == checkpoint.saved_steps(here / RUN)
     assert len(names(there / RUN / "tensorboard")) >= 2
     assert not list(pathlib.Path.cwd().glob("gs:*"))
 
@@ -187,7 +187,7 @@ def test_what_lies_in_a_run_lies_in_the_bucket(here, there):
 def test_a_soup_and_an_embedder_read_and_write_the_bucket(here, there):
     made = []
     for run in (here / RUN, there / RUN):
-        parents = [run / "checkpoints" / str(step) for step in checkpoint.steps(run)[-2:]]
+        parents = [run / "checkpoints" / str(step) for step in checkpoint.saved_steps(run)[-2:]]
         soup.save(run.parent / "soup", soup.average(parents, [1.0, 1.0]), parents)
         made.append(Embedder.load(str(run.parent / "soup")))
     assert all(map(np.array_equal, jax.tree.leaves(made[0].params), jax.tree.leaves(made[1].params)))
@@ -207,7 +207,7 @@ def test_an_object_that_changes_is_copied_anew(data):
     storage._copied.cache_clear()
     assert storage.local(file) != first and len(open_split(file.parent, "train")) == 2
     assert ArrayRecordSource(file)[0] == RECORDS[3]
-    assert with_split("gs://bucket", "train") == [
+    assert require_datasets("gs://bucket", "train") == [
         storage.path("gs://bucket/changing"),
         storage.path("gs://bucket/data"),
     ]
@@ -231,20 +231,20 @@ def test_jsonl_with_media_is_read_inside_its_folder_alone(emulator):
 
 def test_a_bucket_that_cannot_be_used_is_named_at_once(emulator, monkeypatch):
     with pytest.raises(storage.StorageError, match="gs://nothing/runs: there is no bucket nothing; check its name"):
-        storage.reach(storage.path("gs://nothing/runs"))
+        storage.check_access(storage.path("gs://nothing/runs"))
     with pytest.raises(storage.StorageError, match="there is no bucket nothing"):
         Embedder.load("gs://nothing/runs")
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://localhost:1")
     with pytest.raises(
         storage.Unreachable, match=r"bucket bucket does not answer \(ConnectionError\); check the network"
     ):
-        storage.reach(storage.path("gs://bucket/runs"))
+        storage.check_access(storage.path("gs://bucket/runs"))
     monkeypatch.delenv("STORAGE_EMULATOR_HOST")
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/nothing/there.json")
     with pytest.raises(
         storage.StorageError, match=r"no access to bucket bucket \(.*/nothing/there.json.*\); this account"
     ):
-        storage.reach(storage.path("gs://bucket/runs"))
+        storage.check_access(storage.path("gs://bucket/runs"))
 
 
 @pytest.mark.parametrize(
@@ -264,19 +264,19 @@ def test_what_fails_in_a_reachable_bucket_is_tried_again_and_then_said(emulator,
             raise ValueError("not today")
 
     fail = storage.ATTEMPTS
-    storage.patiently(write, storage.path("gs://bucket/runs"))
+    storage.with_retries(write, storage.path("gs://bucket/runs"))
     assert len(calls) == fail and caplog.text.count("could not be written (not today); trying again") == fail - 1
     calls, fail = [], 100
     with pytest.raises(storage.Unreachable, match="gs://bucket/runs could not be written: not today"):
-        storage.patiently(write, storage.path("gs://bucket/runs"))
+        storage.with_retries(write, storage.path("gs://bucket/runs"))
     with pytest.raises(ValueError, match="not today"):
-        storage.patiently(write, pathlib.Path("runs"))
+        storage.with_retries(write, pathlib.Path("runs"))
 
 
 def fit(work: storage.Path, data: storage.Path) -> None:
     state = test_resume.fit(work / RUN, data, steps=test_resume.STEPS)
     leaves, _ = jax.tree_util.tree_flatten_with_path({"params": state.params, "opt": state.opt, "step": state.step})
-    with storage.whole(work / "final.npz") as file, file.open("wb") as out:
+    with storage.atomic_write(work / "final.npz") as file, file.open("wb") as out:
         np.savez(out, **{jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves})
 
 
@@ -285,7 +285,7 @@ def main(config: ConfigDict) -> None:
 
 
 if __name__ == "__main__":
-    storage.PATIENCE = 5.0
+    storage.RETRY_SECONDS = 5.0
     entry.run(main)
 
 

@@ -11,12 +11,12 @@ from conftest import ARCH
 from configs import cpu
 from embed.data.discover import DatasetError
 from embed.data.media.decode import MediaError, decode_audio
-from embed.data.preprocess import Layout
+from embed.data.preprocess import Preprocessor
 from embed.data.records import Audio, Image, Record, Text
-from embed.data.sources import open_split, read
+from embed.data.sources import open_split, read_records
 from embed.eval.asr import transcribe, with_noise
 from embed.eval.benchmarks import score
-from embed.model.encoder import Encoder, init
+from embed.model.encoder import Encoder, init_params
 from embed.model.presets import PRESETS
 from embed.training import checkpoint
 from embed.training.config_check import ConfigError
@@ -87,8 +87,8 @@ def tones(tmp_path, monkeypatch, tokenizer):
                 rows.append({"id": f"{split}{i}", "query": query, "positive": positive, "lang": lang})
             lines = "".join(json.dumps(row) + "\n" for row in rows)
             (tmp_path / "all" / name / f"{split}.jsonl").write_text(lines)
-    described = checkpoint.describe(ARCH, Layout(tokenizer, ARCH.media))
-    checkpoint.save_params(tmp_path / "start", init(Encoder(ARCH), jax.random.key(0)), described, tokenizer)
+    described = checkpoint.metadata_for(ARCH, Preprocessor(tokenizer, ARCH.media))
+    checkpoint.save_params(tmp_path / "start", init_params(Encoder(ARCH), jax.random.key(0)), described, tokenizer)
     config = cpu.get_config()
     config.update({"pairs": str(tmp_path / "all"), "checkpoint": str(tmp_path / "start"), "steps": 1, "unroll": 1})
     config.workdir = str(tmp_path / "runs")
@@ -118,9 +118,9 @@ def test_both_ways_are_trained_and_compared(tones, tmp_path, monkeypatch, capsys
     assert [f"| tones, {split} |" in table for split in cascade.NOISE] == [True] * 3 and "2 seeds." in table
     heard = tmp_path / "runs" / "cascade"
     for split in ("train", *cascade.NOISE):
-        sounds, words = (list(read(open_split(heard / way / "tones", split))) for way in ("native", "cascade"))
+        sounds, words = (list(read_records(open_split(heard / way / "tones", split))) for way in ("native", "cascade"))
         assert [one.positive for one in sounds] == [one.positive for one in words]
         assert all(isinstance(one.query[0], Audio) for one in sounds)
         assert all(isinstance(one.query[0], Text) and one.query[0].text for one in words)
-    clean, noisy = (list(read(open_split(heard / "native" / "tones", name))) for name in ("test", "test_0dB"))
+    clean, noisy = (list(read_records(open_split(heard / "native" / "tones", name))) for name in ("test", "test_0dB"))
     assert clean[0].query != noisy[0].query

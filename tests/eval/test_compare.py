@@ -34,7 +34,7 @@ def comparison(seeds: int) -> tuple[Comparison, np.ndarray, np.ndarray]:
 
 def test_differences_are_paired_by_seed_with_students_intervals():
     found, base, fork = comparison(4)
-    table = compare.cells(found)
+    table = compare.compute_cells(found)
     for i in range(3):
         cell = table[f"b{i}"]["base__<fork>"]
         paired = stats.ttest_rel(100 * fork[:, i], 100 * base[:, i])
@@ -52,7 +52,7 @@ def test_differences_are_paired_by_seed_with_students_intervals():
 def test_a_spread_is_over_the_rows_it_names_run_by_run_and_stands_before_the_last():
     found, base, fork = comparison(4)
     found = dataclasses.replace(found, spreads={"spread": ["b0", "b2"]})
-    table = compare.cells(found)
+    table = compare.compute_cells(found)
     assert list(table) == ["b0", "b1", "b2", "narrow", "spread", "mean"]
     own, other = (100 * values[:, [0, 2]].std(axis=1, ddof=1) for values in (base, fork))
     assert table["spread"]["base"].mean == pytest.approx(own.mean())
@@ -63,7 +63,7 @@ def test_a_spread_is_over_the_rows_it_names_run_by_run_and_stands_before_the_las
 
 def test_one_seed_has_no_interval():
     found, base, _ = comparison(1)
-    cell = compare.cells(found)["b1"]["base"]
+    cell = compare.compute_cells(found)["b1"]["base"]
     assert cell.mean == pytest.approx(100 * base[0, 1]) and np.isnan(cell.deviation) and np.isnan(cell.margin)
     assert not cell.clear
     assert "nan" not in compare.markdown(found) + compare.overview([found]) + compare.sections([found])
@@ -72,7 +72,7 @@ def test_one_seed_has_no_interval():
 def test_table_figure_and_overview_say_the_same_and_escape_names():
     found, _, _ = comparison(3)
     text, page, glance = compare.markdown(found), compare.sections([found]), compare.overview([found])
-    table = compare.cells(found)
+    table = compare.compute_cells(found)
     own, mean = table["b0"]["base__<fork>"], table["mean"]["base__<fork>"]
     assert f"**{own.difference:+.1f} ± {own.margin:.1f}**" in text
     assert f"{own.difference:+.1f} ± {own.margin:.1f}" in page
@@ -100,4 +100,4 @@ def test_columns_need_the_same_seeds():
     found, _, _ = comparison(3)
     columns = {"a": found.columns["base"], "b": found.columns["base"][:2]}
     with pytest.raises(ValueError, match="every column needs the same seeds"):
-        compare.cells(Comparison("t", "c", columns, ROWS))
+        compare.compute_cells(Comparison("t", "c", columns, ROWS))

@@ -18,9 +18,9 @@ from PIL import Image as Pillow
 from embed.data.records import Audio, Image, Record, Text, Video
 from embed.embedder import Embedder
 from embed.eval.benchmarks import from_pairs, score
-from embed.eval.mteb import BENCHMARKS, Model, tasks
+from embed.eval.mteb import BENCHMARKS, MtebModel, find_tasks
 from embed.eval.mteb_tasks import as_task
-from embed.model.encoder import Encoder, init
+from embed.model.encoder import Encoder, init_params
 
 try:  # mteb decodes with it in places, so its audio and video tasks need it; it is found only beside ffmpeg's libraries
     import torchcodec  # noqa: F401
@@ -36,7 +36,7 @@ GERMAN = ["rot", "grün", "blau", "klein", "groß", "Stern", "Kreis", "links", "
 @pytest.fixture
 def embedder(layout):
     encoder = Encoder(ARCH, remat=False)
-    return Embedder(encoder, init(encoder, jax.random.key(0)), layout)
+    return Embedder(encoder, init_params(encoder, jax.random.key(0)), layout)
 
 
 def text(words=WORDS):
@@ -78,7 +78,7 @@ SIDES = {
 
 
 def test_mtebs_check_of_a_model_passes_in_every_modality(embedder):
-    found = mock_run(Model(embedder, "tiny"))
+    found = mock_run(MtebModel(embedder, "tiny"))
     assert found.all_passed, found.to_markdown()
     passed = {modality for status, modality, _ in found.modality_summary() if status.startswith("✓")}
     assert passed >= ({"text", "image", "audio", "video"} if TORCHCODEC else {"text", "image"}), found.to_markdown()
@@ -98,7 +98,7 @@ def test_its_scores_are_ours(embedder, kind, dim, tmp_path):
         ]
         ours = score(benchmark, *vectors, [dim or 32])[dim or 32]
         cache = mteb.ResultCache(tmp_path)
-        model = Model(embedder, "tiny", dim)
+        model = MtebModel(embedder, "tiny", dim)
         (result,) = mteb.evaluate(model, [as_task(benchmark)], cache=cache, show_progress_bar=False).task_results
         (rounded,) = result.scores["test"]
         for name in ("ndcg", "recall", "mrr"):
@@ -133,7 +133,7 @@ def test_what_is_too_long_is_cut(embedder):
     soundfile.write(out, np.sin(np.arange(8000 * 200) / 9), 8000, format="FLAC")
     start = io.BytesIO()
     soundfile.write(start, np.sin(np.arange(8000 * 180) / 9), 8000, format="FLAC")
-    model = Model(embedder, "tiny")
+    model = MtebModel(embedder, "tiny")
     long, cut = (model._pieces([Audio(sound.getvalue())]) for sound in (out, start))
     assert len(long) == len(cut) and sum(piece.tokens for piece in long) == 180 * 25
     for one, other in zip(long, cut, strict=True):
@@ -142,10 +142,10 @@ def test_what_is_too_long_is_cut(embedder):
 
 
 def test_the_names_of_the_reports_tables_are_known():
-    assert all(tasks(name) for name in BENCHMARKS)
-    assert [task.metadata.name for task in tasks("Banking77Classification,STS12")] == [
+    assert all(find_tasks(name) for name in BENCHMARKS)
+    assert [task.metadata.name for task in find_tasks("Banking77Classification,STS12")] == [
         "Banking77Classification",
         "STS12",
     ]
     with pytest.raises(KeyError):
-        tasks("NoSuchTask")
+        find_tasks("NoSuchTask")

@@ -6,10 +6,10 @@ import pytest
 from conftest import ARCH
 
 from configs import cpu
-from embed.data.preprocess import Layout
+from embed.data.preprocess import Preprocessor
 from embed.eval import report_benchmarks
-from embed.eval.report_benchmarks import BACK, TABLES, THERE
-from embed.model.encoder import Encoder, init
+from embed.eval.report_benchmarks import FORWARD, REVERSE, TABLES
+from embed.model.encoder import Encoder, init_params
 from embed.training import checkpoint
 from embed.training.config_check import ConfigError
 from experiments import published as experiment
@@ -41,7 +41,7 @@ def test_definitions_are_whole():
         metric, _, k = one.metric.partition("@")
         assert int(k) in report_benchmarks.KS and metric in ("hit", "ndcg", "mrr")
         assert one.source.startswith("http") and one.split and one.holds and "," not in one.name
-        assert THERE in one.report and set(one.report) <= {THERE, BACK}
+        assert FORWARD in one.report and set(one.report) <= {FORWARD, REVERSE}
 
 
 def test_data_is_scored_the_ways_that_the_report_has(root):
@@ -51,15 +51,15 @@ def test_data_is_scored_the_ways_that_the_report_has(root):
     assert [way.name for way in found["ViDoRe V2"]] == ["ViDoRe V2: query→target"]
     assert found["ViDoRe V2"][0].relevance == ({3: 2, 4: 1},)
     assert not any(ways for name, ways in found.items() if name not in ("MSCOCO", "ViDoRe V2"))
-    videos = report_benchmarks.like("Vatex", "mine")
+    videos = report_benchmarks.under_protocol("Vatex", "mine")
     assert [way.name for way in report_benchmarks.load(videos, root)] == ["mine, as Vatex: query→target"]
-    assert videos.metric == "ndcg@10" and videos.report == {THERE: None}
+    assert videos.metric == "ndcg@10" and videos.report == {FORWARD: None}
 
 
 def test_what_is_there_is_scored_and_what_is_not_is_named(root, tmp_path, tokenizer, capsys):
-    layout = Layout(tokenizer, ARCH.media)
-    params = init(Encoder(ARCH), jax.random.key(0))
-    checkpoint.save_params(tmp_path / "run", params, checkpoint.describe(ARCH, layout), tokenizer)
+    layout = Preprocessor(tokenizer, ARCH.media)
+    params = init_params(Encoder(ARCH), jax.random.key(0))
+    checkpoint.save_params(tmp_path / "run", params, checkpoint.metadata_for(ARCH, layout), tokenizer)
     config = cpu.get_config()
     config.update({"checkpoint": str(tmp_path / "run"), "pairs": str(root), "like": "mine:DOCCI"})
     experiment.main(config)

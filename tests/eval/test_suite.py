@@ -11,12 +11,12 @@ from conftest import ARCH
 from configs import cpu
 from embed.data.discover import DatasetError
 from embed.data.media.decode import MediaError
-from embed.data.preprocess import MAX_CHARACTERS, MAX_TOKENS, Layout, LimitError
+from embed.data.preprocess import MAX_CHARACTERS, MAX_TOKENS, LimitError, Preprocessor
 from embed.data.records import RecordError
 from embed.distributed.mesh import make_mesh
 from embed.embedder import Embedder
 from embed.eval import suite
-from embed.model.encoder import Encoder, init
+from embed.model.encoder import Encoder, init_params
 from embed.training import checkpoint
 from experiments import published, recipe
 from experiments.studies import findings, negatives
@@ -25,9 +25,9 @@ from experiments.studies import findings, negatives
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, tokenizer) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("evaluate") / "run"
-    described = checkpoint.describe(ARCH, Layout(tokenizer, ARCH.media))
+    described = checkpoint.metadata_for(ARCH, Preprocessor(tokenizer, ARCH.media))
     with jax.set_mesh(make_mesh((1, 1, 1))):
-        checkpoint.save_params(folder, init(Encoder(ARCH), jax.random.key(0)), described, tokenizer)
+        checkpoint.save_params(folder, init_params(Encoder(ARCH), jax.random.key(0)), described, tokenizer)
     return folder
 
 

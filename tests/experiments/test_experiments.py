@@ -15,15 +15,15 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from configs import cpu
 from embed import toy_corpora
-from embed.data.preprocess import Layout
-from embed.data.tasks import shapes
+from embed.data.preprocess import Preprocessor
+from embed.data.tasks import batch_structs
 from embed.distributed.mesh import make_mesh
 from embed.hf.export import export
-from embed.model.encoder import Encoder, init
+from embed.model.encoder import Encoder, init_params
 from embed.model.presets import PRESETS
 from embed.training import checkpoint, loop
 from embed.training.main import strip_prose
-from embed.training.prepare import layout_for
+from embed.training.prepare import prepare_preprocessor
 from experiments import finetune
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -42,7 +42,7 @@ def small(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, "tiny", ARCH)
         toy_corpora.build(folder / "data", most=16)
-        layout_for(ARCH, folder / "data")
+        prepare_preprocessor(ARCH, folder / "data")
         before = {name: getattr(jax.config, name) for name in ("jax_compilation_cache_dir",)}
         jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
         compilation_cache.reset_cache()
@@ -57,9 +57,9 @@ def gemma(tmp_path_factory, tokenizer):
     folder = tmp_path_factory.mktemp("gemma")
     arch = PRESETS["tiny_embeddinggemma2"]
     with jax.set_mesh(make_mesh((1, 1, 1))):
-        params = init(Encoder(arch), jax.random.key(0))
-    layout = Layout(tokenizer, arch.media)
-    checkpoint.save_params(folder / "run", params, checkpoint.describe(arch, layout), tokenizer)
+        params = init_params(Encoder(arch), jax.random.key(0))
+    layout = Preprocessor(tokenizer, arch.media)
+    checkpoint.save_params(folder / "run", params, checkpoint.metadata_for(arch, layout), tokenizer)
     export(folder / "run", folder / "hub")
     return folder / "hub"
 
@@ -85,7 +85,7 @@ def test_runs_two_steps(small, gemma, name):
     rows = [json.loads(line) for line in (work / name / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [0, 1] and not any(row["skipped"] for row in rows)
     meta = checkpoint.metadata(work / name)
-    assert checkpoint.steps(work / name) == [2] and meta["experiment"] == name
+    assert checkpoint.saved_steps(work / name) == [2] and meta["experiment"] == name
     assert (meta["init"] is None) == name.startswith(("prefinetune", "finetune__from_scratch"))
 
 
@@ -97,8 +97,8 @@ def test_a_fork_traces_to_a_loss(gemma, monkeypatch, name):
     config.update({"unroll": 1, "pretrained": str(gemma)})
     own = (finetune.TASKS,) if name in OF_PAIRS else ()  # what others learn from their datasets
     plan = importlib.import_module(f"experiments.{name}").plan(config, *own)
-    params, task, key = loop.shapes(plan)[1].params, plan.tasks[-1], jax.eval_shape(lambda: jax.random.key(0))
-    pairs = shapes(task, plan.encoder.arch.media)
+    params, task, key = loop.state_shapes(plan)[1].params, plan.tasks[-1], jax.eval_shape(lambda: jax.random.key(0))
+    pairs = batch_structs(task, plan.encoder.arch.media)
     value, metrics = jax.eval_shape(lambda *args: plan.loss(*args, task.candidates, key), params, pairs)
     assert value.shape == metrics["accuracy"].shape == ()
 

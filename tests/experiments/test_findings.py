@@ -11,11 +11,11 @@ import experiments
 from configs import cpu
 from embed import toy_corpora
 from embed.eval import compare, suite
-from embed.model.encoder import Encoder, init
+from embed.model.encoder import Encoder, init_params
 from embed.model.presets import PRESETS
 from embed.training import checkpoint
 from embed.training.config_check import ConfigError
-from embed.training.prepare import layout_for
+from embed.training.prepare import prepare_preprocessor
 from experiments import finetune, own_data
 from experiments.studies import findings
 
@@ -30,8 +30,8 @@ def config(tmp_path, monkeypatch):
     for name in set(toy_corpora.CORPORA) - set(NAMES):
         monkeypatch.delitem(toy_corpora.CORPORA, name)
     toy_corpora.build(tmp_path / "data", most=16)
-    layout = layout_for(ARCH, tmp_path / "data")
-    start, described = init(Encoder(ARCH), jax.random.key(0)), checkpoint.describe(ARCH, layout)
+    layout = prepare_preprocessor(ARCH, tmp_path / "data")
+    start, described = init_params(Encoder(ARCH), jax.random.key(0)), checkpoint.metadata_for(ARCH, layout)
     checkpoint.save_params(tmp_path / "runs" / finetune.START, start, described, layout.tokenizer)
     monkeypatch.setattr(findings, "SEEDS", (0, 1))
     monkeypatch.setattr(suite, "SUITE", {name: suite.SUITE[name] for name in NAMES})
@@ -99,7 +99,7 @@ def test_on_datasets_of_ones_own_the_forks_of_pairs_are_compared(config, tmp_pat
     text, place = capsys.readouterr().out, tmp_path / "runs" / "findings"
     assert "pairs__no_mask − pairs" in text and "| animals |" in text and "2 seeds." in text
     new = [f"{name}, not trained on" for name in ("birds", "fish")]
-    table = compare.cells(next(findings.compared(tmp_path / "runs")))
+    table = compare.compute_cells(next(findings.compared(tmp_path / "runs")))
     assert [row for row in table if "not trained on" in row] == [*new, "mean, not trained on", "spread, not trained on"]
     at = [table[row]["pairs"].mean for row in new]
     assert table["mean, not trained on"]["pairs"].mean == pytest.approx(sum(at) / 2)

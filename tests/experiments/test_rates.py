@@ -8,10 +8,10 @@ from conftest import ARCH
 from configs import cpu
 from embed import toy_corpora
 from embed.eval import suite
-from embed.model.encoder import Encoder, init
+from embed.model.encoder import Encoder, init_params
 from embed.model.presets import PRESETS
 from embed.training import checkpoint
-from embed.training.prepare import layout_for
+from embed.training.prepare import prepare_preprocessor
 from experiments import finetune
 from experiments.studies import rates
 
@@ -24,8 +24,8 @@ def test_rates_are_compared(tmp_path, monkeypatch, capsys):
     for name in set(toy_corpora.CORPORA) - set(NAMES):
         monkeypatch.delitem(toy_corpora.CORPORA, name)
     toy_corpora.build(tmp_path / "data", most=16)
-    layout = layout_for(ARCH, tmp_path / "data")
-    start, described = init(Encoder(ARCH), jax.random.key(0)), checkpoint.describe(ARCH, layout)
+    layout = prepare_preprocessor(ARCH, tmp_path / "data")
+    start, described = init_params(Encoder(ARCH), jax.random.key(0)), checkpoint.metadata_for(ARCH, layout)
     checkpoint.save_params(tmp_path / "runs" / finetune.START, start, described, layout.tokenizer)
     monkeypatch.setattr(rates, "MIXTURES", 3)
     monkeypatch.setattr(finetune, "TASKS", tuple(task for task in finetune.TASKS if task.name in NAMES))

@@ -53,8 +53,8 @@ def small(folder: pathlib.Path) -> None:
         stage.TASKS, stage.STEPS = TASKS, STEPS
     own_data.STEPS, own_data.BATCH = STEPS, 4
     suite.SUITE = {name: suite.SUITE[name] for name in NAMES}
-    main.join()
-    with hosts.leader_first("small corpora"):
+    main.join_pod()
+    with hosts.primary_first("small corpora"):
         toy_corpora.build(folder / "data", most=RECORDS)
     config = cpu.get_config()
     config.update(

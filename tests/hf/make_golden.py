@@ -17,13 +17,13 @@ from reference import KINDS, apart, random_pieces, their_inputs, their_states, w
 from test_golden import BUDGET, ORDERS, SEEDS, VOCABULARY  # noqa: E402
 
 from embed.data.collate import make_rows  # noqa: E402
-from embed.data.preprocess import Layout  # noqa: E402
-from embed.data.tokenizer import train  # noqa: E402
+from embed.data.preprocess import Preprocessor  # noqa: E402
+from embed.data.tokenizer import train_tokenizer  # noqa: E402
 from embed.hf import architecture  # noqa: E402
 
 
 def main() -> None:
-    tokenizer = train(SENTENCES, 512)
+    tokenizer = train_tokenizer(SENTENCES, 512)
     for kind in KINDS:
         folder = HERE / "golden" / kind
         folder.mkdir(parents=True, exist_ok=True)
@@ -33,7 +33,7 @@ def main() -> None:
         media = architecture(folder).media
         rng = np.random.default_rng(0)
         pieces = [random_pieces(order, media, tokenizer, rng, VOCABULARY) for order in ORDERS]
-        rows = make_rows(pieces, BUDGET, Layout(tokenizer, media))
+        rows = make_rows(pieces, BUDGET, Preprocessor(tokenizer, media))
         means = [
             their_states(model, their_inputs(model, laid, one, media))[0]
             for one, laid in zip(pieces, apart(rows), strict=True)

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from embed.batch import Inputs
-from embed.data.preprocess import Budget, Picture, Sound, Words
+from embed.data.preprocess import AudioPiece, Budget, ImagePiece, TextPiece
 
 VOCABULARY = 512
 KINDS = ("embeddinggemma2", "gemma4_e2b", "gemma4_e4b", "gemma4_12b")
@@ -126,16 +126,16 @@ def written(folder, kind: str, seed: int, tokenizer, dtype=torch.float32, vocabu
 def random_pieces(order: str, media, tokenizer, rng: np.random.Generator, vocabulary: int = VOCABULARY) -> list:
     """Words (w), pictures (p), video frames (v) and sounds (s) of random sizes and content in the given order."""
 
-    def picture(around) -> Picture:
+    def picture(around) -> ImagePiece:
         rows, columns = rng.integers(1, 4, 2)
         xy = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), -1).reshape(-1, 2).astype(np.int32)
-        return Picture(rng.integers(0, 256, (len(xy), 3 * media.patch**2)).astype(np.uint8), xy, around)
+        return ImagePiece(rng.integers(0, 256, (len(xy), 3 * media.patch**2)).astype(np.uint8), xy, around)
 
     made = {
-        "w": lambda: Words(tuple(rng.integers(20, vocabulary, rng.integers(1, 9)).tolist())),
+        "w": lambda: TextPiece(tuple(rng.integers(20, vocabulary, rng.integers(1, 9)).tolist())),
         "p": lambda: picture(tokenizer.image),
         "v": lambda: picture(tokenizer.video),
-        "s": lambda: Sound(rng.standard_normal((rng.integers(5, 40), media.audio_shape[1])).astype(np.float32)),
+        "s": lambda: AudioPiece(rng.standard_normal((rng.integers(5, 40), media.audio_shape[1])).astype(np.float32)),
     }
     return [made[kind]() for kind in order if media.patch or kind not in "pv" if media.audio_frame or kind != "s"]
 
@@ -173,7 +173,9 @@ def their_inputs(model, row: Inputs, pieces: list, media) -> dict[str, torch.Ten
         (("pixel_values", "image_position_ids"), model.config.image_token_id),
         (("pixel_values_videos", "video_position_ids"), model.config.video_token_id),
     ):
-        cut = [small_patches(p.patches, p.xy, pool) for p in pieces if isinstance(p, Picture) and p.around[1] == token]
+        cut = [
+            small_patches(p.patches, p.xy, pool) for p in pieces if isinstance(p, ImagePiece) and p.around[1] == token
+        ]
         if cut:
             most = 9 * pool**2
             pixels = [np.pad(x, ((0, most - len(x)), (0, 0))) for x, _ in cut]
@@ -181,7 +183,7 @@ def their_inputs(model, row: Inputs, pieces: list, media) -> dict[str, torch.Ten
             inputs |= dict(zip(names, (torch.tensor(np.stack(v)) for v in (pixels, places)), strict=True))
             if token == model.config.video_token_id:
                 inputs["num_frames_per_video"] = torch.tensor([len(cut)])
-    sounds = [p.frames for p in pieces if isinstance(p, Sound)]
+    sounds = [p.frames for p in pieces if isinstance(p, AudioPiece)]
     if sounds:
         most = max(map(len, sounds)) + 3
         inputs["input_features"] = torch.tensor(np.stack([np.pad(s, ((0, most - len(s)), (0, 0))) for s in sounds]))

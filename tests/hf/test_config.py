@@ -31,7 +31,7 @@ def test_every_field_of_a_config_is_checked(tmp_path, kind):
                 fields[path[-1]] = other
             (tmp_path / "config.json").write_text(json.dumps(config))
             try:
-                hf.architecture(tmp_path)
+                hf.read_architecture(tmp_path)
             except hf.HubError as error:
                 refused += 1
                 assert str(error).startswith(f"{tmp_path / 'config.json'}: ")

@@ -14,11 +14,11 @@ sentence_transformers = pytest.importorskip("sentence_transformers", reason="nee
 from reference import KINDS, written  # noqa: E402
 
 from embed import hf  # noqa: E402
-from embed.data.preprocess import Layout  # noqa: E402
+from embed.data.preprocess import Preprocessor  # noqa: E402
 from embed.embedder import Embedder  # noqa: E402
 from embed.hf.export import export  # noqa: E402
-from embed.hf.load import to_checkpoint  # noqa: E402
-from embed.model.encoder import Encoder, init  # noqa: E402
+from embed.hf.load import import_checkpoint  # noqa: E402
+from embed.model.encoder import Encoder, init_params  # noqa: E402
 from embed.model.presets import PRESETS  # noqa: E402
 from embed.training import checkpoint  # noqa: E402
 
@@ -32,10 +32,10 @@ def test_import_export_import_keeps_every_bit(tmp_path, tokenizer, kind, monkeyp
     monkeypatch.setattr("embed.hf.export.SHARD", 200_000)  # so that there are several files
     model = written(tmp_path / "theirs", kind, 1, tokenizer)
     tokenizer.save(tmp_path / "theirs" / "tokenizer.json")
-    to_checkpoint(tmp_path / "theirs", tmp_path / "run")
+    import_checkpoint(tmp_path / "theirs", tmp_path / "run")
     export(tmp_path / "run", tmp_path / "ours")
     first = checkpoint.load_params(tmp_path / "run")
-    assert hf.architecture(tmp_path / "ours") == hf.architecture(tmp_path / "theirs")
+    assert hf.read_architecture(tmp_path / "ours") == hf.read_architecture(tmp_path / "theirs")
     same(first, hf.load(tmp_path / "ours"))
     # transformers finds every tensor in its place, none missing, none left over, with the bits it wrote itself.
     again, report = type(model).from_pretrained(tmp_path / "ours", output_loading_info=True)
@@ -47,7 +47,7 @@ def test_import_export_import_keeps_every_bit(tmp_path, tokenizer, kind, monkeyp
 def made(tmp_path, name, tokenizer):
     """A checkpoint of a preset with random weights, and what it is exported to."""
     arch = PRESETS[name]
-    params = init(Encoder(arch), jax.random.key(1))
+    params = init_params(Encoder(arch), jax.random.key(1))
     noise = np.random.default_rng(0)
 
     def shaken(path, leaf):
@@ -57,8 +57,8 @@ def made(tmp_path, name, tokenizer):
         return np.asarray(leaf + scale.get(path[-1].key, 0) * noise.standard_normal(leaf.shape), np.float32)
 
     params = jax.tree_util.tree_map_with_path(shaken, params)
-    layout = Layout(tokenizer, arch.media)
-    checkpoint.save_params(tmp_path / "run", params, checkpoint.describe(arch, layout), tokenizer)
+    layout = Preprocessor(tokenizer, arch.media)
+    checkpoint.save_params(tmp_path / "run", params, checkpoint.metadata_for(arch, layout), tokenizer)
     export(tmp_path / "run", tmp_path / "out")
     return Embedder.load(tmp_path / "run"), tmp_path / "out"
 
@@ -104,8 +104,8 @@ def test_sentence_transformers_gives_the_same_vectors(tmp_path, tokenizer, name)
 
 def test_other_models_and_full_folders_are_refused(tmp_path, tokenizer):
     arch = PRESETS["tiny"]
-    params = init(Encoder(arch), jax.random.key(1))
-    described = checkpoint.describe(arch, Layout(tokenizer, arch.media))
+    params = init_params(Encoder(arch), jax.random.key(1))
+    described = checkpoint.metadata_for(arch, Preprocessor(tokenizer, arch.media))
     checkpoint.save_params(tmp_path / "run", params, described, tokenizer)
     with pytest.raises(hf.HubError, match="trained with 16 soft tokens"):
         export(tmp_path / "run", tmp_path / "out")

@@ -16,11 +16,11 @@ transformers = pytest.importorskip("transformers", reason="needs the extra [hf]"
 from reference import BUDGET, apart, random_pieces, their_inputs, their_states  # noqa: E402
 
 from embed.data.collate import make_rows  # noqa: E402
-from embed.data.preprocess import Layout  # noqa: E402
+from embed.data.preprocess import Preprocessor  # noqa: E402
 from embed.distributed import mesh  # noqa: E402
-from embed.hf.config import architecture, is_embedder  # noqa: E402
+from embed.hf.config import is_embedder, read_architecture  # noqa: E402
 from embed.hf.load import load  # noqa: E402
-from embed.hf.tensors import DENSE, theirs  # noqa: E402
+from embed.hf.tensors import DENSE, hf_tensor  # noqa: E402
 from embed.model.encoder import Encoder, encode  # noqa: E402
 from embed.model.presets import PUBLISHED  # noqa: E402
 from embed.training import checkpoint  # noqa: E402
@@ -66,7 +66,7 @@ def published(name: str):
 def test_every_tensor_has_the_name_and_shape_of_the_reference(tmp_path, name):
     cls, config = published(name)
     config.save_pretrained(tmp_path)
-    arch = architecture(tmp_path)
+    arch = read_architecture(tmp_path)
     assert arch == PUBLISHED[name]
     with torch.device("meta"):
         model = cls(config)
@@ -74,8 +74,8 @@ def test_every_tensor_has_the_name_and_shape_of_the_reference(tmp_path, name):
 
     there = {key: tuple(t.shape) for key, t in revert_weight_conversion(model, model.state_dict()).items()}
     here = {}
-    for path, leaf in flatten_dict(checkpoint.shapes(Encoder(arch))).items():
-        place = theirs(path, arch, is_embedder(arch))
+    for path, leaf in flatten_dict(checkpoint.param_structs(Encoder(arch))).items():
+        place = hf_tensor(path, arch, is_embedder(arch))
         sizes = dict(zip(place.axes.split("->")[1].split(), leaf.shape[place.names.ndim :], strict=True)) | {"1": 1}
         shape, group = [], None
         for axis in place.axes.split("->")[0].replace("(", "( ").replace(")", " )").split():
@@ -92,7 +92,7 @@ def test_every_tensor_has_the_name_and_shape_of_the_reference(tmp_path, name):
     if not is_embedder(arch):
         assert here.pop(DENSE) == (arch.embedding, arch.width)
     assert here == there
-    count = sum(leaf.size for leaf in jax.tree.leaves(checkpoint.shapes(Encoder(arch))))
+    count = sum(leaf.size for leaf in jax.tree.leaves(checkpoint.param_structs(Encoder(arch))))
     added = 0 if is_embedder(arch) else arch.width * arch.embedding
     assert count == sum(t.numel() for t in model.state_dict().values()) + added
 
@@ -112,7 +112,7 @@ def peak():
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
 
 with jax.set_mesh(mesh.make_mesh((1, 1, 1))):
-    arch = hf.architecture(sys.argv[1])
+    arch = hf.read_architecture(sys.argv[1])
     jax.block_until_ready(jnp.ones(8) + 1)
     before = peak()
     like = jax.tree.map(lambda leaf: leaf.update(dtype=jnp.bfloat16), checkpoint.shapes(Encoder(arch)))
@@ -162,10 +162,10 @@ def test_importing_embeddinggemma2_takes_little_more_than_one_copy(embeddinggemm
 
 def test_in_bfloat16_its_vectors_are_those_of_the_reference_in_float32(embeddinggemma2, tokenizer):
     """Every modality and interleaving, with padding, at the published size."""
-    arch = architecture(embeddinggemma2)
-    like = jax.tree.map(lambda leaf: leaf.update(dtype=jnp.bfloat16), checkpoint.shapes(Encoder(arch)))
+    arch = read_architecture(embeddinggemma2)
+    like = jax.tree.map(lambda leaf: leaf.update(dtype=jnp.bfloat16), checkpoint.param_structs(Encoder(arch)))
     params = load(embeddinggemma2, like)
-    layout, rng = Layout(tokenizer, arch.media), np.random.default_rng(0)
+    layout, rng = Preprocessor(tokenizer, arch.media), np.random.default_rng(0)
     pieces = [random_pieces(order, arch.media, tokenizer, rng) for order in ORDERS]
     rows = mesh.to_global(make_rows(pieces, BUDGET, layout))
     found = np.asarray(encode(Encoder(arch, jnp.bfloat16, remat=False), params, rows))

@@ -69,13 +69,13 @@ def test_a_pinned_model_is_downloaded_once_and_without_code(tmp_path):
     server.shutdown()
     assert done.returncode == 0, done.stderr
     found = done.stdout.strip().splitlines()[-1]
-    assert hf.architecture(found) == hf.architecture(GOLDEN / "gemma4_12b")
+    assert hf.read_architecture(found) == hf.read_architecture(GOLDEN / "gemma4_12b")
     assert not any("modeling.py" in path for path in Hub.asked if "/resolve/" in path)
     assert not list(tmp_path.rglob("*.py"))
 
 
 def test_a_folder_is_taken_and_a_branch_is_not(tmp_path):
-    assert hub.folder(tmp_path) == tmp_path
+    assert hub.resolve(tmp_path) == tmp_path
     for name in ("owner/model", "owner/model@main", f"owner/model@{COMMIT[:7]}", "../x@" + COMMIT):
         with pytest.raises(hf.HubError, match="owner/model@COMMIT"):
-            hub.folder(name)
+            hub.resolve(name)

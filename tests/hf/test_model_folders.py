@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from text_model import save_run, text_arch
 
 from embed import hf
-from embed.data.preprocess import Layout
+from embed.data.preprocess import Preprocessor
 from embed.data.tokenizer import Tokenizer
 from embed.embedder import Embedder
 from embed.hf.__main__ import main
@@ -156,7 +156,7 @@ def test_weights_that_overflow_as_they_are_read_are_refused(folder, arch):
     with pytest.raises(hf.HubError, match=f"{ONE} holds NaN or infinity .* float32"):
         hf.load(folder)
     save_file(tensors | {ONE: np.full_like(tensors[ONE], 1e6)}, folder / "model.safetensors")
-    like = jax.tree.map(lambda leaf: leaf.update(dtype=np.float16), checkpoint.shapes(Encoder(arch)))
+    like = jax.tree.map(lambda leaf: leaf.update(dtype=np.float16), checkpoint.param_structs(Encoder(arch)))
     with pytest.raises(hf.HubError, match=f"{ONE} holds NaN or infinity .* float16"):
         hf.load(folder, like)
 
@@ -294,7 +294,7 @@ def test_placeholders_beyond_the_table_are_refused(folder, refusal, arch):
 
 def test_special_tokens_that_no_input_can_hold_are_not(folder, arch):
     add_tokens(folder / "tokenizer.json", special=True)
-    assert max(hf.layout(folder).tokenizer.encode("a <custom0> b <custom5>")) < arch.vocabulary
+    assert max(hf.load_preprocessor(folder).tokenizer.encode("a <custom0> b <custom5>")) < arch.vocabulary
 
 
 def test_ids_beyond_the_table_of_our_own_runs(run, tmp_path, arch, last):
@@ -304,18 +304,18 @@ def test_ids_beyond_the_table_of_our_own_runs(run, tmp_path, arch, last):
         Embedder.load(edited)
     plan = loop.Run(tmp_path / "new", Encoder(arch), [], None, optim.adamw(1e-3, warmup=1, steps=1), 1, 0)
     with pytest.raises(ValueError, match=last):
-        loop.fit(plan, Layout(Tokenizer.load(edited / "tokenizer.json"), arch.media), [])
+        loop.fit(plan, Preprocessor(Tokenizer.load(edited / "tokenizer.json"), arch.media), [])
     assert not (tmp_path / "new").exists()
 
 
 def test_a_tokenizer_made_for_a_larger_model_is_refused(tmp_path, tokenizer, arch):
     tokenizer.save(tmp_path / "tokenizer.json")
     smaller = dataclasses.replace(arch, vocabulary=300)
-    assert Layout.load(tmp_path / "tokenizer.json", arch).media == arch.media
+    assert Preprocessor.load(tmp_path / "tokenizer.json", arch).media == arch.media
     with pytest.raises(
         ValueError, match=rf"tokenizer\.json: .* the largest of {arch.vocabulary - 300} that are beyond"
     ):
-        Layout.load(tmp_path / "tokenizer.json", smaller)
+        Preprocessor.load(tmp_path / "tokenizer.json", smaller)
 
 
 @pytest.mark.parametrize("size", [0x80, 0x280, 0x04034B50])  # of a header: as a pickle or a zip begins

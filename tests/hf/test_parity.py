@@ -14,7 +14,7 @@ from reference import BUDGET, KINDS, apart, random_pieces, their_inputs, their_s
 
 from embed import hf  # noqa: E402
 from embed.data.collate import make_rows  # noqa: E402
-from embed.data.preprocess import Layout  # noqa: E402
+from embed.data.preprocess import Preprocessor  # noqa: E402
 from embed.distributed import mesh  # noqa: E402
 from embed.hf.config import is_embedder  # noqa: E402
 from embed.model import audio, transformer, vision  # noqa: E402
@@ -45,7 +45,7 @@ def states(monkeypatch):
 
 
 def laid_out(arch, tokenizer, seed, orders=ORDERS):
-    layout = Layout(tokenizer, arch.media)
+    layout = Preprocessor(tokenizer, arch.media)
     rng = np.random.default_rng(seed)
     pieces = [random_pieces(order, arch.media, tokenizer, rng) for order in orders]
     return pieces, make_rows(pieces, BUDGET, layout)
@@ -69,7 +69,7 @@ def far(found, expected):
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_layer_and_embedding_equals_the_reference(tmp_path, tokenizer, states, kind, seed):
     model = written(tmp_path, kind, seed, tokenizer)
-    arch = hf.architecture(tmp_path)
+    arch = hf.read_architecture(tmp_path)
     params = hf.load(tmp_path)
     pieces, rows = laid_out(arch, tokenizer, seed)
     for part in states.values():
@@ -110,7 +110,7 @@ def test_in_bfloat16_it_is_as_near_to_float32_as_the_reference_is(tmp_path, toke
     coarse = written(tmp_path, kind, 3, tokenizer, torch.bfloat16)
     # Read again, not cast: its constants (sqrt(width), rotary frequencies) were rounded with the weights.
     fine = type(coarse).from_pretrained(tmp_path, dtype=torch.float32, attn_implementation="eager").eval()
-    arch = hf.architecture(tmp_path)
+    arch = hf.read_architecture(tmp_path)
     params = hf.load(tmp_path)
     pieces, rows = laid_out(arch, tokenizer, 3)
     found = ours(arch, params, rows, jnp.bfloat16)
@@ -129,7 +129,7 @@ def test_in_bfloat16_it_is_as_near_to_float32_as_the_reference_is(tmp_path, toke
 
 def test_every_wrong_tensor_is_named(tmp_path, tokenizer):
     written(tmp_path, "embeddinggemma2", 3, tokenizer)
-    arch = hf.architecture(tmp_path)
+    arch = hf.read_architecture(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     config["text_config"]["intermediate_size"] += 1
     config["text_config"]["num_hidden_layers"] += arch.locals + 1
@@ -159,4 +159,4 @@ def test_other_models_and_torn_files_are_refused(tmp_path, tokenizer):
     saved = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(saved | {"model_type": "llama"}))
     with pytest.raises(hf.HubError, match="model_type 'llama'; known are embedding_gemma2"):
-        hf.architecture(tmp_path)
+        hf.read_architecture(tmp_path)

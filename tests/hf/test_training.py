@@ -9,7 +9,7 @@ from test_golden import GOLDEN
 from embed import hf
 from embed.batch import Inputs, Pairs
 from embed.distributed import mesh
-from embed.losses.contrastive import REPORT, contrast
+from embed.losses.contrastive import REPORT_CANDIDATES, contrastive_loss
 from embed.model import params as partition
 from embed.model.encoder import Encoder
 from embed.training import optim
@@ -18,7 +18,7 @@ from embed.training.loop import TrainState, make_step
 
 def start(kind):
     """Architecture and parameters of a golden model, and its inputs of every modality as the queries of pairs."""
-    arch, params = hf.architecture(GOLDEN / kind), hf.load(GOLDEN / kind)
+    arch, params = hf.read_architecture(GOLDEN / kind), hf.load(GOLDEN / kind)
     kept = {name: x for name, x in np.load(GOLDEN / kind / "inputs.npz").items() if name != "mean"}
     query = Inputs(**kept)
     count = len(query.tokens)
@@ -35,7 +35,9 @@ def objective(arch):
     def loss(params, pairs, candidates, key):
         query = encoder.apply({"params": params}, pairs.query)[:, 0]
         target = jax.numpy.concatenate([query[-1:], query[:-1]])
-        return contrast(query, target, target[:0], pairs, temperature=0.1, widths=arch.widths, candidates=candidates)
+        return contrastive_loss(
+            query, target, target[:0], pairs, temperature=0.1, widths=arch.widths, candidates=candidates
+        )
 
     return loss
 
@@ -51,14 +53,14 @@ def test_twenty_steps_lower_the_loss_and_move_what_trains(kind, frozen):
 
     optimizer = optim.adamw(1e-3, warmup=2, steps=20)
     before = jax.tree.map(np.asarray, params)
-    opt = optimizer.init(partition.split(params, trains)[0])
+    opt = optimizer.init(partition.split_params(params, trains)[0])
     state, step = TrainState(jax.numpy.int32(0), params, opt), make_step(objective(arch), optimizer, trains)
     losses, key = [], jax.random.key(0)
     for _ in range(20):
-        state, metrics = step(state, pairs, REPORT, key)
+        state, metrics = step(state, pairs, REPORT_CANDIDATES, key)
         losses.append(float(metrics["loss"]))
     assert losses[-1] < 0.9 * losses[0] and not metrics["skipped"]
-    trained = flatten_dict(partition.split(state.params, trains)[0])
+    trained = flatten_dict(partition.split_params(state.params, trains)[0])
     for path, leaf in flatten_dict(state.params).items():
         moved = bool((np.asarray(leaf) != flatten_dict(before)[path]).any())
         assert moved == (path in trained), path

@@ -6,10 +6,10 @@ import pathlib
 import jax
 from conftest import ARCH
 
-from embed.data.preprocess import Layout
+from embed.data.preprocess import Preprocessor
 from embed.data.tokenizer import Tokenizer
 from embed.distributed import mesh
-from embed.model.encoder import Encoder, init
+from embed.model.encoder import Encoder, init_params
 from embed.model.presets import Architecture
 from embed.training import checkpoint
 
@@ -23,7 +23,7 @@ def text_arch(tokenizer: Tokenizer) -> Architecture:
 def save_run(folder: pathlib.Path, tokenizer: Tokenizer) -> pathlib.Path:
     """The folder, with random parameters in it."""
     arch = text_arch(tokenizer)
-    about = checkpoint.describe(arch, Layout(tokenizer, arch.media))
+    about = checkpoint.metadata_for(arch, Preprocessor(tokenizer, arch.media))
     with jax.set_mesh(mesh.make_mesh((1, 1, 1))):
-        checkpoint.save_params(folder, init(Encoder(arch), jax.random.key(1)), about, tokenizer)
+        checkpoint.save_params(folder, init_params(Encoder(arch), jax.random.key(1)), about, tokenizer)
     return folder

@@ -14,9 +14,9 @@ import pytest
 from conftest import ARCH
 from jax import P
 
-from embed.data.preprocess import Budget, Layout
+from embed.data.preprocess import Budget, Preprocessor
 from embed.data.records import Record, Text
-from embed.data.tasks import Task, make_pairs, shapes
+from embed.data.tasks import Task, batch_structs, make_pairs
 from embed.distributed import mesh
 from launch.hlo import overflow, traffic
 
@@ -60,11 +60,11 @@ class Records:
 
 
 def test_shapes_are_those_of_a_real_batch(tokenizer):
-    layout = Layout(tokenizer, ARCH.media)
+    layout = Preprocessor(tokenizer, ARCH.media)
     task = Task("any", 4, 1.0, Budget(8), Budget(9, images=2, patches=3, clips=1, frames=5), negatives=2)
     batch = make_pairs(task, layout, Records(), np.array([[i, 0] for i in range(4)]))
     wanted = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), batch)
-    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), shapes(task, layout.media)) == wanted
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), batch_structs(task, layout.media)) == wanted
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="compiling for a TPU needs the extra [tpu]")

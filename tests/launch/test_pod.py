@@ -491,7 +491,7 @@ def test_training_goes_on_through_a_preemption(cloud, tmp_path):
     more = {"JAX_NUM_CPU_DEVICES": "4", "JAX_PLATFORMS": "cpu", "POLL": "1"}
     process = cloud.begin("trains", *words, **more)
     run = cloud.work / "trains"
-    while not checkpoint.steps(run):
+    while not checkpoint.saved_steps(run):
         assert process.poll() is None, cloud.said()
         time.sleep(0.05)
     cloud.preempt("SUSPENDED", "")

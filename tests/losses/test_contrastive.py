@@ -7,9 +7,9 @@ import pytest
 
 from embed.batch import Pairs
 from embed.distributed import mesh
-from embed.losses.contrastive import Candidates, contrast, dense
-from embed.losses.regularizers import distilled, matched, spread_out
-from embed.losses.ring import ring
+from embed.losses.contrastive import Candidates, contrastive_loss, gather_and_score
+from embed.losses.regularizers import embedding_matching, kl_distillation, spread_out
+from embed.losses.ring import ring_score
 
 T = 0.1
 
@@ -78,7 +78,7 @@ def test_value_and_gradient_equal_the_formula(seed):
     widths = [(12,), (4, 12), (3, 6, 12)][seed % 3]
 
     def loss(vectors):
-        return contrast(*vectors, pairs, temperature=T, widths=widths, candidates=candidates, scale=scale)
+        return contrastive_loss(*vectors, pairs, temperature=T, widths=widths, candidates=candidates, scale=scale)
 
     placed = [mesh.to_global(v) for v in vectors]
     pairs = mesh.to_global(pairs)
@@ -113,7 +113,7 @@ def test_same_on_every_mesh(shape):
 
     def run():
         placed, there = [mesh.to_global(v) for v in vectors], mesh.to_global(pairs)
-        loss = jax.jit(lambda v: contrast(*v, there, temperature=T, widths=(4, 12), candidates=candidates)[0])
+        loss = jax.jit(lambda v: contrastive_loss(*v, there, temperature=T, widths=(4, 12), candidates=candidates)[0])
         value, grads = jax.value_and_grad(loss)(placed)
         return float(value), [np.asarray(g) for g in grads]
 
@@ -133,7 +133,7 @@ def test_rows_that_are_not_valid_change_nothing():
     def value(rows, valid):
         cut = [mesh.to_global(v[:rows]) for v in vectors]
         pairs = mesh.to_global(Pairs(None, None, None, *[x[:rows] for x in hashes], valid))
-        return contrast(*cut, pairs, temperature=T, widths=(12,))
+        return contrastive_loss(*cut, pairs, temperature=T, widths=(12,))
 
     (with_bad, metrics), (without, _) = value(6, np.array([1, 1, 1, 1, 0, 0], bool)), value(4, np.ones(4, bool))
     np.testing.assert_allclose(with_bad, without, rtol=1e-6)
@@ -147,12 +147,14 @@ def every_term(vectors, pairs, meeting):
     rules = Candidates(shared_negatives=True, margin=0.3, both_directions=True)
     options = {"temperature": T, "widths": (4, 12)}
     teacher = jnp.concatenate([query[:, :1], target[:, :1]], axis=1)
-    value, _ = contrast(query, target, negative, pairs, rivals=meeting, scale=query[:, 0], candidates=rules, **options)
-    value += spread_out(query, pairs.valid, (4, 12)) + matched(query, target, pairs.valid)
-    return value + distilled(query, target, negative, pairs, teacher, **options)
+    value, _ = contrastive_loss(
+        query, target, negative, pairs, rivals=meeting, scale=query[:, 0], candidates=rules, **options
+    )
+    value += spread_out(query, pairs.valid, (4, 12)) + embedding_matching(query, target, pairs.valid)
+    return value + kl_distillation(query, target, negative, pairs, teacher, **options)
 
 
-@pytest.mark.parametrize("meeting", [dense, ring])
+@pytest.mark.parametrize("meeting", [gather_and_score, ring_score])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
 def test_nothing_in_an_invalid_row_reaches_a_value_or_a_gradient(bad, meeting):
     rng = np.random.default_rng(2)

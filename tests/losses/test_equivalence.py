@@ -10,8 +10,8 @@ import pytest
 from formula import T, formula, random_case, relative
 
 from embed.distributed import mesh
-from embed.losses.contrastive import Candidates, contrast, dense
-from embed.losses.ring import ring
+from embed.losses.contrastive import Candidates, contrastive_loss, gather_and_score
+from embed.losses.ring import ring_score
 
 MESHES = [(1, 1, 1), (1, 2, 1), (1, 4, 1), (1, 8, 1), (1, 2, 2), (1, 4, 2), (2, 2, 2)]
 WIDTHS = [(12,), (4, 12), (3, 6, 12)]
@@ -27,11 +27,11 @@ def test_dense_in_float64_is_dense_is_ring(number):
     candidates, widths, h = RULES[number], WIDTHS[number % 3], (1, 0, 2)[number // 2 % 3]
 
     def loss(rivals, vectors, pairs, scale):
-        return contrast(
+        return contrastive_loss(
             *vectors, pairs, temperature=T, widths=widths, candidates=candidates, scale=scale, rivals=rivals
         )
 
-    ways = [dense, functools.partial(ring, tile=(2, 4)[number // 3 % 2])]
+    ways = [gather_and_score, functools.partial(ring_score, tile=(2, 4)[number // 3 % 2])]
     with jax.set_mesh(mesh.make_mesh(MESHES[number % len(MESHES)])):
         ways = [jax.jit(jax.value_and_grad(functools.partial(loss, way), (0, 2), has_aux=True)) for way in ways]
         exact = jax.jit(

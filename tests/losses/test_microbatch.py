@@ -19,32 +19,32 @@ from formula import T, formula, random_pairs, relative
 
 from embed.batch import Dropout, Pairs
 from embed.data.collate import make_rows
-from embed.data.preprocess import Budget, Picture, Words
+from embed.data.preprocess import Budget, ImagePiece, TextPiece
 from embed.distributed import mesh
-from embed.losses.contrastive import REPORT, Candidates, contrast, dense
-from embed.losses.ring import ring
-from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, init
+from embed.losses.contrastive import REPORT_CANDIDATES, Candidates, contrastive_loss, gather_and_score
+from embed.losses.ring import ring_score
+from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, init_params
 
 SMALL = dataclasses.replace(ARCH, vocabulary=128, width=16, hidden=24, groups=1, per_layer=4, widths=(4, 8, 16))
 BUDGET = Budget(10, images=1, patches=2)
 BOTH = Candidates(shared_negatives=True, both_directions=True)
 SEEDS = range(5)
 CASES = [  # mesh, queries, rows of a microbatch, hard negatives, candidates, loss, tile, rate of dropout, recomputed
-    ((1, 1, 1), 16, 4, 0, REPORT, dense, None, 0.0, False),
-    ((1, 2, 1), 16, 4, 1, REPORT, ring, 4, 0.2, False),
-    ((8, 1, 1), 16, 8, 1, BOTH, ring, 512, 0.2, False),
+    ((1, 1, 1), 16, 4, 0, REPORT_CANDIDATES, gather_and_score, None, 0.0, False),
+    ((1, 2, 1), 16, 4, 1, REPORT_CANDIDATES, ring_score, 4, 0.2, False),
+    ((8, 1, 1), 16, 8, 1, BOTH, ring_score, 512, 0.2, False),
     (
         (1, 4, 2),
         12,
         4,
         1,
         Candidates(margin=0.3, both_directions=True),
-        ring,
+        ring_score,
         2,
         0.2,
         False,
     ),  # of 8 devices, 4 divide 12
-    ((2, 2, 2), 12, 12, 1, BOTH, ring, 2, 0.2, True),
+    ((2, 2, 2), 12, 12, 1, BOTH, ring_score, 2, 0.2, True),
 ]
 
 
@@ -54,8 +54,10 @@ def random_batch(layout, seed: int, q: int, h: int) -> Pairs:
 
     def piece():
         if rng.random() < 0.3:
-            return Picture(rng.integers(0, 256, (2, 192), np.uint8), np.array([[0, 0], [1, 0]]), layout.tokenizer.image)
-        return Words(tuple(rng.integers(20, 120, rng.integers(1, 7)).tolist()))
+            return ImagePiece(
+                rng.integers(0, 256, (2, 192), np.uint8), np.array([[0, 0], [1, 0]]), layout.tokenizer.image
+            )
+        return TextPiece(tuple(rng.integers(20, 120, rng.integers(1, 7)).tolist()))
 
     sides = [[[piece()] for _ in range(n)] for n in (q, q, q * h)]
     found = dataclasses.replace(random_pairs(rng, q, h), **{
@@ -112,13 +114,15 @@ def test_the_step_is_that_of_the_plain_encoder(layout, case):
             return encode_by_microbatch(lambda rows: encoder.apply({"params": params}, rows), inputs, microbatch)
 
         sides = encode_pairs(embed, pairs, Dropout(key, rate))
-        return contrast(*sides, pairs, temperature=T, widths=SMALL.widths, candidates=candidates, rivals=rivals)[0]
+        return contrastive_loss(
+            *sides, pairs, temperature=T, widths=SMALL.widths, candidates=candidates, rivals=rivals
+        )[0]
 
     batches = [random_batch(layout, seed, q, h) for seed in SEEDS]
-    params = init(encoder, jax.random.key(0))
+    params = init_params(encoder, jax.random.key(0))
     wanted = [by_definition(params, x, jax.random.key(i), candidates, rate) for i, x in enumerate(batches)]
     with jax.set_mesh(mesh.make_mesh(shape)):
-        params = init(encoder, jax.random.key(0))
+        params = init_params(encoder, jax.random.key(0))
         step = jax.jit(jax.value_and_grad(loss))
         for seed, (pairs, (value, grads)) in enumerate(zip(batches, wanted, strict=True)):
             found, by = step(params, mesh.to_global(pairs), jax.random.key(seed))

@@ -11,17 +11,17 @@ from jax.scipy.special import xlogy
 
 from embed.batch import Pairs
 from embed.data.collate import make_rows
-from embed.data.preprocess import Budget, Picture, Sound, Words
+from embed.data.preprocess import AudioPiece, Budget, ImagePiece, TextPiece
 from embed.distributed import mesh
 from embed.losses import temperature as temperatures
-from embed.losses.contrastive import REPORT, Candidates, as_found, contrast, dense
-from embed.losses.regularizers import debiased, distilled, harder, matched, spread_out
-from embed.losses.ring import ring
+from embed.losses.contrastive import REPORT_CANDIDATES, Candidates, contrastive_loss, gather_and_score, identity
+from embed.losses.regularizers import debiased, embedding_matching, hard_negative_weighting, kl_distillation, spread_out
+from embed.losses.ring import ring_score
 
 EVERYTHING = Candidates(shared_negatives=True, margin=0.3, both_directions=True)
 CASES = [  # mesh, rows, candidates, hard negatives, widths, alpha, prior
     ((1, 8, 1), 16, Candidates(both_directions=True), 0, (12,), 0.0, 0.02),
-    ((1, 4, 2), 12, REPORT, 2, (4, 12), 5.0, None),
+    ((1, 4, 2), 12, REPORT_CANDIDATES, 2, (4, 12), 5.0, None),
     ((2, 2, 2), 16, EVERYTHING, 1, (3, 6, 12), 5.0, 0.05),
 ]
 
@@ -29,25 +29,25 @@ CASES = [  # mesh, rows, candidates, hard negatives, widths, alpha, prior
 def terms(vectors, teachers, logarithm, pairs, scale, scores, *, rivals, candidates, widths, alpha, prior):
     """The contrast as other recipes have it, and every term beside it."""
     query, target, negative = vectors
-    hard = harder(alpha) if alpha else lambda meeting: meeting
-    loss, metrics = contrast(
+    hard = hard_negative_weighting(alpha) if alpha else lambda meeting: meeting
+    loss, metrics = contrastive_loss(
         *vectors,
         pairs,
-        temperature=temperatures.bounded(logarithm),
+        temperature=temperatures.clipped_exp(logarithm),
         widths=widths,
         candidates=candidates,
         scale=scale,
         rivals=rivals,
         hard=hard,
-        corrected=as_found if prior is None else debiased(prior),
+        corrected=identity if prior is None else debiased(prior),
     )
     often = jnp.repeat(pairs.valid, len(negative) // len(query), out_sharding=mesh.ROWS)
     every = zip(vectors, teachers, (pairs.valid, pairs.valid, often), strict=True)
     found = {
         "contrast": loss,
         "spread_out": spread_out(query, pairs.valid, widths) + spread_out(target, pairs.valid, widths),
-        "matched": sum(matched(*side) for side in every),
-        "distilled": distilled(*vectors, pairs, scores, temperature=T, widths=widths),
+        "matched": sum(embedding_matching(*side) for side in every),
+        "distilled": kl_distillation(*vectors, pairs, scores, temperature=T, widths=widths),
     }
     return sum(found.values()), (found, metrics)
 
@@ -89,7 +89,7 @@ def test_every_extra_equals_its_formula_with_both_losses(case):
     with jax.set_mesh(mesh.make_mesh(shape)):
         ways = [
             jax.jit(jax.value_and_grad(functools.partial(terms, rivals=way, **options), (0, 2, 4), has_aux=True))
-            for way in (dense, functools.partial(ring, tile=2))
+            for way in (gather_and_score, functools.partial(ring_score, tile=2))
         ]
         for seed in range(4):
             rng = np.random.default_rng(seed)
@@ -102,7 +102,7 @@ def test_every_extra_equals_its_formula_with_both_losses(case):
                 (_, values), grads = jax.jit(jax.value_and_grad(find, (0, 2, 3), has_aux=True))(*double)
                 values, grads = jax.tree.map(np.asarray, (values, grads))
             placed = mesh.to_global((vectors, teachers, pairs, scale, scores))
-            placed = (*placed[:2], temperatures.learned(T), *placed[2:])
+            placed = (*placed[:2], temperatures.init_log_temperature(T), *placed[2:])
             results = [way(*placed) for way in ways]
             for (_, (found, metrics)), by in results:
                 assert max(relative(found[name], values[name]) for name in values if values[name] > 1e-20) <= 1e-5
@@ -115,9 +115,9 @@ def test_hard_negatives_weigh_more_and_accuracy_does_not_see_it():
 
     @jax.jit
     def both(alpha):
-        return contrast(*vectors, pairs, temperature=T, widths=(12,), hard=harder(alpha))
+        return contrastive_loss(*vectors, pairs, temperature=T, widths=(12,), hard=hard_negative_weighting(alpha))
 
-    plain = jax.jit(lambda: contrast(*vectors, pairs, temperature=T, widths=(12,)))()
+    plain = jax.jit(lambda: contrastive_loss(*vectors, pairs, temperature=T, widths=(12,)))()
     losses, metrics = zip(*map(both, (0.0, 2.0, 5.0)), strict=True)
     np.testing.assert_allclose(losses[0], plain[0], rtol=1e-6)
     assert len({float(loss) for loss in losses}) == 3
@@ -127,8 +127,10 @@ def test_hard_negatives_weigh_more_and_accuracy_does_not_see_it():
 def test_a_prior_of_nothing_changes_nothing_and_an_impossible_one_is_an_error():
     vectors, pairs, _ = mesh.to_global(random_case(0, 1))
     plain, other = (
-        jax.jit(lambda correct=correct: contrast(*vectors, pairs, temperature=T, widths=(12,), corrected=correct)[0])()
-        for correct in (as_found, debiased(0.0))
+        jax.jit(
+            lambda correct=correct: contrastive_loss(*vectors, pairs, temperature=T, widths=(12,), corrected=correct)[0]
+        )()
+        for correct in (identity, debiased(0.0))
     )
     np.testing.assert_allclose(plain, other, rtol=1e-6)
     with pytest.raises(ValueError, match="share of positives of 1"):
@@ -143,7 +145,7 @@ def test_a_floor_stands_under_the_corrected_sum():
     sides = mesh.to_global([query, query, query[:0]])
 
     def loss(sides):
-        return contrast(*sides, pairs, temperature=1.0, widths=(12,), corrected=debiased(0.5))[0]
+        return contrastive_loss(*sides, pairs, temperature=1.0, widths=(12,), corrected=debiased(0.5))[0]
 
     value, grads = jax.jit(jax.value_and_grad(loss))(sides)
     np.testing.assert_allclose(value, np.log(np.e + 3 / np.e) - 1, rtol=1e-6)
@@ -152,7 +154,7 @@ def test_a_floor_stands_under_the_corrected_sum():
 
 def test_a_teacher_of_another_size_is_an_error():
     with pytest.raises(ValueError, match=r"\(4, 8\) cannot match a teacher's \(4, 6\)"):
-        matched(jnp.ones((4, 8)), jnp.ones((4, 6)), jnp.ones(4, bool))
+        embedding_matching(jnp.ones((4, 8)), jnp.ones((4, 6)), jnp.ones(4, bool))
 
 
 def test_spreading_out_takes_no_matrix_of_the_batch():
@@ -162,10 +164,10 @@ def test_spreading_out_takes_no_matrix_of_the_batch():
 
 
 def test_a_learned_temperature_stays_in_its_bounds_and_finds_back():
-    low, high = np.log(temperatures.LEAST), np.log(temperatures.MOST)
+    low, high = np.log(temperatures.MIN_TEMPERATURE), np.log(temperatures.MAX_TEMPERATURE)
     logs = jnp.array([low - 1, -2.0, high + 1])
-    np.testing.assert_allclose(temperatures.bounded(logs), [0.01, np.exp(-2), 1.0], rtol=1e-6)
-    up, down = (jax.grad(lambda x: s * jnp.sum(temperatures.bounded(x)))(logs) for s in (1.0, -1.0))  # noqa: B023
+    np.testing.assert_allclose(temperatures.clipped_exp(logs), [0.01, np.exp(-2), 1.0], rtol=1e-6)
+    up, down = (jax.grad(lambda x: s * jnp.sum(temperatures.clipped_exp(x)))(logs) for s in (1.0, -1.0))  # noqa: B023
     np.testing.assert_allclose(up, [0, np.exp(-2), 1.0], rtol=1e-6)  # a step down: back from above, not on from below
     np.testing.assert_allclose(down, [-0.01, -np.exp(-2), 0], rtol=1e-6)
 
@@ -186,8 +188,8 @@ def test_temperatures_of_modalities_meet_in_a_pair(shape):
         @jax.jit
         @jax.value_and_grad
         def loss(logs, vectors, pairs, query, target):
-            scale = 1 / temperatures.by_modality(temperatures.bounded(logs), query, target)
-            return contrast(*vectors, pairs, temperature=1.0, widths=(4, 12), scale=scale, rivals=ring)[0]
+            scale = 1 / temperatures.pair_temperature(temperatures.clipped_exp(logs), query, target)
+            return contrastive_loss(*vectors, pairs, temperature=1.0, widths=(4, 12), scale=scale, rivals=ring_score)[0]
 
         value, by = loss(jnp.log(jnp.asarray(each, jnp.float32)), *placed)
     with jax.enable_x64(True):
@@ -195,19 +197,23 @@ def test_temperatures_of_modalities_meet_in_a_pair(shape):
         def exact(logs):
             own = jnp.exp(logs)
             scale = 2 / (pair(own, query) + pair(own, target))
-            return formula([jnp.asarray(v, jnp.float64) for v in vectors], pairs, scale, REPORT, (4, 12), 1.0)
+            return formula(
+                [jnp.asarray(v, jnp.float64) for v in vectors], pairs, scale, REPORT_CANDIDATES, (4, 12), 1.0
+            )
 
         expected, slope = jax.value_and_grad(exact)(jnp.log(jnp.asarray(each)))
     assert relative(value, expected) <= 1e-5 and relative(by, slope) <= 1e-5
 
 
 def test_modalities_are_what_is_in_a_row_and_nothing_counts_as_words(layout):
-    word = Words((20, 21))
-    picture = Picture(np.zeros((4, 192), np.uint8), np.array([[0, 0], [1, 0], [0, 1], [1, 1]]), layout.tokenizer.image)
-    sound = Sound(np.ones((3, 640), np.float32))
+    word = TextPiece((20, 21))
+    picture = ImagePiece(
+        np.zeros((4, 192), np.uint8), np.array([[0, 0], [1, 0], [0, 1], [1, 1]]), layout.tokenizer.image
+    )
+    sound = AudioPiece(np.ones((3, 640), np.float32))
     rows = [[word], [picture], [sound], [word, sound], [picture, word], [picture, sound], None, []]
-    found = temperatures.modalities(make_rows(rows, Budget(32, 2, 4, 1, 4), layout))
+    found = temperatures.has_modalities(make_rows(rows, Budget(32, 2, 4, 1, 4), layout))
     expected = ["w", "p", "s", "ws", "pw", "ps", "w", "w"]
     assert [[kind in own for kind in "wps"] for own in expected] == np.asarray(found).tolist()
-    found = temperatures.modalities(make_rows([[word], None], Budget(16), layout))  # a task without media
+    found = temperatures.has_modalities(make_rows([[word], None], Budget(16), layout))  # a task without media
     assert np.asarray(found).tolist() == [[True, False, False]] * 2

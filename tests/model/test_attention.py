@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from embed.distributed import mesh
-from embed.model.attention import Places, attend, banded, full, fused
+from embed.model.attention import AttentionMaskInfo, attention, full_attention, sliding_window, splash_attention
 
 
 def packed(seed: int, b: int, l: int, h: int, g: int, k: int):
@@ -22,7 +22,7 @@ def packed(seed: int, b: int, l: int, h: int, g: int, k: int):
             stop = min(start + length, l - 3)
             segments[row, start:stop], positions[row, start:stop] = number, np.arange(stop - start)
             start = stop
-    return q, keys, v, Places(segments, positions)
+    return q, keys, v, AttentionMaskInfo(segments, positions)
 
 
 def placed(q, k, v, places):
@@ -53,7 +53,12 @@ def check(one, other, heads, places):
 @pytest.mark.parametrize(("l", "window", "groups"), [(40, 5, 1), (64, 16, 2), (37, 3, 4), (50, 16, 2)])
 def test_a_band_is_the_whole_square_with_a_window(l, window, groups):
     heads, places = placed(*packed(l, 2, l, 4, groups, 8))
-    check(functools.partial(banded, window=window), functools.partial(full, window=window), heads, places)
+    check(
+        functools.partial(sliding_window, window=window),
+        functools.partial(full_attention, window=window),
+        heads,
+        places,
+    )
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 2, 2)])
@@ -61,8 +66,8 @@ def test_a_band_is_the_whole_square_with_a_window(l, window, groups):
 def test_the_fused_kernel_is_the_formula(shape, l, window, groups, k):
     with jax.set_mesh(mesh.make_mesh(shape)):
         heads, places = placed(*packed(l, 2, l, 4, groups, k))
-        one = functools.partial(fused, window=window, interpret=True)
-        check(one, functools.partial(full, window=window), heads, places)
+        one = functools.partial(splash_attention, window=window, interpret=True)
+        check(one, functools.partial(full_attention, window=window), heads, places)
 
 
 def test_a_long_row_with_a_short_window_takes_a_band():
@@ -71,5 +76,7 @@ def test_a_long_row_with_a_short_window_takes_a_band():
     q = jax.ShapeDtypeStruct((1, l, 2, 8), jnp.float32, sharding=jax.P(mesh.BATCH, None, "model", None))
     ids = jax.ShapeDtypeStruct((1, l), jnp.int32, sharding=jax.P(mesh.BATCH, None))
     for window, square in ((16, False), (0, True)):
-        program = jax.jit(functools.partial(attend, window=window)).lower(q, q, q, Places(ids, ids)).as_text()
+        program = (
+            jax.jit(functools.partial(attention, window=window)).lower(q, q, q, AttentionMaskInfo(ids, ids)).as_text()
+        )
         assert (f"{l}x{l}x" in program) == square

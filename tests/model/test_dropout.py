@@ -11,10 +11,10 @@ from conftest import ARCH
 
 from embed.batch import Dropout, Inputs, Pairs
 from embed.data.collate import make_rows
-from embed.data.preprocess import Budget, Words
+from embed.data.preprocess import Budget, TextPiece
 from embed.distributed import mesh
-from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, init
-from embed.model.layers import dropped
+from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, init_params
+from embed.model.layers import apply_dropout
 from embed.model.transformer import Layer
 
 BUDGET = Budget(12)
@@ -26,7 +26,7 @@ MESHES = [(1, 1, 1), (1, 8, 1), (1, 4, 2), (2, 2, 2)]
 def pairs(layout) -> Pairs:
     def side(seed: int, count: int) -> Inputs:
         rng = np.random.default_rng(seed)
-        many = [[Words(tuple(rng.integers(20, 400, rng.integers(2, 9)).tolist()))] for _ in range(count)]
+        many = [[TextPiece(tuple(rng.integers(20, 400, rng.integers(2, 9)).tolist()))] for _ in range(count)]
         return make_rows(many, BUDGET, layout)
 
     hashes = [np.arange(2 * n, dtype=np.uint32).reshape(n, 2) for n in (Q, Q, Q * H)]
@@ -46,7 +46,7 @@ def keys_of(pairs: Pairs, microbatch: int, key: int = 5) -> list[np.ndarray]:
 @pytest.mark.parametrize("shape", MESHES)
 def test_keys_and_masks_are_the_same_bits_on_every_mesh_and_in_every_microbatch(pairs, shape):
     def masks(keys):
-        return dropped(jnp.ones((Q, 6, 16), out_sharding=mesh.TOKENS), Dropout(keys, 0.3), 1)
+        return apply_dropout(jnp.ones((Q, 6, 16), out_sharding=mesh.TOKENS), Dropout(keys, 0.3), 1)
 
     keys = keys_of(pairs, Q * 4)
     expected = np.asarray(masks(jax.random.wrap_key_data(jnp.asarray(keys[0]))))
@@ -66,17 +66,19 @@ def test_every_row_of_every_side_has_a_key_that_only_step_side_and_number_decide
 
 def test_a_share_is_left_out_and_the_mean_stays():
     keys = jax.random.split(jax.random.key(0), 64)
-    found = np.asarray(dropped(jnp.ones((64, 32, 32)), Dropout(keys, 0.25), 0))
+    found = np.asarray(apply_dropout(jnp.ones((64, 32, 32)), Dropout(keys, 0.25), 0))
     assert set(np.unique(found)) == {0, np.float32(1 / 0.75)}
     np.testing.assert_allclose([np.mean(found == 0), np.mean(found)], [0.25, 1], atol=0.01)
     rows = (found == 0).reshape(64, -1).astype(np.float32)
     assert np.abs(np.corrcoef(rows) - np.eye(64)).max() < 0.2  # of independent ones, 6 deviations
-    other = np.asarray(dropped(jnp.ones((64, 32, 32)), Dropout(keys, 0.25), 1)) == 0
+    other = np.asarray(apply_dropout(jnp.ones((64, 32, 32)), Dropout(keys, 0.25), 1)) == 0
     np.testing.assert_allclose(np.mean(other & (found == 0)), 0.25**2, atol=0.01)
-    half = dropped(jnp.ones((64, 32, 32), jnp.bfloat16), Dropout(keys, 0.25), 0)
+    half = apply_dropout(jnp.ones((64, 32, 32), jnp.bfloat16), Dropout(keys, 0.25), 0)
     assert half.dtype == jnp.bfloat16 and np.array_equal(half == 0, found == 0)
     with jax.enable_x64(True):
-        assert np.array_equal(np.asarray(dropped(jnp.ones((64, 32, 32)), Dropout(keys, 0.25), 0)) == 0, found == 0)
+        assert np.array_equal(
+            np.asarray(apply_dropout(jnp.ones((64, 32, 32)), Dropout(keys, 0.25), 0)) == 0, found == 0
+        )
 
 
 def test_every_layer_has_masks_of_its_own(pairs):
@@ -88,7 +90,7 @@ def test_every_layer_has_masks_of_its_own(pairs):
         return call(*args, **kwargs)
 
     encoder = Encoder(ARCH, remat=False, unroll=ARCH.groups)
-    params = init(encoder, jax.random.key(0))
+    params = init_params(encoder, jax.random.key(0))
     inputs = mesh.to_global(pairs.query)
     inputs = dataclasses.replace(inputs, dropout=Dropout(jax.random.split(jax.random.key(1), Q), 0.5))
     with nn.intercept_methods(watch):
@@ -99,7 +101,7 @@ def test_every_layer_has_masks_of_its_own(pairs):
 
 def test_without_dropout_the_program_is_what_it_was(pairs):
     encoder = Encoder(ARCH)
-    params = init(encoder, jax.random.key(0))
+    params = init_params(encoder, jax.random.key(0))
 
     def lowered(*dropout):
         def value(params, pairs, key):

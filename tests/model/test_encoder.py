@@ -10,9 +10,9 @@ from conftest import ARCH
 
 from embed.batch import Inputs, Pairs
 from embed.data.collate import make_rows, packed_rows
-from embed.data.preprocess import Budget, Picture, Sound, Words
+from embed.data.preprocess import AudioPiece, Budget, ImagePiece, TextPiece
 from embed.distributed import mesh
-from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, init
+from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, init_params
 
 MODEL = Encoder(ARCH, remat=True)
 
@@ -20,11 +20,11 @@ MODEL = Encoder(ARCH, remat=True)
 def pieces(layout, rng, order="wpsw"):
     """Random words, a picture and a sound in the given order."""
     made = {
-        "w": lambda: Words(tuple(rng.integers(20, 400, 5).tolist())),
-        "p": lambda: Picture(
+        "w": lambda: TextPiece(tuple(rng.integers(20, 400, 5).tolist())),
+        "p": lambda: ImagePiece(
             rng.integers(0, 256, (4, 192), np.uint8), np.array([[0, 0], [1, 0], [0, 1], [1, 1]]), layout.tokenizer.image
         ),
-        "s": lambda: Sound(
+        "s": lambda: AudioPiece(
             rng.standard_normal((3, 640)).astype(np.float32),
         ),
     }
@@ -40,7 +40,7 @@ def rows(layout, many, budget=BUDGET):
 
 @pytest.fixture
 def params():
-    return init(MODEL, jax.random.key(0))
+    return init_params(MODEL, jax.random.key(0))
 
 
 def embed(params, inputs: Inputs):
@@ -64,7 +64,7 @@ def test_padding_changes_nothing(layout, params):
 
 
 def test_every_token_sees_both_sides_and_no_other_segment(layout, params):
-    inputs = rows(layout, [[Words(tuple(range(30, 58)))]] * 2)
+    inputs = rows(layout, [[TextPiece(tuple(range(30, 58)))]] * 2)
     inputs.segments[:, 15:30] = 2
     inputs.positions[:, 15:30] = np.arange(15)
     inputs = mesh.to_global(dataclasses.replace(inputs, members=2))
@@ -83,7 +83,7 @@ def test_every_token_sees_both_sides_and_no_other_segment(layout, params):
 
 
 def test_a_hidden_state_depends_on_what_is_before_and_behind_it(layout, params):
-    inputs = mesh.to_global(rows(layout, [[Words(tuple(range(30, 58)))]] * 2))
+    inputs = mesh.to_global(rows(layout, [[TextPiece(tuple(range(30, 58)))]] * 2))
     module = Encoder(ARCH, remat=False)
 
     def middle(table):
@@ -110,7 +110,7 @@ def test_same_numbers_on_every_mesh_and_microbatch(layout, shape):
 
     def run(microbatch):
         inputs = mesh.to_global(rows(layout, many))
-        params = init(MODEL, jax.random.key(0))
+        params = init_params(MODEL, jax.random.key(0))
 
         def value(params):
             out = encode_by_microbatch(lambda x: MODEL.apply({"params": params}, x), inputs, microbatch)

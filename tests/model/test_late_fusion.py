@@ -9,7 +9,7 @@ from test_encoder import BUDGET, pieces, rows
 from embed.data.collate import packed_rows
 from embed.data.preprocess import Budget
 from embed.distributed import mesh
-from embed.model.encoder import Encoder, init
+from embed.model.encoder import Encoder, init_params
 from embed.model.late_fusion import LateFusion
 
 MODEL = LateFusion(ARCH, remat=False)
@@ -17,7 +17,7 @@ MODEL = LateFusion(ARCH, remat=False)
 
 @pytest.fixture
 def params():
-    return init(MODEL, jax.random.key(0))
+    return init_params(MODEL, jax.random.key(0))
 
 
 def embed(params, inputs):

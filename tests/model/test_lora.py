@@ -12,15 +12,15 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import P
 
 from embed.data.collate import make_rows
-from embed.data.preprocess import Budget, Layout, Words
+from embed.data.preprocess import Budget, Preprocessor, TextPiece
 from embed.data.records import Record, Text
 from embed.data.tasks import Task
 from embed.distributed import mesh
 from embed.embedder import Embedder
-from embed.losses.contrastive import contrast
+from embed.losses.contrastive import contrastive_loss
 from embed.model import lora
 from embed.model import params as partition
-from embed.model.encoder import Encoder, encode, encode_pairs, init
+from embed.model.encoder import Encoder, encode, encode_pairs, init_params
 from embed.training import checkpoint, loop, optim, soup
 
 ENCODER = Encoder(ARCH, remat=False)
@@ -32,19 +32,19 @@ TASK = Task("words", 8, 1.0, Budget(8), Budget(8))
 
 def inputs(layout):
     budget = Budget(8)
-    many = [[Words(tuple(range(20 + i, 26 + i)))] for i in range(8)]
+    many = [[TextPiece(tuple(range(20 + i, 26 + i)))] for i in range(8)]
     return mesh.to_global(make_rows(many, budget, layout))
 
 
 @pytest.fixture
 def born(layout):
     """Parameters as they are made, on the mesh of the moment."""
-    return lambda: init(ENCODER, jax.random.key(0))
+    return lambda: init_params(ENCODER, jax.random.key(0))
 
 
 def grown(params, seed: int = 1):
     """Adapters with a B that is not zero."""
-    flat = flatten_dict(lora.init(jax.random.key(seed), params, RANK))
+    flat = flatten_dict(lora.add_adapters(jax.random.key(seed), params, RANK))
     for i, path in enumerate(sorted(flat)):
         if path[-1] == lora.B:
             flat[path] = flat[path] + 0.1 * jax.random.normal(
@@ -61,7 +61,7 @@ def same(a, b) -> list[bool]:
 def test_the_start_is_the_base_bit_for_bit(born, shape):
     with jax.set_mesh(mesh.make_mesh(shape)):
         params = born()
-        merged = jax.jit(lora.merged)(lora.init(jax.random.key(1), params, RANK))
+        merged = jax.jit(lora.merge_adapters)(lora.add_adapters(jax.random.key(1), params, RANK))
         assert all(same(merged, params))
         layouts = [jax.tree.map(lambda leaf: jax.typeof(leaf).sharding.spec, tree) for tree in (merged, params)]
         assert layouts[0] == layouts[1]
@@ -69,7 +69,7 @@ def test_the_start_is_the_base_bit_for_bit(born, shape):
 
 def test_adapters_lie_as_the_axes_they_map(born):
     with jax.set_mesh(mesh.make_mesh((1, 4, 2))):
-        adapted = lora.init(jax.random.key(1), born(), RANK)
+        adapted = lora.add_adapters(jax.random.key(1), born(), RANK)
         on_many = jax.tree.map(np.asarray, adapted)
         layer = adapted["backbone"]["groups"]["locals"]
         spec = {
@@ -88,16 +88,18 @@ def test_adapters_lie_as_the_axes_they_map(born):
         "down": (P(None, None, "model", None), P(None, None, None, "data")),
     }
     assert shapes == [(ARCH.groups, ARCH.locals, 4, 8, RANK), (ARCH.groups, ARCH.locals, RANK, ARCH.width)]
-    assert all(same(lora.init(jax.random.key(1), born(), RANK), on_many))
+    assert all(same(lora.add_adapters(jax.random.key(1), born(), RANK), on_many))
 
 
 def test_every_named_weight_is_adapted_and_no_other(born):
     params = born()
-    adapted = flatten_dict(lora.init(jax.random.key(1), params, RANK))
+    adapted = flatten_dict(lora.add_adapters(jax.random.key(1), params, RANK))
     modules = {path[:-1] for path in adapted if lora.is_adapter(path)}
     assert {module[-1] for module in modules} == set(lora.AXES)
     assert len(modules) == 2 * len(lora.AXES)  # of local layers, and of global ones
-    few = lora.init(jax.random.key(1), params, RANK, lambda path: path[-2] in ("query", "value") and "global" in path)
+    few = lora.add_adapters(
+        jax.random.key(1), params, RANK, lambda path: path[-2] in ("query", "value") and "global" in path
+    )
     assert {path[:-1] for path in flatten_dict(few) if lora.is_adapter(path)} == {
         (*GROUPS, "global", "attention", "query"),
         (*GROUPS, "global", "attention", "value"),
@@ -109,7 +111,7 @@ def test_merging_is_the_product_of_the_paper(born, shape):
     """Against matrices in float64, each layer of each stack, every kind of weight."""
     with jax.set_mesh(mesh.make_mesh(shape)):
         params = grown(born())
-        merged = jax.tree.map(np.asarray, jax.jit(lora.merged)(params))
+        merged = jax.tree.map(np.asarray, jax.jit(lora.merge_adapters)(params))
         flat = {path: np.asarray(leaf, np.float64) for path, leaf in flatten_dict(params).items()}
     for path, weight in flatten_dict(merged).items():
         if (*path[:-1], lora.A) not in flat:
@@ -131,17 +133,17 @@ def test_a_merged_layer_gives_what_weight_and_adapters_give(born):
     for name in ("query", "key"):
         w, a, b = (layer[name][leaf] for leaf in ("weight", lora.A, lora.B))
         apart = jnp.einsum("ld,dhk->lhk", x, w) + lora.ALPHA / RANK * jnp.einsum("lr,rhk->lhk", x @ a, b)
-        together = jnp.einsum("ld,dhk->lhk", x, lora.merged({name: layer[name]})[name]["weight"])
+        together = jnp.einsum("ld,dhk->lhk", x, lora.merge_adapters({name: layer[name]})[name]["weight"])
         np.testing.assert_allclose(together, apart, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("rank", "adapted", "message"),
     [
-        (0, partition.everything, "rank 0 for .*: 1 to 16 are possible"),
+        (0, partition.all_params, "rank 0 for .*: 1 to 16 are possible"),
         (
             17,
-            partition.everything,
+            partition.all_params,
             "rank 17 for backbone/groups/global/attention/key, which maps 32 numbers to 16: 1 to 16",
         ),
         (4, lambda path: path[0] == "vision", "no weight to adapt: .* query, key, value"),
@@ -149,16 +151,16 @@ def test_a_merged_layer_gives_what_weight_and_adapters_give(born):
 )
 def test_what_cannot_be_adapted(born, rank, adapted, message):
     with pytest.raises(ValueError, match=message):
-        lora.init(jax.random.key(1), born(), rank, adapted)
+        lora.add_adapters(jax.random.key(1), born(), rank, adapted)
 
 
 def test_adapters_are_decayed_like_matrices(born):
-    trained, frozen = partition.split(lora.init(jax.random.key(1), born(), RANK), lora.is_adapter)
+    trained, frozen = partition.split_params(lora.add_adapters(jax.random.key(1), born(), RANK), lora.is_adapter)
     assert all(jax.tree.leaves(optim.is_matrix(trained)))
     state = optim.adamw(1e-2, 1, 9).init(trained)
     moments = sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.ndim)
     assert moments == 2 * sum(leaf.size for leaf in jax.tree.leaves(trained))
-    assert partition.shapes(frozen) == partition.shapes(born())
+    assert partition.param_shapes(frozen) == partition.param_shapes(born())
 
 
 class Records:
@@ -170,12 +172,12 @@ class Records:
 
 
 def loss(params, pairs, candidates, key):
-    params = lora.merged(params)
+    params = lora.merge_adapters(params)
     sides = encode_pairs(lambda rows: ENCODER.apply({"params": params}, rows), pairs)
-    return contrast(*sides, pairs, temperature=0.05, widths=ARCH.widths, candidates=candidates)
+    return contrastive_loss(*sides, pairs, temperature=0.05, widths=ARCH.widths, candidates=candidates)
 
 
-def fit(folder, layout, steps, rank=RANK, adapted=partition.everything, **more):
+def fit(folder, layout, steps, rank=RANK, adapted=partition.all_params, **more):
     run = loop.Run(
         folder,
         ENCODER,
@@ -184,9 +186,9 @@ def fit(folder, layout, steps, rank=RANK, adapted=partition.everything, **more):
         optim.adamw(1e-2, warmup=2, steps=100),
         steps=steps,
         seed=0,
-        adapt=functools.partial(lora.init, rank=rank, adapted=adapted),
+        adapt=functools.partial(lora.add_adapters, rank=rank, adapted=adapted),
         trains=lora.is_adapter,
-        schedule=loop.Schedule(save=10, keep=9),
+        schedule=loop.LoopConfig(save=10, keep=9),
         **more,
     )
     return loop.fit(run, layout, [Records()])
@@ -199,7 +201,7 @@ def losses(run) -> list[float]:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, tokenizer):
     """A run of 20 steps on a mesh of 8 devices, stopped in the middle; and one that was not."""
-    layout = Layout(tokenizer, ARCH.media)
+    layout = Preprocessor(tokenizer, ARCH.media)
     folder = tmp_path_factory.mktemp("lora")
     with jax.set_mesh(mesh.make_mesh((1, 4, 2))):
         begun = jax.tree.map(np.asarray, fit(folder / "whole", layout, 0).params)
@@ -212,10 +214,10 @@ def trained(tmp_path_factory, tokenizer):
 def test_training_moves_adapters_alone_and_lowers_the_loss(trained):
     run, begun, state, _ = trained
     (adapters, base), (adapters_before, base_before) = (
-        partition.split(params, lora.is_adapter) for params in (state.params, begun)
+        partition.split_params(params, lora.is_adapter) for params in (state.params, begun)
     )
     assert all(same(base, base_before)) and not any(same(adapters, adapters_before))
-    assert partition.shapes(state.opt.inner_state[1][0].mu) == partition.shapes(adapters)
+    assert partition.param_shapes(state.opt.inner_state[1][0].mu) == partition.param_shapes(adapters)
     values = losses(run)
     assert np.mean(values[-4:]) < np.mean(values[:4]) - 0.3
 
@@ -230,10 +232,12 @@ def test_a_run_is_read_as_the_encoder_it_trained(trained, layout, born, shape):
     run, _, state, _ = trained
     with jax.set_mesh(mesh.make_mesh(shape)):
         read, batch = checkpoint.load_params(run), inputs(layout)
-        assert partition.shapes(read) == partition.shapes(born())
-        merging = jax.jit(lambda params: ENCODER.apply({"params": lora.merged(params)}, batch)[:, 0])(state.params)
+        assert partition.param_shapes(read) == partition.param_shapes(born())
+        merging = jax.jit(lambda params: ENCODER.apply({"params": lora.merge_adapters(params)}, batch)[:, 0])(
+            state.params
+        )
         np.testing.assert_allclose(encode(ENCODER, read, batch), merging, atol=1e-5)
-        _, base = partition.split(state.params, lora.is_adapter)
+        _, base = partition.split_params(state.params, lora.is_adapter)
         assert np.abs(np.asarray(encode(ENCODER, base, batch)) - merging).max() > 1e-2
 
 
@@ -242,7 +246,7 @@ def test_a_run_of_adapters_and_its_soup_are_that_run_merged_and_a_place_to_start
     soup.save(tmp_path / "merged", soup.average([run], [1.0]), [run])
     for start in (run, tmp_path / "merged"):
         state = fit(tmp_path / f"from_{start.name}", layout, 0, init=start)
-        assert all(same(lora.merged(state.params), checkpoint.load_params(run)))
+        assert all(same(lora.merge_adapters(state.params), checkpoint.load_params(run)))
     vectors = [Embedder.load(folder).embed(["a red square", "größer"]) for folder in (run, tmp_path / "merged")]
     assert np.array_equal(*vectors)
 

@@ -11,10 +11,10 @@ from conftest import ARCH
 
 from embed.data.packing import Packing, Rows
 from embed.data.preprocess import Budget
-from embed.data.tasks import Task, shapes
+from embed.data.tasks import Task, batch_structs
 from embed.distributed import mesh
-from embed.losses.contrastive import Candidates, contrast
-from embed.losses.ring import ring
+from embed.losses.contrastive import Candidates, contrastive_loss
+from embed.losses.ring import ring_score
 from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs
 from embed.model.late_fusion import LateFusion
 from embed.model.presets import PRESETS
@@ -35,7 +35,7 @@ MODELS = {
 
 
 def parts_of_the_mesh() -> int:
-    return mesh.lines()[1]
+    return mesh.local_batch_shards()[1]
 
 
 def check(model, task: Task, microbatch: int | None = None) -> None:
@@ -49,8 +49,8 @@ def check(model, task: Task, microbatch: int | None = None) -> None:
         query, target, negative = encode_pairs(encode, pairs)
         assert jax.typeof(query).sharding.spec[0] == jax.typeof(target).sharding.spec[0] == mesh.BATCH
         options = dict(temperature=0.05, widths=model.arch.widths, candidates=task.candidates)
-        plain = contrast(query, target, negative, pairs, **options)[0]
-        return plain + contrast(query, target, negative, pairs, rivals=ring, **options)[0]
+        plain = contrastive_loss(query, target, negative, pairs, **options)[0]
+        return plain + contrastive_loss(query, target, negative, pairs, rivals=ring_score, **options)[0]
 
     def grads(params, pairs):
         found = jax.grad(loss)(params, pairs)
@@ -58,8 +58,8 @@ def check(model, task: Task, microbatch: int | None = None) -> None:
         assert all(jax.tree.leaves(same)), same
         return found
 
-    params = checkpoint.shapes(model)
-    jax.eval_shape(grads, params, shapes(task, model.arch.media))
+    params = checkpoint.param_structs(model)
+    jax.eval_shape(grads, params, batch_structs(task, model.arch.media))
 
 
 @pytest.mark.parametrize("shape", MESHES)

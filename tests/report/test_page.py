@@ -16,7 +16,7 @@ from embed.eval import compare
 from embed.eval.benchmarks import from_pairs, rank, score
 from embed.report import charts, draw, space
 from embed.report import page as report
-from embed.retrieval.search import truncate
+from embed.retrieval.search import truncate_dim
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&amp;\x00\x1b http://evil.example/"
 VOID = {"meta", "img", "input", "source", "br", "wbr"}
@@ -132,7 +132,7 @@ def made(tmp_path_factory):
         [report.read_curves(run)],
         gallery,
         wrong=[example for b in benchmarks for example in report.failures(b, *vectors[b.name], 1)],
-        found=space.survey(benchmarks, [vectors[b.name] for b in benchmarks]),
+        found=space.project(benchmarks, [vectors[b.name] for b in benchmarks]),
         ablations=[ablation()],
         lineage=[{"checkpoint": HOSTILE, "from": "the seed"}, {"checkpoint": "b", "from": HOSTILE, "code": "1"}],
     )
@@ -233,7 +233,7 @@ def test_failures_are_the_queries_that_are_wrong_by_most():
     rng = np.random.default_rng(5)
     queries = rng.normal(size=(40, 8)).astype(np.float32)
     corpus = queries + rng.normal(0, 1.0, (40, 8)).astype(np.float32)
-    cosines = truncate(queries, 8).astype(np.float64) @ truncate(corpus, 8).T.astype(np.float64)
+    cosines = truncate_dim(queries, 8).astype(np.float64) @ truncate_dim(corpus, 8).T.astype(np.float64)
     above = cosines.max(axis=1) - np.diag(cosines)
     found = report.failures(forward, queries, corpus, 5)
     assert [forward.queries.index(one.query) for one in found] == np.argsort(-above)[:5].tolist()
@@ -245,10 +245,10 @@ def test_the_gap_is_what_lies_between_the_sides():
     records = [Record(str(i), (Text(f"q{i}"),), (Image(png(8 + i)),)) for i in range(12)]
     forward, _ = from_pairs("x", records)
     rng = np.random.default_rng(6)
-    queries = truncate(rng.normal(size=(12, 8)).astype(np.float32), 8)
-    close = space.survey([forward], [(queries, queries)])
+    queries = truncate_dim(rng.normal(size=(12, 8)).astype(np.float32), 8)
+    close = space.project([forward], [(queries, queries)])
     assert close.gaps[0].centroids == pytest.approx(0, abs=1e-6) and close.gaps[0].pairs == pytest.approx(0, abs=1e-3)
-    far = space.survey([forward], [(queries, queries - np.float32([9, 0, 0, 0, 0, 0, 0, 0]))])
+    far = space.project([forward], [(queries, queries - np.float32([9, 0, 0, 0, 0, 0, 0, 0]))])
     assert far.gaps[0].centroids > 0.9 and far.kinds.count("image") == far.kinds.count("text") == 12
     sides = np.array([kind == "image" for kind in far.kinds])
     assert (

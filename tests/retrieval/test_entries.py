@@ -5,7 +5,7 @@ import io
 import pypdfium2
 import pytest
 
-from embed.data.preprocess import MAX_TOKENS, LimitError, Words, decode, length
+from embed.data.preprocess import MAX_TOKENS, LimitError, TextPiece, decode, num_tokens
 from embed.data.records import Part, Text
 from embed.retrieval import entries
 from embed.retrieval.entries import read_entries
@@ -20,14 +20,14 @@ def to_pieces(layout):
     def decode_item(item):
         parts = [Text(part) if isinstance(part, str) else part for part in (item if isinstance(item, list) else [item])]
         pieces = decode(tuple(part for part in parts if isinstance(part, Part)), layout)
-        length(pieces, layout.tokenizer)
+        num_tokens(pieces, layout.tokenizer)
         return pieces
 
     return decode_item
 
 
 def ids(pieces) -> list[int]:
-    return [number for piece in pieces if isinstance(piece, Words) for number in piece.ids]
+    return [number for piece in pieces if isinstance(piece, TextPiece) for number in piece.ids]
 
 
 def test_a_text_that_fits_is_whole(tmp_path, to_pieces):
@@ -45,7 +45,7 @@ def test_a_long_text_is_cut_at_lines(tmp_path, to_pieces, layout):
     lines = LINES.splitlines(keepends=True)
     for start, stop, (_, pieces) in zip(first, [*first[1:], len(lines) + 1], found, strict=True):
         assert ids(pieces) == layout.tokenizer.encode("".join(lines[start - 1 : stop - 1]))
-        assert MAX_TOKENS / 8 < length(pieces, layout.tokenizer) <= MAX_TOKENS
+        assert MAX_TOKENS / 8 < num_tokens(pieces, layout.tokenizer) <= MAX_TOKENS
 
 
 @pytest.mark.parametrize("text", ["猫" * 20_000, "a red square " * 4000, "\n\n" + "x y" * 8000])

@@ -9,14 +9,23 @@ from conftest import ARCH
 
 from configs import cpu
 from embed.data.records import Text
-from embed.data.sources import JsonlSource, open_split, read
+from embed.data.sources import JsonlSource, open_split, read_records
 from embed.embedder import Embedder
-from embed.model.encoder import Encoder, init
+from embed.model.encoder import Encoder, init_params
 from embed.model.presets import PRESETS
 from embed.retrieval import corpus_embeddings
-from embed.retrieval.corpus_embeddings import embed, scan
-from embed.retrieval.hard_negatives import ANSWER, CLOSE, NEGATIVE, NONE, Rule, choose, fuse, mine
-from embed.retrieval.search import truncate
+from embed.retrieval.corpus_embeddings import embed_contents, read_pairs
+from embed.retrieval.hard_negatives import (
+    FALSE_NEGATIVE,
+    KNOWN_POSITIVE,
+    NEGATIVE,
+    NONE,
+    MiningRule,
+    fuse,
+    mine,
+    select,
+)
+from embed.retrieval.search import truncate_dim
 from embed.training import checkpoint
 from experiments import mine as experiment
 from experiments.studies import negatives
@@ -30,7 +39,7 @@ def test_choose_takes_the_best_that_are_free():
         ranking[rng.random(ranking.shape) < 0.1] = NONE
         scores = -np.sort(-rng.uniform(-1, 1, (2, 6, k)), axis=-1)
         positive, answers = rng.uniform(-1, 1, (2, 6)), rng.random((6, k)) < 0.2
-        found, taken_for = choose(ranking, scores, positive, answers, Rule(int(count), int(k), 0.9))
+        found, taken_for = select(ranking, scores, positive, answers, MiningRule(int(count), int(k), 0.9))
         assert found.shape == (6, count)
         for q in range(6):
             limit = positive[:, q] - 0.1 * np.abs(positive[:, q])
@@ -77,13 +86,13 @@ def folder(tmp_path):
 
 
 def test_what_is_known_to_be_right_is_no_negative(folder):
-    found = scan(JsonlSource(folder / "letters", "train"))
+    found = read_pairs(JsonlSource(folder / "letters", "train"))
     assert found.records.tolist() == [0, 1, 3, 4, 5] and len(found.asked) == 4
     words = [found.corpus[i][0].text for i in range(len(found.corpus))]
     assert sorted(words) == ["A", "A2", "B", "C", "D", "a", "b", "x"]
     rng = np.random.default_rng(0)
-    asked, corpus = (np.abs(truncate(rng.normal(size=(n, 16)), 16)) for n in (4, 8))
-    mined = mine(found, [(asked, corpus)], np.array([word != "x" for word in words]), Rule(8, 8, 10.0))
+    asked, corpus = (np.abs(truncate_dim(rng.normal(size=(n, 16)), 16)) for n in (4, 8))
+    mined = mine(found, [(asked, corpus)], np.array([word != "x" for word in words]), MiningRule(8, 8, 10.0))
     got = [{words[place] for place in row if place != NONE} for row in mined.negatives]
     # not a positive of an equal query, not the query itself, not what has its label, not what has no vector
     assert got == [{"B", "C", "D", "b"}] * 2 + [
@@ -91,24 +100,27 @@ def test_what_is_known_to_be_right_is_no_negative(folder):
         {"A", "A2", "D", "a", "b"},
         {"A", "A2", "B", "C", "a", "b"},
     ]
-    strict = mine(found, [(asked, corpus)], np.ones(8, bool), Rule(8, 8, 0.9))
+    strict = mine(found, [(asked, corpus)], np.ones(8, bool), MiningRule(8, 8, 0.9))
     negative = strict.taken_for == NEGATIVE
     assert (strict.scores[negative] <= (0.9 * strict.positive[:, None] + 0 * strict.scores)[negative]).all()
-    assert (strict.taken_for == CLOSE).any() and (strict.taken_for == ANSWER).any()
+    assert (strict.taken_for == FALSE_NEGATIVE).any() and (strict.taken_for == KNOWN_POSITIVE).any()
 
 
 @pytest.fixture
 def model(tmp_path, tokenizer, layout, monkeypatch):
     monkeypatch.setenv("EMBED_CACHE", str(tmp_path / "cache"))
     checkpoint.save_params(
-        tmp_path / "model", init(Encoder(ARCH), jax.random.key(0)), checkpoint.describe(ARCH, layout), tokenizer
+        tmp_path / "model",
+        init_params(Encoder(ARCH), jax.random.key(0)),
+        checkpoint.metadata_for(ARCH, layout),
+        tokenizer,
     )
     return tmp_path / "model"
 
 
 def test_vectors_are_made_once_and_gone_on_with(folder, model, monkeypatch):
     monkeypatch.setattr(corpus_embeddings, "BLOCK", 3)
-    embedder, contents = Embedder.load(model), scan(JsonlSource(folder / "letters", "train")).corpus
+    embedder, contents = Embedder.load(model), read_pairs(JsonlSource(folder / "letters", "train")).corpus
     wanted = embedder.embed([contents[i][0].text for i in range(8)], task="document")
     made, blocks = corpus_embeddings._block, []
 
@@ -120,21 +132,21 @@ def test_vectors_are_made_once_and_gone_on_with(folder, model, monkeypatch):
 
     monkeypatch.setattr(corpus_embeddings, "_block", stops_at_the_third)
     with pytest.raises(KeyboardInterrupt):
-        embed(embedder, contents, "document", 64)
-    found, known = embed(embedder, contents, "document", 64)
+        embed_contents(embedder, contents, "document", 64)
+    found, known = embed_contents(embedder, contents, "document", 64)
     assert blocks == [0, 3, 6, 6] and known.all()
     np.testing.assert_allclose(found, wanted, atol=1e-5)
-    assert np.array_equal(embed(embedder, contents, "document", 64)[0], found) and len(blocks) == 4
-    assert not np.allclose(embed(embedder, contents, None, 64)[0], found) and len(blocks) == 7
+    assert np.array_equal(embed_contents(embedder, contents, "document", 64)[0], found) and len(blocks) == 4
+    assert not np.allclose(embed_contents(embedder, contents, None, 64)[0], found) and len(blocks) == 7
 
 
 def test_a_long_candidate_has_the_vector_of_its_beginning(folder, model):
     long = [{"text": "red " * 9000}]
     rows = [{"query": [{"text": "a"}], "positive": long}, {"query": long, "positive": [{"text": "red " * 900}]}]
     (folder / "letters" / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    embedder, found = Embedder.load(model), scan(JsonlSource(folder / "letters", "train"))
+    embedder, found = Embedder.load(model), read_pairs(JsonlSource(folder / "letters", "train"))
     for contents in (found.asked, found.corpus):
-        made, known = embed(embedder, contents, None, 64)
+        made, known = embed_contents(embedder, contents, None, 64)
         assert known.all() and len(made) == 2
     assert np.array_equal(made[0], made[1])
 
@@ -144,10 +156,10 @@ def test_no_label_is_no_common_label(folder, absent):
     """Records without a label are candidates for each other, however that is written."""
     rows = [{"query": [{"text": f"find {i}"}], "positive": [{"text": f"about {i}"}]} | absent for i in range(8)]
     (folder / "letters" / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    found = scan(JsonlSource(folder / "letters", "train"))
+    found = read_pairs(JsonlSource(folder / "letters", "train"))
     assert not found.labels.any()
     vectors = np.eye(8, dtype=np.float32)
-    mined = mine(found, [(vectors, vectors[found.asked.places(found.queries)])], np.ones(8, bool), Rule(4, 8))
+    mined = mine(found, [(vectors, vectors[found.asked.places(found.queries)])], np.ones(8, bool), MiningRule(4, 8))
     assert (mined.negatives != NONE).all()
 
 
@@ -155,7 +167,7 @@ def test_the_experiment_writes_datasets_and_a_page(folder, model, tmp_path):
     config = cpu.get_config()
     config.update({"pairs": str(folder), "checkpoint": str(model), "workdir": str(tmp_path / "runs")})
     experiment.main(config)
-    records = list(read(open_split(tmp_path / "runs" / "mined" / "letters", "train")))
+    records = list(read_records(open_split(tmp_path / "runs" / "mined" / "letters", "train")))
     assert [record.id.rpartition(":")[2] for record in records] == ["1", "2", "4", "5", "6"]
     for record, (query, positive, label, _) in zip(records, LINES, strict=True):
         assert (record.query, record.positive, record.label) == ((Text(query),), (Text(positive),), label)

@@ -12,10 +12,10 @@ from PIL import Image as Pillow
 from configs import cpu
 from embed import toy_corpora
 from embed.data.records import Image, Text
-from embed.data.sources import open_split, read
+from embed.data.sources import open_split, read_records
 from embed.model.presets import PRESETS
 from embed.synthesis import ask, grammar, offline, seeds
-from embed.synthesis.kinds import KINDS, Seed, parse, prompt, rating_prompt
+from embed.synthesis.kinds import TASKS, Seed, parse, prompt, rating_prompt
 from embed.synthesis.loop import Plan, write
 from embed.toy_corpora import synthetic
 from experiments import synthesize
@@ -41,15 +41,15 @@ def endpoint(request):
     """A way to ask a server that speaks a protocol, whose answers `handler` gives."""
 
     def openai(url: str, retries: int = 3) -> ask.Ask:
-        return ask.openai(f"{url}/v1", "m", retries=retries)
+        return ask.ask_openai(f"{url}/v1", "m", retries=retries)
 
     def google(url: str, retries: int = 3) -> ask.Ask:
-        return ask.google("m", url, retries=retries)
+        return ask.ask_google("m", url, retries=retries)
 
     return openai if request.param == "openai" else google
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TASKS)
 def test_every_kind_is_asked_and_answered_by_either_protocol(endpoint, kind):
     seed = {
         "sql": next(seeds.tables("train")),
@@ -58,9 +58,9 @@ def test_every_kind_is_asked_and_answered_by_either_protocol(endpoint, kind):
         "classification": Seed("l", (Text("refund request"),), "refund"),
     }.get(kind, CODE[0])
     with offline.serve() as url:
-        reply = asyncio.run(endpoint(url)(prompt(KINDS[kind], seed), 3))
-        query, positive, label = KINDS[kind].pair(seed, parse(reply.text, KINDS[kind].fields))
-        rated = asyncio.run(endpoint(url)(rating_prompt(KINDS[kind], query, positive), 0))
+        reply = asyncio.run(endpoint(url)(prompt(TASKS[kind], seed), 3))
+        query, positive, label = TASKS[kind].pair(seed, parse(reply.text, TASKS[kind].fields))
+        rated = asyncio.run(endpoint(url)(rating_prompt(TASKS[kind], query, positive), 0))
     assert reply.tokens_in > 10 and reply.tokens_out > 3 and 1 <= int(json.loads(rated.text)["rating"]) <= 5
     assert query[0].text and (label == "refund") == (kind == "classification")
     if kind == "caption":
@@ -97,7 +97,7 @@ def unsteady(text: str, images: list[bytes], number: int) -> str:
 def test_what_fails_is_tried_again_and_what_is_left_out_is_counted(endpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(offline, "answer", unsteady)
     monkeypatch.setattr(Unsteady, "calls", 0)
-    plan = Plan(KINDS["contest"], [*CODE, CODE[0]], keep=5, alike=0.99)
+    plan = Plan(TASKS["contest"], [*CODE, CODE[0]], keep=5, alike=0.99)
     with offline.serve(Unsteady) as url:
         replies = ask.Replies(tmp_path / "replies.jsonl", endpoint(url), "m")
         records, counts = asyncio.run(write(plan, replies, parallel=1))
@@ -109,7 +109,7 @@ def test_what_fails_is_tried_again_and_what_is_left_out_is_counted(endpoint, tmp
     groups = [record.provenance["seed"] for record in records]
     assert {int(name[1:]) % 3 for name in groups} == {0, 1, 2}  # in turn
     told = records[0].provenance
-    assert told["prompt"] == KINDS["contest"].ask and told["model"] == "m" and int(told["rating"]) >= 4
+    assert told["prompt"] == TASKS["contest"].ask and told["model"] == "m" and int(told["rating"]) >= 4
 
 
 def test_a_stopped_run_goes_on_and_asks_for_nothing_twice(tmp_path):
@@ -124,7 +124,7 @@ def test_a_stopped_run_goes_on_and_asks_for_nothing_twice(tmp_path):
         asked.append(prompt)
         return await synthetic.ask(prompt, number)
 
-    plan = Plan(KINDS["feedback"], CODE, keep=100, least=1)
+    plan = Plan(TASKS["feedback"], CODE, keep=100, least=1)
     with pytest.raises(Lost):
         asyncio.run(write(plan, ask.Replies(tmp_path / "replies.jsonl", model, "m"), parallel=1))
     with (tmp_path / "replies.jsonl").open("a") as file:
@@ -154,7 +154,7 @@ def test_a_reply_without_the_fields_is_refused(reply):
 
 def test_a_mistake_is_put_into_a_function():
     for number in range(20):
-        asked = "".join(part.text for part in prompt(KINDS["feedback"], CODE[0]))
+        asked = "".join(part.text for part in prompt(TASKS["feedback"], CODE[0]))
         question = json.loads(grammar.answer(asked, [], number))["question"]
         assert CODE[0].content[0].text not in question and "def read_thing0" in question
 
@@ -181,7 +181,8 @@ def test_the_experiment_writes_its_datasets_once(tmp_path, monkeypatch, capsys):
     first = capsys.readouterr().out
     assert "0.00 dollars in all" in first and "code: contest: 12 answers" in first
     found = {
-        name: list(read(open_split(tmp_path / "runs" / "synthetic" / name, "train"))) for name in synthesize.DATASETS
+        name: list(read_records(open_split(tmp_path / "runs" / "synthetic" / name, "train")))
+        for name in synthesize.DATASETS
     }
     assert all(found.values()) and isinstance(found["image"][0].positive[0], Image)
     assert {record.label for record in found["text"]} > {""}

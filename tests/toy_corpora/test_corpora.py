@@ -15,7 +15,7 @@ import pytest
 from embed import toy_corpora
 from embed.data.media import decode
 from embed.data.records import Audio, Content, Image, Record, Text, Video, content_hash, to_bytes
-from embed.data.sources import open_split, read
+from embed.data.sources import open_split, read_records
 from embed.toy_corpora import glyphs, melody, motion, pages, render, scenes, stdlib
 from embed.toy_corpora.captions import LANGUAGES
 from embed.toy_corpora.splits import SPLITS, by_rank, by_share
@@ -75,9 +75,10 @@ def test_manifests_say_what_the_files_hold(root):
 def test_files_hold_the_records(root):
     for name, corpus in toy_corpora.CORPORA.items():
         expected = [to_bytes(r) for r, _ in zip(corpus.records("train"), range(FEW), strict=False)]
-        assert [to_bytes(r) for r in read(open_split(root / name, "train"))] == expected
+        assert [to_bytes(r) for r in read_records(open_split(root / name, "train"))] == expected
         assert all(
-            record.lang and record.id.startswith(f"{name}/") for record in read(open_split(root / name, "train"))
+            record.lang and record.id.startswith(f"{name}/")
+            for record in read_records(open_split(root / name, "train"))
         )
 
 
@@ -248,7 +249,7 @@ def test_negatives_differ_in_one_attribute():
 def test_negatives_of_clips_are_the_same_object_in_another_motion():
     known = {motion.clip(shown, 0).data: shown for shown in motion.motions()["train"][:150]}  # they are slow to make
     checked = 0
-    for record in itertools.islice(motion.videos("train"), 150):
+    for record in itertools.islice(motion.video_records("train"), 150):
         (negative,) = record.negatives
         if data(negative) in known:
             shown, other = known[data(record.positive)], known[data(negative)]
@@ -259,12 +260,14 @@ def test_negatives_of_clips_are_the_same_object_in_another_motion():
     train = {shown.name for shown in motion.motions()["train"]}
     assert not train & {shown.name for shown in held}
     assert not {motion.clip(shown, 0).data for shown in itertools.islice(held, 40)} & {
-        data(side) for r in itertools.islice(motion.videos("train"), 150) for side in (r.positive, *r.negatives)
+        data(side) for r in itertools.islice(motion.video_records("train"), 150) for side in (r.positive, *r.negatives)
     }
 
 
 def test_negatives_of_melodies_have_another_note_or_timbre():
-    known = {melody.sound(m, turn).data: m for m in melody.melodies()["train"] for turn in range(melody.TURNS)}
+    known = {
+        melody.synthesize_melody(m, turn).data: m for m in melody.melodies()["train"] for turn in range(melody.TURNS)
+    }
     for record in whole("scenes_audio", "train"):
         (negative,) = record.negatives
         played, other = known[data(record.positive)], known[data(negative)]
@@ -360,7 +363,7 @@ def test_growth_shows_at_one_frame_a_second():
 
 
 def test_a_note_is_the_same_in_every_frame_of_it():
-    sound = melody.sound(melody.Melody("low", "very high", "low", "organ", "long"), 0)
+    sound = melody.synthesize_melody(melody.Melody("low", "very high", "low", "organ", "long"), 0)
     samples = decode.decode_audio(sound.data)
     assert len(samples) == 3 * melody.TEMPI["long"] <= melody.RATE
     frames = decode.frame_audio(samples, melody.FRAME)

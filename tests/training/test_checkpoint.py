@@ -42,8 +42,8 @@ def test_a_model_that_is_not_finite_is_refused_by_all_that_reads_one(tmp_path, l
     good, broken = save(tmp_path / "good", layout, 1.0), save(tmp_path / "broken", layout, np.nan)
     named = f"{broken}: parameter .* holds NaN"
     with jax.set_mesh(make_mesh((1, 4, 2))):
-        assert level(checkpoint.place_params(good)) == 1
-        for read in (checkpoint.place_params, checkpoint.load_params, Embedder.load):
+        assert level(checkpoint.load_sharded(good)) == 1
+        for read in (checkpoint.load_sharded, checkpoint.load_params, Embedder.load):
             with pytest.raises(checkpoint.CheckpointError, match=named):
                 read(broken)
     with pytest.raises(checkpoint.CheckpointError, match=named):
@@ -71,7 +71,7 @@ def test_a_path_that_is_a_pattern_is_refused_before_anything_is_written(tmp_path
         with pytest.raises(checkpoint.CheckpointError, match=named):
             fit(folder, layout, [GOOD], [Records()], steps=1)
         with pytest.raises(checkpoint.CheckpointError, match=named):
-            checkpoint.save_params(folder, params, checkpoint.describe(ARCH, layout), layout.tokenizer)
+            checkpoint.save_params(folder, params, checkpoint.metadata_for(ARCH, layout), layout.tokenizer)
     assert not list(tmp_path.iterdir())
 
 
@@ -105,7 +105,7 @@ def test_every_other_character_is_fine_and_so_is_a_link(tmp_path, layout):
     ]
     params = {"x": np.arange(4.0, dtype=np.float32)}
     for name in names:
-        checkpoint.save_params(tmp_path / name, params, checkpoint.describe(ARCH, layout), layout.tokenizer)
+        checkpoint.save_params(tmp_path / name, params, checkpoint.metadata_for(ARCH, layout), layout.tokenizer)
         assert equal(checkpoint.load_params(tmp_path / name), params), name
     (tmp_path / "[1]").symlink_to(tmp_path / "a b")
     assert equal(checkpoint.load_params(tmp_path / "[1]"), params)
@@ -122,7 +122,7 @@ def test_where_git_cannot_say_it_the_version_is_unknown(tmp_path, monkeypatch, l
     if kind == "none that may be run":
         (tmp_path / "git").write_text("#!/bin/sh\necho no\n")
     assert checkpoint.code_version() == "unknown"
-    assert checkpoint.describe(ARCH, layout)["code"] == "unknown"
+    assert checkpoint.metadata_for(ARCH, layout)["code"] == "unknown"
 
 
 def test_the_version_is_that_of_the_working_tree(root: pathlib.Path):

@@ -22,7 +22,7 @@ from conftest import ARCH
 from test_loop import GOOD, Records, fit, loss, rows
 
 from configs import cpu
-from embed.data.preprocess import Layout
+from embed.data.preprocess import Preprocessor
 from embed.data.tokenizer import Tokenizer
 from embed.distributed import storage
 from embed.distributed.mesh import make_mesh
@@ -45,13 +45,13 @@ def plan(config) -> loop.Run:
     return loop.Run(
         pathlib.Path(config.workdir) / "run", Encoder(ARCH, remat=False), [GOOD], loss,
         optim.adamw(1e-2, warmup=1, steps=100), steps=config.steps or STEPS, seed=0,
-        schedule=loop.Schedule(save=config.save, keep=config.keep, workers=config.workers),
-        about=entry.about(__file__, config),
+        schedule=loop.LoopConfig(save=config.save, keep=config.keep, workers=config.workers),
+        about=entry.experiment_metadata(__file__, config),
     )  # fmt: skip
 
 
 def main(config) -> None:
-    layout = Layout(Tokenizer.load(pathlib.Path(config.data) / "tokenizer.json"), ARCH.media)
+    layout = Preprocessor(Tokenizer.load(pathlib.Path(config.data) / "tokenizer.json"), ARCH.media)
     loop.fit(plan(config), layout, [SlowRecords()])
 
 
@@ -78,7 +78,7 @@ def test_asked_to_stop_it_saves_that_step_and_says_that_the_same_command_goes_on
     said = process.communicate(timeout=100)[1]
     assert process.returncode == entry.RESTART == 75, said
     reached = len(rows(run))
-    assert checkpoint.steps(run) == [reached] and reached < STEPS
+    assert checkpoint.saved_steps(run) == [reached] and reached < STEPS
     assert f"run was asked to stop and is saved at step {reached}; the same command goes on from there" in said
 
     process = start(data, tmp_path / "work", f"--config.steps={reached + 2}")
@@ -93,7 +93,7 @@ def test_a_second_process_in_one_folder_is_refused_and_a_killed_one_keeps_nobody
     # Worker processes outlive one that is killed, and hold what it had open.
     first = start(data, tmp_path / "work", "--config.save=2", "--config.workers=1", before=("setsid",))
     try:
-        while first.poll() is None and len(checkpoint.steps(run)) < 1:
+        while first.poll() is None and len(checkpoint.saved_steps(run)) < 1:
             time.sleep(0.05)
         second = start(data, tmp_path / "work", "--config.save=2")
         said = second.communicate(timeout=100)[1]
@@ -104,7 +104,7 @@ def test_a_second_process_in_one_folder_is_refused_and_a_killed_one_keeps_nobody
         assert first.poll() is None
         first.kill()
         first.wait()
-        reached = checkpoint.steps(run)[-1]
+        reached = checkpoint.saved_steps(run)[-1]
         third = start(data, tmp_path / "work", f"--config.steps={reached + 2}", "--config.save=2")
         said = third.communicate(timeout=100)[1]
         assert third.returncode == 0 and f"at step {reached}" in said, said
@@ -126,7 +126,7 @@ def test_a_full_disk_is_said_and_the_last_whole_checkpoint_stays(data, tmp_path)
     said = process.communicate(timeout=200)[1]
     assert process.returncode == 1, said
     assert f"error: {work}/run: no space is left on its disk" in said, said
-    whole = checkpoint.steps(tmp_path / "left")
+    whole = checkpoint.saved_steps(tmp_path / "left")
     assert whole and checkpoint.load_params(tmp_path / "left" / "checkpoints" / str(whole[-1]))
 
 
@@ -135,7 +135,7 @@ def trained(tmp_path_factory, tokenizer) -> pathlib.Path:
     """A run with checkpoints at its steps 1 and 2."""
     folder = tmp_path_factory.mktemp("faults") / "run"
     with jax.set_mesh(make_mesh((1, 1, 1))):
-        fit(folder, Layout(tokenizer, ARCH.media), [GOOD], [Records()], steps=2)
+        fit(folder, Preprocessor(tokenizer, ARCH.media), [GOOD], [Records()], steps=2)
     return folder
 
 
@@ -153,7 +153,7 @@ def test_a_checkpoint_that_is_not_whole_is_put_aside_for_the_one_before(trained,
     resumed = fit(run, layout, [GOOD], [Records()], steps=3)
     assert "checkpoints/2 cannot be read" in caplog.text and f"resuming {run} at step 1" in caplog.text
     assert jax.tree.all(jax.tree.map(lambda a, b: jnp.array_equal(a, b), resumed, straight))
-    assert checkpoint.steps(run) == [1, 2, 3] and (run / "checkpoints" / "unreadable-2").is_dir()
+    assert checkpoint.saved_steps(run) == [1, 2, 3] and (run / "checkpoints" / "unreadable-2").is_dir()
 
 
 def test_where_no_checkpoint_is_whole_nothing_starts_anew(trained, tmp_path, layout):
@@ -172,7 +172,7 @@ def test_a_save_that_was_killed_is_written_again(trained, tmp_path, layout):
     shutil.copytree(trained, run)
     (run / "checkpoints" / "2" / "commit_success.txt").unlink()
     assert int(fit(run, layout, [GOOD], [Records()], steps=3).step) == 3
-    assert checkpoint.steps(run) == [1, 2, 3]
+    assert checkpoint.saved_steps(run) == [1, 2, 3]
 
 
 def test_a_changed_experiment_is_refused_by_what_changed(tmp_path, layout):
@@ -182,7 +182,9 @@ def test_a_changed_experiment_is_refused_by_what_changed(tmp_path, layout):
     file.write_text('"""What it is."""\nTEMPERATURE = 0.05\nSTEPS = 10\n')
 
     def go(steps=1, **changes):
-        run = dataclasses.replace(plan(config), about=entry.about(str(file), config), steps=steps, **changes)
+        run = dataclasses.replace(
+            plan(config), about=entry.experiment_metadata(str(file), config), steps=steps, **changes
+        )
         loop.fit(run, layout, [Records()])
 
     go()

@@ -11,16 +11,16 @@ from jax import P
 
 from embed.batch import Pairs
 from embed.data.preprocess import Budget
-from embed.data.tasks import Task, shapes
+from embed.data.tasks import Task, batch_structs
 from embed.distributed import mesh
-from embed.losses.contrastive import Candidates, contrast, dense
-from embed.losses.ring import ring
-from embed.model.attention import Places, banded, full, fused
+from embed.losses.contrastive import Candidates, contrastive_loss, gather_and_score
+from embed.losses.ring import ring_score
+from embed.model.attention import AttentionMaskInfo, full_attention, sliding_window, splash_attention
 from embed.model.encoder import Encoder, encode_pairs
-from embed.model.layers import KEPT
+from embed.model.layers import REMAT_POLICY
 from embed.model.presets import Architecture, AttentionSpec
 from embed.training import checkpoint
-from embed.training.flops import flops, model_flops
+from embed.training.flops import model_flops, program_flops
 
 A = jax.ShapeDtypeStruct((8, 16), jnp.float32)
 B = jax.ShapeDtypeStruct((16, 16), jnp.float32)
@@ -32,27 +32,29 @@ def product(a, b):
 
 
 def test_products_and_their_gradients():
-    assert flops(product, A, B) == ONE
-    assert flops(jax.grad(lambda a, b: product(a, b).sum(), (0, 1)), A, B) == 3 * ONE
+    assert program_flops(product, A, B) == ONE
+    assert program_flops(jax.grad(lambda a, b: product(a, b).sum(), (0, 1)), A, B) == 3 * ONE
     again = jax.checkpoint(lambda a, b: product(product(a, b), b))
-    assert flops(jax.value_and_grad(lambda a, b: again(a, b).sum(), (0, 1)), A, B) == 2 * (3 + 1) * ONE
-    assert flops(jax.grad(lambda a, b: again(a, b).sum(), (0, 1)), A, B) == 2 * 3 * ONE  # nobody asks for the value
-    assert flops(lambda a, b: jnp.einsum("ij,kj->ik", a, b), A, B) == ONE
+    assert program_flops(jax.value_and_grad(lambda a, b: again(a, b).sum(), (0, 1)), A, B) == 2 * (3 + 1) * ONE
+    assert (
+        program_flops(jax.grad(lambda a, b: again(a, b).sum(), (0, 1)), A, B) == 2 * 3 * ONE
+    )  # nobody asks for the value
+    assert program_flops(lambda a, b: jnp.einsum("ij,kj->ik", a, b), A, B) == ONE
 
 
 def test_loops_and_branches():
-    assert flops(lambda a, b: jax.lax.fori_loop(0, 5, lambda _, a: product(a, b), a), A, B) == 5 * ONE
-    assert flops(lambda a, b: jax.lax.scan(lambda a, _: (product(a, b), None), a, length=7)[0], A, B) == 7 * ONE
-    assert flops(lambda a, b: jax.lax.cond(a[0, 0] > 0, lambda: product(a, b), lambda: a), A, B) == ONE
+    assert program_flops(lambda a, b: jax.lax.fori_loop(0, 5, lambda _, a: product(a, b), a), A, B) == 5 * ONE
+    assert program_flops(lambda a, b: jax.lax.scan(lambda a, _: (product(a, b), None), a, length=7)[0], A, B) == 7 * ONE
+    assert program_flops(lambda a, b: jax.lax.cond(a[0, 0] > 0, lambda: product(a, b), lambda: a), A, B) == ONE
     with pytest.raises(ValueError, match="unknown length"):
-        flops(lambda a, b: jax.lax.while_loop(lambda a: a[0, 0] > 0, lambda a: product(a, b), a), A, B)
+        program_flops(lambda a, b: jax.lax.while_loop(lambda a: a[0, 0] > 0, lambda a: product(a, b), a), A, B)
 
 
 def test_what_every_device_does_is_counted_for_each():
     with jax.set_mesh(mesh.make_mesh((1, 4, 1))):
         spread = jax.shard_map(product, in_specs=(P(mesh.BATCH), P()), out_specs=P(mesh.BATCH))
         a = jax.ShapeDtypeStruct(A.shape, A.dtype, sharding=P(mesh.BATCH, None))
-        assert flops(spread, a, B) == ONE
+        assert program_flops(spread, a, B) == ONE
 
 
 @pytest.mark.parametrize(("l", "window"), [(2048, 0), (2048, 128), (4096, 600), (1024, 100)])
@@ -66,8 +68,8 @@ def test_the_kernel_counts_the_tiles_it_visits(l, window):
     x = jax.ShapeDtypeStruct((1, l, 2, 16), jnp.float32, sharding=mesh.HEADS)
     ids = jax.ShapeDtypeStruct((1, l), jnp.int32, sharding=P(mesh.BATCH, None))
     one, other = (
-        flops(functools.partial(how, window=window), x, x, x, Places(ids, ids))
-        for how in (functools.partial(fused, interpret=True), full)
+        program_flops(functools.partial(how, window=window), x, x, x, AttentionMaskInfo(ids, ids))
+        for how in (functools.partial(splash_attention, interpret=True), full_attention)
     )
     assert other == 2 * 2 * 2 * l * l * 16
     assert sum(near) * tile <= one == len(near) * max(near) * tile
@@ -76,7 +78,10 @@ def test_the_kernel_counts_the_tiles_it_visits(l, window):
 def test_a_band_counts_three_windows_a_token():
     x = jax.ShapeDtypeStruct((3, 640, 2, 16), jnp.float32, sharding=mesh.HEADS)
     ids = jax.ShapeDtypeStruct((3, 640), jnp.int32, sharding=P(mesh.BATCH, None))
-    assert flops(functools.partial(banded, window=64), x, x, x, Places(ids, ids)) == 2 * 2 * 3 * 2 * 640 * (3 * 64) * 16
+    assert (
+        program_flops(functools.partial(sliding_window, window=64), x, x, x, AttentionMaskInfo(ids, ids))
+        == 2 * 2 * 3 * 2 * 640 * (3 * 64) * 16
+    )
 
 
 TEXT = dataclasses.replace(
@@ -106,15 +111,15 @@ def by_hand(arch: Architecture, rows: int, l: int) -> int:
 def test_an_encoder_takes_its_products_forward_and_backward():
     """Within the few hundredths that norms and rotary positions add: they are written as einsums too."""
     task = Task("any", 4, 1.0, Budget(64), Budget(64), negatives=2)
-    pairs, expected = shapes(task, TEXT.media), by_hand(TEXT, 4 * (1 + 1 + 2), 64)
+    pairs, expected = batch_structs(task, TEXT.media), by_hand(TEXT, 4 * (1 + 1 + 2), 64)
     encoders = {remat: Encoder(TEXT, remat=remat) for remat in (False, True)}
-    params = checkpoint.shapes(encoders[False])
+    params = checkpoint.param_structs(encoders[False])
 
     def gradients(encoder):
         def loss(params, pairs):
             return sum(map(jnp.sum, encode_pairs(lambda rows: encoder.apply({"params": params}, rows), pairs)))
 
-        return flops(jax.grad(loss), params, pairs)
+        return program_flops(jax.grad(loss), params, pairs)
 
     assert 3 * expected <= model_flops(encoders[False], params, pairs) <= 3 * 1.02 * expected
     assert 3 * expected <= gradients(encoders[False]) <= 3 * 1.02 * expected
@@ -122,7 +127,7 @@ def test_an_encoder_takes_its_products_forward_and_backward():
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 8, 1)])
-@pytest.mark.parametrize(("rivals", "passes"), [(dense, 3), (ring, 4)])
+@pytest.mark.parametrize(("rivals", "passes"), [(gather_and_score, 3), (ring_score, 4)])
 @pytest.mark.parametrize("shared", [False, True])
 def test_the_loss_takes_a_product_a_pair_of_vectors(shape, rivals, passes, shared):
     """Forward one, backward two, and the ring makes its scores again; a query's own negatives are kept."""
@@ -135,12 +140,12 @@ def test_the_loss_takes_a_product_a_pair_of_vectors(shape, rivals, passes, share
         pairs = Pairs(None, None, None, *about)
         candidates = Candidates(shared_negatives=shared)
         how = dict(temperature=0.1, widths=(8, e), candidates=candidates, rivals=rivals)
-        return contrast(query, target, negative, pairs, **how)[0]
+        return contrastive_loss(query, target, negative, pairs, **how)[0]
 
     with jax.set_mesh(mesh.make_mesh(shape)):
         hashes = [rows(n, 2, dtype=jnp.uint32) for n in (q, q, q * h)]
         args = (rows(q, e), rows(q, e), rows(q * h, e), *hashes, rows(q, dtype=bool))
-        forward, both = flops(loss, *args), flops(jax.grad(loss, (0, 1, 2)), *args)
+        forward, both = program_flops(loss, *args), program_flops(jax.grad(loss, (0, 1, 2)), *args)
     met, its_own = (2 * q * (q + q * h) * e, 0) if shared else (2 * q * q * e, 2 * q * h * e)
     assert (forward, both) == (met + its_own, passes * met + 3 * its_own)
 
@@ -152,12 +157,12 @@ def test_what_the_kernel_gave_is_kept_where_a_layer_is_made_again():
 
     def attention(x, ids):
         x = jnp.sin(x)  # what is made again
-        return fused(x, x, x, Places(ids, ids), 0, interpret=True)
+        return splash_attention(x, x, x, AttentionMaskInfo(ids, ids), 0, interpret=True)
 
     def taken(policy):
         layer = jax.checkpoint(attention, policy=policy)
-        return flops(jax.value_and_grad(lambda x, ids: jnp.sum(jnp.sin(layer(x, ids)))), x, ids)
+        return program_flops(jax.value_and_grad(lambda x, ids: jnp.sum(jnp.sin(layer(x, ids)))), x, ids)
 
-    forward = flops(attention, x, ids)
-    assert taken(KEPT) == pytest.approx((1 + 2.5) * forward, rel=1e-3)
+    forward = program_flops(attention, x, ids)
+    assert taken(REMAT_POLICY) == pytest.approx((1 + 2.5) * forward, rel=1e-3)
     assert taken(None) == pytest.approx((2 + 2.5) * forward, rel=1e-3)

@@ -44,9 +44,9 @@ def loss(params, pairs, candidates, key):
     return value * (1.0 if candidates.margin is None else jnp.nan), {"accuracy": jnp.float32(0.5)}
 
 
-def fit(folder, layout, tasks, sources, steps, loss=loss, trains=partition.everything, **schedule):
+def fit(folder, layout, tasks, sources, steps, loss=loss, trains=partition.all_params, **schedule):
     optimizer = optim.adamw(1e-2, warmup=1, steps=100)
-    often = loop.Schedule(save=1, keep=100, **schedule)
+    often = loop.LoopConfig(save=1, keep=100, **schedule)
     encoder = Encoder(ARCH, remat=False)
     run = loop.Run(folder, encoder, tasks, loss, optimizer, steps=steps, seed=0, trains=trains, schedule=often)
     return loop.fit(run, layout, sources)
@@ -94,7 +94,7 @@ def test_too_many_in_a_row_stop_the_run(tmp_path, layout):
     with pytest.raises(metrics.Diverged, match="3 updates in a row were not finite, at step 2 of task bad"):
         fit(tmp_path, layout, [BAD], [Records()], steps=9, patience=3)
     assert [row["skipped_in_a_row"] for row in rows(tmp_path)] == [1, 2, 3]
-    assert checkpoint.steps(tmp_path)[-1] < 3
+    assert checkpoint.saved_steps(tmp_path)[-1] < 3
 
 
 def test_quarantined_records_are_counted_by_source(tmp_path, layout, caplog):
@@ -108,7 +108,7 @@ def test_quarantined_records_are_counted_by_source(tmp_path, layout, caplog):
 def test_the_journal_forgets_steps_after_the_checkpoint_and_a_torn_line(tmp_path):
     lines = [json.dumps({"step": step, "loss": 1.0}) for step in range(5)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 5, "lo')
-    with metrics.Journal(tmp_path, [GOOD], start=3, steps=9, every=10, patience=20):
+    with metrics.MetricsLogger(tmp_path, [GOOD], start=3, steps=9, every=10, patience=20):
         pass
     assert [row["step"] for row in rows(tmp_path)] == [0, 1, 2]
 
@@ -117,10 +117,12 @@ def test_what_is_frozen_stays_and_has_no_optimizer_state(tmp_path, layout):
     begun = fit(tmp_path, layout, [GOOD], [Records()], steps=0, loss=every_leaf, trains=backbone)
     before = jax.tree.map(np.asarray, begun.params)
     state = fit(tmp_path, layout, [GOOD], [Records()], steps=3, loss=every_leaf, trains=backbone)
-    (trained, frozen), (trained_before, frozen_before) = (partition.split(p, backbone) for p in (state.params, before))
+    (trained, frozen), (trained_before, frozen_before) = (
+        partition.split_params(p, backbone) for p in (state.params, before)
+    )
     assert all(same(frozen, frozen_before)) and not any(same(trained, trained_before))
     moments = state.opt.inner_state[1][0]
-    assert partition.shapes(moments.mu) == partition.shapes(moments.nu) == partition.shapes(trained)
+    assert partition.param_shapes(moments.mu) == partition.param_shapes(moments.nu) == partition.param_shapes(trained)
     counters = sum(leaf.ndim == 0 for leaf in jax.tree.leaves(state.opt))
     elements = sum(leaf.size for leaf in jax.tree.leaves(state.opt))
     assert elements == counters + 2 * sum(leaf.size for leaf in jax.tree.leaves(trained))
@@ -134,7 +136,7 @@ def test_a_step_keeps_frozen_parameters_where_they_are():
     def loss(params, pairs, candidates, key):
         return jnp.sum(params["backbone"]["weight"] @ params["vocabulary"][:8]), {}
 
-    state = loop.TrainState(jnp.int32(0), params, optimizer.init(partition.split(params, backbone)[0]))
+    state = loop.TrainState(jnp.int32(0), params, optimizer.init(partition.split_params(params, backbone)[0]))
     where = params["vocabulary"].unsafe_buffer_pointer()
     side = Inputs(*(jnp.zeros((4, 8), jnp.int32),) * 4, *(jnp.zeros((4, 0)),) * 4)  # the loss looks at none of it
     pairs = Pairs(side, side, side, *(jnp.zeros((4, 2), jnp.uint32),) * 3, jnp.ones(4, bool))
@@ -154,7 +156,7 @@ def test_another_choice_of_what_trains_is_refused(tmp_path, layout):
     fit(tmp_path, layout, [GOOD], [Records()], steps=1, loss=every_leaf, trains=backbone)
     saved = checkpoint.metadata(tmp_path)["trained_parameters"]
     assert saved["backbone/final_norm/scale"] == [ARCH.width] and "vocabulary" not in saved
-    for other in (partition.everything, lambda path: path[0] == "vocabulary"):
+    for other in (partition.all_params, lambda path: path[0] == "vocabulary"):
         with pytest.raises(checkpoint.CheckpointError, match=r"trained_parameters\.\S+ was .* and is"):
             fit(tmp_path, layout, [GOOD], [Records()], steps=2, loss=every_leaf, trains=other)
 
@@ -167,10 +169,10 @@ def test_where_nothing_trains_the_paths_are_named(tmp_path, layout):
 
 def test_a_learned_temperature_is_the_runs_and_not_the_encoders(tmp_path, layout):
     def loss(params, pairs, candidates, key):
-        return temperature.bounded(params[temperature.NAME]["scale"]), {"accuracy": jnp.float32(0)}
+        return temperature.clipped_exp(params[temperature.NAME]["scale"]), {"accuracy": jnp.float32(0)}
 
     def adapt(key, params):
-        return params | {temperature.NAME: {"scale": temperature.learned(0.5)}}
+        return params | {temperature.NAME: {"scale": temperature.init_log_temperature(0.5)}}
 
     def go(folder, steps, **more):
         optimizer = optim.adamw(1e-2, warmup=1, steps=100)
@@ -185,4 +187,4 @@ def test_a_learned_temperature_is_the_runs_and_not_the_encoders(tmp_path, layout
     assert temperature.NAME not in checkpoint.load_params(tmp_path / "one")
     following = go(tmp_path / "two", 0, init=tmp_path / "one")
     np.testing.assert_allclose(following.params[temperature.NAME]["scale"], np.log(0.5), rtol=1e-6)
-    assert all(same(temperature.without(following.params), temperature.without(state.params)))
+    assert all(same(temperature.strip_params(following.params), temperature.strip_params(state.params)))

@@ -17,7 +17,7 @@ from embed.data.preprocess import Budget
 from embed.data.records import Record, RecordError, Text
 from embed.data.sources import JsonlSource
 from embed.data.tasks import Task
-from embed.losses.contrastive import contrast
+from embed.losses.contrastive import contrastive_loss
 from embed.model.encoder import Encoder
 from embed.training import checkpoint, loop, optim, quarantine
 
@@ -30,11 +30,11 @@ def loss(params, pairs, candidates, key):
         return jnp.sum(vectors * (inputs.segments > 0)[..., None], axis=1)
 
     sides = (embed(side) for side in (pairs.query, pairs.target, pairs.negative))
-    return contrast(*sides, pairs, temperature=0.05, widths=ARCH.widths, candidates=candidates)
+    return contrastive_loss(*sides, pairs, temperature=0.05, widths=ARCH.widths, candidates=candidates)
 
 
 def go(folder, layout, tasks, sources, steps, workers=0, **more):
-    often = loop.Schedule(save=1, keep=100, workers=workers)
+    often = loop.LoopConfig(save=1, keep=100, workers=workers)
     run = loop.Run(
         folder, Encoder(ARCH, remat=False), tasks, loss, optim.adamw(1e-2, warmup=0, steps=100, decay=0.1),
         steps=steps, seed=0, schedule=often, **more,

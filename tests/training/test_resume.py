@@ -24,12 +24,12 @@ from PIL import Image as Pillow
 
 from embed.batch import Dropout
 from embed.data import tokenizer as tokenizers
-from embed.data.preprocess import Budget, Layout
+from embed.data.preprocess import Budget, Preprocessor
 from embed.data.records import Image, Record, Text
-from embed.data.sources import ArrayRecordSource, read, write
+from embed.data.sources import ArrayRecordSource, read_records, write
 from embed.data.tasks import Task
 from embed.distributed.mesh import make_mesh
-from embed.losses.contrastive import contrast
+from embed.losses.contrastive import contrastive_loss
 from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs
 from embed.model.presets import PRESETS
 from embed.training import checkpoint, loop, optim
@@ -55,18 +55,18 @@ def fit(
 ):
     encoder = Encoder(ARCH, remat=False)
     words = tokenizers.Tokenizer.load(data / "tokenizer.json")
-    layout = layout or Layout(words, ARCH.media)
+    layout = layout or Preprocessor(words, ARCH.media)
 
     def contrastive(params, pairs, candidates, key):
         def embed(inputs):
             return encode_by_microbatch(lambda rows: encoder.apply({"params": params}, rows), inputs, 4)
 
         sides = encode_pairs(embed, pairs, Dropout(key, 0.1))
-        return contrast(*sides, pairs, temperature=0.05, widths=ARCH.widths, candidates=candidates)
+        return contrastive_loss(*sides, pairs, temperature=0.05, widths=ARCH.widths, candidates=candidates)
 
     sources = [Slow(data / "train.array_record") for _ in tasks]
     optimizer = optim.adamw(1e-2, warmup=2, steps=STEPS)
-    schedule = loop.Schedule(save=SAVE, keep=3)
+    schedule = loop.LoopConfig(save=SAVE, keep=3)
     plan = loop.Run(
         run,
         encoder,
@@ -137,11 +137,11 @@ def short(data) -> pathlib.Path:
 def test_a_killed_run_goes_on_bit_for_bit(data, uninterrupted, sign):
     run = data / f"stopped_by_{sign.name}"
     process = start(data, run)
-    while process.poll() is None and len(checkpoint.steps(run)) < 2:
+    while process.poll() is None and len(checkpoint.saved_steps(run)) < 2:
         time.sleep(0.005)
     process.send_signal(sign)
     assert process.wait(60) != 0
-    reached = checkpoint.steps(run)[-1]
+    reached = checkpoint.saved_steps(run)[-1]
     assert SAVE <= reached < STEPS and not (run / "final.npz").exists()
 
     resumed = finish(start(data, run), run)
@@ -177,7 +177,7 @@ def written(folder: pathlib.Path, data: pathlib.Path, records: list[Record]) -> 
 
 
 def test_other_data_are_refused_by_the_name_of_their_dataset(data, short, tmp_path):
-    records = list(read(ArrayRecordSource(data / "train.array_record")))
+    records = list(read_records(ArrayRecordSource(data / "train.array_record")))
     edited = [*records[:-1], dataclasses.replace(records[-1], query=(Text("a red square 32"),))]
     swapped = [records[1], records[0], *records[2:]]
     before = (short / "metrics.jsonl").read_bytes()
@@ -191,7 +191,7 @@ def test_other_data_are_refused_by_the_name_of_their_dataset(data, short, tmp_pa
 
 
 def test_a_copy_of_the_data_and_a_checkpoint_that_does_not_know_its_own_go_on(data, short, tmp_path, caplog):
-    records = list(read(ArrayRecordSource(data / "train.array_record")))
+    records = list(read_records(ArrayRecordSource(data / "train.array_record")))
     copy = written(tmp_path / "copy", data, records)
     for run in (tmp_path / "new", tmp_path / "old"):
         shutil.copytree(short, run)
@@ -206,9 +206,9 @@ def test_a_copy_of_the_data_and_a_checkpoint_that_does_not_know_its_own_go_on(da
     assert checkpoint.metadata(tmp_path / "old")["data"]["one"]["records"] == 24
 
 
-def other_layout() -> Layout:
-    words = tokenizers.train(["other words than those, in another order"] * 20, ARCH.vocabulary)
-    return Layout(words, ARCH.media)
+def other_layout() -> Preprocessor:
+    words = tokenizers.train_tokenizer(["other words than those, in another order"] * 20, ARCH.vocabulary)
+    return Preprocessor(words, ARCH.media)
 
 
 def test_another_tokenizer_is_refused_in_a_run_and_as_init(data, short, tmp_path):
@@ -223,13 +223,13 @@ def test_another_tokenizer_is_refused_in_a_run_and_as_init(data, short, tmp_path
 def test_other_media_are_refused_by_what_differs(short, layout):
     changed = dataclasses.replace(ARCH.media, patch=16, timestamps=True)
     with pytest.raises(checkpoint.CheckpointError, match=r"media.patch: checkpoint 8, here 16; media.timestamps: ch"):
-        checkpoint.check(short, Layout(checkpoint.load_layout(short).tokenizer, changed))
-    assert checkpoint.load_layout(short).media == ARCH.media
+        checkpoint.check_contract(short, Preprocessor(checkpoint.load_preprocessor(short).tokenizer, changed))
+    assert checkpoint.load_preprocessor(short).media == ARCH.media
 
 
 @pytest.mark.parametrize("arch", [ARCH, *PRESETS.values()])
 def test_an_architecture_comes_back_from_a_checkpoint(layout, arch):
-    described = checkpoint.describe(arch, layout)
+    described = checkpoint.metadata_for(arch, layout)
     assert checkpoint.architecture(described) == arch
     del described["architecture"]["media"]["clip"]
     with pytest.raises(checkpoint.CheckpointError, match="another version of embed: MediaFormat differs in clip"):

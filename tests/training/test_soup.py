@@ -17,14 +17,14 @@ def save(run: pathlib.Path, layout, value: float, arch=ARCH, step: int = 1, extr
     """A checkpoint whose parameters are all `value`, with a ramp so that no two leaves are alike."""
     params = jax.tree.map(
         lambda leaf: np.full(leaf.shape, value, np.float32) * np.arange(leaf.shape[-1], dtype=np.float32),
-        checkpoint.shapes(Encoder(arch)),
+        checkpoint.param_structs(Encoder(arch)),
     )
     if extra:
         params["more"] = np.ones(2, np.float32)
     run.mkdir(exist_ok=True)
     layout.tokenizer.save(run / "tokenizer.json")
     with checkpoint.checkpointer(run, every=1, keep=9) as writer:
-        writer.save(step, {"params": params}, custom_metadata=checkpoint.describe(arch, layout), force=True)
+        writer.save(step, {"params": params}, custom_metadata=checkpoint.metadata_for(arch, layout), force=True)
     return run
 
 
@@ -88,7 +88,7 @@ def test_greedy_keeps_the_best_alone_where_nothing_helps(parents):
 
 def test_parents_of_another_form_are_refused(tmp_path, parents, layout):
     wider = save(tmp_path / "wider", layout, 1.0, arch=dataclasses.replace(ARCH, hidden=128))
-    words = tokenizers.train(["other words than those, in another order"] * 20, ARCH.vocabulary)
+    words = tokenizers.train_tokenizer(["other words than those, in another order"] * 20, ARCH.vocabulary)
     foreign = save(tmp_path / "foreign", dataclasses.replace(layout, tokenizer=words), 1.0)
     for other, message in [
         (wider, "differ in architecture: hidden"),
@@ -107,18 +107,18 @@ def test_a_saved_soup_is_read_like_a_run(tmp_path, parents, layout):
     soup.save(folder, soup.average(parents[:2], [1.0, 1.0]), parents[:2], weights=[1.0, 1.0], score=0.5)
     params = soup.average(parents, [1.0] * 3)
     soup.save(folder, params, parents, weights=[1.0] * 3, score=0.7)  # again: the last one stands
-    assert checkpoint.steps(folder) == [0]
+    assert checkpoint.saved_steps(folder) == [0]
     assert equal(checkpoint.load_params(folder), params)
-    assert equal(jax.tree.map(np.asarray, checkpoint.load_params(folder, checkpoint.concrete(params))), params)
+    assert equal(jax.tree.map(np.asarray, checkpoint.load_params(folder, checkpoint.to_shape_dtype(params))), params)
     meta = checkpoint.metadata(folder)
     assert meta["soup"] == {"parents": [str(p) for p in parents], "weights": [1.0] * 3, "score": 0.7}
     assert checkpoint.architecture(meta) == ARCH
-    assert checkpoint.load_layout(folder).contract() == layout.contract()
+    assert checkpoint.load_preprocessor(folder).contract() == layout.contract()
     assert level(soup.average([folder, parents[0]], [1.0, 1.0])) == pytest.approx(2.0)
     said = checkpoint.lineage(folder)
     assert said["checkpoint"] == "soup" and said["dev score"] == "0.7000"
     assert said["from"] == " + ".join(f"1 × {parent.name}" for parent in parents)
-    steps = [parents[0] / "checkpoints" / str(step) for step in checkpoint.steps(parents[0])]
+    steps = [parents[0] / "checkpoints" / str(step) for step in checkpoint.saved_steps(parents[0])]
     soup.save(folder, params, steps, weights=[2.0] * len(steps))
-    assert checkpoint.lineage(folder)["from"] == f"2 × {parents[0].name}/{checkpoint.steps(parents[0])[0]}"
+    assert checkpoint.lineage(folder)["from"] == f"2 × {parents[0].name}/{checkpoint.saved_steps(parents[0])[0]}"
     assert checkpoint.lineage(parents[0])["from"] == "the seed"

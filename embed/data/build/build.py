@@ -24,10 +24,10 @@ from tqdm import tqdm
 
 from embed.distributed import storage
 from embed.data.build import spec
-from embed.data.build.dedup import NUMBERS, firsts, near_firsts, seen
-from embed.data.build.read_parts import Job, gather_all, known
+from embed.data.build.dedup import NUM_HASHES, first_occurrence, near_first_occurrence, contains_near_duplicate
+from embed.data.build.read_parts import PartJob, read_parts, load_info
 from embed.data.records import parse_json
-from embed.data.sources import ArrayRecordSource, judgements, open_split, qrels, read, write_shards
+from embed.data.sources import ArrayRecordSource, read_judgements, open_split, read_qrels, read_records, write_shards
 
 
 class BuildError(ValueError):
@@ -52,7 +52,7 @@ def build(path: pathlib.Path, out: pathlib.Path, options: Options, workers: int)
         raise BuildError(f"{out} is read here: give another folder to build in")
     made, manifest = spec.load(path), out / "manifest.json"
     asked = {"spec": _fingerprint(path), "near": options.near, "against": [str(other) for other in options.against]}
-    with storage.exclusive(out):
+    with storage.lock_folder(out):
         if not manifest.exists():
             _build(path, made, out, options, asked, workers)
         about = parse_json(manifest.read_bytes(), str(manifest))
@@ -66,34 +66,34 @@ def _build(
 ) -> None:
     """Writes OUT, its manifest last."""
     work = out / ".parts"
-    splits = _jobs(path, made, work, options)
-    evaluations = {f"its own {name}": jobs for name, jobs in splits.items() if asks(name)}
+    splits = _part_jobs(path, made, work, options)
+    evaluations = {f"its own {name}": jobs for name, jobs in splits.items() if is_eval_split(name)}
     for number, other in enumerate(options.against):
-        found = _jobs(other, spec.load(other), work / f"against{number}", options)
-        evaluations |= {f"{name} of {other}": jobs for name, jobs in found.items() if asks(name)}
+        found = _part_jobs(other, spec.load(other), work / f"against{number}", options)
+        evaluations |= {f"{name} of {other}": jobs for name, jobs in found.items() if is_eval_split(name)}
 
     begun = work / "asked.json"
     work.mkdir(exist_ok=True)
     if begun.exists() and parse_json(begun.read_bytes(), str(begun)) != asked:
         raise BuildError(f"{work} is of another spec or other options: delete it, or give another folder")
-    with storage.whole(begun) as file:
+    with storage.atomic_write(begun) as file:
         file.write_text(json.dumps(asked), encoding="utf-8")
     every = [job for jobs in (*splits.values(), *evaluations.values()) for job in jobs]
-    gather_all(list(dict.fromkeys(every)), workers)
+    read_parts(list(dict.fromkeys(every)), workers)
 
     written = {name: _split(name, jobs, evaluations, out, options) for name, jobs in splits.items()}
     about: dict[str, Any] = {"source": made.source, "licence": made.licence, "task": made.task} | asked
     about |= {"counts": {name: one["records"] for name, one in written.items()}, "splits": written}
     if made.qrels is not None:
         about["judgements"] = _judgements(made.qrels, out)
-    with storage.whole(out / "quarantine.jsonl") as file, file.open("wb") as lines:
+    with storage.atomic_write(out / "quarantine.jsonl") as file, file.open("wb") as lines:
         lines.writelines(job.file(".quarantine").read_bytes() for jobs in splits.values() for job in jobs)
-    with storage.whole(out / "manifest.json") as file:
+    with storage.atomic_write(out / "manifest.json") as file:
         file.write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     shutil.rmtree(work)
 
 
-def asks(split: str) -> bool:
+def is_eval_split(split: str) -> bool:
     """Whether the queries of a split are what a model is scored by."""
     return "train" not in split and split != "corpus"
 
@@ -107,19 +107,19 @@ def _fingerprint(path: pathlib.Path) -> str:
     return hashlib.sha256("\n".join(listed).encode()).hexdigest()
 
 
-def _jobs(path: pathlib.Path, made: spec.Spec, work: pathlib.Path, options: Options) -> dict[str, list[Job]]:
+def _part_jobs(path: pathlib.Path, made: spec.Spec, work: pathlib.Path, options: Options) -> dict[str, list[PartJob]]:
     """The parts of every split. Raises BuildError where a split has none."""
     near = options.near is not None
     if empty := [name for name, parts in made.splits.items() if not parts]:
         raise BuildError(f"{empty[0]}: it is empty: {path} has no record of it")
     return {
-        name: [Job(path, name, i, work / name / f"{i:06}", near) for i in range(len(parts))]
+        name: [PartJob(path, name, i, work / name / f"{i:06}", near) for i in range(len(parts))]
         for name, parts in made.splits.items()
     }
 
 
 def _split(
-    name: str, jobs: Sequence[Job], evaluations: Mapping[str, Sequence[Job]], out: pathlib.Path, options: Options
+    name: str, jobs: Sequence[PartJob], evaluations: Mapping[str, Sequence[PartJob]], out: pathlib.Path, options: Options
 ) -> dict[str, Any]:
     """Chooses and writes a split; what the manifest says of it. Raises BuildError where there is nothing."""
     quarantined = collections.Counter(
@@ -133,12 +133,12 @@ def _split(
     about: dict[str, Any] = {"read": len(sizes) + quarantined.total(), "quarantined": dict(quarantined.most_common())}
     keep = np.ones(len(sizes), bool)
     if "train" in name:
-        for why, bad in _unwanted(jobs, evaluations, options):
+        for why, bad in _filters(jobs, evaluations, options):
             about[why] = int((keep & bad).sum())
             keep &= ~bad
     about["records"] = int(keep.sum())
     for key in ("langs", "kinds"):
-        found = (_column([job], key)[own].tolist() for job, own in _own(jobs, keep))
+        found = (_column([job], key)[own].tolist() for job, own in _slices(jobs, keep))
         counts = collections.Counter(itertools.chain.from_iterable(found))
         about[key] = {value: n for value, n in counts.most_common() if value}
     return about | {"shards": _write(name, jobs, keep, out)}
@@ -150,46 +150,46 @@ def _reason(line: dict[str, str]) -> str:
     return re.sub(r"\d[\d,.]*", "N", re.sub(r"'[^']*'|/\S+:\d+", "…", why))
 
 
-def _unwanted(
-    jobs: Sequence[Job], evaluations: Mapping[str, Sequence[Job]], options: Options
+def _filters(
+    jobs: Sequence[PartJob], evaluations: Mapping[str, Sequence[PartJob]], options: Options
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yields why records are not trained on, and which, bool[n]."""
     hashes, least = _column(jobs, "hashes"), options.near
-    yield "duplicates", ~firsts(hashes.reshape(-1, 4))
+    yield "duplicates", ~first_occurrence(hashes.reshape(-1, 4))
     if least is not None:
         signatures = _signatures(jobs)
-        yield "near duplicates", ~near_firsts(signatures, least)
+        yield "near duplicates", ~near_first_occurrence(signatures, least)
     for name, others in evaluations.items():
         asked = np.ascontiguousarray(_column(others, "hashes")[:, 0]).view(np.uint64)
         found = np.isin(hashes.view(np.uint64)[..., 0], asked)
         if least is not None:
             queries = _signatures(others)[:, 0]
             for side in range(2):
-                found[:, side] |= seen(signatures[:, side], queries, least)
+                found[:, side] |= contains_near_duplicate(signatures[:, side], queries, least)
         # the positive of a class is its name, which may well be a query of it too
         yield f"asked by {name}", found[:, 0] | (found[:, 1] & ~_column(jobs, "labelled"))
 
 
-def _column(jobs: Sequence[Job], field: str) -> np.ndarray:
+def _column(jobs: Sequence[PartJob], field: str) -> np.ndarray:
     """What is known of the records of some parts, of one kind."""
     found = []
     for job in jobs:
-        with known(job) as of_part:
+        with load_info(job) as of_part:
             found.append(of_part[field])
     return np.concatenate(found)
 
 
-def _signatures(jobs: Sequence[Job]) -> np.ndarray:
+def _signatures(jobs: Sequence[PartJob]) -> np.ndarray:
     """u32[n,2,128] in a file beside the parts: they may be larger than memory."""
     counts = [len(_column([job], "sizes")) for job in jobs]
     file = jobs[0].stem.with_name("signatures.npy")
-    found = np.lib.format.open_memmap(file, "w+", np.uint32, (sum(counts), 2, NUMBERS))
+    found = np.lib.format.open_memmap(file, "w+", np.uint32, (sum(counts), 2, NUM_HASHES))
     for job, stop, count in zip(jobs, np.cumsum(counts), counts, strict=True):
         found[stop - count : stop] = _column([job], "signatures")
     return found
 
 
-def _own(jobs: Sequence[Job], keep: np.ndarray) -> Iterator[tuple[Job, np.ndarray]]:
+def _slices(jobs: Sequence[PartJob], keep: np.ndarray) -> Iterator[tuple[PartJob, np.ndarray]]:
     """Yields each part with its share of `keep`."""
     start = 0
     for job in jobs:
@@ -198,7 +198,7 @@ def _own(jobs: Sequence[Job], keep: np.ndarray) -> Iterator[tuple[Job, np.ndarra
         start = stop
 
 
-def _write(name: str, jobs: Sequence[Job], keep: np.ndarray, out: pathlib.Path) -> list[dict[str, Any]]:
+def _write(name: str, jobs: Sequence[PartJob], keep: np.ndarray, out: pathlib.Path) -> list[dict[str, Any]]:
     """The shards of a split, of whose records `keep` are kept; what the manifest says of each."""
     hidden = not sys.stderr.isatty()
     records = tqdm(_bytes(jobs, keep), total=int(keep.sum()), desc=f"writing {name}", unit="record", disable=hidden)
@@ -211,9 +211,9 @@ def _write(name: str, jobs: Sequence[Job], keep: np.ndarray, out: pathlib.Path) 
     return shards
 
 
-def _bytes(jobs: Sequence[Job], keep: np.ndarray) -> Iterator[bytes]:
+def _bytes(jobs: Sequence[PartJob], keep: np.ndarray) -> Iterator[bytes]:
     """Yields the records that are kept, in order."""
-    for job, own in _own(jobs, keep):
+    for job, own in _slices(jobs, keep):
         if own.any():
             source = ArrayRecordDataSource([str(job.file(".array_record"))])
             yield from (source[int(i)] for i in np.flatnonzero(own))
@@ -221,9 +221,9 @@ def _bytes(jobs: Sequence[Job], keep: np.ndarray) -> Iterator[bytes]:
 
 def _judgements(path: storage.Path, out: pathlib.Path) -> dict[str, int]:
     """Writes qrels.tsv, without the lines whose query or document is not there; how many there are of both."""
-    queries, corpus = ({record.id for record in read(open_split(out, name))} for name in ("queries", "corpus"))
-    known = judgements(path, queries, corpus)
-    with storage.whole(out / "qrels.tsv") as file:
+    queries, corpus = ({record.id for record in read_records(open_split(out, name))} for name in ("queries", "corpus"))
+    known = read_judgements(path, queries, corpus)
+    with storage.atomic_write(out / "qrels.tsv") as file:
         lines = (f"{query}\t{document}\t{grade}\n" for query, document, grade in known)
         file.write_text("".join(lines), encoding="utf-8")
-    return {"records": len(known), "lost": sum(1 for _ in qrels(path)) - len(known)}
+    return {"records": len(known), "lost": sum(1 for _ in read_qrels(path)) - len(known)}

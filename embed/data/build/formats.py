@@ -24,7 +24,7 @@ from PIL import Image as Pillow
 
 from embed.distributed import storage
 from embed.data.records import MAX_MEDIA_BYTES, Audio, Content, Image, Record, RecordError, parse_beir
-from embed.data.sources import JsonlSource, Parse, open_split, qrels
+from embed.data.sources import JsonlSource, Parse, open_split, read_qrels
 from embed.data.textfile import decode_text
 
 log = logging.getLogger(__name__)
@@ -231,7 +231,7 @@ def beir(folder: str | os.PathLike, name: str, negatives: int = 8) -> list[Part]
     queries, corpus = (JsonlSource(folder, side, parse_beir) for side in ("queries", "corpus"))
     at = [_index(queries), _index(corpus)]
     judged: dict[str, dict[str, int]] = {}
-    for _, query, document, grade in qrels(folder / "qrels" / f"{name}.tsv"):
+    for _, query, document, grade in read_qrels(folder / "qrels" / f"{name}.tsv"):
         judged.setdefault(query, {})[document] = grade
     rows = [(query, document) for query, grades in judged.items() for document, grade in grades.items() if grade > 0]
 
@@ -269,7 +269,7 @@ def beir_test(folder: str | os.PathLike) -> dict[str, list[Part]]:
     Raises RecordError and FileNotFoundError.
     """
     folder = storage.path(folder)
-    answered = {query for _, query, _, grade in qrels(folder / "qrels" / "test.tsv") if grade > 0}
+    answered = {query for _, query, _, grade in read_qrels(folder / "qrels" / "test.tsv") if grade > 0}
     queries = by_index(
         f"{folder}/queries.jsonl",
         JsonlSource(folder, "queries", parse_beir),

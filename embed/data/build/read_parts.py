@@ -1,6 +1,6 @@
 """One part of a source, read by one process: its records, what is known of each, and what had to be left out.
 
-A part's files have one stem: `.array_record`, `.quarantine` (JSON lines), `.npz` (see `known`), which is written last,
+A part's files have one stem: `.array_record`, `.quarantine` (JSON lines), `.npz` (see `load_info`), which is written last,
 and, while it is read, `.at`, the number of the row: one that ends the process is left out by the next (`.deadly`).
 """
 
@@ -25,23 +25,23 @@ from tqdm import tqdm
 
 from embed.distributed import storage
 from embed.data.build import formats, spec
-from embed.data.build.dedup import NUMBERS, decoded, signature
+from embed.data.build.dedup import NUM_HASHES, decode_parts, signature
 from embed.data.media.decode import MediaError
 from embed.data.records import KEY_OF, Content, Record, RecordError, content_hash, to_bytes, validate
 from embed.data.sources import write_bytes
 
 log = logging.getLogger(__name__)
-DEADLY = 100  # rows of a part that may end a process
-EVERY = 30.0  # seconds between lines in a log
+CRASHES = 100  # rows of a part that may end a process
+LOG_SECONDS = 30.0  # seconds between lines in a log
 DEFECTS = (TypeError, AttributeError, ImportError, NameError, AssertionError, SyntaxError)  # of code, not of a file
 
 
-class GatherError(ValueError):
+class ReadError(ValueError):
     """A part that cannot be read at all; the message says which."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
+class PartJob:
     """A part of a split of a spec, and where its files go."""
 
     spec: pathlib.Path
@@ -55,7 +55,7 @@ class Job:
         return self.stem.with_name(self.stem.name + suffix)
 
 
-def known(job: Job) -> np.lib.npyio.NpzFile:
+def load_info(job: PartJob) -> np.lib.npyio.NpzFile:
     """What is known of the records of a part, each an element: `sizes` i64[n] in bytes, `langs` and `kinds`
     ("text → image") U[n], `labelled` bool[n], and of query and positive `hashes` u32[n,2,2], `signatures` u32[n,2,128],
     or u32[n,2,0].
@@ -65,22 +65,22 @@ def known(job: Job) -> np.lib.npyio.NpzFile:
     return np.load(job.file(".npz"), allow_pickle=False)
 
 
-def gather(job: Job) -> None:
+def read_part(job: PartJob) -> None:
     """Reads a part. Raises what its spec or source raises before the first row."""
-    looks: list[Look] = []
+    looks: list[RecordInfo] = []
 
     with job.file(".quarantine").open("w", encoding="utf-8") as out:
 
         def kept() -> Iterator[bytes]:
-            for where, look in _looks(job):
-                if isinstance(look, Look):
+            for where, look in _record_infos(job):
+                if isinstance(look, RecordInfo):
                     looks.append(dataclasses.replace(look, data=b""))
                     yield look.data
                 else:
-                    out.write(json.dumps({"where": where, "why": storage.brief(look)}) + "\n")
+                    out.write(json.dumps({"where": where, "why": storage.short_message(look)}) + "\n")
 
         write_bytes(job.file(".array_record"), kept())
-    with storage.whole(job.file(".npz")) as file, file.open("wb") as binary:
+    with storage.atomic_write(job.file(".npz")) as file, file.open("wb") as binary:
         np.savez(
             binary,
             sizes=np.array([look.size for look in looks], np.int64),
@@ -89,14 +89,14 @@ def gather(job: Job) -> None:
             labelled=np.array([look.labelled for look in looks], bool),
             hashes=np.array([look.hashes for look in looks], np.uint32).reshape(-1, 2, 2),
             signatures=np.array([look.signatures for look in looks], np.uint32).reshape(
-                len(looks), 2, NUMBERS if job.near else 0
+                len(looks), 2, NUM_HASHES if job.near else 0
             ),
         )
     job.file(".at").unlink()
 
 
 @dataclasses.dataclass(frozen=True)
-class Look:
+class RecordInfo:
     """A record that can be read and decoded, in bytes, and what is known of it."""
 
     data: bytes
@@ -108,10 +108,10 @@ class Look:
     signatures: np.ndarray  # u32[2,128], or u32[2,0]
 
 
-def _looks(job: Job) -> Iterator[tuple[str, Look | Exception]]:
+def _record_infos(job: PartJob) -> Iterator[tuple[str, RecordInfo | Exception]]:
     """Yields every record of a part, or what is wrong with it or its row, with where it stands."""
     part = _spec(job.spec).splits[job.split][job.number]
-    rows, deadly = enumerate(part.rows()), set(deadly_rows(job))
+    rows, deadly = enumerate(part.rows()), set(crashing_rows(job))
     where = f"the first row of part {job.number} of {job.split}"
     with job.file(".at").open("w") as at:
         while True:
@@ -121,7 +121,7 @@ def _looks(job: Job) -> Iterator[tuple[str, Look | Exception]]:
                 return
             except Exception as error:  # of a file that is cut short or broken in its middle
                 _raise_defect(error, where, job.spec)
-                yield where, ValueError(f"what comes after it cannot be read: {storage.brief(error)}")
+                yield where, ValueError(f"what comes after it cannot be read: {storage.short_message(error)}")
                 return
             at.seek(0)
             at.write(f"{number}\n")
@@ -130,7 +130,7 @@ def _looks(job: Job) -> Iterator[tuple[str, Look | Exception]]:
                 yield where, MediaError("it ends the process that decodes it")
                 continue
             for record in _records(part, row, where, job.spec):
-                yield where, record if isinstance(record, Exception) else _look(record, where, job.near)
+                yield where, record if isinstance(record, Exception) else _record_info(record, where, job.near)
 
 
 def _records(part: formats.Part, row: Any, where: str, spec: pathlib.Path) -> Iterator[Record | Exception]:
@@ -156,7 +156,7 @@ def _raised_in(error: Exception) -> pathlib.Path:
     return pathlib.Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
 
 
-def deadly_rows(job: Job) -> list[int]:
+def crashing_rows(job: PartJob) -> list[int]:
     """The rows of a part that have ended a process."""
     return json.loads(job.file(".deadly").read_text()) if job.file(".deadly").exists() else []
 
@@ -166,26 +166,26 @@ def _spec(path: pathlib.Path) -> spec.Spec:
     return spec.load(path)
 
 
-def _look(record: Record, where: str, near: bool) -> Look | Exception:
+def _record_info(record: Record, where: str, near: bool) -> RecordInfo | Exception:
     """Decodes every medium; what is wrong with it where one cannot be."""
     try:
         record = validate(record, where)
         sides = record.query, record.positive
-        found = [decoded(side) for side in (*sides, *record.negatives)]
+        found = [decode_parts(side) for side in (*sides, *record.negatives)]
     except (RecordError, MediaError) as error:
         return error
     signatures = [signature(side) for side in found[:2]] if near else np.zeros((2, 0))
     data = to_bytes(dataclasses.replace(record, provenance={"from": where} | record.provenance))
     hashes = np.stack([content_hash(side) for side in sides])
     kind = " → ".join(filter(None, map(_kind, sides)))
-    return Look(data, len(data), record.lang, kind, bool(record.label), hashes, np.array(signatures))
+    return RecordInfo(data, len(data), record.lang, kind, bool(record.label), hashes, np.array(signatures))
 
 
 def _kind(content: Content) -> str:
     return "+".join(dict.fromkeys(KEY_OF[type(part)] for part in content))
 
 
-def gather_all(jobs: Sequence[Job], workers: int) -> None:
+def read_parts(jobs: Sequence[PartJob], workers: int) -> None:
     """Reads the parts that have not been read, `workers` at a time."""
     missing = [job for job in jobs if not job.file(".npz").exists()]
     for job in missing:
@@ -194,17 +194,17 @@ def gather_all(jobs: Sequence[Job], workers: int) -> None:
     with tqdm(total=len(jobs), initial=len(jobs) - len(missing), desc="reading", unit="part", disable=hidden) as bar:
         for count, job in enumerate(_finished(missing, workers), len(jobs) - len(missing) + 1):
             bar.update()
-            if hidden and (time.monotonic() - told > EVERY or count == len(jobs)):
+            if hidden and (time.monotonic() - told > LOG_SECONDS or count == len(jobs)):
                 told = time.monotonic()
                 log.info("%d of %d parts read, last of %s", count, len(jobs), job.split)
 
 
-def _finished(jobs: Sequence[Job], workers: int) -> Iterator[Job]:
+def _finished(jobs: Sequence[PartJob], workers: int) -> Iterator[PartJob]:
     """Yields parts as they have been read; where a row ends a process, the parts under way are read again alone."""
     left = dict.fromkeys(jobs)
     try:
         with _pool(workers) as pool:
-            running = {pool.submit(gather, job): job for job in jobs}
+            running = {pool.submit(read_part, job): job for job in jobs}
             for done in as_completed(running):
                 if error := done.exception():
                     pool.shutdown(cancel_futures=True)
@@ -215,7 +215,7 @@ def _finished(jobs: Sequence[Job], workers: int) -> Iterator[Job]:
     except BrokenProcessPool:
         begun = [job for job in left if job.file(".at").exists() or job.file(".npz").exists()]
     if not begun:
-        raise GatherError("the processes that read a source end before its first row; is there too little memory?")
+        raise ReadError("the processes that read a source end before its first row; is there too little memory?")
     for job in begun:
         if not job.file(".npz").exists():
             _alone(job)
@@ -240,14 +240,14 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _alone(job: Job) -> None:
+def _alone(job: PartJob) -> None:
     """Reads a part in processes of its own, without the rows that end them."""
-    for _ in range(DEADLY):
+    for _ in range(CRASHES):
         try:
             with _pool(1) as pool:
-                return pool.submit(gather, job).result()
+                return pool.submit(read_part, job).result()
         except BrokenProcessPool:
             row = int(job.file(".at").read_text())
             log.warning("row %d of part %d of %s ends the process that decodes it", row, job.number, job.split)
-            job.file(".deadly").write_text(json.dumps([*deadly_rows(job), row]))
-    raise GatherError(f"more than {DEADLY} rows of part {job.number} of {job.split} end the process that decodes them")
+            job.file(".deadly").write_text(json.dumps([*crashing_rows(job), row]))
+    raise ReadError(f"more than {CRASHES} rows of part {job.number} of {job.split} end the process that decodes them")

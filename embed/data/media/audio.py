@@ -10,7 +10,7 @@ import soundfile
 import soxr
 
 from embed.data.media.containers import claimed_seconds, find_audio, open_container
-from embed.data.media.errors import MediaError, check_bytes, explained
+from embed.data.media.errors import MediaError, as_media_error, check_bytes
 from embed.data.media.wav import restate_sizes
 
 SAMPLE_RATE = 16_000
@@ -46,7 +46,7 @@ def decode_audio(data: bytes, cut: bool = False) -> np.ndarray:
     are taken.
     """
     check_bytes("audio", data)
-    with explained("audio", ACCEPTED, ERRORS):
+    with as_media_error("audio", ACCEPTED, ERRORS):
         samples, rate = _mix(data, cut)
     if not len(samples):
         raise MediaError("a sound without samples")
@@ -62,7 +62,7 @@ def _mix(data: bytes, cut: bool) -> tuple[np.ndarray, int]:
     mixed: list[np.ndarray] = [np.zeros(0, np.float32)]
     count, rate, power = 0, SAMPLE_RATE, 0.0
     with np.errstate(all="ignore"):  # of floats that are not finite, or too large to square
-        for rate, channels in _blocks(restate_sizes(data), cut):
+        for rate, channels in read_audio(restate_sizes(data), cut):
             room = MAX_SECONDS * rate - count
             if len(channels) > room and not cut:
                 raise MediaError(f"a sound longer than {MAX_SECONDS} s: cut it into pieces")
@@ -88,25 +88,25 @@ def _check_sound(rate: int, channels: int) -> None:
         raise MediaError(f"a sound that claims {rate:,} Hz and {channels} channels: its header is wrong, save it again")
 
 
-def _blocks(data: bytes, long: bool) -> Iterator[tuple[int, np.ndarray]]:
+def read_audio(data: bytes, long: bool) -> Iterator[tuple[int, np.ndarray]]:
     """Yields (rate in Hz, f32[n,channels]), a little at a time: the header's length is not trusted.
 
     Raises MediaError above 180 s, unless it may be `long`.
     """
     if _is_mpeg(data):
-        yield from _blocks_by_av(data)
+        yield from read_audio_av(data)
         return
     try:
         file = soundfile.SoundFile(_Memory(data))
     except soundfile.LibsndfileError as error:
         if error.code not in UNKNOWN_TO_SOUNDFILE:
             raise MediaError(f"a sound that is malformed ({error.error_string}): save it again") from error
-        yield from _blocks_by_av(data)
+        yield from read_audio_av(data)
         return
     with file:
         _check_sound(file.samplerate, file.channels)
         if file.frames > 2**62:  # a FLAC written to a pipe does not know its length, and libsndfile stumbles at its end
-            yield from _blocks_by_av(data)
+            yield from read_audio_av(data)
             return
         if file.frames > MAX_SECONDS * file.samplerate and not long:
             raise MediaError(f"a sound of {file.frames / file.samplerate:,.0f} s; at most {MAX_SECONDS} s: cut it")
@@ -129,8 +129,8 @@ def _has_frame_count(data: bytes) -> bool:
     return any(tag in data[start : start + 200] for tag in (b"Xing", b"Info", b"VBRI"))
 
 
-def _blocks_by_av(data: bytes) -> Iterator[tuple[int, np.ndarray]]:
-    """Like `_blocks`, for MP3 and what libsndfile does not know: AAC, Opus in WebM, the sound of a video, ..."""
+def read_audio_av(data: bytes) -> Iterator[tuple[int, np.ndarray]]:
+    """Like `read_audio`, for MP3 and what libsndfile does not know: AAC, Opus in WebM, the sound of a video, ..."""
     with open_container(data) as container:
         stream = find_audio(container)
         if stream is None:

@@ -3,7 +3,7 @@
 import codecs
 import re
 
-LOOKED_AT = 8192  # bytes at the start
+SNIFF_BYTES = 8192  # bytes at the start
 CONTROL = re.compile(rb"[\x00-\x06\x0e-\x1a\x1c-\x1f\x7f]")
 KINDS: tuple[tuple[str, int, bytes], ...] = (
     ("a PNG image", 0, b"\x89PNG\r\n\x1a\n"),
@@ -95,7 +95,7 @@ def sniff_binary(data: bytes) -> str:
 
     UTF-8 without a control character is text, whatever it begins with, but for PDF; so is what has a byte-order mark.
     """
-    head = data[:LOOKED_AT]
+    head = data[:SNIFF_BYTES]
     if head.startswith(MARKS) or (_is_text(head) and not head.startswith(b"%PDF-")):
         return ""
     for name, at, magic in KINDS:

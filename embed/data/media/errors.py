@@ -15,7 +15,7 @@ def check_bytes(kind: str, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def explained(kind: str, accepted: str, errors: tuple[type[Exception], ...]) -> Iterator[None]:
+def as_media_error(kind: str, accepted: str, errors: tuple[type[Exception], ...]) -> Iterator[None]:
     """Makes a MediaError of `errors`, what a decoder raises for a bad file.
 
     Anything else passes: a TypeError or an AttributeError is a defect of this code or a change of the library's.

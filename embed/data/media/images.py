@@ -12,10 +12,12 @@ import numpy as np
 from PIL import Image as Pillow
 from PIL import ImageCms, UnidentifiedImageError, _imaging
 
-from embed.data.media.errors import MediaError, check_bytes, explained
+from embed.data.media.errors import MediaError, as_media_error, check_bytes
 
 MAX_PIXELS = 64_000_000  # of an image
-KEPT_PIXELS = 16_000_000  # one with more is averaged down: models see less, and a decoded pixel is four bytes and more
+DOWNSAMPLE_ABOVE = (
+    16_000_000  # one with more is averaged down: models see less, and a decoded pixel is four bytes and more
+)
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "ICO")
 ACCEPTED = "PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF"
 IMAGE_SUFFIXES = frozenset(
@@ -53,7 +55,7 @@ def decode_image(data: bytes) -> np.ndarray:
     One of more than 16 megapixels is averaged down. Raises MediaError, also above 64 megapixels.
     """
     check_bytes("an image", data)
-    with explained("an image", ACCEPTED, (*ERRORS, Pillow.DecompressionBombError)):
+    with as_media_error("an image", ACCEPTED, (*ERRORS, Pillow.DecompressionBombError)):
         try:
             image = Pillow.open(io.BytesIO(data), formats=FORMATS)
         except UnidentifiedImageError:
@@ -71,12 +73,12 @@ def to_rgb(image: Pillow.Image) -> np.ndarray:
     if image.width * image.height > MAX_PIXELS:
         raise MediaError(f"an image of {image.width}x{image.height} pixels; at most {MAX_PIXELS:,}: scale it down")
     _check_opened(image)
-    with explained("an image", ACCEPTED, ERRORS):
+    with as_media_error("an image", ACCEPTED, ERRORS):
         image.load()
         turn = UPRIGHT.get(image.getexif().get(ORIENTATION, 1))  # after loading: Pillow turns some formats itself
     image = _to_eight_bits(image)
     clear = image.has_transparency_data
-    if (many := image.width * image.height / KEPT_PIXELS) > 1:
+    if (many := image.width * image.height / DOWNSAMPLE_ABOVE) > 1:
         image = image.reduce(math.ceil(math.sqrt(many)))
     if clear:
         layer = image.convert("RGBA")

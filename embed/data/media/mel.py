@@ -9,9 +9,9 @@ from embed.data.media.decode import SAMPLE_RATE
 HOP = 160  # samples between frames, 10 ms
 WINDOW = 320  # samples that a frame looks at, 20 ms
 FFT = 512
-HIGHEST = 8000.0  # Hz
+MAX_FREQUENCY = 8000.0  # Hz
 FLOOR = 1e-3  # added before the logarithm
-SHORTEST = HOP + 1  # samples that give a frame
+MIN_SAMPLES = HOP + 1  # samples that give a frame
 
 
 def log_mel(samples: np.ndarray, bins: int) -> np.ndarray:
@@ -20,7 +20,7 @@ def log_mel(samples: np.ndarray, bins: int) -> np.ndarray:
     Frame i is centred on sample 160·i: half a window of silence goes before the sound, nothing behind it. There is a
     frame where its window and one sample more end within the sound: t = floor((n - 161) / 160) + 1.
     """
-    count = max((len(samples) - SHORTEST) // HOP + 1, 0)
+    count = max((len(samples) - MIN_SAMPLES) // HOP + 1, 0)
     if not count:
         return np.zeros((0, bins), np.float32)
     padded = np.pad(samples.astype(np.float32), (WINDOW // 2, 0))
@@ -40,7 +40,7 @@ def _hann() -> np.ndarray:
 @functools.cache
 def _filters(bins: int) -> np.ndarray:
     """f32[257, bins]: how much of every frequency a bin hears. Triangles of height 1 whose corners are even in mels."""
-    top = 2595 * np.log10(1 + HIGHEST / 700)
+    top = 2595 * np.log10(1 + MAX_FREQUENCY / 700)
     corners = 700 * (10 ** (np.linspace(0, top, bins + 2) / 2595) - 1)
     low, centre, high = corners[:-2], corners[1:-1], corners[2:]
     at = np.linspace(0, SAMPLE_RATE / 2, FFT // 2 + 1)[:, None]

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import numpy as np
 import pypdfium2
 
-from embed.data.media.errors import MediaError, check_bytes, explained
+from embed.data.media.errors import MediaError, as_media_error, check_bytes
 
 MAX_PAGES = 6
 MAX_SPLIT = 2000  # pages of a document that is split
@@ -25,7 +25,7 @@ def render_pdf(data: bytes, max_pages: int = MAX_PAGES, longest: int = 1536) -> 
     Raises MediaError, also where the file asks for a password or has more than `max_pages` pages.
     """
     check_bytes("a PDF", data)
-    with explained("a PDF", "a PDF", ERRORS), pdfium, contextlib.closing(_open(data)) as document:
+    with as_media_error("a PDF", "a PDF", ERRORS), pdfium, contextlib.closing(_open(data)) as document:
         if not 1 <= len(document) <= max_pages:
             raise MediaError(f"a PDF of {len(document)} pages; 1 to {max_pages} can be embedded: split it")
         return [_render(document, number, longest) for number in range(len(document))]
@@ -56,7 +56,7 @@ def split_pdf(data: bytes, most: int = MAX_PAGES) -> list[tuple[int, int, bytes]
     One that is short enough stays as it is. Raises MediaError as `render_pdf` does, and above 2,000 pages.
     """
     check_bytes("a PDF", data)
-    with explained("a PDF", "a PDF", ERRORS), pdfium, contextlib.closing(_open(data)) as document:
+    with as_media_error("a PDF", "a PDF", ERRORS), pdfium, contextlib.closing(_open(data)) as document:
         count = len(document)
         if not 1 <= count <= MAX_SPLIT:
             raise MediaError(f"a PDF of {count:,} pages; 1 to {MAX_SPLIT:,} can be split")

@@ -7,7 +7,7 @@ import av
 import numpy as np
 
 from embed.data.media.containers import check_frame, claimed_seconds, find_audio, find_video, open_container
-from embed.data.media.errors import MediaError, check_bytes, explained
+from embed.data.media.errors import MediaError, as_media_error, check_bytes
 
 KEPT_FRAME_PIXELS = 1920 * 1088  # a larger frame is scaled down: 32 of these are 0.2 GB
 MAX_VIDEO_SECONDS = 3600
@@ -30,7 +30,7 @@ def has_video(data: bytes) -> bool:
     Raises MediaError where it is broken.
     """
     check_bytes("a video", data)
-    with explained("a video", ACCEPTED, ERRORS), open_container(data) as container:
+    with as_media_error("a video", ACCEPTED, ERRORS), open_container(data) as container:
         return find_video(container) is not None
 
 
@@ -41,7 +41,7 @@ def decode_video(data: bytes, max_frames: int) -> tuple[np.ndarray, np.ndarray]:
     sound is not read. Raises MediaError, also above an hour or 4096x2304 pixels, or where a frame it needs is broken.
     """
     check_bytes("a video", data)
-    with explained("a video", ACCEPTED, ERRORS), open_container(data) as container:
+    with as_media_error("a video", ACCEPTED, ERRORS), open_container(data) as container:
         stream = find_video(container)
         if stream is None and find_audio(container) is not None:
             raise MediaError("a video without frames: the file has sound alone; give it as audio")
@@ -115,7 +115,7 @@ def _decode_chosen(
         if settled > done:
             if before is None:
                 break
-            picture = _upright(before)
+            picture = _oriented(before)
             if not done:
                 frames = np.zeros((len(chosen), *picture.shape), np.uint8)
             if picture.shape != frames.shape[1:]:
@@ -144,7 +144,7 @@ def _decode_runs(
             codec.flush_buffers()
 
 
-def _upright(frame: av.VideoFrame) -> np.ndarray:
+def _oriented(frame: av.VideoFrame) -> np.ndarray:
     """The frame's pixels as they are to be seen, u8[h,w,3]; of a large one fewer."""
     check_frame(frame.width, frame.height)
     smaller = min(1.0, math.sqrt(KEPT_FRAME_PIXELS / (frame.width * frame.height)))

@@ -25,7 +25,7 @@ from embed.data.build.build import BuildError, Options, build
 from embed.data.preprocess import Budget
 from embed.data.mixture import mixture
 from embed.data.records import Image, Record, Text
-from embed.data.sources import JsonlSource, open_split, read
+from embed.data.sources import JsonlSource, open_split, read_records
 from embed.data.tasks import Task
 from embed.eval.benchmarks import from_folder
 
@@ -76,8 +76,8 @@ def test_every_record_is_kept_or_counted(folder, tmp_path):
     source = JsonlSource(folder, "train")
     kept = [source[i] for i in range(20) if i not in (7, 19)]
     built = open_split(tmp_path / "out", "train")
-    assert bare(read(built)) == kept and f"{folder}/train[0]" in built[0].provenance["from"]
-    assert bare(read(open_split(tmp_path / "out", "test"))) == bare(read(JsonlSource(folder, "test")))
+    assert bare(read_records(built)) == kept and f"{folder}/train[0]" in built[0].provenance["from"]
+    assert bare(read_records(open_split(tmp_path / "out", "test"))) == bare(read_records(JsonlSource(folder, "test")))
     assert not (tmp_path / "out" / ".parts").exists()
 
 
@@ -88,7 +88,7 @@ def test_shards_hold_what_one_file_would_in_order(folder, tmp_path, monkeypatch,
     shards = about["splits"]["train"]["shards"]
     assert len(shards) > 3 and sum(shard["records"] for shard in shards) == 18
     one, many = (open_split(tmp_path / name, "train") for name in ("one", "many"))
-    assert list(read(one)) == list(read(many))
+    assert list(read_records(one)) == list(read_records(many))
     task = Task("t", 4, 1.0, Budget(16), Budget(8, 1, 4))
     for step in (0, 5):
         a, b = (mixture([task], [source], layout, seed=1)[step][1] for source in (one, many))
@@ -137,7 +137,7 @@ def test_a_killed_build_goes_on_and_ends_as_one_that_was_not(tmp_path):
     assert command.main([*line[3:], str(tmp_path / "out")]) == 0
     build(tmp_path / "slow.py", tmp_path / "whole", Options(), workers=2)
     a, b = (open_split(tmp_path / name, "train") for name in ("out", "whole"))
-    assert list(read(a)) == list(read(b)) and [r.id for r in read(a)] == [str(i) for i in range(80)]
+    assert list(read_records(a)) == list(read_records(b)) and [r.id for r in read_records(a)] == [str(i) for i in range(80)]
 
 
 DEADLY = SLOW.replace("time.sleep(0.02)", "i in (13, 17) and os.abort()").replace("import time", "import os")
@@ -147,7 +147,7 @@ def test_a_row_that_ends_the_process_is_left_out_and_named(tmp_path):
     (tmp_path / "deadly.py").write_text(DEADLY)
     about = build(tmp_path / "deadly.py", tmp_path / "out", Options(), workers=2)
     assert about["splits"]["train"]["quarantined"] == {"it ends the process that decodes it": 2}
-    ids = [record.id for record in read(open_split(tmp_path / "out", "train"))]
+    ids = [record.id for record in read_records(open_split(tmp_path / "out", "train"))]
     assert ids == [str(i) for i in range(80) if i not in (13, 17)]
 
 
@@ -191,7 +191,7 @@ def test_parquet(rows, tmp_path):
     (tmp_path / "map.py").write_text(MAP.format(parts=parts, **fields))
     assert len(spec.load(tmp_path / "map.py").splits["train"]) == 5  # row groups
     build(tmp_path / "map.py", tmp_path / "out", Options(), workers=2)
-    built = list(read(open_split(tmp_path / "out", "train")))
+    built = list(read_records(open_split(tmp_path / "out", "train")))
     assert bare(built) == WANTED and built[17].provenance == {"from": f"{tmp_path}/train-1.parquet[7]"}
 
 
@@ -207,7 +207,7 @@ def test_webdataset_and_a_tar_that_is_cut_short(rows, tmp_path):
     parts = f"formats.webdataset({str(tmp_path / 'train-*.tar')!r}, pairs)"
     (tmp_path / "map.py").write_text(MAP.format(parts=parts, **fields))
     build(tmp_path / "map.py", tmp_path / "out", Options(), workers=2)
-    assert bare(read(open_split(tmp_path / "out", "train"))) == WANTED
+    assert bare(read_records(open_split(tmp_path / "out", "train"))) == WANTED
     with (tmp_path / "train-1.tar").open("r+b") as file:
         file.truncate(5 * 2048 + 700)
     about = build(tmp_path / "map.py", tmp_path / "cut", Options(), workers=2)["splits"]["train"]
@@ -236,7 +236,7 @@ def test_tfds(tmp_path):
     parts = f"formats.tfds('tiny:1.0.0', 'train', pairs, ['image'], {str(tmp_path / 'tfds')!r})"
     (tmp_path / "map.py").write_text(MAP.format(parts=parts, **fields))
     build(tmp_path / "map.py", tmp_path / "out", Options(), workers=2)
-    built = bare(read(open_split(tmp_path / "out", "train")))
+    built = bare(read_records(open_split(tmp_path / "out", "train")))
     assert sorted(built, key=lambda record: int(record.id[1:])) == WANTED  # TFDS shuffles
 
 
@@ -260,7 +260,7 @@ def test_beir(tmp_path):
     (found / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq2\td5\t1\nq3\td1\t2\n")
     about = build(found, tmp_path / "out", Options(), workers=1)
     assert about["counts"] == {"corpus": 6, "queries": 2, "train": 2} and about["judgements"]["lost"] == 0
-    first, second = read(open_split(tmp_path / "out", "train"))
+    first, second = read_records(open_split(tmp_path / "out", "train"))
     assert first.positive == (Text("A title\ndocument 2"),) and first.negatives == ((Text("document 3"),),)
     assert second.id == "q1/d4" and second.negatives == ()
     assert any("nowhere" not in why and "no document" in why for why in about["splits"]["train"]["quarantined"])

@@ -22,7 +22,7 @@ from embed.data.build import formats, read_parts, spec
 from embed.data.media import decode
 from embed.data.build.build import BuildError, Options, build
 from embed.data.records import Image, Record, RecordError, Text, from_bytes
-from embed.data.sources import open_split, read
+from embed.data.sources import open_split, read_records
 
 
 def write_pairs(folder, count: int, split: str = "train", **more) -> None:
@@ -35,8 +35,8 @@ def looks(path, split: str = "train") -> list[Record | str]:
     """The records of all parts of a spec, or why there is none, read in this process."""
     found: list[Record | str] = []
     for number in range(len(spec.load(path).splits[split])):
-        job = read_parts.Job(path, split, number, path.parent / f"{number}", near=False)
-        for _, look in read_parts._looks(job):
+        job = read_parts.PartJob(path, split, number, path.parent / f"{number}", near=False)
+        for _, look in read_parts._record_infos(job):
             if isinstance(look, Exception):
                 found.append(str(look))
             else:
@@ -55,7 +55,7 @@ def test_a_build_is_a_source_and_what_to_evaluate_on(tmp_path):
     assert (one / "quarantine.jsonl").read_bytes() == b""
     assert second["counts"] == first["counts"] == {"test": 2, "train": 6}
     assert (second["source"], second["licence"], second["task"]) == ("here", "CC0", "")
-    assert [record.id for record in read(open_split(two, "train"))] == [f"{i}" for i in range(6)]
+    assert [record.id for record in read_records(open_split(two, "train"))] == [f"{i}" for i in range(6)]
     for source, out in ((one, one), (tmp_path / "pairs", tmp_path / "pairs" / ".." / "pairs")):
         with pytest.raises(BuildError, match="is read here: give another folder"):
             build(source, out, Options(), workers=1)
@@ -267,4 +267,4 @@ def test_a_folder_is_built_by_one_process_and_a_killed_one_keeps_nobody_away(tmp
         process.send_signal(signal.SIGKILL)  # it alone: the processes it started see to their own end
         process.stderr.read()  # which is when nobody can write there
     assert command.main(line) == 0
-    assert [record.id for record in read(open_split(tmp_path / "out", "train"))] == [str(i) for i in range(80)]
+    assert [record.id for record in read_records(open_split(tmp_path / "out", "train"))] == [str(i) for i in range(80)]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from embed.data.build.dedup import NUMBERS, alike, decoded, firsts, near_firsts, seen, signature
+from embed.data.build.dedup import NUM_HASHES, jaccard_estimate, decode_parts, first_occurrence, near_first_occurrence, contains_near_duplicate, signature
 from embed.data.build.formats import audio_of
 from embed.data.records import Audio, Image, Text
 
@@ -14,7 +14,7 @@ rng = np.random.default_rng(0)
 
 
 def of(*parts) -> np.ndarray:
-    return signature(decoded(parts))
+    return signature(decode_parts(parts))
 
 
 def runs(words: str) -> set[str]:
@@ -28,7 +28,7 @@ def test_texts_share_what_their_runs_share(changed):
     a, b = " ".join(words), " ".join(other)
     exact = len(runs(a) & runs(b)) / len(runs(a) | runs(b))
     assert (
-        abs(alike(of(Text(a)), of(Text("  " + b.upper()))) - exact) < 4 * (exact * (1 - exact) / NUMBERS) ** 0.5 + 0.01
+        abs(jaccard_estimate(of(Text(a)), of(Text("  " + b.upper()))) - exact) < 4 * (exact * (1 - exact) / NUM_HASHES) ** 0.5 + 0.01
     )
 
 
@@ -41,10 +41,10 @@ def picture(seed: int, side: int = 200, **options) -> Image:
 
 def test_a_picture_saved_again_is_alike_and_another_is_not():
     png = of(picture(1, format="PNG"))
-    assert alike(png, of(picture(1, format="JPEG", quality=90))) > 0.75
-    assert alike(png, of(picture(1, 180, format="WEBP", quality=95))) > 0.6
-    assert alike(png, of(picture(2, format="PNG"))) < 0.1
-    assert alike(png, of(Text("a picture"))) < 0.1
+    assert jaccard_estimate(png, of(picture(1, format="JPEG", quality=90))) > 0.75
+    assert jaccard_estimate(png, of(picture(1, 180, format="WEBP", quality=95))) > 0.6
+    assert jaccard_estimate(png, of(picture(2, format="PNG"))) < 0.1
+    assert jaccard_estimate(png, of(Text("a picture"))) < 0.1
 
 
 def tune(seed: int, rate: int, gain: float = 1.0) -> Audio:
@@ -54,13 +54,13 @@ def tune(seed: int, rate: int, gain: float = 1.0) -> Audio:
 
 
 def test_a_sound_at_another_rate_and_loudness_is_alike_and_another_is_not():
-    assert alike(of(tune(1, 16_000)), of(tune(1, 16_000, gain=0.7))) > 0.7
-    assert alike(of(tune(1, 16_000)), of(tune(2, 16_000))) < 0.3
+    assert jaccard_estimate(of(tune(1, 16_000)), of(tune(1, 16_000, gain=0.7))) > 0.7
+    assert jaccard_estimate(of(tune(1, 16_000)), of(tune(2, 16_000))) < 0.3
 
 
 def sets(n: int, sides: int) -> np.ndarray:
     """Signatures of families: some alike by much, some by little."""
-    families = rng.integers(2**32, size=(n // 5, sides, NUMBERS), dtype=np.uint32)
+    families = rng.integers(2**32, size=(n // 5, sides, NUM_HASHES), dtype=np.uint32)
     found = families[rng.integers(len(families), size=n)]
     noise = rng.random((n, sides, 1)) * 0.15
     return np.where(rng.random(found.shape) < noise, rng.integers(2**32, size=found.shape, dtype=np.uint32), found)
@@ -68,17 +68,17 @@ def sets(n: int, sides: int) -> np.ndarray:
 
 def test_bands_find_what_comparing_all_with_all_finds():
     records = sets(600, 2)
-    exact = np.array([not (alike(records[:i], records[i]).min(-1) >= 0.85).any() for i in range(len(records))])
-    found = near_firsts(records, 0.85)
+    exact = np.array([not (jaccard_estimate(records[:i], records[i]).min(-1) >= 0.85).any() for i in range(len(records))])
+    found = near_first_occurrence(records, 0.85)
     assert (~exact).sum() > 50 and not (~found & exact).any() and (found & ~exact).sum() <= 0.03 * (~exact).sum()
     known, asked = sets(300, 1)[:, 0], sets(300, 1)[:, 0]
-    known[:100] = np.where(rng.random((100, NUMBERS)) < 0.08, 7, asked[:100])
-    exact = (alike(asked[:, None], known[None]) >= 0.85).any(axis=1)
-    assert exact.sum() > 80 and np.array_equal(seen(asked, known, 0.85), exact)
+    known[:100] = np.where(rng.random((100, NUM_HASHES)) < 0.08, 7, asked[:100])
+    exact = (jaccard_estimate(asked[:, None], known[None]) >= 0.85).any(axis=1)
+    assert exact.sum() > 80 and np.array_equal(contains_near_duplicate(asked, known, 0.85), exact)
 
 
 def test_firsts_of_equal_rows():
-    assert firsts(np.array([[1, 2], [3, 4], [1, 2], [1, 3], [3, 4]], np.uint32)).tolist() == [
+    assert first_occurrence(np.array([[1, 2], [3, 4], [1, 2], [1, 3], [3, 4]], np.uint32)).tolist() == [
         True,
         True,
         False,

@@ -30,9 +30,9 @@ from test_media import (
 )
 
 from embed.data import records
-from embed.data.build.dedup import decoded
+from embed.data.build.dedup import decode_parts
 from embed.data.media.decode import MediaError
-from embed.data.sources import open_split, read
+from embed.data.sources import open_split, read_records
 
 SUFFIX = {"image": "png", "audio": "wav", "video": "mp4", "pdf": "pdf"}
 SECONDS, MEMORY = 10, 2**30
@@ -157,7 +157,7 @@ def test_none_takes_long_or_ends_in_another_error():
     for name, kind, data in files():
         begin = time.perf_counter()
         try:
-            decoded((records.PART_KEYS[kind](data),))
+            decode_parts((records.PART_KEYS[kind](data),))
         except MediaError as error:
             assert len(str(error)) > 20, name
         seconds[name] = time.perf_counter() - begin
@@ -183,7 +183,7 @@ def test_a_build_counts_each_by_its_reason_in_little_memory(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert int(done.stdout.split("peak")[1]) < MEMORY
     about = json.loads((tmp_path / "out" / "manifest.json").read_text())["splits"]["train"]
-    kept = {record.id for record in read(open_split(tmp_path / "out", "train"))}
+    kept = {record.id for record in read_records(open_split(tmp_path / "out", "train"))}
     reasons = about["quarantined"]
     assert about["read"] == len(lines) and len(kept) + sum(reasons.values()) + about["duplicates"] == len(lines)
     assert len(reasons) > 15 and not any("ends the process" in why for why in reasons)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from embed.data.media.mel import SHORTEST, log_mel
+from embed.data.media.mel import MIN_SAMPLES, log_mel
 
 NOISE = np.random.default_rng(0).normal(0, 0.1, 5000).astype(np.float32)
 
@@ -30,7 +30,7 @@ def test_values_are_those_of_the_reference():
 def test_a_sound_has_a_frame_every_ten_milliseconds(samples, frames):
     found = log_mel(np.zeros(samples, np.float32), 128)
     assert found.shape == (frames, 128) and found.dtype == np.float32
-    assert frames == 0 or samples >= SHORTEST
+    assert frames == 0 or samples >= MIN_SAMPLES
     np.testing.assert_allclose(found, np.log(0.001), atol=1e-6)
 
 
