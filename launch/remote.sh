@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What pod.sh runs on a worker over ssh: starts the worker's one run, reports on it, stops it.
+# Starts, reports on and stops the one run of a worker; pod.sh calls it over ssh: launch/remote.sh ACTION
 #   launch/remote.sh start NAME [flags]   starts worker.sh, unless it runs already, so that it outlives the connection
 #   launch/remote.sh state                prints HOST none | running COMMIT NAME [flags] | ended STATUS | lost
 #   launch/remote.sh log LINE SECONDS     prints the log from a line on (-20: the last twenty), for so long or to the end
