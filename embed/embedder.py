@@ -99,7 +99,7 @@ class Embedder:
 
     def width(self, dim: int | None) -> int:
         """The numbers of a vector where `dim` are asked for, all if None. Raises ValueError for more than there are."""
-        widths = self.encoder.arch.widths
+        widths = self.encoder.arch.matryoshka_dims
         try:
             return widths[-1] if dim is None else to_integer("dim", dim, widths[-1])
         except ValueError as error:
@@ -169,7 +169,7 @@ class Embedder:
 
         Raises CheckpointError where one is not finite or zero: it has no direction, and the parameters are broken.
         """
-        out = np.zeros((prepared.count, self.encoder.arch.embedding), np.float32)
+        out = np.zeros((prepared.count, self.encoder.arch.embed_dim), np.float32)
         params = self.params if params is None else params
         with jax.set_mesh(self.mesh):
             for members, inputs in prepared.batches:

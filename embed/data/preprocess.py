@@ -16,7 +16,7 @@ from embed.data.media.patches import resize_to_patches
 from embed.data.media.pdf import render_pdf
 from embed.data.records import Audio, Content, Image, Part, Pdf, Text, Video
 from embed.data.tokenizer import Tokenizer
-from embed.model.presets import Architecture
+from embed.model.config import Architecture
 
 MAX_TOKENS = 8192  # the report's API
 MAX_IMAGES = 6
@@ -51,7 +51,7 @@ class Preprocessor:
     def load(cls, path: str | os.PathLike, arch: Architecture) -> "Preprocessor":
         """A model's layout with the tokenizer in a file. Raises ValueError, naming the file, where it does not fit."""
         tokenizer = Tokenizer.load(path)
-        tokenizer.check_rows(arch.vocabulary)
+        tokenizer.check_rows(arch.vocab_size)
         return cls(tokenizer, arch.media)
 
     def contract(self) -> dict[str, Any]:

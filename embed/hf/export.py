@@ -24,7 +24,7 @@ from embed.hf.card import model_card
 from embed.hf.config import config_json, is_embedder
 from embed.hf.fields import HubError
 from embed.hf.tensors import DENSE, hf_tensor
-from embed.model.presets import Architecture
+from embed.model.config import Architecture
 from embed.training import checkpoint
 
 SHARD = 2 * 10**9  # bytes of a file of weights
@@ -52,7 +52,7 @@ def export(path: str | os.PathLike, folder: str | os.PathLike, dtype: str = "flo
     meta = checkpoint.metadata(path)
     arch, layout = checkpoint.architecture(meta), checkpoint.load_preprocessor(path)
     files = documents(arch, layout.tokenizer)
-    files["embed.json"] = {"widths": arch.widths, "media": meta["contract"]["media"], "about": meta}
+    files["embed.json"] = {"widths": arch.matryoshka_dims, "media": meta["contract"]["media"], "about": meta}
     folder.parent.mkdir(parents=True, exist_ok=True)
     if folder.exists():
         folder.rmdir()  # now, not when all is written: it may be one that cannot be replaced
@@ -126,7 +126,7 @@ def documents(arch: Architecture, tokenizer: Tokenizer) -> dict[str, dict | list
         "eoa_token_index": tokenizer.audio[2],
     }
     config = config_json(arch, tokens)
-    pooling = {"embedding_dimension": arch.embedding if is_embedder(arch) else arch.width, "pooling_mode": "mean"}
+    pooling = {"embedding_dimension": arch.embed_dim if is_embedder(arch) else arch.d_model, "pooling_mode": "mean"}
     modules = [
         ("", "base.modules.transformer.Transformer"),
         ("1_Pooling", "sentence_transformer.modules.pooling.Pooling"),
@@ -147,8 +147,8 @@ def documents(arch: Architecture, tokenizer: Tokenizer) -> dict[str, dict | list
     if not is_embedder(arch):
         modules.append(("2_Dense", "base.modules.dense.Dense"))
         files["2_Dense/config.json"] = {
-            "in_features": arch.width,
-            "out_features": arch.embedding,
+            "in_features": arch.d_model,
+            "out_features": arch.embed_dim,
             "bias": False,
             "activation_function": "torch.nn.modules.linear.Identity",
         }
@@ -196,7 +196,7 @@ def _processor_json(arch: Architecture, kind: str) -> dict[str, Any]:
             f"trained with {media.image_patches} soft tokens an image and {media.frame_patches} a video frame; the "
             f"processors of transformers know {', '.join(map(str, SOFT_TOKENS))}"
         )
-    pool = arch.vision.pool if arch.vision else 3 if media.patch % 3 == 0 else 1
+    pool = arch.vision.pool_size if arch.vision else 3 if media.patch % 3 == 0 else 1
     family = "Gemma4Unified" if kind == "gemma4_unified" else "Gemma4"
     cut = {"patch_size": media.patch // pool, "pooling_kernel_size": pool}
     video = {"fps": 1, "max_frames": MAX_FRAMES, "overflow_strategy": "uniform", "add_timestamps": media.timestamps}

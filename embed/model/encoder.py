@@ -16,8 +16,8 @@ from jax.typing import DTypeLike
 from embed.batch import PAD_ID, Dropout, Inputs, Pairs
 from embed.distributed import mesh
 from embed.model.audio import Conformer, FrameEmbedder
+from embed.model.config import Architecture
 from embed.model.layers import Einsum
-from embed.model.presets import Architecture
 from embed.model.transformer import Backbone
 from embed.model.vision import PatchEmbedder, VisionTransformer
 
@@ -39,9 +39,9 @@ class Encoder(nn.Module):
 
         `inputs.dropout`, where there is one, is for the branches of the backbone, not for the towers.
         """
-        arch, d = self.arch, self.arch.width
+        arch, d = self.arch, self.arch.d_model
         init = nn.initializers.normal(d**-0.5)
-        table = self.param("vocabulary", init, (arch.vocabulary, d), jnp.float32, mesh.VOCABULARY)
+        table = self.param("vocabulary", init, (arch.vocab_size, d), jnp.float32, mesh.VOCABULARY)
         words = table.astype(self.dtype).at[inputs.tokens].get(out_sharding=mesh.TOKENS)
         words = words * jnp.asarray(d**0.5, self.dtype)
 
@@ -58,7 +58,7 @@ class Encoder(nn.Module):
 
     def _soft_tokens(self, inputs: Inputs) -> list[jax.Array]:
         """Of every row's images, then of its audio clips: [b,i·p,d] and [b,a·t,d]; nothing of what is not there."""
-        arch, d, run = self.arch, self.arch.width, (self.remat, self.unroll)
+        arch, d, run = self.arch, self.arch.d_model, (self.remat, self.unroll)
         found = []
         if arch.media.patch and inputs.patches.size:
             vision: Any = (
@@ -80,7 +80,7 @@ class Encoder(nn.Module):
 
 def projection(arch: Architecture, **kwargs: Any) -> Einsum:
     """The linear map f from the pooled [b,s,d] to the embeddings [b,s,e]."""
-    return Einsum("bsd,de->bse", (arch.width, arch.embedding), mesh.OUT, mesh.TOKENS, **kwargs)
+    return Einsum("bsd,de->bse", (arch.d_model, arch.embed_dim), mesh.OUT, mesh.TOKENS, **kwargs)
 
 
 def mean_pool(x: jax.Array, segments: jax.Array, count: int) -> jax.Array:
@@ -157,7 +157,7 @@ def max_microbatch_rows(arch: Architecture, inputs: Inputs, positions: int) -> i
     than `positions` tokens, patches of a tower and frames together; at least one a device."""
     total, l = inputs.tokens.shape
     patches, frames = (math.prod(x.shape[1:3]) for x in (inputs.patches, inputs.audio))
-    tower = arch.vision.pool**2 if arch.vision else 1  # small patches of a soft token
+    tower = arch.vision.pool_size**2 if arch.vision else 1  # small patches of a soft token
     row = l + patches * tower + frames
     fewest = min_rows()
     fitting = [n for n in range(fewest, total + 1, fewest) if total % n == 0 and n * row <= positions]
@@ -173,7 +173,7 @@ def init_params(model: Encoder, key: jax.Array) -> dict:
 @functools.partial(jax.jit, static_argnums=0)
 def init_projection(arch: Architecture, key: jax.Array) -> jax.Array:
     """A new projection f32[d,e] for a backbone that has none, born in its layout."""
-    pooled = jnp.zeros((min_rows(), 1, arch.width), out_sharding=mesh.TOKENS)
+    pooled = jnp.zeros((min_rows(), 1, arch.d_model), out_sharding=mesh.TOKENS)
     return projection(arch).init(key, pooled)["params"]["weight"]
 
 

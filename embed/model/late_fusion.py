@@ -9,8 +9,8 @@ from einops import rearrange
 from jax.typing import DTypeLike
 
 from embed.batch import NUM_SPECIAL, PAD_ID, Inputs, is_media_token
+from embed.model.config import Architecture
 from embed.model.encoder import Encoder
-from embed.model.presets import Architecture
 
 
 class LateFusion(nn.Module):

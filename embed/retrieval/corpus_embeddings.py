@@ -136,7 +136,7 @@ def embed_contents(
     n = len(contents)
     if not state.exists():
         stem.parent.mkdir(parents=True, exist_ok=True)
-        np.lib.format.open_memmap(path, "w+", np.float32, (n, embedder.encoder.arch.embedding)).flush()
+        np.lib.format.open_memmap(path, "w+", np.float32, (n, embedder.encoder.arch.embed_dim)).flush()
         np.lib.format.open_memmap(marks, "w+", bool, (n,)).flush()
         _set(state, 0)
     vectors, known = (np.lib.format.open_memmap(file, "r+") for file in (path, marks))

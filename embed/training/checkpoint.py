@@ -27,8 +27,8 @@ from embed.distributed import hosts, mesh, storage
 from embed.losses import temperature
 from embed.model import lora
 from embed.model import params as partition
+from embed.model.config import Architecture
 from embed.model.encoder import Encoder, init_params
-from embed.model.presets import Architecture
 
 GLOB_CHARACTERS = "*?[\\"  # characters of glob
 
@@ -90,7 +90,7 @@ def metadata_for(arch: Architecture, layout: Preprocessor, **more: Any) -> dict[
     """Metadata of a checkpoint: architecture, input contract, code version, and what the caller adds, as plain JSON."""
     described = {
         "architecture": dataclasses.asdict(arch),
-        "contract": {**layout.contract(), "widths": arch.widths},
+        "contract": {**layout.contract(), "widths": arch.matryoshka_dims},
         "code": code_version(),
         **more,
     }

@@ -181,7 +181,7 @@ def fit(run: Run, layout: Preprocessor, sources: Sequence[Source]) -> TrainState
     after `schedule.patience` updates in a row that were not finite, StorageError where nothing more can be written or
     another process writes, Restart where it was asked to stop (SIGTERM) and has saved, and KeyboardInterrupt.
     """
-    layout.tokenizer.check_rows(run.encoder.arch.vocabulary)
+    layout.tokenizer.check_rows(run.encoder.arch.vocab_size)
     folder, tasks, schedule, steps = run.folder, run.tasks, run.schedule, run.steps
     checkpoint.orbax_path(folder)
     data = mixture(tasks, sources, layout, run.seed, *mesh.local_batch_shards())

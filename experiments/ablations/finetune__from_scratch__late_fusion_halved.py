@@ -48,7 +48,7 @@ TASKS = (
 
 def plan(config: ConfigDict) -> loop.Run:
     arch, work = PRESETS[config.model], storage.path(config.workdir)
-    half = dataclasses.replace(arch, groups=arch.groups // 2)
+    half = dataclasses.replace(arch, layer_groups=arch.layer_groups // 2)
     encoder = LateFusion(half, jnp.dtype(config.dtype), config.remat, config.unroll)
 
     def loss(params, pairs, candidates, key):
@@ -58,7 +58,13 @@ def plan(config: ConfigDict) -> loop.Run:
 
         query, target, negative = encode_pairs(embed, pairs)
         return contrastive_loss(
-            query, target, negative, pairs, temperature=TEMPERATURE, widths=arch.widths, candidates=candidates
+            query,
+            target,
+            negative,
+            pairs,
+            temperature=TEMPERATURE,
+            widths=arch.matryoshka_dims,
+            candidates=candidates,
         )
 
     return loop.Run(

@@ -54,7 +54,13 @@ def plan(config: ConfigDict) -> loop.Run:
 
         query, target, negative = encode_pairs(embed, pairs)
         return contrastive_loss(
-            query, target, negative, pairs, temperature=TEMPERATURE, widths=arch.widths[-1:], candidates=candidates
+            query,
+            target,
+            negative,
+            pairs,
+            temperature=TEMPERATURE,
+            widths=arch.matryoshka_dims[-1:],
+            candidates=candidates,
         )
 
     return loop.Run(

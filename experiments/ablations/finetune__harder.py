@@ -58,7 +58,7 @@ def plan(config: ConfigDict) -> loop.Run:
 
         query, target, negative = encode_pairs(embed, pairs)
         loss = functools.partial(contrastive_loss, temperature=TEMPERATURE, hard=hard_negative_weighting(5.0))
-        return loss(query, target, negative, pairs, widths=arch.widths, candidates=candidates)
+        return loss(query, target, negative, pairs, widths=arch.matryoshka_dims, candidates=candidates)
 
     return loop.Run(
         work / NAME,

@@ -58,7 +58,14 @@ def plan(config: ConfigDict) -> loop.Run:
         each = temperature.clipped_exp(params[temperature.NAME]["scale"])
         scale = 1 / temperature.pair_temperature(each, *map(temperature.has_modalities, (pairs.query, pairs.target)))
         return contrastive_loss(
-            query, target, negative, pairs, temperature=1.0, widths=arch.widths, candidates=candidates, scale=scale
+            query,
+            target,
+            negative,
+            pairs,
+            temperature=1.0,
+            widths=arch.matryoshka_dims,
+            candidates=candidates,
+            scale=scale,
         )
 
     return loop.Run(

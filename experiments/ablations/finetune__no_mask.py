@@ -58,7 +58,13 @@ def plan(config: ConfigDict) -> loop.Run:
         hashes = "query_hash", "target_hash", "negative_hash"  # a row of each is of one pair, because HARD is 1
         pairs = pairs.replace(**{name: getattr(pairs, name) ^ row for name in hashes})
         return contrastive_loss(
-            query, target, negative, pairs, temperature=TEMPERATURE, widths=arch.widths, candidates=candidates
+            query,
+            target,
+            negative,
+            pairs,
+            temperature=TEMPERATURE,
+            widths=arch.matryoshka_dims,
+            candidates=candidates,
         )
 
     return loop.Run(

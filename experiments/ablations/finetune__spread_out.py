@@ -57,9 +57,15 @@ def plan(config: ConfigDict) -> loop.Run:
 
         query, target, negative = encode_pairs(embed, pairs)
         value, metrics = contrastive_loss(
-            query, target, negative, pairs, temperature=TEMPERATURE, widths=arch.widths, candidates=candidates
+            query,
+            target,
+            negative,
+            pairs,
+            temperature=TEMPERATURE,
+            widths=arch.matryoshka_dims,
+            candidates=candidates,
         )
-        spread = sum(spread_out(side, pairs.valid, arch.widths) for side in (query, target))
+        spread = sum(spread_out(side, pairs.valid, arch.matryoshka_dims) for side in (query, target))
         return value + SPREAD * spread, metrics
 
     return loop.Run(

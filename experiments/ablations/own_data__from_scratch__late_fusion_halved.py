@@ -37,7 +37,7 @@ MOST = Budget(128, images=4, patches=16, clips=1, frames=64)  # of a row; longer
 
 def plan(config: ConfigDict, tasks: Sequence[Task]) -> loop.Run:
     arch, work = PRESETS[config.model], storage.path(config.workdir)
-    half = dataclasses.replace(arch, groups=arch.groups // 2)
+    half = dataclasses.replace(arch, layer_groups=arch.layer_groups // 2)
     encoder = LateFusion(half, jnp.dtype(config.dtype), config.remat, config.unroll)
 
     def loss(params, pairs, candidates, key):
@@ -47,7 +47,13 @@ def plan(config: ConfigDict, tasks: Sequence[Task]) -> loop.Run:
 
         query, target, negative = encode_pairs(embed, pairs)
         return contrastive_loss(
-            query, target, negative, pairs, temperature=TEMPERATURE, widths=arch.widths, candidates=candidates
+            query,
+            target,
+            negative,
+            pairs,
+            temperature=TEMPERATURE,
+            widths=arch.matryoshka_dims,
+            candidates=candidates,
         )
 
     return loop.Run(

@@ -48,7 +48,13 @@ def plan(config: ConfigDict, tasks: Sequence[Task]) -> loop.Run:
         hashes = ("query_hash", "target_hash", "negative_hash")[: 3 if len(negative) else 2]  # of one negative at most
         pairs = pairs.replace(**{name: getattr(pairs, name) ^ row for name in hashes})
         return contrastive_loss(
-            query, target, negative, pairs, temperature=TEMPERATURE, widths=arch.widths, candidates=candidates
+            query,
+            target,
+            negative,
+            pairs,
+            temperature=TEMPERATURE,
+            widths=arch.matryoshka_dims,
+            candidates=candidates,
         )
 
     return loop.Run(

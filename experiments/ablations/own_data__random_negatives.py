@@ -48,7 +48,13 @@ def plan(config: ConfigDict, tasks: Sequence[Task]) -> loop.Run:
         negative, hashes = (one.at[before].get(out_sharding=mesh.ROWS) for one in (negative, pairs.negative_hash))
         pairs = pairs.replace(negative_hash=hashes)
         return contrastive_loss(
-            query, target, negative, pairs, temperature=TEMPERATURE, widths=arch.widths, candidates=candidates
+            query,
+            target,
+            negative,
+            pairs,
+            temperature=TEMPERATURE,
+            widths=arch.matryoshka_dims,
+            candidates=candidates,
         )
 
     return loop.Run(

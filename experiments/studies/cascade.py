@@ -166,7 +166,7 @@ def main(config: ConfigDict) -> None:
             )
             loop.fit(plan, embedder.layout, open_sources(tasks, root / way))
             vectors = evaluate.encode_suite(embedder, checkpoint.load_sharded(plan.folder), suite)
-            results = evaluate.evaluate(suite, vectors, embedder.encoder.arch.widths)
+            results = evaluate.evaluate(suite, vectors, embedder.encoder.arch.matryoshka_dims)
             if hosts.is_primary():
                 (plan.folder / "results.json").write_text(json.dumps(results))
     if hosts.is_primary():

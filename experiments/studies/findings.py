@@ -97,7 +97,7 @@ def souped(config: ConfigDict, seed: int, dev: Sequence[evaluate.PreparedBenchma
     last = [own[-1] for own in steps]
 
     def mean_score(params: dict) -> float:
-        widths = embedder.encoder.arch.widths
+        widths = embedder.encoder.arch.matryoshka_dims
         return evaluate.mean_ndcg(evaluate.evaluate(dev, evaluate.encode_suite(embedder, params, dev), widths))
 
     recipes = {
@@ -151,7 +151,7 @@ def scored(place: storage.Path, suite: Sequence[evaluate.PreparedBenchmark], emb
     if (place / "results.json").exists():
         return
     params = checkpoint.load_params(place, checkpoint.param_structs(embedder.encoder))
-    widths, vectors = embedder.encoder.arch.widths, evaluate.encode_suite(embedder, params, suite)
+    widths, vectors = embedder.encoder.arch.matryoshka_dims, evaluate.encode_suite(embedder, params, suite)
     results = evaluate.evaluate(suite, vectors, widths)
     for (one, *_), (queries, corpus) in zip(suite, vectors, strict=True):
         for bits, coarse in COARSE.items():

@@ -79,7 +79,7 @@ def main(config: ConfigDict) -> None:
             )
             loop.fit(plan, embedder.layout, open_sources(tasks, data))
             vectors = evaluate.encode_suite(embedder, checkpoint.load_sharded(plan.folder), suite)
-            results = evaluate.evaluate(suite, vectors, embedder.encoder.arch.widths)
+            results = evaluate.evaluate(suite, vectors, embedder.encoder.arch.matryoshka_dims)
             log.info("%s, seed %d: mean nDCG@10 %.3f", arm, seed, evaluate.mean_ndcg(results))
             if hosts.is_primary():
                 (plan.folder / "results.json").write_text(json.dumps(results))

@@ -52,7 +52,7 @@ def order_accuracy(benchmark: Benchmark, queries: np.ndarray, corpus: np.ndarray
 def results(embedder: Embedder, params: dict, suite: list[evaluate.PreparedBenchmark]) -> dict:
     """Of text to sequence: what `evaluate` has, and at the widest width `order`."""
     ((benchmark, *_), *_), (vectors, *_) = suite, evaluate.encode_suite(embedder, params, suite)
-    found = evaluate.evaluate(suite[:1], [vectors], embedder.encoder.arch.widths)
+    found = evaluate.evaluate(suite[:1], [vectors], embedder.encoder.arch.matryoshka_dims)
     by_width = found[benchmark.name]
     by_width[max(by_width)]["order"] = order_accuracy(benchmark, *vectors)
     return found

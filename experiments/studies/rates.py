@@ -90,7 +90,7 @@ def main(config: ConfigDict) -> None:
         embedder = Embedder.load(plan.folder)
         suite = suite or evaluate.load_suite(embedder, data, "dev")
         found = evaluate.evaluate(
-            suite, evaluate.encode_suite(embedder, embedder.params, suite), embedder.encoder.arch.widths
+            suite, evaluate.encode_suite(embedder, embedder.params, suite), embedder.encoder.arch.matryoshka_dims
         )
         scores.append({name: by_width[max(by_width)]["ndcg@10"] for name, by_width in found.items()})
         log.info("mixture %d: mean nDCG@10 %.3f", number, np.mean(list(scores[-1].values())))

@@ -22,7 +22,9 @@ from embed.distributed import mesh
 from embed.losses.contrastive import contrastive_loss
 from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, init_params
 
-SMALL = dataclasses.replace(ARCH, width=16, hidden=24, groups=1, per_layer=4, widths=(4, 8, 16))  # little to compile
+SMALL = dataclasses.replace(
+    ARCH, d_model=16, d_ff=24, layer_groups=1, per_layer_dim=4, matryoshka_dims=(4, 8, 16)
+)  # little to compile
 ENCODER = Encoder(SMALL, remat=False)
 ONE, OTHER = Budget(24), Budget(40, images=1, patches=4, clips=1, frames=4)
 ROOMY = Packing(
@@ -68,7 +70,9 @@ def vectors(params, pairs: Pairs, microbatch: int):
 
 
 def loss(params, pairs: Pairs, microbatch: int):
-    return contrastive_loss(*vectors(params, pairs, microbatch), pairs, temperature=0.05, widths=SMALL.widths)[0]
+    return contrastive_loss(*vectors(params, pairs, microbatch), pairs, temperature=0.05, widths=SMALL.matryoshka_dims)[
+        0
+    ]
 
 
 def vectors_and_step(pairs: Pairs, microbatch: int):

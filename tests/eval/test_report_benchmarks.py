@@ -75,9 +75,9 @@ def test_what_is_there_is_scored_and_what_is_not_is_named(root, tmp_path, tokeni
     line = next(line for line in missing.splitlines() if line.startswith("Flickr30k"))
     assert str(root / "flickr30k") in line and "https://" in line and "positive: its image" in line
     kept = json.loads((tmp_path / "run" / "published.json").read_text())
-    own = kept["mine, as DOCCI: query→target"][str(max(ARCH.widths))]
+    own = kept["mine, as DOCCI: query→target"][str(max(ARCH.matryoshka_dims))]
     assert f"{100 * own['hit@1']:.1f}" == shown["mine, as DOCCI: query→target"][5]
-    assert own == kept["MSCOCO: query→target"][str(max(ARCH.widths))]
+    assert own == kept["MSCOCO: query→target"][str(max(ARCH.matryoshka_dims))]
 
 
 def test_a_protocol_that_is_not_there_is_named():

@@ -46,7 +46,7 @@ STAGES = ("prefinetune", "finetune", "finetune__more_media", "soup_uniform", "so
 
 def small(folder: pathlib.Path) -> None:
     """The recipe in `folder`, on datasets of a few records."""
-    PRESETS["tiny"] = dataclasses.replace(ARCH, groups=1, per_layer=0)  # little to compile
+    PRESETS["tiny"] = dataclasses.replace(ARCH, layer_groups=1, per_layer_dim=0)  # little to compile
     for name in set(toy_corpora.CORPORA) - set(NAMES):
         del toy_corpora.CORPORA[name]
     for stage in (prefinetune, finetune, finetune__more_media):

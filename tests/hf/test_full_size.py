@@ -90,10 +90,10 @@ def test_every_tensor_has_the_name_and_shape_of_the_reference(tmp_path, name):
                 group *= sizes[axis]
         here |= dict.fromkeys(map(str, place.names.flat), tuple(shape))
     if not is_embedder(arch):
-        assert here.pop(DENSE) == (arch.embedding, arch.width)
+        assert here.pop(DENSE) == (arch.embed_dim, arch.d_model)
     assert here == there
     count = sum(leaf.size for leaf in jax.tree.leaves(checkpoint.param_structs(Encoder(arch))))
-    added = 0 if is_embedder(arch) else arch.width * arch.embedding
+    added = 0 if is_embedder(arch) else arch.d_model * arch.embed_dim
     assert count == sum(t.numel() for t in model.state_dict().values()) + added
 
 

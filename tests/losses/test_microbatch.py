@@ -25,7 +25,9 @@ from embed.losses.contrastive import REPORT_CANDIDATES, Candidates, contrastive_
 from embed.losses.ring import ring_score
 from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, init_params
 
-SMALL = dataclasses.replace(ARCH, vocabulary=128, width=16, hidden=24, groups=1, per_layer=4, widths=(4, 8, 16))
+SMALL = dataclasses.replace(
+    ARCH, vocab_size=128, d_model=16, d_ff=24, layer_groups=1, per_layer_dim=4, matryoshka_dims=(4, 8, 16)
+)
 BUDGET = Budget(10, images=1, patches=2)
 BOTH = Candidates(shared_negatives=True, both_directions=True)
 SEEDS = range(5)
@@ -86,7 +88,7 @@ def exactly(candidates):
     """A program: (vectors, pairs) -> the formula's value and gradients by the vectors."""
 
     def exact(vectors, pairs):
-        return formula(vectors, pairs, np.ones(len(pairs.valid)), candidates, SMALL.widths)
+        return formula(vectors, pairs, np.ones(len(pairs.valid)), candidates, SMALL.matryoshka_dims)
 
     return jax.jit(jax.value_and_grad(exact))
 
@@ -115,7 +117,12 @@ def test_the_step_is_that_of_the_plain_encoder(layout, case):
 
         sides = encode_pairs(embed, pairs, Dropout(key, rate))
         return contrastive_loss(
-            *sides, pairs, temperature=T, widths=SMALL.widths, candidates=candidates, rivals=rivals
+            *sides,
+            pairs,
+            temperature=T,
+            widths=SMALL.matryoshka_dims,
+            candidates=candidates,
+            rivals=rivals,
         )[0]
 
     batches = [random_batch(layout, seed, q, h) for seed in SEEDS]

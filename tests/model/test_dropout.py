@@ -89,14 +89,14 @@ def test_every_layer_has_masks_of_its_own(pairs):
             seen.append(jax.random.key_data(args[4].key))
         return call(*args, **kwargs)
 
-    encoder = Encoder(ARCH, remat=False, unroll=ARCH.groups)
+    encoder = Encoder(ARCH, remat=False, unroll=ARCH.layer_groups)
     params = init_params(encoder, jax.random.key(0))
     inputs = mesh.to_global(pairs.query)
     inputs = dataclasses.replace(inputs, dropout=Dropout(jax.random.split(jax.random.key(1), Q), 0.5))
     with nn.intercept_methods(watch):
         encoder.apply({"params": params}, inputs)
     keys = np.concatenate(seen)
-    assert len(np.unique(keys, axis=0)) == len(keys) == ARCH.layers * Q
+    assert len(np.unique(keys, axis=0)) == len(keys) == ARCH.num_layers * Q
 
 
 def test_without_dropout_the_program_is_what_it_was(pairs):

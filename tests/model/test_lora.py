@@ -87,7 +87,10 @@ def test_adapters_lie_as_the_axes_they_map(born):
         "up": (P(None, None, "data", None), P(None, None, None, "model")),
         "down": (P(None, None, "model", None), P(None, None, None, "data")),
     }
-    assert shapes == [(ARCH.groups, ARCH.locals, 4, 8, RANK), (ARCH.groups, ARCH.locals, RANK, ARCH.width)]
+    assert shapes == [
+        (ARCH.layer_groups, ARCH.local_per_group, 4, 8, RANK),
+        (ARCH.layer_groups, ARCH.local_per_group, RANK, ARCH.d_model),
+    ]
     assert all(same(lora.add_adapters(jax.random.key(1), born(), RANK), on_many))
 
 
@@ -117,7 +120,7 @@ def test_merging_is_the_product_of_the_paper(born, shape):
         if (*path[:-1], lora.A) not in flat:
             assert np.array_equal(weight, flat[path])
             continue
-        stack = (ARCH.groups, ARCH.locals) if "locals" in path else (ARCH.groups,)
+        stack = (ARCH.layer_groups, ARCH.local_per_group) if "locals" in path else (ARCH.layer_groups,)
         for layer in np.ndindex(stack):
             a, b = flat[*path[:-1], lora.A][layer], flat[*path[:-1], lora.B][layer]
             change = a.reshape(-1, RANK) @ b.reshape(RANK, -1) * lora.ALPHA / RANK
@@ -129,7 +132,7 @@ def test_merging_is_the_product_of_the_paper(born, shape):
 def test_a_merged_layer_gives_what_weight_and_adapters_give(born):
     """x W + alpha/rank (x A) B, never forming the product of A and B."""
     layer = jax.tree.map(lambda leaf: leaf[0], grown(born())["backbone"]["groups"]["global"]["attention"])
-    x = jax.random.normal(jax.random.key(5), (3, ARCH.width))
+    x = jax.random.normal(jax.random.key(5), (3, ARCH.d_model))
     for name in ("query", "key"):
         w, a, b = (layer[name][leaf] for leaf in ("weight", lora.A, lora.B))
         apart = jnp.einsum("ld,dhk->lhk", x, w) + lora.ALPHA / RANK * jnp.einsum("lr,rhk->lhk", x @ a, b)
@@ -174,7 +177,7 @@ class Records:
 def loss(params, pairs, candidates, key):
     params = lora.merge_adapters(params)
     sides = encode_pairs(lambda rows: ENCODER.apply({"params": params}, rows), pairs)
-    return contrastive_loss(*sides, pairs, temperature=0.05, widths=ARCH.widths, candidates=candidates)
+    return contrastive_loss(*sides, pairs, temperature=0.05, widths=ARCH.matryoshka_dims, candidates=candidates)
 
 
 def fit(folder, layout, steps, rank=RANK, adapted=partition.all_params, **more):

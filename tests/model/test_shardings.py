@@ -23,9 +23,9 @@ from embed.training import checkpoint
 MESHES = [(1, 1, 1), (2, 2, 2)]
 ONE_KV_HEAD = dataclasses.replace(
     ARCH,
-    local_attention=dataclasses.replace(ARCH.local_attention, groups=1),
-    locals=1,
-    groups=1,
+    local_attention=dataclasses.replace(ARCH.local_attention, num_kv_heads=1),
+    local_per_group=1,
+    layer_groups=1,
 )
 MODELS = {
     **{name: Encoder(PRESETS[name]) for name in ("tiny", "tiny_embeddinggemma2", "tiny_gemma4_e2b", "tiny_gemma4_12b")},
@@ -48,7 +48,7 @@ def check(model, task: Task, microbatch: int | None = None) -> None:
 
         query, target, negative = encode_pairs(encode, pairs)
         assert jax.typeof(query).sharding.spec[0] == jax.typeof(target).sharding.spec[0] == mesh.BATCH
-        options = dict(temperature=0.05, widths=model.arch.widths, candidates=task.candidates)
+        options = dict(temperature=0.05, widths=model.arch.matryoshka_dims, candidates=task.candidates)
         plain = contrastive_loss(query, target, negative, pairs, **options)[0]
         return plain + contrastive_loss(query, target, negative, pairs, rivals=ring_score, **options)[0]
 

@@ -155,7 +155,7 @@ def test_a_run_with_frozen_parts_goes_on_bit_for_bit(tmp_path, layout):
 def test_another_choice_of_what_trains_is_refused(tmp_path, layout):
     fit(tmp_path, layout, [GOOD], [Records()], steps=1, loss=every_leaf, trains=backbone)
     saved = checkpoint.metadata(tmp_path)["trained_parameters"]
-    assert saved["backbone/final_norm/scale"] == [ARCH.width] and "vocabulary" not in saved
+    assert saved["backbone/final_norm/scale"] == [ARCH.d_model] and "vocabulary" not in saved
     for other in (partition.all_params, lambda path: path[0] == "vocabulary"):
         with pytest.raises(checkpoint.CheckpointError, match=r"trained_parameters\.\S+ was .* and is"):
             fit(tmp_path, layout, [GOOD], [Records()], steps=2, loss=every_leaf, trains=other)

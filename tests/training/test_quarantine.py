@@ -30,7 +30,7 @@ def loss(params, pairs, candidates, key):
         return jnp.sum(vectors * (inputs.segments > 0)[..., None], axis=1)
 
     sides = (embed(side) for side in (pairs.query, pairs.target, pairs.negative))
-    return contrastive_loss(*sides, pairs, temperature=0.05, widths=ARCH.widths, candidates=candidates)
+    return contrastive_loss(*sides, pairs, temperature=0.05, widths=ARCH.matryoshka_dims, candidates=candidates)
 
 
 def go(folder, layout, tasks, sources, steps, workers=0, **more):

@@ -62,7 +62,7 @@ def fit(
             return encode_by_microbatch(lambda rows: encoder.apply({"params": params}, rows), inputs, 4)
 
         sides = encode_pairs(embed, pairs, Dropout(key, 0.1))
-        return contrastive_loss(*sides, pairs, temperature=0.05, widths=ARCH.widths, candidates=candidates)
+        return contrastive_loss(*sides, pairs, temperature=0.05, widths=ARCH.matryoshka_dims, candidates=candidates)
 
     sources = [Slow(data / "train.array_record") for _ in tasks]
     optimizer = optim.adamw(1e-2, warmup=2, steps=STEPS)
@@ -207,7 +207,7 @@ def test_a_copy_of_the_data_and_a_checkpoint_that_does_not_know_its_own_go_on(da
 
 
 def other_layout() -> Preprocessor:
-    words = tokenizers.train_tokenizer(["other words than those, in another order"] * 20, ARCH.vocabulary)
+    words = tokenizers.train_tokenizer(["other words than those, in another order"] * 20, ARCH.vocab_size)
     return Preprocessor(words, ARCH.media)
 
 

@@ -52,7 +52,7 @@ def test_uniform_is_the_mean_and_weights_are_normalised(parents):
     assert equal(soup.average(parents[1:], [1.0, 1.0]), soup.average(parents[1:], [8.0, 8.0]))
     weighted = soup.average(parents, [2.0, 1.0, 1.0])
     assert level(weighted) == 2.5
-    assert np.array_equal(weighted["vocabulary"], np.broadcast_to(2.5 * np.arange(ARCH.width), (512, ARCH.width)))
+    assert np.array_equal(weighted["vocabulary"], np.broadcast_to(2.5 * np.arange(ARCH.d_model), (512, ARCH.d_model)))
 
 
 def test_steps_of_one_run_are_parents_too(tmp_path, layout):
@@ -87,8 +87,8 @@ def test_greedy_keeps_the_best_alone_where_nothing_helps(parents):
 
 
 def test_parents_of_another_form_are_refused(tmp_path, parents, layout):
-    wider = save(tmp_path / "wider", layout, 1.0, arch=dataclasses.replace(ARCH, hidden=128))
-    words = tokenizers.train_tokenizer(["other words than those, in another order"] * 20, ARCH.vocabulary)
+    wider = save(tmp_path / "wider", layout, 1.0, arch=dataclasses.replace(ARCH, d_ff=128))
+    words = tokenizers.train_tokenizer(["other words than those, in another order"] * 20, ARCH.vocab_size)
     foreign = save(tmp_path / "foreign", dataclasses.replace(layout, tokenizer=words), 1.0)
     for other, message in [
         (wider, "differ in architecture: hidden"),
