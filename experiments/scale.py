@@ -49,7 +49,7 @@ def plan(config: ConfigDict) -> loop.Run:
             temperature=TEMPERATURE,
             widths=arch.matryoshka_dims,
             candidates=candidates,
-            rivals=ring_score,
+            scorer=ring_score,
         )
 
     return loop.Run(

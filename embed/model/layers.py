@@ -112,8 +112,8 @@ def _beside(vector: jax.Array, x: jax.Array) -> jax.Array:
 def rope_frequencies(positions: jax.Array, spec: AttentionSpec, dtype: jnp.dtype) -> RopeTable:
     """Cosines and sines [b,l,1,a,r] of the angles at positions i32[b,l,a]; a = 1 for text, 2 for column and row.
 
-    Every axis turns its own k / a numbers of a head. With `rope_frequencies` < 1 only that share of the frequencies turns
-    ("proportional" in Gemma 4): exponents stay relative to the whole head, the remaining angles are zero.
+    Every axis rotates its own k / a dimensions of a head. With `partial_rotary_factor` < 1 only that share of the
+    frequencies rotates ("proportional" in Gemma 4): exponents stay relative to all of the head, other angles are zero.
     """
     axes = positions.shape[-1]
     size = spec.head_dim // axes

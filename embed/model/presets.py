@@ -1,7 +1,7 @@
 """The architectures of the published models and of their small versions for CPUs.
 
-Sizes: the Gemma 4 model card, transformers' configurations of `gemma4`, `gemma4_unified` and `embedding_gemma2`, and its
-conversion scripts.
+Sizes: the Gemma 4 model card, transformers' configurations of `gemma4`, `gemma4_unified` and `embedding_gemma2`, and
+its conversion scripts.
 """
 
 import dataclasses
