@@ -92,7 +92,14 @@ TINY = Architecture(
     locals=1,
     local_attention=AttentionSpec(heads=4, groups=2, head_dim=32, theta=1e4, window=32),
     global_attention=AttentionSpec(heads=4, groups=1, head_dim=64, theta=1e6),
-    media=MediaFormat(patch=8, side=64, image_patches=16, frame_patches=16, timestamps=False, audio_frame=640),
+    media=MediaFormat(
+        patch_size=8,
+        max_patches_per_side=64,
+        image_patches=16,
+        frame_patches=16,
+        timestamps=False,
+        audio_frame_size=640,
+    ),
     widths=(32, 64, 128),
 )
 
@@ -122,14 +129,14 @@ AUDIO = AudioTower(
     clipped=True,
 )
 TOWERS = MediaFormat(
-    patch=48,
-    side=3413,
+    patch_size=48,
+    max_patches_per_side=3413,
     image_patches=280,
     frame_patches=70,
     timestamps=True,
-    audio_frame=640,
-    mel=128,
-    clip=750,
+    audio_frame_size=640,
+    mel_bins=128,
+    clip_tokens=750,
 )
 
 EMBEDDINGGEMMA2 = Architecture(
@@ -184,7 +191,7 @@ GEMMA4_12B = Architecture(
     locals=5,
     local_attention=AttentionSpec(heads=16, groups=8, head_dim=256, theta=1e4, window=512),
     global_attention=AttentionSpec(heads=16, groups=1, head_dim=512, theta=1e6, rotary=0.25, key_is_value=True),
-    media=dataclasses.replace(TOWERS, side=1120, mel=0, clip=4500),
+    media=dataclasses.replace(TOWERS, max_patches_per_side=1120, mel_bins=0, clip_tokens=4500),
     widths=(768, 1536, 3072),
 )
 
@@ -204,7 +211,7 @@ def tiny(arch: Architecture) -> Architecture:
         vision = dataclasses.replace(vision, width=32, hidden=64, layers=2, attention=small, pool=2, positions=128)
     if audio is not None:
         audio = dataclasses.replace(audio, width=32, layers=2, heads=2, channels=(16, 8), out=48)
-        media = dataclasses.replace(media, mel=16)
+        media = dataclasses.replace(media, mel_bins=16)
     return dataclasses.replace(
         arch,
         vocabulary=TINY.vocabulary,
@@ -214,7 +221,7 @@ def tiny(arch: Architecture) -> Architecture:
         locals=2,
         local_attention=dataclasses.replace(attention(arch.local_attention, 16), window=32),
         global_attention=attention(arch.global_attention, 32),
-        media=dataclasses.replace(media, patch=8, side=64, image_patches=70, frame_patches=70),
+        media=dataclasses.replace(media, patch_size=8, max_patches_per_side=64, image_patches=70, frame_patches=70),
         widths=TINY.widths,
         per_layer=min(arch.per_layer, 16),
         per_layer_vocabulary=min(arch.per_layer_vocabulary, TINY.vocabulary),

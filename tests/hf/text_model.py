@@ -16,7 +16,7 @@ from embed.training import checkpoint
 
 def text_arch(tokenizer: Tokenizer) -> Architecture:
     """Its table has a row for each id of the tokenizer and no more."""
-    media = dataclasses.replace(ARCH.media, patch=0, audio_frame=0, mel=0)
+    media = dataclasses.replace(ARCH.media, patch_size=0, audio_frame_size=0, mel_bins=0)
     return dataclasses.replace(ARCH, vocabulary=tokenizer.size, per_layer=0, media=media)
 
 

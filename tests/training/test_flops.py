@@ -88,7 +88,7 @@ TEXT = dataclasses.replace(
     ARCH,
     width=128,
     hidden=256,
-    media=dataclasses.replace(ARCH.media, patch=0, audio_frame=0, mel=0),
+    media=dataclasses.replace(ARCH.media, patch_size=0, audio_frame_size=0, mel_bins=0),
     local_attention=AttentionSpec(heads=4, groups=2, head_dim=32, theta=1e4, window=8),
     global_attention=AttentionSpec(heads=4, groups=1, head_dim=64, theta=1e6, rotary=0.5),
     widths=(32, 64),
