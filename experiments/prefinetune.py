@@ -29,8 +29,8 @@ TASKS = (
     Task("scenes_noisy", 128, 0.34, WORDS, IMAGE, candidates=BOTH),
     Task("stdlib_titles", 64, 0.30, WORDS, TITLE, candidates=BOTH),
     Task("glyphs", 128, 0.12, WORDS, IMAGE, candidates=BOTH),
-    Task("stdlib_code", 64, 0.12, LONG, LONG, prompt="code retrieval", drop=0.5, candidates=BOTH),
-    Task("stdlib_text", 64, 0.12, LONG, LONG, prompt="search result", drop=0.5, candidates=BOTH),
+    Task("stdlib_code", 64, 0.12, LONG, LONG, prompt="code retrieval", prompt_dropout=0.5, candidates=BOTH),
+    Task("stdlib_text", 64, 0.12, LONG, LONG, prompt="search result", prompt_dropout=0.5, candidates=BOTH),
 )
 
 

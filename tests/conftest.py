@@ -76,7 +76,7 @@ def tokenizer() -> Tokenizer:
 
 
 @pytest.fixture
-def layout(tokenizer) -> Preprocessor:
+def preprocessor(tokenizer) -> Preprocessor:
     return Preprocessor(tokenizer, ARCH.media)
 
 

@@ -11,7 +11,11 @@ from embed.model.config import Architecture
 
 def model_card(arch: Architecture, meta: dict[str, Any], path: storage.Path) -> str:
     """README.md of an exported model, from its checkpoint's metadata."""
-    kinds = ["text", *(["image", "video"] if arch.media.patch else []), *(["audio"] if arch.media.audio_frame else [])]
+    kinds = [
+        "text",
+        *(["image", "video"] if arch.media.patch_size else []),
+        *(["audio"] if arch.media.audio_frame_size else []),
+    ]
     tags = "\n".join(f"- {tag}" for tag in ("sentence-transformers", "feature-extraction", "matryoshka", *kinds))
     size = f"{arch.num_layers} layers, {arch.d_model} wide, vectors of {arch.embed_dim}"
     return f"""---

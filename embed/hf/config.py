@@ -166,14 +166,14 @@ def _media(vision: dict | None, audio: dict | None, folder: pathlib.Path, like: 
     positions = (vision or {}).get("position_embedding_size", 0) // (vision or {}).get("pooling_kernel_size", 1)
     return dataclasses.replace(
         like.media,
-        patch=vision["patch_size"] * vision["pooling_kernel_size"] if vision else 0,
-        side=positions or (vision or {}).get("mm_posemb_size", 0),
+        patch_size=vision["patch_size"] * vision["pooling_kernel_size"] if vision else 0,
+        max_patches_per_side=positions or (vision or {}).get("mm_posemb_size", 0),
         image_patches=image.get("max_soft_tokens", like.media.image_patches),
         frame_patches=video.get("max_soft_tokens", like.media.frame_patches),
         timestamps=video.get("add_timestamps", like.media.timestamps),
-        audio_frame=(audio or {}).get("audio_embed_dim", like.media.audio_frame) if audio else 0,
+        audio_frame_size=(audio or {}).get("audio_embed_dim", like.media.audio_frame_size) if audio else 0,
         # The tower's first convolution halves its bins twice, and its projection counts on channels[0] of them.
-        mel=audio["subsampling_conv_channels"][0] if audio and like.audio else 0,
+        mel_bins=audio["subsampling_conv_channels"][0] if audio and like.audio else 0,
     )
 
 
@@ -185,8 +185,8 @@ def config_json(arch: Architecture, tokens: dict[str, int]) -> dict[str, Any]:
     embedder = is_embedder(arch)
     unified = not arch.per_layer_dim and arch.vision is None and arch.audio is None
     towers = [
-        bool(arch.media.patch) == (arch.vision is not None),
-        bool(arch.media.audio_frame) == (arch.audio is not None),
+        bool(arch.media.patch_size) == (arch.vision is not None),
+        bool(arch.media.audio_frame_size) == (arch.audio is not None),
     ]
     plain = not arch.shared_kv_groups and not arch.global_attention.key_is_value
     if (embedder and not plain) or not (unified or all(towers)):
@@ -248,12 +248,20 @@ def _rope(spec: AttentionSpec) -> dict[str, Any]:
 
 
 def _vision_json(arch: Architecture) -> dict[str, Any] | None:
-    tower, patch = arch.vision, arch.media.patch
+    tower, patch = arch.vision, arch.media.patch_size
     if not patch:
         return None
     if tower is None:
         pool = 3 if patch % 3 == 0 else 1
+<<<<<<< HEAD
         widths = {"mm_embed_dim": arch.d_model, "output_proj_dims": arch.d_model, "mm_posemb_size": arch.media.side}
+=======
+        widths = {
+            "mm_embed_dim": arch.width,
+            "output_proj_dims": arch.width,
+            "mm_posemb_size": arch.media.max_patches_per_side,
+        }
+>>>>>>> main
         return {
             "model_type": "gemma4_unified_vision",
             "patch_size": patch // pool,
@@ -277,7 +285,7 @@ def _vision_json(arch: Architecture) -> dict[str, Any] | None:
 
 
 def _audio_json(arch: Architecture) -> dict[str, Any] | None:
-    tower, frame = arch.audio, arch.media.audio_frame
+    tower, frame = arch.audio, arch.media.audio_frame_size
     if not frame:
         return None
     if tower is None:

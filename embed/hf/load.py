@@ -123,7 +123,12 @@ class Reader:
     def finish(self) -> list[str]:
         """What was left out, in short. Raises HubError where a tensor was wrong, or is there and nobody knows it."""
         media = self.arch.media
-        unused = ("lm_head.", *self._shared(), *(() if media.patch else VISION), *(() if media.audio_frame else AUDIO))
+        unused = (
+            "lm_head.",
+            *self._shared(),
+            *(() if media.patch_size else VISION),
+            *(() if media.audio_frame_size else AUDIO),
+        )
         dropped = {name for name in self.unread if name.startswith(unused)}
         self.wrong += [f"{name} is not known" for name in sorted(self.unread - dropped)]
         if self.wrong:

@@ -129,7 +129,7 @@ def embed_contents(
     checkpoint, one set of contents and one prompt; what of it is there is not made again. All hosts call this, and each
     has its own file.
     """
-    about = [fingerprint(embedder.params), embedder.layout.contract(), task, tokens, MAX_CHARACTERS]
+    about = [fingerprint(embedder.params), embedder.preprocessor.input_spec(), task, tokens, MAX_CHARACTERS]
     digest = hashlib.blake2b(json.dumps(about).encode() + contents.hashes.tobytes(), digest_size=12).hexdigest()
     stem = storage.cache() / "vectors" / f"{digest}-{jax.process_index()}"
     path, marks, state = (stem.with_suffix(suffix) for suffix in (".npy", ".known.npy", ".done"))

@@ -94,7 +94,7 @@ def main(config: ConfigDict) -> None:
             seed=seed,
             init=path,
         )
-        loop.fit(plan, embedder.layout, open_sources([TASK], root / "data"))
+        loop.fit(plan, embedder.preprocessor, open_sources([TASK], root / "data"))
         found = results(embedder, checkpoint.load_sharded(plan.folder), suite)
         if hosts.is_primary():
             (plan.folder / "results.json").write_text(json.dumps(found))

@@ -54,7 +54,11 @@ MESH, OTHER = (1, 4, 2), (1, 8, 1)
 UNFELT = ("backbone", "groups", "global", "scalar")
 STALL = 15  # seconds, many times those of a step
 SMALL = dataclasses.replace(  # little to compile, and to send
+<<<<<<< HEAD
     ARCH, layer_groups=1, per_layer_dim=0, media=dataclasses.replace(ARCH.media, patch=0, audio_frame=0)
+=======
+    ARCH, groups=1, per_layer=0, media=dataclasses.replace(ARCH.media, patch_size=0, audio_frame_size=0)
+>>>>>>> main
 )
 TASKS = [Task(name, 16, 1.0, Budget(16), Budget(16), negatives=1) for name in ("one", "two")]
 WORDS = " ".join(SENTENCES[:3]).split()
@@ -90,8 +94,8 @@ def main(data: pathlib.Path, folder: pathlib.Path, shape: tuple[int, int, int], 
         steps=steps, seed=0, schedule=loop.LoopConfig(save=SAVE, keep=2, stall=stall),
     )  # fmt: skip
     with jax.set_mesh(mesh.make_mesh(shape)):
-        layout = Preprocessor(Tokenizer.load(data / "tokenizer.json"), SMALL.media)
-        loop.fit(run, layout, [open_split(data / task.name, "train") for task in TASKS])
+        preprocessor = Preprocessor(Tokenizer.load(data / "tokenizer.json"), SMALL.media)
+        loop.fit(run, preprocessor, [open_split(data / task.name, "train") for task in TASKS])
 
         parents = [folder / "checkpoints" / str(step) for step in checkpoint.saved_steps(folder)]
         soup.save(folder / "soup", soup.average(parents, [2.0, 1.0]), parents)

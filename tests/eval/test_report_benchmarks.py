@@ -57,9 +57,9 @@ def test_data_is_scored_the_ways_that_the_report_has(root):
 
 
 def test_what_is_there_is_scored_and_what_is_not_is_named(root, tmp_path, tokenizer, capsys):
-    layout = Preprocessor(tokenizer, ARCH.media)
+    preprocessor = Preprocessor(tokenizer, ARCH.media)
     params = init_params(Encoder(ARCH), jax.random.key(0))
-    checkpoint.save_params(tmp_path / "run", params, checkpoint.metadata_for(ARCH, layout), tokenizer)
+    checkpoint.save_params(tmp_path / "run", params, checkpoint.metadata_for(ARCH, preprocessor), tokenizer)
     config = cpu.get_config()
     config.update({"checkpoint": str(tmp_path / "run"), "pairs": str(root), "like": "mine:DOCCI"})
     experiment.main(config)

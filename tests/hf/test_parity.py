@@ -45,10 +45,10 @@ def states(monkeypatch):
 
 
 def laid_out(arch, tokenizer, seed, orders=ORDERS):
-    layout = Preprocessor(tokenizer, arch.media)
+    preprocessor = Preprocessor(tokenizer, arch.media)
     rng = np.random.default_rng(seed)
     pieces = [random_pieces(order, arch.media, tokenizer, rng) for order in orders]
-    return pieces, make_rows(pieces, BUDGET, layout)
+    return pieces, make_rows(pieces, BUDGET, preprocessor)
 
 
 def ours(arch, params, rows, dtype=jnp.float32):

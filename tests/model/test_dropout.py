@@ -23,11 +23,11 @@ MESHES = [(1, 1, 1), (1, 8, 1), (1, 4, 2), (2, 2, 2)]
 
 
 @pytest.fixture
-def pairs(layout) -> Pairs:
+def pairs(preprocessor) -> Pairs:
     def side(seed: int, count: int) -> Inputs:
         rng = np.random.default_rng(seed)
         many = [[TextPiece(tuple(rng.integers(20, 400, rng.integers(2, 9)).tolist()))] for _ in range(count)]
-        return make_rows(many, BUDGET, layout)
+        return make_rows(many, BUDGET, preprocessor)
 
     hashes = [np.arange(2 * n, dtype=np.uint32).reshape(n, 2) for n in (Q, Q, Q * H)]
     return Pairs(side(0, Q), side(1, Q), side(2, Q * H), *hashes, np.ones(Q, bool))

@@ -30,14 +30,14 @@ GROUPS = ("backbone", "groups")
 TASK = Task("words", 8, 1.0, Budget(8), Budget(8))
 
 
-def inputs(layout):
+def inputs(preprocessor):
     budget = Budget(8)
     many = [[TextPiece(tuple(range(20 + i, 26 + i)))] for i in range(8)]
-    return mesh.to_global(make_rows(many, budget, layout))
+    return mesh.to_global(make_rows(many, budget, preprocessor))
 
 
 @pytest.fixture
-def born(layout):
+def born(preprocessor):
     """Parameters as they are made, on the mesh of the moment."""
     return lambda: init_params(ENCODER, jax.random.key(0))
 
@@ -180,7 +180,7 @@ def loss(params, pairs, candidates, key):
     return contrastive_loss(*sides, pairs, temperature=0.05, widths=ARCH.matryoshka_dims, candidates=candidates)
 
 
-def fit(folder, layout, steps, rank=RANK, adapted=partition.all_params, **more):
+def fit(folder, preprocessor, steps, rank=RANK, adapted=partition.all_params, **more):
     run = loop.Run(
         folder,
         ENCODER,
@@ -194,7 +194,7 @@ def fit(folder, layout, steps, rank=RANK, adapted=partition.all_params, **more):
         schedule=loop.LoopConfig(save=10, keep=9),
         **more,
     )
-    return loop.fit(run, layout, [Records()])
+    return loop.fit(run, preprocessor, [Records()])
 
 
 def losses(run) -> list[float]:
@@ -204,13 +204,13 @@ def losses(run) -> list[float]:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, tokenizer):
     """A run of 20 steps on a mesh of 8 devices, stopped in the middle; and one that was not."""
-    layout = Preprocessor(tokenizer, ARCH.media)
+    preprocessor = Preprocessor(tokenizer, ARCH.media)
     folder = tmp_path_factory.mktemp("lora")
     with jax.set_mesh(mesh.make_mesh((1, 4, 2))):
-        begun = jax.tree.map(np.asarray, fit(folder / "whole", layout, 0).params)
-        whole = jax.tree.map(np.asarray, fit(folder / "whole", layout, 20))
-        fit(folder / "stopped", layout, 10)
-        stopped = jax.tree.map(np.asarray, fit(folder / "stopped", layout, 20))
+        begun = jax.tree.map(np.asarray, fit(folder / "whole", preprocessor, 0).params)
+        whole = jax.tree.map(np.asarray, fit(folder / "whole", preprocessor, 20))
+        fit(folder / "stopped", preprocessor, 10)
+        stopped = jax.tree.map(np.asarray, fit(folder / "stopped", preprocessor, 20))
     return folder / "whole", begun, whole, stopped
 
 
@@ -231,10 +231,10 @@ def test_a_run_of_adapters_goes_on_bit_for_bit(trained):
 
 
 @pytest.mark.parametrize("shape", MESHES)
-def test_a_run_is_read_as_the_encoder_it_trained(trained, layout, born, shape):
+def test_a_run_is_read_as_the_encoder_it_trained(trained, preprocessor, born, shape):
     run, _, state, _ = trained
     with jax.set_mesh(mesh.make_mesh(shape)):
-        read, batch = checkpoint.load_params(run), inputs(layout)
+        read, batch = checkpoint.load_params(run), inputs(preprocessor)
         assert partition.param_shapes(read) == partition.param_shapes(born())
         merging = jax.jit(lambda params: ENCODER.apply({"params": lora.merge_adapters(params)}, batch)[:, 0])(
             state.params
@@ -244,18 +244,18 @@ def test_a_run_is_read_as_the_encoder_it_trained(trained, layout, born, shape):
         assert np.abs(np.asarray(encode(ENCODER, base, batch)) - merging).max() > 1e-2
 
 
-def test_a_run_of_adapters_and_its_soup_are_that_run_merged_and_a_place_to_start(trained, layout, tmp_path):
+def test_a_run_of_adapters_and_its_soup_are_that_run_merged_and_a_place_to_start(trained, preprocessor, tmp_path):
     run, *_ = trained
     soup.save(tmp_path / "merged", soup.average([run], [1.0]), [run])
     for start in (run, tmp_path / "merged"):
-        state = fit(tmp_path / f"from_{start.name}", layout, 0, init=start)
+        state = fit(tmp_path / f"from_{start.name}", preprocessor, 0, init=start)
         assert all(same(lora.merge_adapters(state.params), checkpoint.load_params(run)))
     vectors = [Embedder.load(folder).embed(["a red square", "größer"]) for folder in (run, tmp_path / "merged")]
     assert np.array_equal(*vectors)
 
 
 @pytest.mark.parametrize("change", [{"rank": 2}, {"adapted": lambda path: "attention" in path}])
-def test_other_adapters_are_refused(trained, layout, change):
+def test_other_adapters_are_refused(trained, preprocessor, change):
     run, *_ = trained
     with pytest.raises(checkpoint.CheckpointError, match="trained_parameters"):
-        fit(run, layout, 21, **change)
+        fit(run, preprocessor, 21, **change)

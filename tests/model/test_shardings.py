@@ -68,7 +68,7 @@ def check(model, task: Task, microbatch: int | None = None) -> None:
 def test_one_row_a_device_of_every_modality(name, shape):
     with jax.set_mesh(mesh.make_mesh(shape)):
         model, rows = MODELS[name], parts_of_the_mesh()
-        frames = 4 if model.arch.media.mel else 1
+        frames = 4 if model.arch.media.mel_bins else 1
         media = Budget(24, images=1, patches=model.arch.media.image_patches // 8 or 1, clips=1, frames=frames)
         check(model, Task("one", rows, 1, Budget(40), media, negatives=1, candidates=Candidates(symmetric=True)))
 
