@@ -9,10 +9,11 @@ task on purpose.
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from embed.batch import Candidates
 from embed.data.preprocess import Budget
 from embed.data.tasks import Task
 from embed.distributed import storage
-from embed.losses.contrastive import Candidates, contrastive_loss
+from embed.losses.contrastive import contrastive_loss
 from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, max_microbatch_rows
 from embed.model.presets import PRESETS
 from embed.training import loop, optim
@@ -21,15 +22,15 @@ from embed.training.prepare import open_sources, prepare_preprocessor
 
 STEPS = 340
 TEMPERATURE = 0.05
-BOTH = Candidates(both_directions=True)
+BOTH = Candidates(symmetric=True)
 WORDS, LONG, IMAGE = Budget(32), Budget(64), Budget(20, images=1, patches=16)
 TITLE = Budget(40, images=1, patches=36)
 TASKS = (
     Task("scenes_noisy", 128, 0.34, WORDS, IMAGE, candidates=BOTH),
     Task("stdlib_titles", 64, 0.30, WORDS, TITLE, candidates=BOTH),
     Task("glyphs", 128, 0.12, WORDS, IMAGE, candidates=BOTH),
-    Task("stdlib_code", 64, 0.12, LONG, LONG, prompt="code retrieval", drop=0.5, candidates=BOTH),
-    Task("stdlib_text", 64, 0.12, LONG, LONG, prompt="search result", drop=0.5, candidates=BOTH),
+    Task("stdlib_code", 64, 0.12, LONG, LONG, prompt="code retrieval", prompt_dropout=0.5, candidates=BOTH),
+    Task("stdlib_text", 64, 0.12, LONG, LONG, prompt="search result", prompt_dropout=0.5, candidates=BOTH),
 )
 
 
@@ -45,7 +46,13 @@ def plan(config: ConfigDict) -> loop.Run:
 
         query, target, negative = encode_pairs(embed, pairs)
         return contrastive_loss(
-            query, target, negative, pairs, temperature=TEMPERATURE, widths=arch.widths, candidates=candidates
+            query,
+            target,
+            negative,
+            pairs,
+            temperature=TEMPERATURE,
+            widths=arch.matryoshka_dims,
+            candidates=candidates,
         )
 
     return loop.Run(

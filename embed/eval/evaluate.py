@@ -32,7 +32,7 @@ def evaluate_checkpoints(
             prepared[contract] = suite.load_suite(embedder, data, "test")
             prepared[contract] += suite.load_datasets(embedder, pairs, "test") if pairs else []
         vectors = suite.encode_suite(embedder, embedder.params, prepared[contract])
-        results = suite.evaluate(prepared[contract], vectors, embedder.encoder.arch.widths)
+        results = suite.evaluate(prepared[contract], vectors, embedder.encoder.arch.matryoshka_dims)
         name = _name(path)
         columns[name] = results
         log.info("%s: mean nDCG@10 %.3f", name, suite.mean_ndcg(results))

@@ -146,7 +146,7 @@ def dev_eval(encoder: Encoder, data: storage.Path, every: int) -> Eval:
 
     def score_params(params: dict, preprocessor: Preprocessor) -> dict[str, float]:
         embedder, suite = prepare(preprocessor)
-        results = evaluate(suite, encode_suite(embedder, params, suite), embedder.encoder.arch.widths[-1:])
+        results = evaluate(suite, encode_suite(embedder, params, suite), embedder.encoder.arch.matryoshka_dims[-1:])
         by_dataset = {name: {key: results[key] for key in results if dataset_of(key) == name} for name in SUITE}
         means = {f"{name} ndcg@10": mean_ndcg(rows) for name, rows in by_dataset.items()}
         return {"mean ndcg@10": mean_ndcg(results), **means}

@@ -9,10 +9,11 @@ Parent: finetune.py.
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from embed.batch import Candidates
 from embed.data.preprocess import Budget
 from embed.data.tasks import Task
 from embed.distributed import storage
-from embed.losses.contrastive import Candidates, contrastive_loss
+from embed.losses.contrastive import contrastive_loss
 from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, max_microbatch_rows
 from embed.model.presets import PRESETS
 from embed.training import loop, optim
@@ -27,7 +28,7 @@ TEMPERATURE = 0.05
 DROP = 0.5
 HARD = 1
 MARGIN = 0.1
-BOTH = Candidates(both_directions=True, margin=MARGIN)
+BOTH = Candidates(symmetric=True, margin=MARGIN)
 WORDS, LONG, IMAGE = Budget(32), Budget(64), Budget(20, images=1, patches=16)
 QUESTION, PAGE = Budget(28), Budget(100, images=1, patches=96)
 VIDEO, AUDIO = Budget(76, images=4, patches=16), Budget(24, clips=1, frames=20)
@@ -36,12 +37,52 @@ TASKS = (
     Task("scenes_video", 32, 0.22, WORDS, VIDEO, negatives=HARD, candidates=BOTH),
     Task("scenes_audio", 64, 0.26, Budget(48), AUDIO, negatives=HARD, candidates=BOTH),
     Task("scenes_edit", 64, 0.04, Budget(40, images=1, patches=16), IMAGE, negatives=HARD, candidates=BOTH),
-    Task("scenes_labels", 32, 0.02, LONG, LONG, prompt="classification", drop=DROP, negatives=HARD, candidates=BOTH),
+    Task(
+        "scenes_labels",
+        32,
+        0.02,
+        LONG,
+        LONG,
+        prompt="classification",
+        prompt_dropout=DROP,
+        negatives=HARD,
+        candidates=BOTH,
+    ),
     Task("glyphs", 64, 0.05, WORDS, IMAGE, negatives=HARD, candidates=BOTH),
     Task("stdlib_document", 32, 0.20, QUESTION, PAGE, negatives=HARD, candidates=BOTH),
-    Task("stdlib_code", 32, 0.04, LONG, LONG, prompt="code retrieval", drop=DROP, negatives=HARD, candidates=BOTH),
-    Task("synthetic_code", 32, 0.04, LONG, LONG, prompt="code retrieval", drop=DROP, negatives=HARD, candidates=BOTH),
-    Task("stdlib_text", 32, 0.04, LONG, LONG, prompt="search result", drop=DROP, negatives=HARD, candidates=BOTH),
+    Task(
+        "stdlib_code",
+        32,
+        0.04,
+        LONG,
+        LONG,
+        prompt="code retrieval",
+        prompt_dropout=DROP,
+        negatives=HARD,
+        candidates=BOTH,
+    ),
+    Task(
+        "synthetic_code",
+        32,
+        0.04,
+        LONG,
+        LONG,
+        prompt="code retrieval",
+        prompt_dropout=DROP,
+        negatives=HARD,
+        candidates=BOTH,
+    ),
+    Task(
+        "stdlib_text",
+        32,
+        0.04,
+        LONG,
+        LONG,
+        prompt="search result",
+        prompt_dropout=DROP,
+        negatives=HARD,
+        candidates=BOTH,
+    ),
 )
 
 
@@ -56,7 +97,13 @@ def plan(config: ConfigDict) -> loop.Run:
 
         query, target, negative = encode_pairs(embed, pairs)
         return contrastive_loss(
-            query, target, negative, pairs, temperature=TEMPERATURE, widths=arch.widths, candidates=candidates
+            query,
+            target,
+            negative,
+            pairs,
+            temperature=TEMPERATURE,
+            widths=arch.matryoshka_dims,
+            candidates=candidates,
         )
 
     return loop.Run(

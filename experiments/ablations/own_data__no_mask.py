@@ -12,11 +12,12 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from embed.batch import Candidates
 from embed.data import discover
 from embed.data.preprocess import Budget
 from embed.data.tasks import Task
 from embed.distributed import mesh, storage
-from embed.losses.contrastive import Candidates, contrastive_loss
+from embed.losses.contrastive import contrastive_loss
 from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, max_microbatch_rows
 from embed.model.presets import PRESETS
 from embed.training import loop, optim
@@ -30,7 +31,7 @@ STEPS = 600
 RATE = 2e-3
 TEMPERATURE = 0.05
 BATCH = 32
-BOTH = Candidates(both_directions=True)
+BOTH = Candidates(symmetric=True)
 MOST = Budget(128, images=4, patches=16, clips=1, frames=64)  # of a row; longer contents are cut
 
 
@@ -48,7 +49,13 @@ def plan(config: ConfigDict, tasks: Sequence[Task]) -> loop.Run:
         hashes = ("query_hash", "target_hash", "negative_hash")[: 3 if len(negative) else 2]  # of one negative at most
         pairs = pairs.replace(**{name: getattr(pairs, name) ^ row for name in hashes})
         return contrastive_loss(
-            query, target, negative, pairs, temperature=TEMPERATURE, widths=arch.widths, candidates=candidates
+            query,
+            target,
+            negative,
+            pairs,
+            temperature=TEMPERATURE,
+            widths=arch.matryoshka_dims,
+            candidates=candidates,
         )
 
     return loop.Run(
@@ -66,13 +73,18 @@ def plan(config: ConfigDict, tasks: Sequence[Task]) -> loop.Run:
 
 
 def main(config: ConfigDict) -> None:
-    layout = prepare_preprocessor(PRESETS[config.model], storage.path(config.data), config.pairs)
-    tasks = discover.make_tasks(config.pairs, layout, MOST, BATCH, BOTH)
+    preprocessor = prepare_preprocessor(PRESETS[config.model], storage.path(config.data), config.pairs)
+    tasks = discover.make_tasks(config.pairs, preprocessor, MOST, BATCH, BOTH)
     for task in tasks:
         log.info(
-            "%s: batch %d, rate %.0f, query %s, target %s", task.name, task.batch, task.rate, task.query, task.target
+            "%s: batch %d, weight %.0f, query %s, target %s",
+            task.name,
+            task.batch,
+            task.weight,
+            task.query,
+            task.target,
         )
-    loop.fit(plan(config, tasks), layout, open_sources(tasks, storage.path(config.pairs)))
+    loop.fit(plan(config, tasks), preprocessor, open_sources(tasks, storage.path(config.pairs)))
 
 
 if __name__ == "__main__":

@@ -208,7 +208,7 @@ def test_dev_scores_are_those_of_the_dev_split_and_open_nothing_before_they_are_
     assert list(values) == ["mean ndcg@10", "scenes_image ndcg@10", "stdlib_text ndcg@10"]
     prepared = suite.load_suite(embedder, storage.path(tmp_path), "dev")
     vectors = suite.encode_suite(embedder, embedder.params, prepared)
-    results = suite.evaluate(prepared, vectors, embedder.encoder.arch.widths)
+    results = suite.evaluate(prepared, vectors, embedder.encoder.arch.matryoshka_dims)
     assert values["mean ndcg@10"] == pytest.approx(suite.mean_ndcg(results), abs=1e-6)
     assert values["mean ndcg@10"] == pytest.approx(np.mean(list(values.values())[1:]))
     assert len(suite.load_suite(embedder, storage.path(tmp_path), "dev", 5)[0][0].queries) == 5

@@ -7,9 +7,9 @@ from flax.traverse_util import flatten_dict
 from test_golden import GOLDEN
 
 from embed import hf
-from embed.batch import Inputs, Pairs
+from embed.batch import REPORT_CANDIDATES, Inputs, Pairs
 from embed.distributed import mesh
-from embed.losses.contrastive import REPORT_CANDIDATES, contrastive_loss
+from embed.losses.contrastive import contrastive_loss
 from embed.model import params as partition
 from embed.model.encoder import Encoder
 from embed.training import optim
@@ -36,7 +36,13 @@ def objective(arch):
         query = encoder.apply({"params": params}, pairs.query)[:, 0]
         target = jax.numpy.concatenate([query[-1:], query[:-1]])
         return contrastive_loss(
-            query, target, target[:0], pairs, temperature=0.1, widths=arch.widths, candidates=candidates
+            query,
+            target,
+            target[:0],
+            pairs,
+            temperature=0.1,
+            widths=arch.matryoshka_dims,
+            candidates=candidates,
         )
 
     return loss
