@@ -188,11 +188,7 @@ def fit(run: Run, preprocessor: Preprocessor, sources: Sequence[Source]) -> Trai
     after `schedule.patience` updates in a row that were not finite, StorageError where nothing more can be written or
     another process writes, Restart where it was asked to stop (SIGTERM) and has saved, and KeyboardInterrupt.
     """
-<<<<<<< HEAD
-    layout.tokenizer.check_rows(run.encoder.arch.vocab_size)
-=======
-    preprocessor.tokenizer.check_rows(run.encoder.arch.vocabulary)
->>>>>>> main
+    preprocessor.tokenizer.check_rows(run.encoder.arch.vocab_size)
     folder, tasks, schedule, steps = run.folder, run.tasks, run.schedule, run.steps
     checkpoint.orbax_path(folder)
     data = mixture(tasks, sources, preprocessor, run.seed, *mesh.local_batch_shards())

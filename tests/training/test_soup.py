@@ -86,17 +86,10 @@ def test_greedy_keeps_the_best_alone_where_nothing_helps(parents):
     assert kept == parents[2:] and equal(params, checkpoint.load_params(parents[2]))
 
 
-<<<<<<< HEAD
-def test_parents_of_another_form_are_refused(tmp_path, parents, layout):
-    wider = save(tmp_path / "wider", layout, 1.0, arch=dataclasses.replace(ARCH, d_ff=128))
-    words = tokenizers.train_tokenizer(["other words than those, in another order"] * 20, ARCH.vocab_size)
-    foreign = save(tmp_path / "foreign", dataclasses.replace(layout, tokenizer=words), 1.0)
-=======
 def test_parents_of_another_form_are_refused(tmp_path, parents, preprocessor):
-    wider = save(tmp_path / "wider", preprocessor, 1.0, arch=dataclasses.replace(ARCH, hidden=128))
-    words = tokenizers.train_tokenizer(["other words than those, in another order"] * 20, ARCH.vocabulary)
+    wider = save(tmp_path / "wider", preprocessor, 1.0, arch=dataclasses.replace(ARCH, d_ff=128))
+    words = tokenizers.train_tokenizer(["other words than those, in another order"] * 20, ARCH.vocab_size)
     foreign = save(tmp_path / "foreign", dataclasses.replace(preprocessor, tokenizer=words), 1.0)
->>>>>>> main
     for other, message in [
         (wider, "differ in architecture: hidden"),
         (foreign, "differ in input_spec: tokenizer"),
