@@ -24,15 +24,15 @@ def evaluate_checkpoints(
     if pairs:
         suite.check_names(pairs)
     columns: dict[str, Results] = {}
-    prepared: dict[str, list[suite.PreparedBenchmark]] = {}  # by what the preprocessor makes of inputs
+    prepared: dict[str, list[suite.PreparedBenchmark]] = {}  # by input spec
     for path in paths:
         embedder = Embedder.load(path)
-        contract = json.dumps(embedder.layout.contract(), sort_keys=True)
-        if contract not in prepared:
-            prepared[contract] = suite.load_suite(embedder, data, "test")
-            prepared[contract] += suite.load_datasets(embedder, pairs, "test") if pairs else []
-        vectors = suite.encode_suite(embedder, embedder.params, prepared[contract])
-        results = suite.evaluate(prepared[contract], vectors, embedder.encoder.arch.matryoshka_dims)
+        input_spec = json.dumps(embedder.preprocessor.input_spec(), sort_keys=True)
+        if input_spec not in prepared:
+            prepared[input_spec] = suite.load_suite(embedder, data, "test")
+            prepared[input_spec] += suite.load_datasets(embedder, pairs, "test") if pairs else []
+        vectors = suite.encode_suite(embedder, embedder.params, prepared[input_spec])
+        results = suite.evaluate(prepared[input_spec], vectors, embedder.encoder.arch.matryoshka_dims)
         name = _name(path)
         columns[name] = results
         log.info("%s: mean nDCG@10 %.3f", name, suite.mean_ndcg(results))
