@@ -28,9 +28,9 @@ from jax.experimental import topologies
 from embed.data.tasks import Task, batch_structs
 from embed.distributed.mesh import make_mesh
 from embed.training import loop
-from embed.training.main import define_config, load_experiment, start
 from embed.training.config_check import ConfigError
 from embed.training.flops import CHIPS, model_flops, program_flops
+from embed.training.main import define_config, load_experiment, start
 from launch.hlo import moved, overflow, traffic
 
 GIB = 2**30
