@@ -18,7 +18,11 @@ import jax
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(set((ROOT / "docs").glob("*.md")) - {ROOT / "docs/log.md"})]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted(set((ROOT / "docs").glob("*.md")) - {ROOT / "docs/log.md"}),
+]
 ROOMS = ("embed", "experiments", "configs", "launch", "benchmarks", "tests")
 # Programs of the blocks that are neither Python nor the project's own.
 PROGRAMS = {"git", "cd", "pip", "gcloud", "xpk", "cp", "export", "source", "for", "do", "done", "NUMBER"}
@@ -117,6 +121,7 @@ def workspace(tmp_path_factory, tokenizer) -> pathlib.Path:
     import pyarrow
     import pyarrow.parquet
     from conftest import ARCH
+    from embed.model.build import build
     from samples import FILES
 
     from embed.data.preprocess import Budget, Preprocessor
@@ -124,7 +129,6 @@ def workspace(tmp_path_factory, tokenizer) -> pathlib.Path:
     from embed.data.tasks import Task
     from embed.distributed.mesh import make_mesh
     from embed.losses.contrastive import contrastive_loss
-    from embed.model.build import build
     from embed.model.encoder import encode_pairs
     from embed.training import loop, optim
 
