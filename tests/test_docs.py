@@ -18,11 +18,8 @@ import jax
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-PAGES = [
-    ROOT / "README.md",
-    ROOT / "CONTRIBUTING.md",
-    *sorted(set((ROOT / "docs").glob("*.md")) - {ROOT / "docs/log.md"}),
-]
+DOCS = [page for page in sorted((ROOT / "docs").glob("*.md")) if page.name != "log.md"]  # which is history
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS]
 ROOMS = ("embed", "experiments", "configs", "launch", "benchmarks", "tests")
 # Programs of the blocks that are neither Python nor the project's own.
 PROGRAMS = {"git", "cd", "pip", "gcloud", "xpk", "cp", "export", "source", "for", "do", "done", "NUMBER"}
@@ -89,14 +86,12 @@ def commands_of(text: str) -> list[list[str]]:
     """The commands of a shell block as lists of words, without assignments in front."""
     commands = []
     for line in text.replace("\\\n", " ").splitlines():
-        words = list(shlex.shlex(line, posix=True, punctuation_chars=";&|"))
         lexer = shlex.shlex(line, posix=True, punctuation_chars=";&|")
         lexer.whitespace_split = True
-        words = list(lexer)
-        for is_separator, group in itertools.groupby(words, lambda word: set(word) <= set(";&|")):
+        for is_separator, words in itertools.groupby(lexer, lambda word: set(word) <= set(";&|")):
             if not is_separator:
-                commands.append([word for word in group])
-    return [command for command in commands if command]
+                commands.append(list(words))
+    return commands
 
 
 COMMANDS = [(block, command) for block in RUN if block.language == "bash" for command in commands_of(block.text)]
@@ -181,13 +176,15 @@ def test_records_are_of_the_package(block, workspace):
         assert parse_line(line, workspace / "pairs", f"{block}, line {number}").positive
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", sorted({block.page for block in RUN if block.language == "python"}), ids=lambda page: page.name
+)
 def test_python_runs(page, workspace, monkeypatch):
     monkeypatch.chdir(workspace)
     monkeypatch.syspath_prepend(ROOT)
     names: dict = {"__name__": page.stem}
-    for block in blocks_of(page):
-        if block.language == "python" and not block.reason and not block.file:
+    for block in RUN:
+        if block.page == page and block.language == "python" and not block.file:
             exec(compile("\n" * block.line + block.text, str(page), "exec"), names)
 
 
