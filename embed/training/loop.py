@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from embed import hf
-from embed.batch import Pairs
+from embed.batch import Candidates, Pairs
 from embed.data import fingerprint
 from embed.data.mixture import batches, mixture, task_order
 from embed.data.preprocess import Preprocessor
@@ -25,7 +25,6 @@ from embed.data.tasks import Task
 from embed.distributed import hosts, mesh, preemption, storage
 from embed.distributed.preemption import Restart
 from embed.distributed.watchdog import watchdog
-from embed.losses.contrastive import Candidates
 from embed.losses.loss import Loss, Params, init_loss
 from embed.model import encoder as encoders
 from embed.model import params as partition
