@@ -29,8 +29,8 @@ TASKS = (
     Task("scenes_noisy", 128, 0.34, WORDS, IMAGE, candidates=BOTH),
     Task("stdlib_titles", 64, 0.30, WORDS, TITLE, candidates=BOTH),
     Task("glyphs", 128, 0.12, WORDS, IMAGE, candidates=BOTH),
-    Task("stdlib_code", 64, 0.12, LONG, LONG, prompt="code retrieval", drop=0.5, candidates=BOTH),
-    Task("stdlib_text", 64, 0.12, LONG, LONG, prompt="search result", drop=0.5, candidates=BOTH),
+    Task("stdlib_code", 64, 0.12, LONG, LONG, prompt="code retrieval", prompt_dropout=0.5, candidates=BOTH),
+    Task("stdlib_text", 64, 0.12, LONG, LONG, prompt="search result", prompt_dropout=0.5, candidates=BOTH),
 )
 
 
@@ -46,7 +46,13 @@ def plan(config: ConfigDict) -> loop.Run:
 
         query, target, negative = encode_pairs(embed, pairs)
         return contrastive_loss(
-            query, target, negative, pairs, temperature=TEMPERATURE, widths=arch.widths, candidates=candidates
+            query,
+            target,
+            negative,
+            pairs,
+            temperature=TEMPERATURE,
+            widths=arch.matryoshka_dims,
+            candidates=candidates,
         )
 
     return loop.Run(

@@ -26,7 +26,7 @@ WORDS, TEXT = Budget(64), Budget(512)
 IMAGE, VIDEO = Budget(288, images=1, patches=280), Budget(2560, images=32, patches=70)
 AUDIO = Budget(768, clips=1, frames=750)
 TASKS = (
-    Task("text", 8192, 0.4, TEXT, TEXT, prompt="search result", drop=0.5),
+    Task("text", 8192, 0.4, TEXT, TEXT, prompt="search result", prompt_dropout=0.5),
     Task("image", 4096, 0.3, WORDS, IMAGE),
     Task("video", 1024, 0.15, WORDS, VIDEO),
     Task("audio", 2048, 0.15, WORDS, AUDIO),
@@ -44,7 +44,12 @@ def plan(config: ConfigDict) -> loop.Run:
 
         sides = (side.astype(config.dtype) for side in encode_pairs(embed, pairs))
         return contrastive_loss(
-            *sides, pairs, temperature=TEMPERATURE, widths=arch.widths, candidates=candidates, scorer=ring_score
+            *sides,
+            pairs,
+            temperature=TEMPERATURE,
+            widths=arch.matryoshka_dims,
+            candidates=candidates,
+            scorer=ring_score,
         )
 
     return loop.Run(

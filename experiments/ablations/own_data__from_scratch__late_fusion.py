@@ -46,7 +46,13 @@ def plan(config: ConfigDict, tasks: Sequence[Task]) -> loop.Run:
 
         query, target, negative = encode_pairs(embed, pairs)
         return contrastive_loss(
-            query, target, negative, pairs, temperature=TEMPERATURE, widths=arch.widths, candidates=candidates
+            query,
+            target,
+            negative,
+            pairs,
+            temperature=TEMPERATURE,
+            widths=arch.matryoshka_dims,
+            candidates=candidates,
         )
 
     return loop.Run(
@@ -64,13 +70,13 @@ def plan(config: ConfigDict, tasks: Sequence[Task]) -> loop.Run:
 
 
 def main(config: ConfigDict) -> None:
-    layout = prepare_preprocessor(PRESETS[config.model], storage.path(config.data), config.pairs)
-    tasks = discover.make_tasks(config.pairs, layout, MOST, BATCH, BOTH)
+    preprocessor = prepare_preprocessor(PRESETS[config.model], storage.path(config.data), config.pairs)
+    tasks = discover.make_tasks(config.pairs, preprocessor, MOST, BATCH, BOTH)
     for task in tasks:
         log.info(
-            "%s: batch %d, rate %.0f, query %s, target %s", task.name, task.batch, task.rate, task.query, task.target
+            "%s: batch %d, weight %.0f, query %s, target %s", task.name, task.batch, task.weight, task.query, task.target
         )
-    loop.fit(plan(config, tasks), layout, open_sources(tasks, storage.path(config.pairs)))
+    loop.fit(plan(config, tasks), preprocessor, open_sources(tasks, storage.path(config.pairs)))
 
 
 if __name__ == "__main__":
