@@ -32,7 +32,7 @@ def measure(tasks: tuple[Task, Task], folder: storage.Path, preprocessor: Prepro
     """A row of the table, of a padded and a packed task of one dataset."""
     config = cpu.get_config()
     run = own_data.plan(config, tasks)
-    step, key = loop.make_step(run.loss, run.optimizer, run.trains), jax.random.key(0)
+    step, key = loop.make_step(run.loss, run.optimizer, run.trainable), jax.random.key(0)
     state = loop.starting_state(dataclasses.replace(run, init=None), loop.state_shapes(run)[0], preprocessor)
     source, seconds, padding, lost = open_split(folder, "train"), ([], []), ([], []), 0.0
     for number in range(rounds + 1):  # the first compiles
@@ -68,11 +68,7 @@ def main() -> None:
     arch = PRESETS[cpu.get_config().model]
     records = (record for folder in found for record in discover.sample(open_split(folder, "train"), READ))
     words = [text for record in records for text in texts(record)]
-<<<<<<< HEAD
-    layout = Preprocessor(tokenizer.train_tokenizer(words, arch.vocab_size), arch.media)
-=======
-    preprocessor = Preprocessor(tokenizer.train_tokenizer(words, arch.vocabulary), arch.media)
->>>>>>> main
+    preprocessor = Preprocessor(tokenizer.train_tokenizer(words, arch.vocab_size), arch.media)
     print("| dataset | padding | packed | fewer tokens, times | lost | pairs/s | packed | ratio |\n" + "|---" * 8 + "|")
     with jax.set_mesh(mesh.make_mesh((1, 1, 1))):
         for folder in found:

@@ -74,7 +74,12 @@ def main(config: ConfigDict) -> None:
     tasks = discover.make_tasks(config.pairs, preprocessor, MOST, BATCH, BOTH)
     for task in tasks:
         log.info(
-            "%s: batch %d, weight %.0f, query %s, target %s", task.name, task.batch, task.weight, task.query, task.target
+            "%s: batch %d, weight %.0f, query %s, target %s",
+            task.name,
+            task.batch,
+            task.weight,
+            task.query,
+            task.target,
         )
     loop.fit(plan(config, tasks), preprocessor, open_sources(tasks, storage.path(config.pairs)))
 
