@@ -42,7 +42,7 @@ def plan(config: ConfigDict) -> loop.Run:
     def loss(params, pairs, candidates, key):
         def embed(inputs):
             rows = max_microbatch_rows(arch, inputs, config.microbatch)
-            return encode_by_microbatch(lambda part: encoder.apply({"params": params}, part), inputs, rows)
+            return encode_by_microbatch(lambda part: encoder.apply({"params": params.encoder}, part), inputs, rows)
 
         query, target, negative = encode_pairs(embed, pairs)
         return contrastive_loss(
@@ -56,15 +56,16 @@ def plan(config: ConfigDict) -> loop.Run:
         )
 
     return loop.Run(
-        storage.path(config.workdir) / "prefinetune",
         encoder,
         TASKS,
         loss,
         optim.adamw(3e-3, warmup=20, steps=STEPS),
         steps=steps,
         seed=0,
-        schedule=loop.LoopConfig(config.save, config.keep, config.log, config.workers),
-        about=experiment_metadata(__file__, config),
+        data=storage.path(config.data),
+        loop=loop.LoopConfig(config.save, config.keep, config.log, config.workers),
+        folder=storage.path(config.workdir) / "prefinetune",
+        metadata=experiment_metadata(__file__, config),
     )
 
 

@@ -40,7 +40,7 @@ def plan(config: ConfigDict) -> loop.Run:
     def loss(params, pairs, candidates, key):
         def embed(inputs):
             rows = max_microbatch_rows(arch, inputs, config.microbatch)
-            return encode_by_microbatch(lambda part: encoder.apply({"params": params}, part), inputs, rows)
+            return encode_by_microbatch(lambda part: encoder.apply({"params": params.encoder}, part), inputs, rows)
 
         sides = (side.astype(config.dtype) for side in encode_pairs(embed, pairs))
         return contrastive_loss(
@@ -53,16 +53,17 @@ def plan(config: ConfigDict) -> loop.Run:
         )
 
     return loop.Run(
-        storage.path(config.workdir) / NAME,
         encoder,
         TASKS,
         loss,
         optim.adamw(1e-4, warmup=1000, steps=STEPS),
         steps=config.steps or STEPS,
         seed=0,
+        data=storage.path(config.data),
         init=storage.path(config.pretrained) if config.pretrained else None,
-        schedule=loop.LoopConfig(config.save, config.keep, config.log, config.workers),
-        about=experiment_metadata(__file__, config),
+        loop=loop.LoopConfig(config.save, config.keep, config.log, config.workers),
+        folder=storage.path(config.workdir) / NAME,
+        metadata=experiment_metadata(__file__, config),
     )
 
 

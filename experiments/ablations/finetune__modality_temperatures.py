@@ -93,10 +93,10 @@ def plan(config: ConfigDict) -> loop.Run:
     def loss(params, pairs, candidates, key):
         def embed(inputs):
             rows = max_microbatch_rows(arch, inputs, config.microbatch)
-            return encode_by_microbatch(lambda part: encoder.apply({"params": params}, part), inputs, rows)
+            return encode_by_microbatch(lambda part: encoder.apply({"params": params.encoder}, part), inputs, rows)
 
         query, target, negative = encode_pairs(embed, pairs)
-        each = temperature.clipped_exp(params[temperature.NAME]["scale"])
+        each = temperature.clipped_exp(params.loss[temperature.NAME]["scale"])
         scale = 1 / temperature.pair_temperature(each, *map(temperature.has_modalities, (pairs.query, pairs.target)))
         return contrastive_loss(
             query,
@@ -109,18 +109,20 @@ def plan(config: ConfigDict) -> loop.Run:
             scale=scale,
         )
 
+    modalities = len(temperature.MODALITIES)
+    loss.init = lambda key: {temperature.NAME: {"scale": temperature.init_log_temperature(TEMPERATURE, modalities)}}
     return loop.Run(
-        work / NAME,
         encoder,
         TASKS,
         loss,
         optim.adamw(RATE, warmup=10, steps=STEPS),
         steps=config.steps or STEPS,
         seed=1,
+        data=storage.path(config.data),
         init=work / START,
-        adapt=lambda key, params: params | temperature.add_params(TEMPERATURE, len(temperature.MODALITIES)),
-        schedule=loop.LoopConfig(config.save, config.keep, config.log, config.workers),
-        about=experiment_metadata(__file__, config),
+        loop=loop.LoopConfig(config.save, config.keep, config.log, config.workers),
+        folder=work / NAME,
+        metadata=experiment_metadata(__file__, config),
     )
 
 

@@ -41,7 +41,7 @@ def plan(config: ConfigDict, tasks: Sequence[Task]) -> loop.Run:
     def loss(params, pairs, candidates, key):
         def embed(inputs):
             rows = max_microbatch_rows(arch, inputs, config.microbatch)
-            return encode_by_microbatch(lambda part: encoder.apply({"params": params}, part), inputs, rows)
+            return encode_by_microbatch(lambda part: encoder.apply({"params": params.encoder}, part), inputs, rows)
 
         query, target, negative = encode_pairs(embed, pairs)
         return contrastive_loss(
@@ -55,15 +55,16 @@ def plan(config: ConfigDict, tasks: Sequence[Task]) -> loop.Run:
         )
 
     return loop.Run(
-        work / NAME,
         encoder,
         tasks,
         loss,
         optim.adamw(RATE, warmup=10, steps=STEPS),
         steps=config.steps or STEPS,
         seed=2,
-        schedule=loop.LoopConfig(config.save, config.keep, config.log, config.workers),
-        about=experiment_metadata(__file__, config),
+        data=storage.path(config.pairs),
+        loop=loop.LoopConfig(config.save, config.keep, config.log, config.workers),
+        folder=work / NAME,
+        metadata=experiment_metadata(__file__, config),
     )
 
 

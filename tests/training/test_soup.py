@@ -24,7 +24,7 @@ def save(run: pathlib.Path, preprocessor, value: float, arch=ARCH, step: int = 1
     run.mkdir(exist_ok=True)
     preprocessor.tokenizer.save(run / "tokenizer.json")
     with checkpoint.checkpointer(run, every=1, keep=9) as writer:
-        writer.save(step, {"params": params}, custom_metadata=checkpoint.metadata_for(arch, preprocessor), force=True)
+        writer.save(step, {"encoder": params}, custom_metadata=checkpoint.metadata_for(arch, preprocessor), force=True)
     return run
 
 
