@@ -67,6 +67,7 @@ class Modality(Generic[Value, Decoded]):
     is_supported: Callable[[MediaFormat], bool]  # whether a model of this format takes it
     preview: Callable[[Value], Preview]  # what the results page shows
     shingles: Callable[[Value], np.ndarray]  # u64[n], the hashed set that near-duplicate search compares
+    is_visual: bool = False  # whether its preview has images
     suffixes: frozenset[str] = frozenset()  # of its files; text is every file that is no other modality
     max_parts: int | None = None  # of one input
 
@@ -96,6 +97,7 @@ IMAGE = Modality(
     is_supported=_takes_images,
     preview=previews.preview_image,
     shingles=lambda data: shingles.shingle_images([decode_image(data)]),
+    is_visual=True,
     suffixes=IMAGE_SUFFIXES,
     max_parts=MAX_IMAGES,
 )
@@ -121,6 +123,7 @@ VIDEO = Modality(
     is_supported=_takes_images,
     preview=previews.preview_video,
     shingles=lambda data: shingles.shingle_images(list(decode_video(data, MAX_FRAMES)[0])),
+    is_visual=True,
     suffixes=VIDEO_SUFFIXES,
 )
 PDF = Modality(
@@ -133,11 +136,17 @@ PDF = Modality(
     is_supported=_takes_images,
     preview=previews.preview_pdf,
     shingles=lambda data: shingles.shingle_images(render_pdf(data, longest=768)),
+    is_visual=True,
     suffixes=PDF_SUFFIXES,
 )
 MODALITIES: tuple[Modality[Any, Any], ...] = (TEXT, IMAGE, AUDIO, VIDEO, PDF)
 BY_NAME = {modality.name: modality for modality in MODALITIES}
 _BY_PART = {modality.part: modality for modality in MODALITIES}
+
+
+def is_part(value: Any) -> bool:
+    """Whether a value is a part of a content."""
+    return type(value) in _BY_PART
 
 
 def modality_of(part: Part) -> Modality[Any, Any]:

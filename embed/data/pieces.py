@@ -64,9 +64,7 @@ def page_pieces(pages: Iterable[np.ndarray], tokenizer: Tokenizer, media: MediaF
     return [_image_piece(page, media.image_patches, tokenizer.image, media) for page in pages]
 
 
-def video_pieces(
-    video: tuple[np.ndarray, Iterable[float]], tokenizer: Tokenizer, media: MediaFormat
-) -> list[Piece]:
+def video_pieces(video: tuple[np.ndarray, Iterable[float]], tokenizer: Tokenizer, media: MediaFormat) -> list[Piece]:
     """Cut video frames u8[i,h,w,3], with the seconds they are shown at, to patches: one piece per frame.
 
     Raises LimitError.

@@ -1,17 +1,18 @@
 """Content -> pieces of an input, by a model's tokenizer and media format."""
 
+import collections
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from embed.batch import MediaFormat
 from embed.data import prompts
 from embed.data.media.decode import SAMPLE_RATE
-from embed.data.modalities import MODALITIES, Content, Modality, modality_of, value_of
+from embed.data.modalities import MODALITIES, Content, Modality, Part, modality_of, value_of
 from embed.data.pieces import LimitError, Piece
 from embed.data.tokenizer import Tokenizer
-from embed.model.presets import Architecture
+from embed.model.config import Architecture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Preprocessor:
         Raises ValueError, naming the file, where it is not a tokenizer or has more ids than the model's vocabulary.
         """
         tokenizer = Tokenizer.load(path)
-        tokenizer.check_rows(arch.vocabulary)
+        tokenizer.check_rows(arch.vocab_size)
         return cls(tokenizer, arch.media)
 
     def input_spec(self) -> dict[str, Any]:
@@ -50,29 +51,35 @@ def make_pieces(content: Content, preprocessor: Preprocessor, patches: int | Non
     number, or `patches` where that is smaller. Raises MediaError for what cannot be decoded, and LimitError for what is
     over the limits or of a modality that the model does not take.
     """
-    check_part_counts([modality_of(part) for part in content])
-    media = preprocessor.media
-    if patches:
-        media = dataclasses.replace(media, image_patches=patches, frame_patches=min(media.frame_patches, patches))
+    check_part_counts(content)
     pieces: list[Piece] = []
     for part in content:
         modality = modality_of(part)
-        check_supported(modality, media)
-        pieces += modality.pieces(modality.decode(value_of(part)), preprocessor.tokenizer, media)
+        _check_supported(modality, preprocessor.media)
+        pieces += cut_to_pieces(modality, modality.decode(value_of(part)), preprocessor, patches)
     return pieces
 
 
-def check_part_counts(modalities: Sequence[Modality]) -> None:
+def cut_to_pieces(
+    modality: Modality, decoded: Any, preprocessor: Preprocessor, patches: int | None = None
+) -> list[Piece]:
+    """Cut what the modality's decoder returns to soft tokens. Arguments and errors as of `make_pieces`."""
+    media = preprocessor.media
+    _check_supported(modality, media)
+    if patches:
+        media = dataclasses.replace(media, image_patches=patches, frame_patches=min(media.frame_patches, patches))
+    return modality.pieces(decoded, preprocessor.tokenizer, media)
+
+
+def check_part_counts(parts: Iterable[Part]) -> None:
     """Raise LimitError where an input has more parts of a modality than it may have."""
+    counts = collections.Counter(modality_of(part).name for part in parts)
     for modality in MODALITIES:
-        count = sum(other is modality for other in modalities)
-        if modality.max_parts is not None and count > modality.max_parts:
-            raise LimitError(
-                f"{count} {modality.plural} in one input: at most {modality.max_parts}; embed them separately"
-            )
+        count, limit = counts[modality.name], modality.max_parts
+        if limit is not None and count > limit:
+            raise LimitError(f"{count} {modality.plural} in one input: at most {limit}; embed them separately")
 
 
-def check_supported(modality: Modality, media: MediaFormat) -> None:
-    """Raise LimitError where the model does not take the modality."""
+def _check_supported(modality: Modality, media: MediaFormat) -> None:
     if not modality.is_supported(media):
         raise LimitError(f"this model takes no {modality.plural}: leave it out, or use a model that takes it")
