@@ -1,4 +1,4 @@
-"""What a loss is: a function of all parameters that train and of a batch of pairs, which may have parameters of its own.
+"""The interface of a loss: a function of parameters and a batch, which may have parameters of its own.
 
     @dataclasses.dataclass(frozen=True)
     class Contrastive:
@@ -40,7 +40,7 @@ class Loss(Protocol):
     key: key[] of the step, for dropout and sampling.
     A metric is a scalar array over the whole batch, logged under its name; no metric is required.
 
-    A loss with parameters also has `init(key) -> dict`, which returns arrays made on the current mesh (`out_sharding=`).
+    A loss with parameters also has `init(key) -> dict`: arrays made on the current mesh (`out_sharding=`).
     """
 
     def __call__(
