@@ -29,8 +29,8 @@ TASKS = (
     Task("scenes_noisy", 128, 0.34, WORDS, IMAGE, candidates=BOTH),
     Task("stdlib_titles", 64, 0.30, WORDS, TITLE, candidates=BOTH),
     Task("glyphs", 128, 0.12, WORDS, IMAGE, candidates=BOTH),
-    Task("stdlib_code", 64, 0.12, LONG, LONG, prompt="code retrieval", drop=0.5, candidates=BOTH),
-    Task("stdlib_text", 64, 0.12, LONG, LONG, prompt="search result", drop=0.5, candidates=BOTH),
+    Task("stdlib_code", 64, 0.12, LONG, LONG, prompt="code retrieval", prompt_dropout=0.5, candidates=BOTH),
+    Task("stdlib_text", 64, 0.12, LONG, LONG, prompt="search result", prompt_dropout=0.5, candidates=BOTH),
 )
 
 
@@ -42,23 +42,30 @@ def plan(config: ConfigDict) -> loop.Run:
     def loss(params, pairs, candidates, key):
         def embed(inputs):
             rows = max_microbatch_rows(arch, inputs, config.microbatch)
-            return encode_by_microbatch(lambda part: encoder.apply({"params": params}, part), inputs, rows)
+            return encode_by_microbatch(lambda part: encoder.apply({"params": params.encoder}, part), inputs, rows)
 
         query, target, negative = encode_pairs(embed, pairs)
         return contrastive_loss(
-            query, target, negative, pairs, temperature=TEMPERATURE, widths=arch.widths, candidates=candidates
+            query,
+            target,
+            negative,
+            pairs,
+            temperature=TEMPERATURE,
+            widths=arch.matryoshka_dims,
+            candidates=candidates,
         )
 
     return loop.Run(
-        storage.path(config.workdir) / "prefinetune",
         encoder,
         TASKS,
         loss,
         optim.adamw(3e-3, warmup=20, steps=STEPS),
         steps=steps,
         seed=0,
-        schedule=loop.LoopConfig(config.save, config.keep, config.log, config.workers),
-        about=experiment_metadata(__file__, config),
+        data=storage.path(config.data),
+        loop=loop.LoopConfig(config.save, config.keep, config.log, config.workers),
+        folder=storage.path(config.workdir) / "prefinetune",
+        metadata=experiment_metadata(__file__, config),
     )
 
 

@@ -58,7 +58,7 @@ def main(config: ConfigDict) -> None:
     show(page, facts, columns, suite, vectors, curves, [work / name for name in STAGES], ablations)
     if hosts.is_primary():
         (work / "results.json").write_text(json.dumps(columns, indent=1))
-        print(evaluate.format_table(columns, suite))
+        print(evaluate.format_table(columns))
         print(f"\nThe page of results: {storage.absolute(page)}")
 
     if config.pairs:
@@ -69,7 +69,7 @@ def main(config: ConfigDict) -> None:
         show(page, facts, columns, suite, vectors, curves, [work / name for name in PAIRS_STAGES])
         if hosts.is_primary():
             (work / "results_pairs.json").write_text(json.dumps(columns, indent=1))
-            print(f"\n{evaluate.format_table(columns, suite)}")
+            print(f"\n{evaluate.format_table(columns)}")
             print(f"\nThe page of your datasets: {storage.absolute(page)}")
 
 
@@ -80,7 +80,7 @@ def compare(
     columns = {}
     for name in stages:
         vectors = evaluate.encode_suite(embedder, checkpoint.load_sharded(work / name), suite)
-        columns[name] = evaluate.evaluate(suite, vectors, embedder.encoder.arch.widths)
+        columns[name] = evaluate.evaluate(suite, vectors, embedder.encoder.arch.matryoshka_dims)
         log.info("evaluated %s: mean nDCG@10 %.3f", name, evaluate.mean_ndcg(columns[name]))
     return columns, vectors
 

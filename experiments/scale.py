@@ -26,7 +26,7 @@ WORDS, TEXT = Budget(64), Budget(512)
 IMAGE, VIDEO = Budget(288, images=1, patches=280), Budget(2560, images=32, patches=70)
 AUDIO = Budget(768, clips=1, frames=750)
 TASKS = (
-    Task("text", 8192, 0.4, TEXT, TEXT, prompt="search result", drop=0.5),
+    Task("text", 8192, 0.4, TEXT, TEXT, prompt="search result", prompt_dropout=0.5),
     Task("image", 4096, 0.3, WORDS, IMAGE),
     Task("video", 1024, 0.15, WORDS, VIDEO),
     Task("audio", 2048, 0.15, WORDS, AUDIO),
@@ -40,24 +40,30 @@ def plan(config: ConfigDict) -> loop.Run:
     def loss(params, pairs, candidates, key):
         def embed(inputs):
             rows = max_microbatch_rows(arch, inputs, config.microbatch)
-            return encode_by_microbatch(lambda part: encoder.apply({"params": params}, part), inputs, rows)
+            return encode_by_microbatch(lambda part: encoder.apply({"params": params.encoder}, part), inputs, rows)
 
         sides = (side.astype(config.dtype) for side in encode_pairs(embed, pairs))
         return contrastive_loss(
-            *sides, pairs, temperature=TEMPERATURE, widths=arch.widths, candidates=candidates, scorer=ring_score
+            *sides,
+            pairs,
+            temperature=TEMPERATURE,
+            widths=arch.matryoshka_dims,
+            candidates=candidates,
+            scorer=ring_score,
         )
 
     return loop.Run(
-        storage.path(config.workdir) / NAME,
         encoder,
         TASKS,
         loss,
         optim.adamw(1e-4, warmup=1000, steps=STEPS),
         steps=config.steps or STEPS,
         seed=0,
+        data=storage.path(config.data),
         init=storage.path(config.pretrained) if config.pretrained else None,
-        schedule=loop.LoopConfig(config.save, config.keep, config.log, config.workers),
-        about=experiment_metadata(__file__, config),
+        loop=loop.LoopConfig(config.save, config.keep, config.log, config.workers),
+        folder=storage.path(config.workdir) / NAME,
+        metadata=experiment_metadata(__file__, config),
     )
 
 

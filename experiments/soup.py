@@ -30,7 +30,7 @@ def main(config: ConfigDict) -> None:
     suite = load_suite(embedder, storage.path(config.data), "dev")
 
     def score(params: dict) -> float:
-        return mean_ndcg(evaluate(suite, encode_suite(embedder, params, suite), embedder.encoder.arch.widths))
+        return mean_ndcg(evaluate(suite, encode_suite(embedder, params, suite), embedder.encoder.arch.matryoshka_dims))
 
     last = [run / "checkpoints" / str(checkpoint.locate(run)[1]) for run in runs]
     for name, weights in {"soup_uniform": (1.0,) * len(runs), "soup_weighted": WEIGHTS}.items():

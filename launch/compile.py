@@ -27,9 +27,11 @@ from jax.experimental import topologies
 
 from embed.data.tasks import Task, batch_structs
 from embed.distributed.mesh import make_mesh
-from embed.training import loop, main
+from embed.losses.loss import Params
+from embed.training import loop
 from embed.training.config_check import ConfigError
 from embed.training.flops import CHIPS, model_flops, program_flops
+from embed.training.main import define_config, load_experiment, start
 from launch.hlo import moved, overflow, traffic
 
 GIB = 2**30
@@ -37,7 +39,7 @@ TOPOLOGY = flags.DEFINE_string("topology", "v5e:4x4", "a TPU slice as libtpu nam
 TASK = flags.DEFINE_multi_string("task", [], "tasks to compile; all of the experiment's if none is given")
 BATCH = flags.DEFINE_integer("batch", 0, "pairs of a batch instead of the tasks' own", lower_bound=0)
 OUT = flags.DEFINE_string("out", "", "a file to which the lines are added")
-CONFIG = main.define_config("configs/v5e_16.py")
+CONFIG = define_config("configs/v5e_16.py")
 
 
 def compiled(f: Any, *args: Any) -> dict[str, Any]:
@@ -61,10 +63,10 @@ def compiled(f: Any, *args: Any) -> dict[str, Any]:
 
 def gradients(run: loop.Run, task: Task) -> tuple[Any, tuple]:
     """The jitted gradients of one task's batch, and what they are computed of, as ShapeDtypeStructs."""
-    step = loop.make_step(run.loss, run.optimizer, run.trains)
+    step = loop.make_step(run.loss, run.optimizer, run.trainable)
     key = jax.eval_shape(lambda: jax.random.key(run.seed))
 
-    def differentiate(params: dict, pairs: Any, key: jax.Array) -> Any:
+    def differentiate(params: Params, pairs: Any, key: jax.Array) -> Any:
         return step.differentiate(params, pairs, task.candidates, key)
 
     return jax.jit(differentiate), (loop.state_shapes(run)[1].params, batch_structs(task, run.encoder.arch.media), key)
@@ -79,13 +81,13 @@ def counted(run: loop.Run, task: Task) -> dict[str, float]:
 
 def plan(experiment: str, config: Any, batch: int = 0) -> loop.Run:
     """What an experiment says, with batches of `batch` pairs where that is not 0."""
-    run = main.load_experiment(experiment).plan(config)
+    run = load_experiment(experiment).plan(config)
     return dataclasses.replace(run, tasks=[dataclasses.replace(t, batch=batch or t.batch) for t in run.tasks])
 
 
 def waiting(state: loop.TrainState) -> float:
     """GiB of a chip that the optimizer's state takes while gradients are computed."""
-    leaves = jax.tree.leaves(state.opt)
+    leaves = jax.tree.leaves(state.optimizer)
     return sum(leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves) / GIB
 
 
@@ -129,4 +131,4 @@ def _rounded(value: Any) -> Any:
 
 
 if __name__ == "__main__":
-    main.start(main)
+    start(main)

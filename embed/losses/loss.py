@@ -5,11 +5,11 @@
         encoder: nn.Module
 
         def init(self, key):
-            return {"scale": init_log_temperature(0.05)}
+            return {"temperature": {"scale": init_log_temperature(0.05)}}
 
         def __call__(self, params, pairs, candidates, key):
             sides = encode_pairs(lambda rows: self.encoder.apply({"params": params.encoder}, rows), pairs)
-            temperature = clipped_exp(params.loss["scale"])
+            temperature = clipped_exp(params.loss["temperature"]["scale"])
             return contrastive_loss(*sides, pairs, temperature=temperature, widths=(768,), candidates=candidates)
 
 A function with the same arguments is a loss too. What an `init` returns trains beside the encoder and is saved and

@@ -2,11 +2,11 @@
 
     class Contrastive:
         def init(self, key):
-            return {"scale": init_log_temperature(0.05)}
+            return {"temperature": {"scale": init_log_temperature(0.05)}}
 
         def __call__(self, params, pairs, candidates, key):
             ...
-            temperature = clipped_exp(params.loss["scale"])
+            temperature = clipped_exp(params.loss["temperature"]["scale"])
             return contrastive_loss(..., temperature=temperature)
 
 A parameter named `scale` gets no weight decay (embed/training/optim.py).
@@ -24,7 +24,6 @@ from embed.batch import NUM_SPECIAL, Inputs, is_media_token
 # CLIP (arXiv 2103.00020, section 2.5) clips its logit scale, 1 / temperature, at 100.
 MIN_TEMPERATURE = 0.01
 MAX_TEMPERATURE = 1.0
-NAME = "temperature"
 MODALITIES = ("text", "image", "audio")  # video frames are images
 
 
@@ -32,14 +31,6 @@ def init_log_temperature(temperature: float, num_modalities: int = 0) -> jax.Arr
     """Make the logarithm of a temperature, f32[]; or of one temperature per modality, f32[m]."""
     shape = (num_modalities,) if num_modalities else ()
     return jnp.full(shape, math.log(temperature), jnp.float32, out_sharding=P())
-
-
-def add_params(start: float, modalities: int = 0) -> dict:
-    return {NAME: {"scale": init_log_temperature(start, modalities)}}
-
-
-def strip_params(params: dict) -> dict:
-    return {name: leaf for name, leaf in params.items() if name != NAME}
 
 
 @jax.custom_vjp

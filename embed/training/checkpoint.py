@@ -1,4 +1,4 @@
-"""Checkpoints: {step, params, opt} by orbax, written asynchronously, with the input contract beside the weights.
+"""Checkpoints: {step, encoder, loss, optimizer} by orbax, written asynchronously, with metadata.
 
 A run's folder holds `checkpoints/<step>`, `tokenizer.json` and the logs. A soup's folder has the same form with
 parameters alone, so everything that reads a run reads a soup.
@@ -24,11 +24,10 @@ from orbax.checkpoint import v1 as ocp
 from embed.data.preprocess import Preprocessor
 from embed.data.tokenizer import Tokenizer
 from embed.distributed import hosts, mesh, storage
-from embed.losses import temperature
 from embed.model import lora
 from embed.model import params as partition
+from embed.model.config import Architecture
 from embed.model.encoder import Encoder, init_params
-from embed.model.presets import Architecture
 
 GLOB_CHARACTERS = "*?[\\"  # characters of glob
 
@@ -86,11 +85,11 @@ def save(
     storage.with_retries(write, run)
 
 
-def metadata_for(arch: Architecture, layout: Preprocessor, **more: Any) -> dict[str, Any]:
+def metadata_for(arch: Architecture, preprocessor: Preprocessor, **more: Any) -> dict[str, Any]:
     """Metadata of a checkpoint: architecture, input contract, code version, and what the caller adds, as plain JSON."""
     described = {
         "architecture": dataclasses.asdict(arch),
-        "contract": {**layout.contract(), "widths": arch.widths},
+        "input_spec": {**preprocessor.input_spec(), "widths": arch.matryoshka_dims},
         "code": code_version(),
         **more,
     }
@@ -147,8 +146,7 @@ def locate(path: storage.Path) -> tuple[storage.Path, int]:
 
 
 def load_params(path: storage.Path, like: Any = None) -> dict:
-    """The encoder's parameters of a checkpoint, onto the layout of `like`, or as host numpy arrays of what is there:
-    adapters merged, and without the temperatures that the run learned.
+    """Return the encoder's parameters, adapters merged: sharded like `like`, or as numpy arrays without it.
 
     Raises CheckpointError where there is none, where its parameters are not those of `like`, or are not finite.
     """
@@ -157,10 +155,10 @@ def load_params(path: storage.Path, like: Any = None) -> dict:
     context.pytree_options.loading.partial_load = True
     folder = orbax_path(run / "checkpoints" / str(step))
     with context:
-        saved = temperature.strip_params(ocp.metadata(folder, checkpointable_name="state").metadata["params"])
+        saved = ocp.metadata(folder, checkpointable_name="state").metadata["encoder"]
         if like is None:
             like = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved)
-            params = ocp.load(folder, {"params": like}, checkpointable_name="state")["params"]
+            params = ocp.load(folder, {"encoder": like}, checkpointable_name="state")["encoder"]
             params = jax.tree.map(np.asarray, lora.merge_adapters(params))
             check_finite(params, path)
             return params
@@ -170,7 +168,7 @@ def load_params(path: storage.Path, like: Any = None) -> dict:
             raise CheckpointError(
                 f"{len(other)} parameters of {path} are not the encoder's, or not of its shapes, such as {other[0]}"
             )
-        params = lora.merge_adapters(ocp.load(folder, {"params": like}, checkpointable_name="state")["params"])
+        params = lora.merge_adapters(ocp.load(folder, {"encoder": like}, checkpointable_name="state")["encoder"])
     check_finite(params, path)
     return params
 
@@ -223,7 +221,7 @@ def save_params(run: storage.Path, params: dict, meta: dict[str, Any], tokenizer
         if hosts.is_primary():
             tokenizer.save(run / "tokenizer.json")
         with checkpointer(run, every=1, keep=1) as writer:
-            writer.save(0, {"params": params}, custom_metadata=meta, force=True, overwrite=True)
+            writer.save(0, {"encoder": params}, custom_metadata=meta, force=True, overwrite=True)
     hosts.barrier(f"saved {run}")
 
 
@@ -289,15 +287,15 @@ def load_preprocessor(path: storage.Path) -> Preprocessor:
     Raises CheckpointError where its tokenizer is not the one beside it, ValueError where that has ids without a row.
     """
     run, _ = locate(path)
-    layout = Preprocessor.load(run / "tokenizer.json", architecture(metadata(path)))
-    check_contract(path, layout)
-    return layout
+    preprocessor = Preprocessor.load(run / "tokenizer.json", architecture(metadata(path)))
+    check_contract(path, preprocessor)
+    return preprocessor
 
 
-def check_contract(path: storage.Path, layout: Preprocessor) -> None:
-    """Raises CheckpointError, naming every difference, where a checkpoint expects other inputs than `layout` gives."""
-    trained = _flat(metadata(path)["contract"])
-    wrong = {k: (trained.get(k), v) for k, v in _flat(layout.contract()).items() if trained.get(k) != v}
+def check_contract(path: storage.Path, preprocessor: Preprocessor) -> None:
+    """Raises CheckpointError, naming every difference, where a checkpoint expects other inputs than `preprocessor` gives."""
+    trained = _flat(metadata(path)["input_spec"])
+    wrong = {k: (trained.get(k), v) for k, v in _flat(preprocessor.input_spec()).items() if trained.get(k) != v}
     if wrong:
         listed = "; ".join(f"{k}: checkpoint {a!r}, here {b!r}" for k, (a, b) in wrong.items())
         raise CheckpointError(f"{path} was trained with other inputs: {listed}")

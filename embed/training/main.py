@@ -23,6 +23,7 @@ from embed.data.preprocess import LimitError
 from embed.data.records import RecordError
 from embed.distributed import storage
 from embed.distributed.mesh import make_mesh
+from embed.distributed.preemption import RESTART_STATUS, Restart
 from embed.hf import HubError
 from embed.synthesis.ask import AskError
 from embed.training.checkpoint import CheckpointError
@@ -49,11 +50,6 @@ USER_ERRORS = (
     NotADirectoryError,
     PermissionError,
 )
-RESTART = os.EX_TEMPFAIL  # 75, the exit status that says: start the same command again
-
-
-class Restart(Exception):
-    """A run that ended early, in a state that the same command goes on from."""
 
 
 def run(main: Callable[[ConfigDict], None]) -> None:
@@ -90,10 +86,10 @@ def run(main: Callable[[ConfigDict], None]) -> None:
     except storage.Unreachable as error:
         print(f"error: {error}; the same command goes on from the last checkpoint", file=sys.stderr, flush=True)
         # sys.exit would wait for the threads that still try to write, for a quarter of an hour.
-        os._exit(RESTART)
+        os._exit(RESTART_STATUS)
     except Restart as error:
         print(f"{error}; the same command goes on from there", file=sys.stderr, flush=True)
-        sys.exit(RESTART)
+        sys.exit(RESTART_STATUS)
     except KeyboardInterrupt:
         sys.exit("\ninterrupted; the same command goes on from the last checkpoint")
 

@@ -37,12 +37,52 @@ TASKS = (
     Task("scenes_video", 32, 0.22, WORDS, VIDEO, negatives=HARD, candidates=BOTH),
     Task("scenes_audio", 64, 0.26, Budget(48), AUDIO, negatives=HARD, candidates=BOTH),
     Task("scenes_edit", 64, 0.04, Budget(40, images=1, patches=16), IMAGE, negatives=HARD, candidates=BOTH),
-    Task("scenes_labels", 32, 0.02, LONG, LONG, prompt="classification", drop=DROP, negatives=HARD, candidates=BOTH),
+    Task(
+        "scenes_labels",
+        32,
+        0.02,
+        LONG,
+        LONG,
+        prompt="classification",
+        prompt_dropout=DROP,
+        negatives=HARD,
+        candidates=BOTH,
+    ),
     Task("glyphs", 64, 0.05, WORDS, IMAGE, negatives=HARD, candidates=BOTH),
     Task("stdlib_document", 32, 0.20, QUESTION, PAGE, negatives=HARD, candidates=BOTH),
-    Task("stdlib_code", 32, 0.04, LONG, LONG, prompt="code retrieval", drop=DROP, negatives=HARD, candidates=BOTH),
-    Task("synthetic_code", 32, 0.04, LONG, LONG, prompt="code retrieval", drop=DROP, negatives=HARD, candidates=BOTH),
-    Task("stdlib_text", 32, 0.04, LONG, LONG, prompt="search result", drop=DROP, negatives=HARD, candidates=BOTH),
+    Task(
+        "stdlib_code",
+        32,
+        0.04,
+        LONG,
+        LONG,
+        prompt="code retrieval",
+        prompt_dropout=DROP,
+        negatives=HARD,
+        candidates=BOTH,
+    ),
+    Task(
+        "synthetic_code",
+        32,
+        0.04,
+        LONG,
+        LONG,
+        prompt="code retrieval",
+        prompt_dropout=DROP,
+        negatives=HARD,
+        candidates=BOTH,
+    ),
+    Task(
+        "stdlib_text",
+        32,
+        0.04,
+        LONG,
+        LONG,
+        prompt="search result",
+        prompt_dropout=DROP,
+        negatives=HARD,
+        candidates=BOTH,
+    ),
 )
 
 
@@ -53,24 +93,31 @@ def plan(config: ConfigDict) -> loop.Run:
     def loss(params, pairs, candidates, key):
         def embed(inputs):
             rows = max_microbatch_rows(arch, inputs, config.microbatch)
-            return encode_by_microbatch(lambda part: encoder.apply({"params": params}, part), inputs, rows)
+            return encode_by_microbatch(lambda part: encoder.apply({"params": params.encoder}, part), inputs, rows)
 
         query, target, negative = encode_pairs(embed, pairs)
         return contrastive_loss(
-            query, target, negative, pairs, temperature=TEMPERATURE, widths=arch.widths, candidates=candidates
+            query,
+            target,
+            negative,
+            pairs,
+            temperature=TEMPERATURE,
+            widths=arch.matryoshka_dims,
+            candidates=candidates,
         )
 
     return loop.Run(
-        work / NAME,
         encoder,
         TASKS,
         loss,
         optim.adamw(RATE, warmup=10, steps=STEPS),
         steps=config.steps or STEPS,
         seed=1,
+        data=storage.path(config.data),
         init=work / START,
-        schedule=loop.LoopConfig(config.save, config.keep, config.log, config.workers),
-        about=experiment_metadata(__file__, config),
+        loop=loop.LoopConfig(config.save, config.keep, config.log, config.workers),
+        folder=work / NAME,
+        metadata=experiment_metadata(__file__, config),
     )
 
 

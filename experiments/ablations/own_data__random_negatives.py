@@ -42,38 +42,50 @@ def plan(config: ConfigDict, tasks: Sequence[Task]) -> loop.Run:
     def loss(params, pairs, candidates, key):
         def embed(inputs):
             rows = max_microbatch_rows(arch, inputs, config.microbatch)
-            return encode_by_microbatch(lambda part: encoder.apply({"params": params}, part), inputs, rows)
+            return encode_by_microbatch(lambda part: encoder.apply({"params": params.encoder}, part), inputs, rows)
 
         query, target, negative = encode_pairs(embed, pairs)
         before = jnp.arange(-1, len(negative) - 1)  # the hard negatives of the query before
         negative, hashes = (one.at[before].get(out_sharding=mesh.ROWS) for one in (negative, pairs.negative_hash))
         pairs = pairs.replace(negative_hash=hashes)
         return contrastive_loss(
-            query, target, negative, pairs, temperature=TEMPERATURE, widths=arch.widths, candidates=candidates
+            query,
+            target,
+            negative,
+            pairs,
+            temperature=TEMPERATURE,
+            widths=arch.matryoshka_dims,
+            candidates=candidates,
         )
 
     return loop.Run(
-        work / NAME,
         encoder,
         tasks,
         loss,
         optim.adamw(RATE, warmup=10, steps=STEPS),
         steps=config.steps or STEPS,
         seed=2,
+        data=storage.path(config.pairs),
         init=work / START,
-        schedule=loop.LoopConfig(config.save, config.keep, config.log, config.workers),
-        about=experiment_metadata(__file__, config),
+        loop=loop.LoopConfig(config.save, config.keep, config.log, config.workers),
+        folder=work / NAME,
+        metadata=experiment_metadata(__file__, config),
     )
 
 
 def main(config: ConfigDict) -> None:
-    layout = prepare_preprocessor(PRESETS[config.model], storage.path(config.data), config.pairs)
-    tasks = discover.make_tasks(config.pairs, layout, MOST, BATCH, BOTH)
+    preprocessor = prepare_preprocessor(PRESETS[config.model], storage.path(config.data), config.pairs)
+    tasks = discover.make_tasks(config.pairs, preprocessor, MOST, BATCH, BOTH)
     for task in tasks:
         log.info(
-            "%s: batch %d, rate %.0f, query %s, target %s", task.name, task.batch, task.rate, task.query, task.target
+            "%s: batch %d, weight %.0f, query %s, target %s",
+            task.name,
+            task.batch,
+            task.weight,
+            task.query,
+            task.target,
         )
-    loop.fit(plan(config, tasks), layout, open_sources(tasks, storage.path(config.pairs)))
+    loop.fit(plan(config, tasks), preprocessor, open_sources(tasks, storage.path(config.pairs)))
 
 
 if __name__ == "__main__":

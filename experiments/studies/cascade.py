@@ -153,7 +153,7 @@ def main(config: ConfigDict) -> None:
             recognize(folder, root)
     names = [folder.name for folder in speech]
     for way in WAYS:
-        tasks = discover.make_tasks(root / way, embedder.layout, MOST, own_data.BATCH, own_data.BOTH)
+        tasks = discover.make_tasks(root / way, embedder.preprocessor, MOST, own_data.BATCH, own_data.BOTH)
         suite = suite_of(embedder, names, root / way)
         for seed in SEEDS:
             plan = dataclasses.replace(
@@ -164,13 +164,13 @@ def main(config: ConfigDict) -> None:
                 seed=seed,
                 init=path,
             )
-            loop.fit(plan, embedder.layout, open_sources(tasks, root / way))
+            loop.fit(plan, embedder.preprocessor, open_sources(tasks, root / way))
             vectors = evaluate.encode_suite(embedder, checkpoint.load_sharded(plan.folder), suite)
-            results = evaluate.evaluate(suite, vectors, embedder.encoder.arch.widths)
+            results = evaluate.evaluate(suite, vectors, embedder.encoder.arch.matryoshka_dims)
             if hosts.is_primary():
                 (plan.folder / "results.json").write_text(json.dumps(results))
     if hosts.is_primary():
-        print("\n\n".join(map(compare.markdown, compared(storage.path(config.workdir)))))
+        print("\n\n".join(map(compare.format_markdown, compared(storage.path(config.workdir)))))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from embed.eval import compare
 from embed.eval import suite as evaluate
 from embed.eval.benchmarks import Benchmark, dataset_of, from_pairs, score
 from embed.model.presets import PRESETS
-from embed.report import page
+from embed.report import comparison, page
 from embed.retrieval import quantize
 from embed.training import checkpoint, loop, soup
 from embed.training.config_check import ConfigError
@@ -72,21 +72,21 @@ def folder(work: storage.Path, name: str, seed: int) -> storage.Path:
 
 def trained(config: ConfigDict, module: ModuleType, seed: int) -> None:
     """One experiment from this seed, which its forks share."""
-    plan, layout = (
+    plan, preprocessor = (
         planned(config, module),
         prepare_preprocessor(PRESETS[config.model], storage.path(config.data), config.pairs),
     )
     place = folder(storage.path(config.workdir), module.NAME, seed)
     plan = dataclasses.replace(plan, folder=place, seed=100 * seed + plan.seed)
-    loop.fit(plan, layout, open_sources(plan.tasks, storage.path(config.pairs or config.data)))
+    loop.fit(plan, preprocessor, open_sources(plan.tasks, storage.path(config.pairs or config.data)))
 
 
 def planned(config: ConfigDict, module: ModuleType) -> loop.Run:
     """What an experiment says; one on datasets of yours is told its tasks."""
     if not config.pairs:
         return module.plan(config)
-    layout = prepare_preprocessor(PRESETS[config.model], storage.path(config.data), config.pairs)
-    return module.plan(config, discover.make_tasks(config.pairs, layout, module.MOST, module.BATCH, module.BOTH))
+    preprocessor = prepare_preprocessor(PRESETS[config.model], storage.path(config.data), config.pairs)
+    return module.plan(config, discover.make_tasks(config.pairs, preprocessor, module.MOST, module.BATCH, module.BOTH))
 
 
 def souped(config: ConfigDict, seed: int, dev: Sequence[evaluate.PreparedBenchmark], embedder: Embedder) -> None:
@@ -97,7 +97,7 @@ def souped(config: ConfigDict, seed: int, dev: Sequence[evaluate.PreparedBenchma
     last = [own[-1] for own in steps]
 
     def mean_score(params: dict) -> float:
-        widths = embedder.encoder.arch.widths
+        widths = embedder.encoder.arch.matryoshka_dims
         return evaluate.mean_ndcg(evaluate.evaluate(dev, evaluate.encode_suite(embedder, params, dev), widths))
 
     recipes = {
@@ -134,10 +134,10 @@ def load(embedder: Embedder, config: ConfigDict) -> list[evaluate.PreparedBenchm
         return [(one if dataset_of(one.name) in known else unseen(one), *sides) for one, *sides in suite]
     data = storage.path(config.data)
     suite = evaluate.load_suite(embedder, data, "test")
-    for name, (patches, task) in evaluate.SUITE.items():
+    for name, (soft_tokens, task, _) in evaluate.SUITE.items():
         if task:
             there, back = from_pairs(name + NO_STRING, read_records(open_split(data / name, "test")), "no task string")
-            suite += evaluate.prepare_benchmark(embedder, there, back, None, patches)
+            suite += evaluate.prepare_benchmark(embedder, there, back, None, soft_tokens)
     return suite
 
 
@@ -151,7 +151,7 @@ def scored(place: storage.Path, suite: Sequence[evaluate.PreparedBenchmark], emb
     if (place / "results.json").exists():
         return
     params = checkpoint.load_params(place, checkpoint.param_structs(embedder.encoder))
-    widths, vectors = embedder.encoder.arch.widths, evaluate.encode_suite(embedder, params, suite)
+    widths, vectors = embedder.encoder.arch.matryoshka_dims, evaluate.encode_suite(embedder, params, suite)
     results = evaluate.evaluate(suite, vectors, widths)
     for (one, *_), (queries, corpus) in zip(suite, vectors, strict=True):
         for bits, coarse in COARSE.items():
@@ -180,7 +180,7 @@ def rows(results: compare.Results) -> dict[str, list[compare.MetricKey]]:
         },
         **({"texts without task string": mean(bare)} if bare else {}),
         **({f"mean{UNSEEN}": mean(new)} if new else {}),
-        **{f"mean of {short} numbers": mean(whole, short) for short in narrow},
+        **{f"mean at {short} dimensions": mean(whole, short) for short in narrow},
         **{f"mean in {bits}": mean(whole, metric=f"ndcg@10, {bits}") for bits in COARSE},
         "mean": mean(whole),
     }
@@ -197,7 +197,7 @@ def compared(work: storage.Path) -> Iterator[compare.Comparison]:
             table = rows(found[0])
             apart = [row for row in table if row.endswith(UNSEEN) and row != f"mean{UNSEEN}"]
             spreads = {f"spread{UNSEEN}": apart} if len(apart) > 1 else {}
-            yield compare.Comparison(title, claim, columns, table, spreads=spreads, over=over)
+            yield compare.Comparison(title, claim, columns, table, spreads=spreads, replicates=over)
 
     def by_seed(*names: str) -> dict[str, list[storage.Path]]:
         return {name: [folder(work, name, seed) for seed in SEEDS] for name in names}
@@ -218,13 +218,13 @@ def compared(work: storage.Path) -> Iterator[compare.Comparison]:
 
 def written(work: storage.Path, found: Sequence[compare.Comparison]) -> str:
     """The page, and the tables that are also returned."""
-    text = "\n\n".join([compare.overview(found), *map(compare.markdown, found)]) + "\n"
+    text = "\n\n".join([compare.format_overview(found), *map(compare.format_markdown, found)]) + "\n"
     (work / NAME / "findings.md").write_text(text)
     head = (
         '<header class="hero"><div><h1>Findings</h1><p class="lead">Experiments beside their parent. Differences are '
         "taken seed by seed; bars are 95 % intervals.</p></div></header><main>"
     )
-    page.save(work / NAME / "findings.html", "findings", [head, compare.sections(found), "</main>"])
+    page.save(work / NAME / "findings.html", "findings", [head, comparison.sections(found), "</main>"])
     return text
 
 
@@ -241,7 +241,7 @@ def main(config: ConfigDict) -> None:
             if embedder is None:  # of the first, which is no fork
                 embedder = Embedder.load(place)
                 suite = load(embedder, config)
-            scored(place, suite, Embedder(planned(config, module).encoder, {}, embedder.layout))
+            scored(place, suite, Embedder(planned(config, module).encoder, {}, embedder.preprocessor))
         if finetune__more_media in modules:
             dev = dev or evaluate.load_suite(embedder, storage.path(config.data), "dev")
             souped(config, seed, dev, embedder)
@@ -252,7 +252,7 @@ def main(config: ConfigDict) -> None:
     for module in modules:
         plan = planned(config, module)
         if plan.init:  # seeds that start from random weights have no average
-            scored(seeds_souped(work, module.NAME), suite, Embedder(plan.encoder, {}, embedder.layout))
+            scored(seeds_souped(work, module.NAME), suite, Embedder(plan.encoder, {}, embedder.preprocessor))
     if hosts.is_primary():
         print(written(work, list(compared(work))))
         print(f"The page of findings: {storage.absolute(work / NAME / 'findings.html')}")

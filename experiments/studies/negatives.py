@@ -66,7 +66,9 @@ def main(config: ConfigDict) -> None:
         data = root / kind if kind == "random" else work / kind
         tasks = [
             dataclasses.replace(task, negatives=count)
-            for task in discover.make_tasks(str(data), embedder.layout, own_data.MOST, own_data.BATCH, own_data.BOTH)
+            for task in discover.make_tasks(
+                str(data), embedder.preprocessor, own_data.MOST, own_data.BATCH, own_data.BOTH
+            )
         ]
         for seed in SEEDS:
             plan = dataclasses.replace(
@@ -77,14 +79,14 @@ def main(config: ConfigDict) -> None:
                 seed=seed,
                 init=path,
             )
-            loop.fit(plan, embedder.layout, open_sources(tasks, data))
+            loop.fit(plan, embedder.preprocessor, open_sources(tasks, data))
             vectors = evaluate.encode_suite(embedder, checkpoint.load_sharded(plan.folder), suite)
-            results = evaluate.evaluate(suite, vectors, embedder.encoder.arch.widths)
+            results = evaluate.evaluate(suite, vectors, embedder.encoder.arch.matryoshka_dims)
             log.info("%s, seed %d: mean nDCG@10 %.3f", arm, seed, evaluate.mean_ndcg(results))
             if hosts.is_primary():
                 (plan.folder / "results.json").write_text(json.dumps(results))
     if hosts.is_primary():
-        print("\n\n".join(map(compare.markdown, compared(work))))
+        print("\n\n".join(map(compare.format_markdown, compared(work))))
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def order_accuracy(benchmark: Benchmark, queries: np.ndarray, corpus: np.ndarray
 def results(embedder: Embedder, params: dict, suite: list[evaluate.PreparedBenchmark]) -> dict:
     """Of text to sequence: what `evaluate` has, and at the widest width `order`."""
     ((benchmark, *_), *_), (vectors, *_) = suite, evaluate.encode_suite(embedder, params, suite)
-    found = evaluate.evaluate(suite[:1], [vectors], embedder.encoder.arch.widths)
+    found = evaluate.evaluate(suite[:1], [vectors], embedder.encoder.arch.matryoshka_dims)
     by_width = found[benchmark.name]
     by_width[max(by_width)]["order"] = order_accuracy(benchmark, *vectors)
     return found
@@ -94,12 +94,12 @@ def main(config: ConfigDict) -> None:
             seed=seed,
             init=path,
         )
-        loop.fit(plan, embedder.layout, open_sources([TASK], root / "data"))
+        loop.fit(plan, embedder.preprocessor, open_sources([TASK], root / "data"))
         found = results(embedder, checkpoint.load_sharded(plan.folder), suite)
         if hosts.is_primary():
             (plan.folder / "results.json").write_text(json.dumps(found))
     if hosts.is_primary():
-        print("\n\n".join(map(compare.markdown, compared(storage.path(config.workdir)))))
+        print("\n\n".join(map(compare.format_markdown, compared(storage.path(config.workdir)))))
 
 
 if __name__ == "__main__":

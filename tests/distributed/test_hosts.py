@@ -37,6 +37,7 @@ from embed.data.tasks import Task
 from embed.data.tokenizer import Tokenizer
 from embed.data.tokenizer import train_tokenizer as train_tokenizer
 from embed.distributed import mesh
+from embed.distributed.preemption import RESTART_STATUS
 from embed.embedder import Embedder
 from embed.eval import suite as evaluate
 from embed.losses.contrastive import contrastive_loss
@@ -54,7 +55,7 @@ MESH, OTHER = (1, 4, 2), (1, 8, 1)
 UNFELT = ("backbone", "groups", "global", "scalar")
 STALL = 15  # seconds, many times those of a step
 SMALL = dataclasses.replace(  # little to compile, and to send
-    ARCH, groups=1, per_layer=0, media=dataclasses.replace(ARCH.media, patch=0, audio_frame=0)
+    ARCH, layer_groups=1, per_layer_dim=0, media=dataclasses.replace(ARCH.media, patch_size=0, audio_frame_size=0)
 )
 TASKS = [Task(name, 16, 1.0, Budget(16), Budget(16), negatives=1) for name in ("one", "two")]
 WORDS = " ".join(SENTENCES[:3]).split()
@@ -68,7 +69,7 @@ def prepare(folder: pathlib.Path) -> None:
             parts = [[(Text(" ".join(rng.choices(WORDS, k=4))),) for _ in range(3)] for _ in range(count)]
             records = [Record(f"{task.name}{i}", q, p, (n,)) for i, (q, p, n) in enumerate(parts)]
             write(folder / task.name / f"{split}.array_record", records)
-    train_tokenizer(SENTENCES, ARCH.vocabulary).save(folder / "tokenizer.json")
+    train_tokenizer(SENTENCES, ARCH.vocab_size).save(folder / "tokenizer.json")
 
 
 def main(data: pathlib.Path, folder: pathlib.Path, shape: tuple[int, int, int], steps: int, stall: float) -> None:
@@ -78,26 +79,28 @@ def main(data: pathlib.Path, folder: pathlib.Path, shape: tuple[int, int, int], 
 
     def loss(params, pairs, candidates, key):
         def embed(inputs):
-            return encode_by_microbatch(lambda rows: encoder.apply({"params": params}, rows), inputs, 8)
+            return encode_by_microbatch(lambda rows: encoder.apply({"params": params.encoder}, rows), inputs, 8)
 
         sides = encode_pairs(embed, pairs, Dropout(key, 0.1))
         return contrastive_loss(
-            *sides, pairs, temperature=0.05, widths=SMALL.widths, candidates=candidates, scorer=ring_score
+            *sides, pairs, temperature=0.05, widths=SMALL.matryoshka_dims, candidates=candidates, scorer=ring_score
         )
 
     run = loop.Run(
-        folder, encoder, TASKS, loss, optim.adamw(1e-2, warmup=2, steps=STEPS),
-        steps=steps, seed=0, schedule=loop.LoopConfig(save=SAVE, keep=2, stall=stall),
+        encoder, TASKS, loss, optim.adamw(1e-2, warmup=2, steps=STEPS),
+        steps=steps, seed=0, data=data, folder=folder, loop=loop.LoopConfig(save=SAVE, keep=2, stall=stall),
     )  # fmt: skip
     with jax.set_mesh(mesh.make_mesh(shape)):
-        layout = Preprocessor(Tokenizer.load(data / "tokenizer.json"), SMALL.media)
-        loop.fit(run, layout, [open_split(data / task.name, "train") for task in TASKS])
+        preprocessor = Preprocessor(Tokenizer.load(data / "tokenizer.json"), SMALL.media)
+        loop.fit(run, preprocessor, [open_split(data / task.name, "train") for task in TASKS])
 
         parents = [folder / "checkpoints" / str(step) for step in checkpoint.saved_steps(folder)]
         soup.save(folder / "soup", soup.average(parents, [2.0, 1.0]), parents)
         embedder = Embedder.load(folder / "soup")
         suite = evaluate.load_datasets(embedder, str(data), "test")
-        results = evaluate.evaluate(suite, evaluate.encode_suite(embedder, embedder.params, suite), SMALL.widths)
+        results = evaluate.evaluate(
+            suite, evaluate.encode_suite(embedder, embedder.params, suite), SMALL.matryoshka_dims
+        )
         (folder / f"results.{jax.process_index()}of{jax.process_count()}.json").write_text(json.dumps(results))
 
 
@@ -135,7 +138,7 @@ def keep_programs(folder: pathlib.Path) -> None:
 def started(command: list, data: pathlib.Path, **environment: str) -> subprocess.Popen:
     environment = {
         **os.environ,
-        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}:{ROOT / 'tests/distributed'}",
         "VIRTUAL_ENV": sys.prefix,
         "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}",
         **environment,
@@ -285,7 +288,7 @@ def test_a_host_that_stands_still_or_is_gone_ends_the_other(data, sign):
     run = data / f"by_{sign.name}"
     with two_hosts(data, run, STALL) as hosts:
         hosts[1].send_signal(sign)
-        assert hosts[0].wait(300) == entry.RESTART
+        assert hosts[0].wait(300) == RESTART_STATUS
     assert re.search(rf"{run.name}, step \d+: (nothing for|failed on)", (data / "log.txt").read_text())
 
 

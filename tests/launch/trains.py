@@ -4,9 +4,9 @@ import logging
 import pathlib
 import sys
 
-sys.path.insert(0, "tests")
+sys.path[:0] = ["tests", "tests/distributed"]
 
-import test_hosts
+import test_hosts  # noqa: E402
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, force=True)

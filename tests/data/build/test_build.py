@@ -18,12 +18,12 @@ import tensorflow_datasets
 from PIL import Image as Pillow
 
 from embed.data import __main__ as command
-from embed.data.build import formats, spec
-from embed.data.media import decode
 from embed.data import sources
+from embed.data.build import formats, spec
 from embed.data.build.build import BuildError, Options, build
-from embed.data.preprocess import Budget
+from embed.data.media import decode
 from embed.data.mixture import mixture
+from embed.data.preprocess import Budget
 from embed.data.records import Image, Record, Text
 from embed.data.sources import JsonlSource, open_split, read_records
 from embed.data.tasks import Task
@@ -81,7 +81,7 @@ def test_every_record_is_kept_or_counted(folder, tmp_path):
     assert not (tmp_path / "out" / ".parts").exists()
 
 
-def test_shards_hold_what_one_file_would_in_order(folder, tmp_path, monkeypatch, layout):
+def test_shards_hold_what_one_file_would_in_order(folder, tmp_path, monkeypatch, preprocessor):
     build(folder, tmp_path / "one", Options(), workers=1)
     monkeypatch.setattr(sources, "SHARD", 500)
     about = build(folder, tmp_path / "many", Options(), workers=1)
@@ -91,7 +91,7 @@ def test_shards_hold_what_one_file_would_in_order(folder, tmp_path, monkeypatch,
     assert list(read_records(one)) == list(read_records(many))
     task = Task("t", 4, 1.0, Budget(16), Budget(8, 1, 4))
     for step in (0, 5):
-        a, b = (mixture([task], [source], layout, seed=1)[step][1] for source in (one, many))
+        a, b = (mixture([task], [source], preprocessor, seed=1)[step][1] for source in (one, many))
         assert np.array_equal(a.query.tokens, b.query.tokens) and np.array_equal(a.target_hash, b.target_hash)
     (tmp_path / "many" / shards[1]["name"]).unlink()
     with pytest.raises(FileNotFoundError, match="not those of one whole set"):
@@ -137,7 +137,9 @@ def test_a_killed_build_goes_on_and_ends_as_one_that_was_not(tmp_path):
     assert command.main([*line[3:], str(tmp_path / "out")]) == 0
     build(tmp_path / "slow.py", tmp_path / "whole", Options(), workers=2)
     a, b = (open_split(tmp_path / name, "train") for name in ("out", "whole"))
-    assert list(read_records(a)) == list(read_records(b)) and [r.id for r in read_records(a)] == [str(i) for i in range(80)]
+    assert list(read_records(a)) == list(read_records(b)) and [r.id for r in read_records(a)] == [
+        str(i) for i in range(80)
+    ]
 
 
 DEADLY = SLOW.replace("time.sleep(0.02)", "i in (13, 17) and os.abort()").replace("import time", "import os")
