@@ -33,10 +33,10 @@ def line(topology: str, batch: int, widths: tuple[int, ...], name: str) -> str:
     sides = [array(jnp.bfloat16, rows, widths[-1]) for rows in (batch, batch, 0)]
     hashes = [array(jnp.uint32, rows, 2) for rows in (batch, batch, 0)]
     pairs = Pairs(None, None, None, *hashes, array(jnp.bool_, batch))
-    rivals = {"ring": ring_score, "dense": gather_and_score}[name]
+    scorer = {"ring": ring_score, "dense": gather_and_score}[name]
 
     def loss(sides: list[jax.Array], pairs: Pairs) -> jax.Array:
-        return contrastive_loss(*sides, pairs, temperature=0.02, widths=widths, rivals=rivals)[0]
+        return contrastive_loss(*sides, pairs, temperature=0.02, widths=widths, scorer=scorer)[0]
 
     both = jax.value_and_grad(loss)
     try:

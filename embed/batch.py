@@ -80,6 +80,19 @@ class PackedIndices:
     overflowed: Array  # bool[n,g] an input of the pair found no room; it is not valid
 
 
+@dataclasses.dataclass(frozen=True)
+class Candidates:
+    """What a query's positive is contrasted with, beside the query's own hard negatives. The default is the report's."""
+
+    in_batch: bool = True  # other rows' targets; False = own negatives only, for classification with few labels
+    cross_query_hard_negatives: bool = False  # other rows' hard negatives too
+    margin: float | None = None  # drop candidates with cosine above the positive's + margin: likely false negatives
+    symmetric: bool = False  # average with the loss of each target against the batch's queries
+
+
+REPORT_CANDIDATES = Candidates()
+
+
 @flax.struct.dataclass
 class Pairs:
     """A task-pure batch of queries, their targets, and h hard negatives a query (zero rows where the task has none).

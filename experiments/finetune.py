@@ -8,10 +8,11 @@ Gemini Embedding 2, §3.3. Starts from the last checkpoint of experiments/prefin
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from embed.batch import Candidates
 from embed.data.preprocess import Budget
 from embed.data.tasks import Task
 from embed.distributed import storage
-from embed.losses.contrastive import Candidates, contrastive_loss
+from embed.losses.contrastive import contrastive_loss
 from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, max_microbatch_rows
 from embed.model.presets import PRESETS
 from embed.training import loop, optim
@@ -25,7 +26,7 @@ RATE = 2e-3
 TEMPERATURE = 0.05
 DROP = 0.5
 HARD = 1
-BOTH = Candidates(both_directions=True)
+BOTH = Candidates(symmetric=True)
 WORDS, LONG, IMAGE = Budget(32), Budget(64), Budget(20, images=1, patches=16)
 QUESTION, PAGE = Budget(28), Budget(100, images=1, patches=96)
 VIDEO, AUDIO = Budget(76, images=4, patches=16), Budget(24, clips=1, frames=20)

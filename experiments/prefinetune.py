@@ -9,10 +9,11 @@ task on purpose.
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from embed.batch import Candidates
 from embed.data.preprocess import Budget
 from embed.data.tasks import Task
 from embed.distributed import storage
-from embed.losses.contrastive import Candidates, contrastive_loss
+from embed.losses.contrastive import contrastive_loss
 from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, max_microbatch_rows
 from embed.model.presets import PRESETS
 from embed.training import loop, optim
@@ -21,7 +22,7 @@ from embed.training.prepare import open_sources, prepare_preprocessor
 
 STEPS = 340
 TEMPERATURE = 0.05
-BOTH = Candidates(both_directions=True)
+BOTH = Candidates(symmetric=True)
 WORDS, LONG, IMAGE = Budget(32), Budget(64), Budget(20, images=1, patches=16)
 TITLE = Budget(40, images=1, patches=36)
 TASKS = (

@@ -44,7 +44,7 @@ def plan(config: ConfigDict) -> loop.Run:
 
         sides = (side.astype(config.dtype) for side in encode_pairs(embed, pairs))
         return contrastive_loss(
-            *sides, pairs, temperature=TEMPERATURE, widths=arch.widths, candidates=candidates, rivals=ring_score
+            *sides, pairs, temperature=TEMPERATURE, widths=arch.widths, candidates=candidates, scorer=ring_score
         )
 
     return loop.Run(

@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 
+from embed.batch import REPORT_CANDIDATES, Candidates
 from embed.data.media.decode import MediaError
 from embed.data.packing import Packing, room_needed, rows_for
 from embed.data.preprocess import Budget, LimitError, Preprocessor, decode, standard_budget, truncate_to
@@ -12,7 +13,6 @@ from embed.data.records import Content, Record, RecordError
 from embed.data.sources import Source, open_split
 from embed.data.tasks import Task
 from embed.distributed import storage
-from embed.losses.contrastive import REPORT_CANDIDATES, Candidates
 
 SAMPLE = 64  # records of a dataset that are looked at for the size of its rows
 PACKED = 1024  # and for how many inputs share one: sums vary more than a maximum

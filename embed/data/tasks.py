@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from embed.batch import Inputs, MediaFormat, PackedIndices, Pairs
+from embed.batch import REPORT_CANDIDATES, Candidates, Inputs, MediaFormat, PackedIndices, Pairs
 from embed.data import prompts
 from embed.data.collate import empty_rows, make_rows
 from embed.data.media.decode import MediaError
@@ -16,7 +16,6 @@ from embed.data.preprocess import Budget, Input, LimitError, Preprocessor, decod
 from embed.data.records import Content, Record, RecordError, Text, content_hash
 from embed.data.sources import Source
 from embed.distributed import mesh
-from embed.losses.contrastive import REPORT_CANDIDATES, Candidates
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ Gemini Embedding 2 (arXiv 2605.27295), Eq. 2-3: for query i with cosine s and te
 positive against its own hard negatives and every other target j, except those with an equal query or an equal target
 (by content hash), which would be false negatives. The positive enters the denominator exactly once.
 
-A query's positive and its own hard negatives are on its device. What others bring goes through `rivals`: here all at
+A query's positive and its own hard negatives are on its device. What others bring goes through `scorer`: here all at
 once (`gather_and_score`, the reference you can read), in embed/losses/ring.py in constant memory.
 """
 
@@ -19,23 +19,10 @@ import jax.numpy as jnp
 from einops import rearrange, repeat
 from jax import P
 
-from embed.batch import Pairs
+from embed.batch import REPORT_CANDIDATES, Candidates, Pairs
 from embed.distributed import mesh
 
 MASKED_LOGIT = -1e30  # a logit that is not there; finite, so that its gradient is zero and never NaN
-
-
-@dataclasses.dataclass(frozen=True)
-class Candidates:
-    """What a query is compared with. The default is the report's."""
-
-    in_batch: bool = True  # other rows' targets; False = own negatives only, for classification with few labels
-    shared_negatives: bool = False  # other rows' hard negatives too
-    margin: float | None = None  # drop candidates with cosine above the positive's + margin: likely false negatives
-    both_directions: bool = False  # average with the loss of each target against the batch's queries
-
-
-REPORT_CANDIDATES = Candidates()
 
 
 @flax.struct.dataclass
@@ -144,16 +131,17 @@ def contrastive_loss(
     weights: Sequence[float] | None = None,
     candidates: Candidates = REPORT_CANDIDATES,
     scale: jax.Array | None = None,
-    rivals: NegativeScorer = gather_and_score,
-    hard: Callable[[NegativeScorer], NegativeScorer] = lambda meeting: meeting,
-    corrected: Callable[..., jax.Array] = identity,
+    scorer: NegativeScorer = gather_and_score,
+    hard_negative_weight: Callable[[NegativeScorer], NegativeScorer] = lambda scorer: scorer,
+    negatives_transform: Callable[..., jax.Array] = identity,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Mean loss over the valid pairs, and over Matryoshka widths with `weights` (equal ones if none are given).
 
     query [q,e], target [q,e] and negative [q·h,e] (h >= 0) need not be normalised; products are made in their dtype
     and added up in float32. `pairs` gives content hashes and validity; `scale` f32[q] multiplies each query's logits.
-    Each width is a loss of its own on renormalised prefixes; all come from one pass. `rivals` is `gather_and_score` or `ring`.
-    `hard` changes how hard negatives are met (`extras.harder`), `corrected` the negatives' sum (`extras.debiased`).
+    Each width is a loss of its own on renormalised prefixes; all come from one pass. `scorer` is `gather_and_score` or `ring`.
+    `hard_negative_weight` changes how hard negatives count (`regularizers.hard_negative_weighting`), `negatives_transform` the
+    negatives' logsumexp (`regularizers.debiased`).
 
     Returns f32[] and metrics of the widest width over valid pairs: `accuracy`, the share of queries whose positive
     beats every candidate; `effective_negatives`, the mean number of candidates left to a query after masking;
@@ -177,19 +165,19 @@ def contrastive_loss(
     targets = KeyBatch(target, unit_target, ceiling, pairs.query_hash, pairs.target_hash, valid, pair)
     found = []
     if candidates.in_batch:
-        found.append(rivals(queries, targets, widths, candidates.both_directions))
+        found.append(scorer(queries, targets, widths, candidates.symmetric))
     if h:
-        meeting = hard(rivals if candidates.shared_negatives else score_own_negatives)
+        meeting = hard_negative_weight(scorer if candidates.cross_query_hard_negatives else score_own_negatives)
         found.append(meeting(queries, _hard_negative_keys(negative, pairs, targets, widths), widths, False))
 
     def against(total: jax.Array, count: jax.Array) -> jax.Array:
-        return jnp.logaddexp(corrected(total, count, positive, sharp), positive) - positive
+        return jnp.logaddexp(negatives_transform(total, count, positive, sharp), positive) - positive
 
     nothing = jnp.full_like(positive, MASKED_LOGIT)
     total = functools.reduce(jnp.logaddexp, (one.total for one in found), nothing)
     count = sum((one.count for one in found), jnp.zeros_like(positive))
     each = against(total, count)
-    if candidates.both_directions:
+    if candidates.symmetric:
         # The same scores read by column: a target against the queries. The positive joins its column's sum.
         back = (found[0].back, found[0].back_count) if candidates.in_batch else (nothing, jnp.zeros_like(positive))
         each = (each + against(*back)) / 2
@@ -197,7 +185,7 @@ def contrastive_loss(
 
     best = functools.reduce(jnp.maximum, (one.best for one in found), jnp.full_like(sharp, MASKED_LOGIT))
     offered = jnp.sum(valid) - 1 if candidates.in_batch else 0
-    offered += jnp.sum(valid) * h if candidates.shared_negatives else h
+    offered += jnp.sum(valid) * h if candidates.cross_query_hard_negatives else h
     metrics = {
         "accuracy": mean_over_valid(positive[:, -1] > best, valid),
         "effective_negatives": mean_over_valid(count[:, -1], valid),

@@ -1,6 +1,6 @@
 """What other recipes add to the contrast: as an argument of it, or as a term beside it.
 
-    loss, metrics = contrast(..., rivals=ring, hard=harder(5.0), corrected=debiased(0.05))
+    loss, metrics = contrast(..., scorer=ring, hard_negative_weight=hard_negative_weighting(5.0), negatives_transform=debiased(0.05))
     loss += spread_out(query, pairs.valid, widths) + spread_out(target, pairs.valid, widths)
     loss += matched(query, teacher_query, pairs.valid)
 
@@ -30,7 +30,7 @@ from embed.losses.contrastive import (
 
 
 def hard_negative_weighting(alpha: float) -> Callable[[NegativeScorer], NegativeScorer]:
-    """Hard negatives count exp(alpha · cosine) times, the more the harder; the `hard` of `contrast`.
+    """Hard negatives count exp(alpha · cosine) times, the more the harder; the `hard_negative_weight` of `contrastive_loss`.
 
     EmbeddingGemma (arXiv 2509.20354, alpha = 5): alpha times the cosine is added to the logit and held constant. Where
     negatives are shared, each query weighs them by its own cosines. `accuracy` stays that of the plain cosines.
@@ -54,7 +54,7 @@ def hard_negative_weighting(alpha: float) -> Callable[[NegativeScorer], Negative
 
 
 def debiased(prior: float) -> Callable[..., jax.Array]:
-    """Takes the expected share of unknown positives, `prior`, out of the negatives' sum; the `corrected` of `contrast`.
+    """Takes the expected share of unknown positives, `prior`, out of the negatives' sum; the `negatives_transform` of `contrastive_loss`.
 
     Debiased contrastive learning (arXiv 2007.00224, Eq. 7-8): of N negatives with the sum S, and the positive's
     exponential p, N max((S / N - prior p) / (1 - prior), e^(-1/t)) stands for S. Its floor is the least a sum can be.

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from embed import hf
-from embed.batch import Pairs
+from embed.batch import Candidates, Pairs
 from embed.data import fingerprint
 from embed.data.mixture import batches, mixture, task_order
 from embed.data.preprocess import Preprocessor
@@ -24,7 +24,6 @@ from embed.data.sources import Source
 from embed.data.tasks import Task
 from embed.distributed import hosts, mesh, preemption, storage
 from embed.distributed.watchdog import watchdog
-from embed.losses.contrastive import Candidates
 from embed.model import encoder as encoders
 from embed.model import params as partition
 from embed.training import checkpoint, optim, resume

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from embed.batch import Candidates
 from embed.data import discover
 from embed.data.preprocess import Budget
 from embed.data.tasks import Task
 from embed.distributed import mesh, storage
-from embed.losses.contrastive import Candidates, contrastive_loss
+from embed.losses.contrastive import contrastive_loss
 from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, max_microbatch_rows
 from embed.model.presets import PRESETS
 from embed.training import loop, optim
@@ -30,7 +31,7 @@ STEPS = 600
 RATE = 2e-3
 TEMPERATURE = 0.05
 BATCH = 256
-BOTH = Candidates(both_directions=True)
+BOTH = Candidates(symmetric=True)
 MOST = Budget(128, images=4, patches=16, clips=1, frames=64)  # of a row; longer contents are cut
 
 

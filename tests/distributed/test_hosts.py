@@ -82,7 +82,7 @@ def main(data: pathlib.Path, folder: pathlib.Path, shape: tuple[int, int, int], 
 
         sides = encode_pairs(embed, pairs, Dropout(key, 0.1))
         return contrastive_loss(
-            *sides, pairs, temperature=0.05, widths=SMALL.widths, candidates=candidates, rivals=ring_score
+            *sides, pairs, temperature=0.05, widths=SMALL.widths, candidates=candidates, scorer=ring_score
         )
 
     run = loop.Run(

@@ -7,9 +7,9 @@ from flax.traverse_util import flatten_dict
 from test_golden import GOLDEN
 
 from embed import hf
-from embed.batch import Inputs, Pairs
+from embed.batch import REPORT_CANDIDATES, Inputs, Pairs
 from embed.distributed import mesh
-from embed.losses.contrastive import REPORT_CANDIDATES, contrastive_loss
+from embed.losses.contrastive import contrastive_loss
 from embed.model import params as partition
 from embed.model.encoder import Encoder
 from embed.training import optim

@@ -21,7 +21,7 @@ def formula(vectors, pairs, scale, candidates, widths, temperature=T, alpha=0.0,
     owner = np.arange(q * h) // max(h, 1)
     mine = owner[None] == np.arange(q)[:, None]
     shared = ~same(pairs.query_hash, pairs.query_hash[owner]) & pairs.valid[owner][None]
-    hard = (mine | (shared & candidates.shared_negatives)) & ~same(pairs.target_hash, pairs.negative_hash)
+    hard = (mine | (shared & candidates.cross_query_hard_negatives)) & ~same(pairs.target_hash, pairs.negative_hash)
     sharp = (scale / temperature)[:, None]
 
     def against(logits, there, positive):
@@ -43,7 +43,7 @@ def formula(vectors, pairs, scale, candidates, widths, temperature=T, alpha=0.0,
         weight = alpha * jax.lax.stop_gradient(negatives)
         there = jnp.concatenate([keep & (cosines <= ceiling[:, None]), hard & (negatives <= ceiling[:, None])], 1)
         each = against(jnp.concatenate([cosines * sharp, negatives * sharp + weight], 1), there, own * sharp[:, 0])
-        if candidates.both_directions:
+        if candidates.symmetric:
             back = keep & pairs.valid[:, None] & (cosines <= ceiling[None])
             each = (each + against((cosines * sharp).T, back.T, own * sharp[:, 0])) / 2
         loss += jnp.sum(jnp.where(pairs.valid, each, 0)) / pairs.valid.sum() / len(widths)

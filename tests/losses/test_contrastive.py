@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from embed.batch import Pairs
+from embed.batch import Candidates, Pairs
 from embed.distributed import mesh
-from embed.losses.contrastive import Candidates, contrastive_loss, gather_and_score
+from embed.losses.contrastive import contrastive_loss, gather_and_score
 from embed.losses.regularizers import embedding_matching, kl_distillation, spread_out
 from embed.losses.ring import ring_score
 
@@ -25,9 +25,9 @@ def random_case(seed: int):
     pairs = Pairs(None, None, None, *hashes, valid)
     candidates = Candidates(
         in_batch=bool(rng.random() > 0.2),
-        shared_negatives=bool(rng.random() > 0.5),
+        cross_query_hard_negatives=bool(rng.random() > 0.5),
         margin=None if rng.random() > 0.5 else 0.2,
-        both_directions=bool(rng.random() > 0.5),
+        symmetric=bool(rng.random() > 0.5),
     )
     scale = rng.uniform(0.5, 2, q).astype(np.float32) if rng.random() > 0.5 else None
     return vectors, pairs, candidates, scale
@@ -56,13 +56,13 @@ def reference(vectors, pairs, candidates, scale, widths):
             for n in range(q * h):
                 owner = n // h
                 mine = owner == i
-                shared = candidates.shared_negatives and valid[owner] and not same(qh[owner], qh[i])
+                shared = candidates.cross_query_hard_negatives and valid[owner] and not same(qh[owner], qh[i])
                 if (mine or shared) and not same(nh[n], th[i]):
                     others.append(unit[0][i] @ unit[2][n])
             others = [s for s in others if s <= ceiling]
             own = positive * sharp[i] / T
             loss = np.log(np.exp(own) + sum(np.exp(s * sharp[i] / T) for s in others)) - own
-            if candidates.both_directions:
+            if candidates.symmetric:
                 column = sum(np.exp(s * k / T) for s, k in back if s <= ceiling)
                 loss = (loss + np.log(np.exp(own) + column) - own) / 2
             total.append(loss)
@@ -109,7 +109,7 @@ def test_same_on_every_mesh(shape):
     vectors = [rng.standard_normal((n, 12)).astype(np.float32) for n in (16, 16, 16)]
     hashes = [rng.integers(0, 9, (16, 2)).astype(np.uint32) for _ in range(3)]
     pairs = Pairs(None, None, None, *hashes, rng.random(16) > 0.2)
-    candidates = Candidates(shared_negatives=True, margin=0.3, both_directions=True)
+    candidates = Candidates(cross_query_hard_negatives=True, margin=0.3, symmetric=True)
 
     def run():
         placed, there = [mesh.to_global(v) for v in vectors], mesh.to_global(pairs)
@@ -144,11 +144,11 @@ def test_rows_that_are_not_valid_change_nothing():
 def every_term(vectors, pairs, meeting):
     """The contrast with every rule, and each of the terms that may stand beside it."""
     query, target, negative = vectors
-    rules = Candidates(shared_negatives=True, margin=0.3, both_directions=True)
+    rules = Candidates(cross_query_hard_negatives=True, margin=0.3, symmetric=True)
     options = {"temperature": T, "widths": (4, 12)}
     teacher = jnp.concatenate([query[:, :1], target[:, :1]], axis=1)
     value, _ = contrastive_loss(
-        query, target, negative, pairs, rivals=meeting, scale=query[:, 0], candidates=rules, **options
+        query, target, negative, pairs, scorer=meeting, scale=query[:, 0], candidates=rules, **options
     )
     value += spread_out(query, pairs.valid, (4, 12)) + embedding_matching(query, target, pairs.valid)
     return value + kl_distillation(query, target, negative, pairs, teacher, **options)

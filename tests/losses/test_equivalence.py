@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 from formula import T, formula, random_case, relative
 
+from embed.batch import Candidates
 from embed.distributed import mesh
-from embed.losses.contrastive import Candidates, contrastive_loss, gather_and_score
+from embed.losses.contrastive import contrastive_loss, gather_and_score
 from embed.losses.ring import ring_score
 
 MESHES = [(1, 1, 1), (1, 2, 1), (1, 4, 1), (1, 8, 1), (1, 2, 2), (1, 4, 2), (2, 2, 2)]
 WIDTHS = [(12,), (4, 12), (3, 6, 12)]
 RULES = [
-    Candidates(in_batch=a, shared_negatives=b, margin=c, both_directions=d)
+    Candidates(in_batch=a, cross_query_hard_negatives=b, margin=c, symmetric=d)
     for a, b, c, d in itertools.product((True, False), (True, False), (None, 0.2), (True, False))
 ]
 DATA = range(13)  # x 16 rules = 208 cases
@@ -26,9 +27,9 @@ DATA = range(13)  # x 16 rules = 208 cases
 def test_dense_in_float64_is_dense_is_ring(number):
     candidates, widths, h = RULES[number], WIDTHS[number % 3], (1, 0, 2)[number // 2 % 3]
 
-    def loss(rivals, vectors, pairs, scale):
+    def loss(scorer, vectors, pairs, scale):
         return contrastive_loss(
-            *vectors, pairs, temperature=T, widths=widths, candidates=candidates, scale=scale, rivals=rivals
+            *vectors, pairs, temperature=T, widths=widths, candidates=candidates, scale=scale, scorer=scorer
         )
 
     ways = [gather_and_score, functools.partial(ring_score, tile=(2, 4)[number // 3 % 2])]

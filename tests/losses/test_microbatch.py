@@ -17,17 +17,17 @@ from conftest import ARCH
 from flax.traverse_util import flatten_dict
 from formula import T, formula, random_pairs, relative
 
-from embed.batch import Dropout, Pairs
+from embed.batch import REPORT_CANDIDATES, Candidates, Dropout, Pairs
 from embed.data.collate import make_rows
 from embed.data.preprocess import Budget, ImagePiece, TextPiece
 from embed.distributed import mesh
-from embed.losses.contrastive import REPORT_CANDIDATES, Candidates, contrastive_loss, gather_and_score
+from embed.losses.contrastive import contrastive_loss, gather_and_score
 from embed.losses.ring import ring_score
 from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, init_params
 
 SMALL = dataclasses.replace(ARCH, vocabulary=128, width=16, hidden=24, groups=1, per_layer=4, widths=(4, 8, 16))
 BUDGET = Budget(10, images=1, patches=2)
-BOTH = Candidates(shared_negatives=True, both_directions=True)
+BOTH = Candidates(cross_query_hard_negatives=True, symmetric=True)
 SEEDS = range(5)
 CASES = [  # mesh, queries, rows of a microbatch, hard negatives, candidates, loss, tile, rate of dropout, recomputed
     ((1, 1, 1), 16, 4, 0, REPORT_CANDIDATES, gather_and_score, None, 0.0, False),
@@ -38,7 +38,7 @@ CASES = [  # mesh, queries, rows of a microbatch, hard negatives, candidates, lo
         12,
         4,
         1,
-        Candidates(margin=0.3, both_directions=True),
+        Candidates(margin=0.3, symmetric=True),
         ring_score,
         2,
         0.2,
@@ -105,8 +105,8 @@ def by_definition(params, pairs, key, candidates, rate):
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_step_is_that_of_the_plain_encoder(layout, case):
-    shape, q, microbatch, h, candidates, rivals, tile, rate, remat = case
-    rivals = rivals if tile is None else functools.partial(rivals, tile=tile)
+    shape, q, microbatch, h, candidates, scorer, tile, rate, remat = case
+    scorer = scorer if tile is None else functools.partial(scorer, tile=tile)
     encoder = Encoder(SMALL, remat=remat)
 
     def loss(params, pairs, key):
@@ -115,7 +115,7 @@ def test_the_step_is_that_of_the_plain_encoder(layout, case):
 
         sides = encode_pairs(embed, pairs, Dropout(key, rate))
         return contrastive_loss(
-            *sides, pairs, temperature=T, widths=SMALL.widths, candidates=candidates, rivals=rivals
+            *sides, pairs, temperature=T, widths=SMALL.widths, candidates=candidates, scorer=scorer
         )[0]
 
     batches = [random_batch(layout, seed, q, h) for seed in SEEDS]

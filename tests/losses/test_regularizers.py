@@ -9,24 +9,24 @@ import pytest
 from formula import T, formula, random_case, relative
 from jax.scipy.special import xlogy
 
-from embed.batch import Pairs
+from embed.batch import REPORT_CANDIDATES, Candidates, Pairs
 from embed.data.collate import make_rows
 from embed.data.preprocess import AudioPiece, Budget, ImagePiece, TextPiece
 from embed.distributed import mesh
 from embed.losses import temperature as temperatures
-from embed.losses.contrastive import REPORT_CANDIDATES, Candidates, contrastive_loss, gather_and_score, identity
+from embed.losses.contrastive import contrastive_loss, gather_and_score, identity
 from embed.losses.regularizers import debiased, embedding_matching, hard_negative_weighting, kl_distillation, spread_out
 from embed.losses.ring import ring_score
 
-EVERYTHING = Candidates(shared_negatives=True, margin=0.3, both_directions=True)
+EVERYTHING = Candidates(cross_query_hard_negatives=True, margin=0.3, symmetric=True)
 CASES = [  # mesh, rows, candidates, hard negatives, widths, alpha, prior
-    ((1, 8, 1), 16, Candidates(both_directions=True), 0, (12,), 0.0, 0.02),
+    ((1, 8, 1), 16, Candidates(symmetric=True), 0, (12,), 0.0, 0.02),
     ((1, 4, 2), 12, REPORT_CANDIDATES, 2, (4, 12), 5.0, None),
     ((2, 2, 2), 16, EVERYTHING, 1, (3, 6, 12), 5.0, 0.05),
 ]
 
 
-def terms(vectors, teachers, logarithm, pairs, scale, scores, *, rivals, candidates, widths, alpha, prior):
+def terms(vectors, teachers, logarithm, pairs, scale, scores, *, scorer, candidates, widths, alpha, prior):
     """The contrast as other recipes have it, and every term beside it."""
     query, target, negative = vectors
     hard = hard_negative_weighting(alpha) if alpha else lambda meeting: meeting
@@ -37,9 +37,9 @@ def terms(vectors, teachers, logarithm, pairs, scale, scores, *, rivals, candida
         widths=widths,
         candidates=candidates,
         scale=scale,
-        rivals=rivals,
-        hard=hard,
-        corrected=identity if prior is None else debiased(prior),
+        scorer=scorer,
+        hard_negative_weight=hard,
+        negatives_transform=identity if prior is None else debiased(prior),
     )
     often = jnp.repeat(pairs.valid, len(negative) // len(query), out_sharding=mesh.ROWS)
     every = zip(vectors, teachers, (pairs.valid, pairs.valid, often), strict=True)
@@ -88,7 +88,7 @@ def test_every_extra_equals_its_formula_with_both_losses(case):
     options = {"candidates": candidates, "widths": widths, "alpha": alpha, "prior": prior}
     with jax.set_mesh(mesh.make_mesh(shape)):
         ways = [
-            jax.jit(jax.value_and_grad(functools.partial(terms, rivals=way, **options), (0, 2, 4), has_aux=True))
+            jax.jit(jax.value_and_grad(functools.partial(terms, scorer=way, **options), (0, 2, 4), has_aux=True))
             for way in (gather_and_score, functools.partial(ring_score, tile=2))
         ]
         for seed in range(4):
@@ -115,7 +115,9 @@ def test_hard_negatives_weigh_more_and_accuracy_does_not_see_it():
 
     @jax.jit
     def both(alpha):
-        return contrastive_loss(*vectors, pairs, temperature=T, widths=(12,), hard=hard_negative_weighting(alpha))
+        return contrastive_loss(
+            *vectors, pairs, temperature=T, widths=(12,), hard_negative_weight=hard_negative_weighting(alpha)
+        )
 
     plain = jax.jit(lambda: contrastive_loss(*vectors, pairs, temperature=T, widths=(12,)))()
     losses, metrics = zip(*map(both, (0.0, 2.0, 5.0)), strict=True)
@@ -128,7 +130,9 @@ def test_a_prior_of_nothing_changes_nothing_and_an_impossible_one_is_an_error():
     vectors, pairs, _ = mesh.to_global(random_case(0, 1))
     plain, other = (
         jax.jit(
-            lambda correct=correct: contrastive_loss(*vectors, pairs, temperature=T, widths=(12,), corrected=correct)[0]
+            lambda correct=correct: contrastive_loss(
+                *vectors, pairs, temperature=T, widths=(12,), negatives_transform=correct
+            )[0]
         )()
         for correct in (identity, debiased(0.0))
     )
@@ -145,7 +149,7 @@ def test_a_floor_stands_under_the_corrected_sum():
     sides = mesh.to_global([query, query, query[:0]])
 
     def loss(sides):
-        return contrastive_loss(*sides, pairs, temperature=1.0, widths=(12,), corrected=debiased(0.5))[0]
+        return contrastive_loss(*sides, pairs, temperature=1.0, widths=(12,), negatives_transform=debiased(0.5))[0]
 
     value, grads = jax.jit(jax.value_and_grad(loss))(sides)
     np.testing.assert_allclose(value, np.log(np.e + 3 / np.e) - 1, rtol=1e-6)
@@ -189,7 +193,7 @@ def test_temperatures_of_modalities_meet_in_a_pair(shape):
         @jax.value_and_grad
         def loss(logs, vectors, pairs, query, target):
             scale = 1 / temperatures.pair_temperature(temperatures.clipped_exp(logs), query, target)
-            return contrastive_loss(*vectors, pairs, temperature=1.0, widths=(4, 12), scale=scale, rivals=ring_score)[0]
+            return contrastive_loss(*vectors, pairs, temperature=1.0, widths=(4, 12), scale=scale, scorer=ring_score)[0]
 
         value, by = loss(jnp.log(jnp.asarray(each, jnp.float32)), *placed)
     with jax.enable_x64(True):

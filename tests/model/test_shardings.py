@@ -9,11 +9,12 @@ import jax
 import pytest
 from conftest import ARCH
 
+from embed.batch import Candidates
 from embed.data.packing import Packing, Rows
 from embed.data.preprocess import Budget
 from embed.data.tasks import Task, batch_structs
 from embed.distributed import mesh
-from embed.losses.contrastive import Candidates, contrastive_loss
+from embed.losses.contrastive import contrastive_loss
 from embed.losses.ring import ring_score
 from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs
 from embed.model.late_fusion import LateFusion
@@ -50,7 +51,7 @@ def check(model, task: Task, microbatch: int | None = None) -> None:
         assert jax.typeof(query).sharding.spec[0] == jax.typeof(target).sharding.spec[0] == mesh.BATCH
         options = dict(temperature=0.05, widths=model.arch.widths, candidates=task.candidates)
         plain = contrastive_loss(query, target, negative, pairs, **options)[0]
-        return plain + contrastive_loss(query, target, negative, pairs, rivals=ring_score, **options)[0]
+        return plain + contrastive_loss(query, target, negative, pairs, scorer=ring_score, **options)[0]
 
     def grads(params, pairs):
         found = jax.grad(loss)(params, pairs)
@@ -69,7 +70,7 @@ def test_one_row_a_device_of_every_modality(name, shape):
         model, rows = MODELS[name], parts_of_the_mesh()
         frames = 4 if model.arch.media.mel else 1
         media = Budget(24, images=1, patches=model.arch.media.image_patches // 8 or 1, clips=1, frames=frames)
-        check(model, Task("one", rows, 1, Budget(40), media, negatives=1, candidates=Candidates(both_directions=True)))
+        check(model, Task("one", rows, 1, Budget(40), media, negatives=1, candidates=Candidates(symmetric=True)))
 
 
 @pytest.mark.parametrize("shape", MESHES)

@@ -9,11 +9,11 @@ import pytest
 from conftest import ARCH
 from jax import P
 
-from embed.batch import Pairs
+from embed.batch import Candidates, Pairs
 from embed.data.preprocess import Budget
 from embed.data.tasks import Task, batch_structs
 from embed.distributed import mesh
-from embed.losses.contrastive import Candidates, contrastive_loss, gather_and_score
+from embed.losses.contrastive import contrastive_loss, gather_and_score
 from embed.losses.ring import ring_score
 from embed.model.attention import AttentionMaskInfo, full_attention, sliding_window, splash_attention
 from embed.model.encoder import Encoder, encode_pairs
@@ -127,9 +127,9 @@ def test_an_encoder_takes_its_products_forward_and_backward():
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 8, 1)])
-@pytest.mark.parametrize(("rivals", "passes"), [(gather_and_score, 3), (ring_score, 4)])
+@pytest.mark.parametrize(("scorer", "passes"), [(gather_and_score, 3), (ring_score, 4)])
 @pytest.mark.parametrize("shared", [False, True])
-def test_the_loss_takes_a_product_a_pair_of_vectors(shape, rivals, passes, shared):
+def test_the_loss_takes_a_product_a_pair_of_vectors(shape, scorer, passes, shared):
     """Forward one, backward two, and the ring makes its scores again; a query's own negatives are kept."""
     q, h, e = 64, 2, 32
 
@@ -138,8 +138,8 @@ def test_the_loss_takes_a_product_a_pair_of_vectors(shape, rivals, passes, share
 
     def loss(query, target, negative, *about):
         pairs = Pairs(None, None, None, *about)
-        candidates = Candidates(shared_negatives=shared)
-        how = dict(temperature=0.1, widths=(8, e), candidates=candidates, rivals=rivals)
+        candidates = Candidates(cross_query_hard_negatives=shared)
+        how = dict(temperature=0.1, widths=(8, e), candidates=candidates, scorer=scorer)
         return contrastive_loss(query, target, negative, pairs, **how)[0]
 
     with jax.set_mesh(mesh.make_mesh(shape)):

@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 from conftest import ARCH
 
-from embed.batch import Inputs, Pairs
+from embed.batch import Candidates, Inputs, Pairs
 from embed.data.preprocess import Budget
 from embed.data.records import Record, RecordError, Text
 from embed.data.tasks import Task
 from embed.losses import temperature
-from embed.losses.contrastive import Candidates
 from embed.model import params as partition
 from embed.model.encoder import Encoder
 from embed.training import checkpoint, loop, metrics, optim
