@@ -27,6 +27,7 @@ from jax.experimental import topologies
 
 from embed.data.tasks import Task, batch_structs
 from embed.distributed.mesh import make_mesh
+from embed.losses.loss import Params
 from embed.training import loop, main
 from embed.training.config_check import ConfigError
 from embed.training.flops import CHIPS, model_flops, program_flops
@@ -61,10 +62,10 @@ def compiled(f: Any, *args: Any) -> dict[str, Any]:
 
 def gradients(run: loop.Run, task: Task) -> tuple[Any, tuple]:
     """The jitted gradients of one task's batch, and what they are computed of, as ShapeDtypeStructs."""
-    step = loop.make_step(run.loss, run.optimizer, run.trains)
+    step = loop.make_step(run.loss, run.optimizer, run.trainable)
     key = jax.eval_shape(lambda: jax.random.key(run.seed))
 
-    def differentiate(params: dict, pairs: Any, key: jax.Array) -> Any:
+    def differentiate(params: Params, pairs: Any, key: jax.Array) -> Any:
         return step.differentiate(params, pairs, task.candidates, key)
 
     return jax.jit(differentiate), (loop.state_shapes(run)[1].params, batch_structs(task, run.encoder.arch.media), key)
@@ -85,7 +86,7 @@ def plan(experiment: str, config: Any, batch: int = 0) -> loop.Run:
 
 def waiting(state: loop.TrainState) -> float:
     """GiB of a chip that the optimizer's state takes while gradients are computed."""
-    leaves = jax.tree.leaves(state.opt)
+    leaves = jax.tree.leaves(state.optimizer)
     return sum(leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves) / GIB
 
 

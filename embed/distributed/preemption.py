@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -10,8 +11,13 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
+RESTART_STATUS = os.EX_TEMPFAIL  # 75, the exit status that means: start the same command again
 # Of all steps of this process, so that hosts in different runs of one program agree on one to stop at.
 _steps = itertools.count()
+
+
+class Restart(Exception):
+    """Ends a run early, in a state from which the same command continues."""
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import jax
 
-from embed.training.main import RESTART
+from embed.distributed.preemption import RESTART_STATUS
 
 
 @contextlib.contextmanager
@@ -19,7 +19,7 @@ def watchdog(limit: float) -> Iterator[Callable[..., None]]:
     """Gives `beat(what, counted=True)`, to be called before each thing that is done.
 
     Where a counted thing takes longer than `limit` seconds, the stacks of all threads go to stderr and the process ends
-    with status RESTART. On many hosts it ends so, too, where a counted thing raises JAX's error: a program that ran
+    with status RESTART_STATUS. On many hosts it ends so, too, where a counted thing raises JAX's error: a program that ran
     before and fails now has lost a host or a device. Not counted is what may take as long as it wants, such as
     compiling, and what comes before the first beat.
     """
@@ -61,4 +61,4 @@ def watchdog(limit: float) -> Iterator[Callable[..., None]]:
 def _end(why: str) -> None:
     """Ends the process at once: what would be cleaned up waits for other hosts."""
     print(f"{why}. The same command goes on from the last checkpoint.", file=sys.stderr, flush=True)
-    os._exit(RESTART)
+    os._exit(RESTART_STATUS)

@@ -1,14 +1,13 @@
-"""Temperatures that are learned, as logarithms beside the encoder's parameters.
+"""Temperatures that are learned, as logarithms among the loss's parameters.
 
-    def adapt(key, params):  # of train.Run
-        return params | temperature.beside(0.05)
+    def init(key):  # of the loss
+        return {temperature.NAME: {"scale": temperature.init_log_temperature(0.05)}}
 
-    def loss(params, pairs, candidates, key):
+    def __call__(params, pairs, candidates, key):
         ...
-        return contrast(..., temperature=temperature.bounded(params[temperature.NAME]["scale"]))
+        return contrastive_loss(..., temperature=temperature.clipped_exp(params.loss[temperature.NAME]["scale"]))
 
-They are the run's: it goes on with them, and what reads the run afterwards, a next stage or a soup, gets the encoder
-alone. The name `scale` keeps weight decay away (embed/training/optim.py).
+The name `scale` keeps weight decay away (embed/training/optim.py).
 """
 
 import math
@@ -32,16 +31,6 @@ def init_log_temperature(start: float, modalities: int = 0) -> jax.Array:
     """The logarithm of a temperature, f32[]; or one for each of several modalities, f32[m]."""
     shape = (modalities,) if modalities else ()
     return jnp.full(shape, math.log(start), jnp.float32, out_sharding=P())
-
-
-def add_params(start: float, modalities: int = 0) -> dict:
-    """What a run's `adapt` puts beside the encoder's parameters: `init_log_temperature`, under its name."""
-    return {NAME: {"scale": init_log_temperature(start, modalities)}}
-
-
-def strip_params(params: dict) -> dict:
-    """The encoder's parameters."""
-    return {name: leaf for name, leaf in params.items() if name != NAME}
 
 
 @jax.custom_vjp

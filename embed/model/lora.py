@@ -8,7 +8,7 @@ and `checkpoint.load_params` merges for all that reads a run.
         ...
 
     adapt = functools.partial(lora.init, rank=8, adapted=lambda path: "attention" in path)
-    train.Run(..., adapt=adapt, trains=lora.is_adapter)
+    loop.Run(..., init_transform=adapt, trainable=lora.is_adapter)
 
 Gradients and optimizer state are of A and B. The backward pass forms the gradient of the merged weights on its way to
 them, and frees it: a step needs room for two more copies of what is adapted.

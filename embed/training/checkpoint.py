@@ -1,4 +1,4 @@
-"""Checkpoints: {step, params, opt} by orbax, written asynchronously, with the input contract beside the weights.
+"""Checkpoints: {step, encoder, loss, optimizer} by orbax, written asynchronously, with metadata.
 
 A run's folder holds `checkpoints/<step>`, `tokenizer.json` and the logs. A soup's folder has the same form with
 parameters alone, so everything that reads a run reads a soup.
@@ -24,7 +24,6 @@ from orbax.checkpoint import v1 as ocp
 from embed.data.preprocess import Preprocessor
 from embed.data.tokenizer import Tokenizer
 from embed.distributed import hosts, mesh, storage
-from embed.losses import temperature
 from embed.model import lora
 from embed.model import params as partition
 from embed.model.encoder import Encoder, init_params
@@ -147,8 +146,7 @@ def locate(path: storage.Path) -> tuple[storage.Path, int]:
 
 
 def load_params(path: storage.Path, like: Any = None) -> dict:
-    """The encoder's parameters of a checkpoint, onto the layout of `like`, or as host numpy arrays of what is there:
-    adapters merged, and without the temperatures that the run learned.
+    """Return the encoder's parameters, adapters merged: sharded like `like`, or as numpy arrays without it.
 
     Raises CheckpointError where there is none, where its parameters are not those of `like`, or are not finite.
     """
@@ -157,10 +155,10 @@ def load_params(path: storage.Path, like: Any = None) -> dict:
     context.pytree_options.loading.partial_load = True
     folder = orbax_path(run / "checkpoints" / str(step))
     with context:
-        saved = temperature.strip_params(ocp.metadata(folder, checkpointable_name="state").metadata["params"])
+        saved = ocp.metadata(folder, checkpointable_name="state").metadata["encoder"]
         if like is None:
             like = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved)
-            params = ocp.load(folder, {"params": like}, checkpointable_name="state")["params"]
+            params = ocp.load(folder, {"encoder": like}, checkpointable_name="state")["encoder"]
             params = jax.tree.map(np.asarray, lora.merge_adapters(params))
             check_finite(params, path)
             return params
@@ -170,7 +168,7 @@ def load_params(path: storage.Path, like: Any = None) -> dict:
             raise CheckpointError(
                 f"{len(other)} parameters of {path} are not the encoder's, or not of its shapes, such as {other[0]}"
             )
-        params = lora.merge_adapters(ocp.load(folder, {"params": like}, checkpointable_name="state")["params"])
+        params = lora.merge_adapters(ocp.load(folder, {"encoder": like}, checkpointable_name="state")["encoder"])
     check_finite(params, path)
     return params
 
@@ -223,7 +221,7 @@ def save_params(run: storage.Path, params: dict, meta: dict[str, Any], tokenizer
         if hosts.is_primary():
             tokenizer.save(run / "tokenizer.json")
         with checkpointer(run, every=1, keep=1) as writer:
-            writer.save(0, {"params": params}, custom_metadata=meta, force=True, overwrite=True)
+            writer.save(0, {"encoder": params}, custom_metadata=meta, force=True, overwrite=True)
     hosts.barrier(f"saved {run}")
 
 

@@ -23,23 +23,27 @@ from embed.data.preprocess import Preprocessor
 from embed.data.sources import Source
 from embed.data.tasks import Task
 from embed.distributed import hosts, mesh, preemption, storage
+from embed.distributed.preemption import Restart
 from embed.distributed.watchdog import watchdog
+from embed.losses.loss import Loss, Params, init_loss
 from embed.model import encoder as encoders
 from embed.model import params as partition
 from embed.training import checkpoint, optim, resume
 from embed.training.flops import CHIPS, model_flops
-from embed.training.main import Restart
 from embed.training.metrics import MetricsLogger, StepTiming
 from embed.training.quarantine import DataError, Quarantine
-
-Loss = Callable[[dict, Pairs, Candidates, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]  # key[] of the step last
 
 
 @flax.struct.dataclass
 class TrainState:
     step: jax.Array  # i32[], batches consumed; the only data cursor
-    params: dict
-    opt: optax.OptState
+    encoder: dict  # parameters
+    loss: dict  # the loss's own parameters, {} where it has none
+    optimizer: optax.OptState  # of the parameters that train
+
+    @property
+    def params(self) -> Params:
+        return Params(self.encoder, self.loss)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,27 +59,28 @@ class LoopConfig:
 
 
 def identity(key: jax.Array, params: dict) -> dict:
-    """Adds nothing to the parameters a run starts from."""
+    """Return the parameters unchanged."""
     return params
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What an experiment says: what is trained, on what, and how. It opens nothing and computes nothing."""
+    """An experiment: what is trained, on what, and how. It opens nothing and computes nothing."""
 
-    folder: storage.Path
     encoder: encoders.Encoder
     tasks: Sequence[Task]
     loss: Loss
     optimizer: optax.GradientTransformation
     steps: int
     seed: int
+    data: storage.Path  # the folder of the tasks' datasets
     init: storage.Path | None = None  # a checkpoint or a published model's folder to start from; None: the seed
-    adapt: Callable[[jax.Array, dict], dict] = identity  # (key, parameters) -> with adapters, say, added to them
-    trains: partition.ParamFilter = partition.all_params  # which parameters, by path; the others stay as they are
-    schedule: LoopConfig = LoopConfig()
+    init_transform: Callable[[jax.Array, dict], dict] = identity  # (key, encoder parameters) -> e.g. with adapters
+    trainable: partition.ParamFilter = partition.all_params  # which of the encoder's parameters train, by path
+    loop: LoopConfig = LoopConfig()
     max_bad: float = 0.5  # share of a task's last 200 records that may be bad; more stop the run
-    about: dict[str, Any] = dataclasses.field(default_factory=dict)  # for the checkpoint's metadata
+    folder: storage.Path | None = None  # where checkpoints and logs go; embed.training.main.load_run fills it in
+    metadata: dict[str, Any] = dataclasses.field(default_factory=dict)  # added to the checkpoints' metadata
 
     def __post_init__(self):
         if not 0 <= self.max_bad <= 1:
@@ -86,7 +91,7 @@ class Run:
 class Step:
     """One training step, in two compiled parts."""
 
-    differentiate: Callable  # (params, pairs, candidates, key) -> (gradients, metrics); a program a shape and rule
+    differentiate: Callable  # (Params, pairs, candidates, key) -> (gradients, metrics); a program a shape and rule
     update: (
         Callable  # (state, gradients, valid pairs) -> (state, metrics); one program for all tasks; donates the state
     )
@@ -100,20 +105,24 @@ class Step:
 
 
 def make_step(
-    loss: Loss, optimizer: optax.GradientTransformation, trains: partition.ParamFilter = partition.all_params
+    loss: Loss, optimizer: optax.GradientTransformation, trainable: partition.ParamFilter = partition.all_params
 ) -> Step:
-    """The step of a loss; gradients and `state.opt` are of the parameters that `trains` chooses by their paths."""
+    """Return the step of a loss.
+
+    Gradients and `state.optimizer` are of Params: the encoder's that `trainable` chooses by path, and all of the
+    loss's own.
+    """
 
     @functools.partial(jax.jit, static_argnums=2)
     def differentiate(
-        params: dict, pairs: Pairs, candidates: Candidates, key: jax.Array
-    ) -> tuple[dict, dict[str, jax.Array]]:
-        trained, frozen = partition.split_params(params, trains)
+        params: Params, pairs: Pairs, candidates: Candidates, key: jax.Array
+    ) -> tuple[Params, dict[str, jax.Array]]:
+        encoder, frozen = partition.split_params(params.encoder, trainable)
 
-        def of_trained(trained: dict) -> tuple[jax.Array, dict[str, jax.Array]]:
-            return loss(partition.merge_params(trained, frozen), pairs, candidates, key)
+        def loss_of_trained(trained: Params) -> tuple[jax.Array, dict[str, jax.Array]]:
+            return loss(Params(partition.merge_params(trained.encoder, frozen), trained.loss), pairs, candidates, key)
 
-        (value, metrics), grads = jax.value_and_grad(of_trained, has_aux=True)(trained)
+        (value, metrics), grads = jax.value_and_grad(loss_of_trained, has_aux=True)(Params(encoder, params.loss))
         sides = [side.segments for side in (pairs.query, pairs.target, pairs.negative)]
         tokens = functools.reduce(jnp.add, (jnp.sum(segments > 0, dtype=jnp.float32) for segments in sides))
         # a float: a batch of millions of pairs has more tokens than an i32 holds
@@ -126,19 +135,20 @@ def make_step(
         return grads, {"loss": value, **metrics, **counts}
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def update(state: TrainState, grads: dict, pairs: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
-        trained, frozen = partition.split_params(state.params, trains)
+    def update(state: TrainState, grads: Params, pairs: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
+        encoder, frozen = partition.split_params(state.encoder, trainable)
+        trained = Params(encoder, state.loss)
 
-        def learn() -> tuple[dict, optax.OptState]:
-            updates, opt = optimizer.update(grads, state.opt, trained)
-            return optax.apply_updates(trained, updates), opt
+        def learn() -> tuple[Params, optax.OptState]:
+            updates, optimizer_state = optimizer.update(grads, state.optimizer, trained)
+            return optax.apply_updates(trained, updates), optimizer_state
 
-        # Of no pair nothing is learned: momentum and weight decay would move the parameters all the same.
-        trained, opt = jax.lax.cond(pairs > 0, learn, lambda: (trained, state.opt))
-        params = partition.merge_params(trained, frozen)
-        consecutive, total = optim.skipped_updates(opt)
+        # Without a valid pair nothing changes; else momentum and weight decay would move the parameters all the same.
+        trained, optimizer_state = jax.lax.cond(pairs > 0, learn, lambda: (trained, state.optimizer))
+        encoder = partition.merge_params(trained.encoder, frozen)
+        consecutive, total = optim.skipped_updates(optimizer_state)
         metrics = {"grad_norm": optax.tree.norm(grads), "skipped": total, "skipped_in_a_row": consecutive}
-        return TrainState(state.step + 1, params, opt), metrics
+        return TrainState(state.step + 1, encoder, trained.loss, optimizer_state), metrics
 
     return Step(differentiate, update)
 
@@ -156,10 +166,12 @@ def starting_params(init: storage.Path, shapes: dict, layout: Preprocessor) -> d
     return checkpoint.load_params(init, shapes)
 
 
-def init_state(run: Run, params: dict) -> TrainState:
-    """The state of a run that starts from `params`, adapted already."""
-    nothing = jnp.zeros((), jnp.int32, out_sharding=jax.P())  # on every device: all hosts read it
-    return TrainState(nothing, params, run.optimizer.init(partition.split_params(params, run.trains)[0]))
+def init_state(run: Run, encoder: dict) -> TrainState:
+    """The state of a run that starts from the encoder's parameters, transformed already."""
+    step = jnp.zeros((), jnp.int32, out_sharding=jax.P())  # on every device: all hosts read it
+    loss = init_loss(run.loss, jax.random.fold_in(jax.random.key(run.seed), 3))
+    trained, _ = partition.split_params(encoder, run.trainable)
+    return TrainState(step, encoder, loss, run.optimizer.init(Params(trained, loss)))
 
 
 def state_shapes(run: Run) -> tuple[dict, TrainState]:
@@ -167,7 +179,7 @@ def state_shapes(run: Run) -> tuple[dict, TrainState]:
     base = checkpoint.param_structs(run.encoder)
     key = jax.eval_shape(lambda: jax.random.key(run.seed))
     return base, checkpoint.to_shape_dtype(
-        jax.eval_shape(lambda key, params: init_state(run, run.adapt(key, params)), key, base)
+        jax.eval_shape(lambda key, params: init_state(run, run.init_transform(key, params)), key, base)
     )
 
 
@@ -177,16 +189,18 @@ def fit(run: Run, layout: Preprocessor, sources: Sequence[Source]) -> TrainState
     `sources` are the tasks' records, and `layout` makes inputs of them. Needs a mesh (`jax.set_mesh`). Raises
     CheckpointError where `run.init` expects other inputs, the run's own checkpoint is of another run, or none can be
     written to its folder, ValueError where nothing trains, DataError for a task with too many bad records, Diverged
-    after `schedule.patience` updates in a row that were not finite, StorageError where nothing more can be written or
+    after `loop.patience` updates in a row that were not finite, StorageError where nothing more can be written or
     another process writes, Restart where it was asked to stop (SIGTERM) and has saved, and KeyboardInterrupt.
     """
     layout.tokenizer.check_rows(run.encoder.arch.vocabulary)
-    folder, tasks, schedule, steps = run.folder, run.tasks, run.schedule, run.steps
+    folder, tasks, schedule, steps = run.folder, run.tasks, run.loop, run.steps
+    if folder is None:
+        raise ValueError("the run has no folder: make it with embed.training.main.load_run, or set `folder`")
     checkpoint.orbax_path(folder)
     data = mixture(tasks, sources, layout, run.seed, *mesh.local_batch_shards())
     base, target = state_shapes(run)
     meta = describe_run(run, layout, target, sources)
-    step_fn, noise = make_step(run.loss, run.optimizer, run.trains), jax.random.fold_in(jax.random.key(run.seed), 2)
+    step_fn, noise = make_step(run.loss, run.optimizer, run.trainable), jax.random.fold_in(jax.random.key(run.seed), 2)
     storage.check_access(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with (
@@ -223,7 +237,7 @@ def fit(run: Run, layout: Preprocessor, sources: Sequence[Source]) -> TrainState
                 beat(f"{folder}, step {step}", counted=seen)
                 batch = mesh.to_global(pairs)
                 if not seen:
-                    at_peak[number] = peak_seconds(run, state.params, batch)
+                    at_peak[number] = peak_seconds(run, state.encoder, batch)
                 state, metrics = step_fn(state, batch, tasks[number].candidates, jax.random.fold_in(noise, step))
                 if late is not None:
                     write(*late)
@@ -250,12 +264,12 @@ def describe_run(run: Run, layout: Preprocessor, target: TrainState, sources: Se
         layout,
         tasks=[dataclasses.asdict(task) for task in run.tasks],
         data=fingerprint.describe_datasets(run.tasks, sources),
-        trained_parameters=partition.param_shapes(partition.split_params(target.params, run.trains)[0]),
-        optimizer=[f"{leaf.dtype}{list(leaf.shape)}" for leaf in jax.tree.leaves(target.opt)],
+        trained_parameters=partition.param_shapes(partition.split_params(target.encoder, run.trainable)[0]),
+        optimizer=[f"{leaf.dtype}{list(leaf.shape)}" for leaf in jax.tree.leaves(target.optimizer)],
         seed=run.seed,
         dtype=jnp.dtype(run.encoder.dtype).name,
         init=run.init,
-        **run.about,
+        **run.metadata,
     )
 
 
@@ -263,7 +277,7 @@ def starting_state(run: Run, base: dict, layout: Preprocessor) -> TrainState:
     """A run's first state, of its seed or of what it starts from; `base` are shapes of the encoder's parameters."""
     key = jax.random.key(run.seed)
     params = encoders.init_params(run.encoder, key) if run.init is None else starting_params(run.init, base, layout)
-    params = run.adapt(jax.random.fold_in(key, 1), params)
+    params = run.init_transform(jax.random.fold_in(key, 1), params)
     return jax.jit(functools.partial(init_state, run), donate_argnums=0)(params)
 
 

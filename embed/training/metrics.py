@@ -123,7 +123,8 @@ class MetricsLogger:
 
     def _line(self, step: int, row: dict[str, Any]) -> str:
         rate = (step + 1 - self.first) / (time.monotonic() - self.begun)
-        said = [f"step {step + 1}/{self.steps} {row['task']} loss {row['loss']:.3f} accuracy {row['accuracy']:.3f}"]
+        said = [f"step {step + 1}/{self.steps} {row['task']} loss {row['loss']:.3f}"]
+        said += [f"accuracy {row['accuracy']:.3f}"] if "accuracy" in row else []
         said += [f"{rate:.2f} steps/s, {row['pairs_per_s']:.0f} pairs/s, {row['tokens_per_s']:.0f} tokens/s"]
         said += [f"{100 * row['padding']:.0f} % padding, {100 * row['waited'] / row['seconds']:.0f} % waiting for data"]
         said += [f"MFU {100 * row['mfu']:.0f} %"] if "mfu" in row else []

@@ -11,9 +11,9 @@ from orbax.checkpoint import v1 as ocp
 
 from embed.data.preprocess import Preprocessor
 from embed.distributed import storage
+from embed.distributed.preemption import Restart
 from embed.training import checkpoint
 from embed.training.checkpoint import CheckpointError
-from embed.training.main import Restart
 
 log = logging.getLogger(__name__)
 # What makes two runs one, of a checkpoint's metadata.
@@ -47,7 +47,7 @@ def restore(run: storage.Path, target: Any, meta: dict[str, Any], layout: Prepro
             if jax.process_count() > 1:
                 raise Restart(f"checkpoint {folder} cannot be read on host {jax.process_index()}") from error
             continue
-        checkpoint.check_finite(state["params"], folder)
+        checkpoint.check_finite({"encoder": state["encoder"], "loss": state["loss"]}, folder)
         log.info("resuming %s at step %d", run, step)
         return state
     if unread:

@@ -37,6 +37,7 @@ from embed.data.tasks import Task
 from embed.data.tokenizer import Tokenizer
 from embed.data.tokenizer import train_tokenizer as train_tokenizer
 from embed.distributed import mesh
+from embed.distributed.preemption import RESTART_STATUS
 from embed.embedder import Embedder
 from embed.eval import suite as evaluate
 from embed.losses.contrastive import contrastive_loss
@@ -78,7 +79,7 @@ def main(data: pathlib.Path, folder: pathlib.Path, shape: tuple[int, int, int], 
 
     def loss(params, pairs, candidates, key):
         def embed(inputs):
-            return encode_by_microbatch(lambda rows: encoder.apply({"params": params}, rows), inputs, 8)
+            return encode_by_microbatch(lambda rows: encoder.apply({"params": params.encoder}, rows), inputs, 8)
 
         sides = encode_pairs(embed, pairs, Dropout(key, 0.1))
         return contrastive_loss(
@@ -86,8 +87,8 @@ def main(data: pathlib.Path, folder: pathlib.Path, shape: tuple[int, int, int], 
         )
 
     run = loop.Run(
-        folder, encoder, TASKS, loss, optim.adamw(1e-2, warmup=2, steps=STEPS),
-        steps=steps, seed=0, schedule=loop.LoopConfig(save=SAVE, keep=2, stall=stall),
+        encoder, TASKS, loss, optim.adamw(1e-2, warmup=2, steps=STEPS),
+        steps=steps, seed=0, data=data, folder=folder, loop=loop.LoopConfig(save=SAVE, keep=2, stall=stall),
     )  # fmt: skip
     with jax.set_mesh(mesh.make_mesh(shape)):
         layout = Preprocessor(Tokenizer.load(data / "tokenizer.json"), SMALL.media)
@@ -285,7 +286,7 @@ def test_a_host_that_stands_still_or_is_gone_ends_the_other(data, sign):
     run = data / f"by_{sign.name}"
     with two_hosts(data, run, STALL) as hosts:
         hosts[1].send_signal(sign)
-        assert hosts[0].wait(300) == entry.RESTART
+        assert hosts[0].wait(300) == RESTART_STATUS
     assert re.search(rf"{run.name}, step \d+: (nothing for|failed on)", (data / "log.txt").read_text())
 
 

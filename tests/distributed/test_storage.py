@@ -190,7 +190,7 @@ def test_a_soup_and_an_embedder_read_and_write_the_bucket(here, there):
         parents = [run / "checkpoints" / str(step) for step in checkpoint.saved_steps(run)[-2:]]
         soup.save(run.parent / "soup", soup.average(parents, [1.0, 1.0]), parents)
         made.append(Embedder.load(str(run.parent / "soup")))
-    assert all(map(np.array_equal, jax.tree.leaves(made[0].params), jax.tree.leaves(made[1].params)))
+    assert all(map(np.array_equal, jax.tree.leaves(made[0].encoder), jax.tree.leaves(made[1].encoder)))
     assert np.array_equal(*(one.embed(["a red square 3"]) for one in made))
     parents = checkpoint.metadata(there / "soup")["soup"]["parents"]
     assert all(name.startswith("gs://bucket/runs/run/checkpoints/") for name in parents)
@@ -275,7 +275,7 @@ def test_what_fails_in_a_reachable_bucket_is_tried_again_and_then_said(emulator,
 
 def fit(work: storage.Path, data: storage.Path) -> None:
     state = test_resume.fit(work / RUN, data, steps=test_resume.STEPS)
-    leaves, _ = jax.tree_util.tree_flatten_with_path({"params": state.params, "opt": state.opt, "step": state.step})
+    leaves, _ = jax.tree_util.tree_flatten_with_path(vars(state))
     with storage.atomic_write(work / "final.npz") as file, file.open("wb") as out:
         np.savez(out, **{jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves})
 

@@ -7,7 +7,7 @@ import textwrap
 
 import pytest
 
-from embed.training.main import RESTART
+from embed.distributed.preemption import RESTART_STATUS
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -26,7 +26,7 @@ def test_what_stands_still_ends_and_says_where():
         beat("step 7")
         waiting_for_another_host()
     """)
-    assert done.returncode == RESTART == 75
+    assert done.returncode == RESTART_STATUS == 75
     assert "step 7: nothing for 0.5 s" in done.stderr and "goes on from the last checkpoint" in done.stderr
     assert "in waiting_for_another_host" in done.stderr and "step 6" not in done.stderr
 

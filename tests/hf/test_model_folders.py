@@ -302,7 +302,9 @@ def test_ids_beyond_the_table_of_our_own_runs(run, tmp_path, arch, last):
     add_tokens(edited / "tokenizer.json", special=False)
     with pytest.raises(ValueError, match=last):
         Embedder.load(edited)
-    plan = loop.Run(tmp_path / "new", Encoder(arch), [], None, optim.adamw(1e-3, warmup=1, steps=1), 1, 0)
+    plan = loop.Run(
+        Encoder(arch), [], None, optim.adamw(1e-3, warmup=1, steps=1), 1, 0, tmp_path, folder=tmp_path / "new"
+    )
     with pytest.raises(ValueError, match=last):
         loop.fit(plan, Preprocessor(Tokenizer.load(edited / "tokenizer.json"), arch.media), [])
     assert not (tmp_path / "new").exists()

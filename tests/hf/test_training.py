@@ -10,6 +10,7 @@ from embed import hf
 from embed.batch import REPORT_CANDIDATES, Inputs, Pairs
 from embed.distributed import mesh
 from embed.losses.contrastive import contrastive_loss
+from embed.losses.loss import Params
 from embed.model import params as partition
 from embed.model.encoder import Encoder
 from embed.training import optim
@@ -33,7 +34,7 @@ def objective(arch):
     encoder = Encoder(arch, remat=False)
 
     def loss(params, pairs, candidates, key):
-        query = encoder.apply({"params": params}, pairs.query)[:, 0]
+        query = encoder.apply({"params": params.encoder}, pairs.query)[:, 0]
         target = jax.numpy.concatenate([query[-1:], query[:-1]])
         return contrastive_loss(
             query, target, target[:0], pairs, temperature=0.1, widths=arch.widths, candidates=candidates
@@ -53,15 +54,16 @@ def test_twenty_steps_lower_the_loss_and_move_what_trains(kind, frozen):
 
     optimizer = optim.adamw(1e-3, warmup=2, steps=20)
     before = jax.tree.map(np.asarray, params)
-    opt = optimizer.init(partition.split_params(params, trains)[0])
-    state, step = TrainState(jax.numpy.int32(0), params, opt), make_step(objective(arch), optimizer, trains)
+    trained = Params(partition.split_params(params, trains)[0], {})
+    state = TrainState(jax.numpy.int32(0), params, {}, optimizer.init(trained))
+    step = make_step(objective(arch), optimizer, trains)
     losses, key = [], jax.random.key(0)
     for _ in range(20):
         state, metrics = step(state, pairs, REPORT_CANDIDATES, key)
         losses.append(float(metrics["loss"]))
     assert losses[-1] < 0.9 * losses[0] and not metrics["skipped"]
-    trained = flatten_dict(partition.split_params(state.params, trains)[0])
-    for path, leaf in flatten_dict(state.params).items():
+    trained = flatten_dict(partition.split_params(state.encoder, trains)[0])
+    for path, leaf in flatten_dict(state.encoder).items():
         moved = bool((np.asarray(leaf) != flatten_dict(before)[path]).any())
         assert moved == (path in trained), path
     assert {path for path in trained if path[0] in frozen} == set()

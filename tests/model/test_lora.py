@@ -172,23 +172,24 @@ class Records:
 
 
 def loss(params, pairs, candidates, key):
-    params = lora.merge_adapters(params)
-    sides = encode_pairs(lambda rows: ENCODER.apply({"params": params}, rows), pairs)
+    merged = lora.merge_adapters(params.encoder)
+    sides = encode_pairs(lambda rows: ENCODER.apply({"params": merged}, rows), pairs)
     return contrastive_loss(*sides, pairs, temperature=0.05, widths=ARCH.widths, candidates=candidates)
 
 
 def fit(folder, layout, steps, rank=RANK, adapted=partition.all_params, **more):
     run = loop.Run(
-        folder,
         ENCODER,
         [TASK],
         loss,
         optim.adamw(1e-2, warmup=2, steps=100),
         steps=steps,
         seed=0,
-        adapt=functools.partial(lora.add_adapters, rank=rank, adapted=adapted),
-        trains=lora.is_adapter,
-        schedule=loop.LoopConfig(save=10, keep=9),
+        data=folder,
+        folder=folder,
+        init_transform=functools.partial(lora.add_adapters, rank=rank, adapted=adapted),
+        trainable=lora.is_adapter,
+        loop=loop.LoopConfig(save=10, keep=9),
         **more,
     )
     return loop.fit(run, layout, [Records()])
@@ -204,7 +205,7 @@ def trained(tmp_path_factory, tokenizer):
     layout = Preprocessor(tokenizer, ARCH.media)
     folder = tmp_path_factory.mktemp("lora")
     with jax.set_mesh(mesh.make_mesh((1, 4, 2))):
-        begun = jax.tree.map(np.asarray, fit(folder / "whole", layout, 0).params)
+        begun = jax.tree.map(np.asarray, fit(folder / "whole", layout, 0).encoder)
         whole = jax.tree.map(np.asarray, fit(folder / "whole", layout, 20))
         fit(folder / "stopped", layout, 10)
         stopped = jax.tree.map(np.asarray, fit(folder / "stopped", layout, 20))
@@ -214,10 +215,10 @@ def trained(tmp_path_factory, tokenizer):
 def test_training_moves_adapters_alone_and_lowers_the_loss(trained):
     run, begun, state, _ = trained
     (adapters, base), (adapters_before, base_before) = (
-        partition.split_params(params, lora.is_adapter) for params in (state.params, begun)
+        partition.split_params(params, lora.is_adapter) for params in (state.encoder, begun)
     )
     assert all(same(base, base_before)) and not any(same(adapters, adapters_before))
-    assert partition.param_shapes(state.opt.inner_state[1][0].mu) == partition.param_shapes(adapters)
+    assert partition.param_shapes(state.optimizer.inner_state[1][0].mu.encoder) == partition.param_shapes(adapters)
     values = losses(run)
     assert np.mean(values[-4:]) < np.mean(values[:4]) - 0.3
 
@@ -234,10 +235,10 @@ def test_a_run_is_read_as_the_encoder_it_trained(trained, layout, born, shape):
         read, batch = checkpoint.load_params(run), inputs(layout)
         assert partition.param_shapes(read) == partition.param_shapes(born())
         merging = jax.jit(lambda params: ENCODER.apply({"params": lora.merge_adapters(params)}, batch)[:, 0])(
-            state.params
+            state.encoder
         )
         np.testing.assert_allclose(encode(ENCODER, read, batch), merging, atol=1e-5)
-        _, base = partition.split_params(state.params, lora.is_adapter)
+        _, base = partition.split_params(state.encoder, lora.is_adapter)
         assert np.abs(np.asarray(encode(ENCODER, base, batch)) - merging).max() > 1e-2
 
 
@@ -246,7 +247,7 @@ def test_a_run_of_adapters_and_its_soup_are_that_run_merged_and_a_place_to_start
     soup.save(tmp_path / "merged", soup.average([run], [1.0]), [run])
     for start in (run, tmp_path / "merged"):
         state = fit(tmp_path / f"from_{start.name}", layout, 0, init=start)
-        assert all(same(lora.merge_adapters(state.params), checkpoint.load_params(run)))
+        assert all(same(lora.merge_adapters(state.encoder), checkpoint.load_params(run)))
     vectors = [Embedder.load(folder).embed(["a red square", "größer"]) for folder in (run, tmp_path / "merged")]
     assert np.array_equal(*vectors)
 

@@ -53,10 +53,10 @@ def test_a_model_that_is_not_finite_is_refused_by_all_that_reads_one(tmp_path, l
 def test_a_run_does_not_go_on_from_what_is_not_finite(tmp_path, layout):
     state = fit(tmp_path / "run", layout, [GOOD], [Records()], steps=2)
     meta = checkpoint.metadata(tmp_path / "run")
-    state.params["vocabulary"] = jnp.where(state.params["vocabulary"] > 0.1, jnp.nan, 0)
+    state.encoder["vocabulary"] = jnp.where(state.encoder["vocabulary"] > 0.1, jnp.nan, 0)
     with checkpoint.checkpointer(tmp_path / "run", every=1, keep=9) as saver:
         checkpoint.save(saver, tmp_path / "run", 3, vars(state), meta, wait=True)
-    with pytest.raises(checkpoint.CheckpointError, match="checkpoints/3: parameter vocabulary holds NaN"):
+    with pytest.raises(checkpoint.CheckpointError, match="checkpoints/3: parameter encoder/vocabulary holds NaN"):
         fit(tmp_path / "run", layout, [GOOD], [Records()], steps=4)
 
 

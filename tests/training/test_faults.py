@@ -26,6 +26,7 @@ from embed.data.preprocess import Preprocessor
 from embed.data.tokenizer import Tokenizer
 from embed.distributed import storage
 from embed.distributed.mesh import make_mesh
+from embed.distributed.preemption import RESTART_STATUS
 from embed.model.encoder import Encoder
 from embed.training import checkpoint, loop, optim
 from embed.training import main as entry
@@ -43,10 +44,11 @@ class SlowRecords(Records):
 
 def plan(config) -> loop.Run:
     return loop.Run(
-        pathlib.Path(config.workdir) / "run", Encoder(ARCH, remat=False), [GOOD], loss,
+        Encoder(ARCH, remat=False), [GOOD], loss,
         optim.adamw(1e-2, warmup=1, steps=100), steps=config.steps or STEPS, seed=0,
-        schedule=loop.LoopConfig(save=config.save, keep=config.keep, workers=config.workers),
-        about=entry.experiment_metadata(__file__, config),
+        data=pathlib.Path(config.data), folder=pathlib.Path(config.workdir) / "run",
+        loop=loop.LoopConfig(save=config.save, keep=config.keep, workers=config.workers),
+        metadata=entry.experiment_metadata(__file__, config),
     )  # fmt: skip
 
 
@@ -76,7 +78,7 @@ def test_asked_to_stop_it_saves_that_step_and_says_that_the_same_command_goes_on
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=100)[1]
-    assert process.returncode == entry.RESTART == 75, said
+    assert process.returncode == RESTART_STATUS == 75, said
     reached = len(rows(run))
     assert checkpoint.saved_steps(run) == [reached] and reached < STEPS
     assert f"run was asked to stop and is saved at step {reached}; the same command goes on from there" in said
@@ -183,7 +185,7 @@ def test_a_changed_experiment_is_refused_by_what_changed(tmp_path, layout):
 
     def go(steps=1, **changes):
         run = dataclasses.replace(
-            plan(config), about=entry.experiment_metadata(str(file), config), steps=steps, **changes
+            plan(config), metadata=entry.experiment_metadata(str(file), config), steps=steps, **changes
         )
         loop.fit(run, layout, [Records()])
 

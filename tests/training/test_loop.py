@@ -15,6 +15,7 @@ from embed.data.preprocess import Budget
 from embed.data.records import Record, RecordError, Text
 from embed.data.tasks import Task
 from embed.losses import temperature
+from embed.losses.loss import Params
 from embed.model import params as partition
 from embed.model.encoder import Encoder
 from embed.training import checkpoint, loop, metrics, optim
@@ -39,15 +40,17 @@ class Records:
 
 
 def loss(params, pairs, candidates, key):
-    value = jnp.sum(jnp.square(params["vocabulary"] - 1))
+    value = jnp.sum(jnp.square(params.encoder["vocabulary"] - 1))
     return value * (1.0 if candidates.margin is None else jnp.nan), {"accuracy": jnp.float32(0.5)}
 
 
-def fit(folder, layout, tasks, sources, steps, loss=loss, trains=partition.all_params, **schedule):
+def fit(folder, layout, tasks, sources, steps, loss=loss, trainable=partition.all_params, **config):
     optimizer = optim.adamw(1e-2, warmup=1, steps=100)
-    often = loop.LoopConfig(save=1, keep=100, **schedule)
+    often = loop.LoopConfig(save=1, keep=100, **config)
     encoder = Encoder(ARCH, remat=False)
-    run = loop.Run(folder, encoder, tasks, loss, optimizer, steps=steps, seed=0, trains=trains, schedule=often)
+    run = loop.Run(
+        encoder, tasks, loss, optimizer, steps, seed=0, data=folder, trainable=trainable, loop=often, folder=folder
+    )
     return loop.fit(run, layout, sources)
 
 
@@ -84,7 +87,7 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted(tmp_path, layout):
     warm = 1 + bad.index(False)  # the first update of the warm-up has a rate of zero
     for step in range(warm, 6):
         assert np.array_equal(tables[step], tables[step - 1]) == bad[step]
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.encoder))
     assert int(state.step) == 6
     assert [path for path in (tmp_path / "tensorboard").glob("events.out.tfevents.*") if path.stat().st_size > 500]
 
@@ -113,19 +116,20 @@ def test_the_journal_forgets_steps_after_the_checkpoint_and_a_torn_line(tmp_path
 
 
 def test_what_is_frozen_stays_and_has_no_optimizer_state(tmp_path, layout):
-    begun = fit(tmp_path, layout, [GOOD], [Records()], steps=0, loss=every_leaf, trains=backbone)
-    before = jax.tree.map(np.asarray, begun.params)
-    state = fit(tmp_path, layout, [GOOD], [Records()], steps=3, loss=every_leaf, trains=backbone)
+    begun = fit(tmp_path, layout, [GOOD], [Records()], steps=0, loss=every_leaf, trainable=backbone)
+    before = jax.tree.map(np.asarray, begun.encoder)
+    state = fit(tmp_path, layout, [GOOD], [Records()], steps=3, loss=every_leaf, trainable=backbone)
     (trained, frozen), (trained_before, frozen_before) = (
-        partition.split_params(p, backbone) for p in (state.params, before)
+        partition.split_params(p, backbone) for p in (state.encoder, before)
     )
     assert all(same(frozen, frozen_before)) and not any(same(trained, trained_before))
-    moments = state.opt.inner_state[1][0]
-    assert partition.param_shapes(moments.mu) == partition.param_shapes(moments.nu) == partition.param_shapes(trained)
-    counters = sum(leaf.ndim == 0 for leaf in jax.tree.leaves(state.opt))
-    elements = sum(leaf.size for leaf in jax.tree.leaves(state.opt))
+    moments = state.optimizer.inner_state[1][0]
+    assert partition.param_shapes(moments.mu.encoder) == partition.param_shapes(trained)
+    assert partition.param_shapes(moments.nu.encoder) == partition.param_shapes(trained)
+    counters = sum(leaf.ndim == 0 for leaf in jax.tree.leaves(state.optimizer))
+    elements = sum(leaf.size for leaf in jax.tree.leaves(state.optimizer))
     assert elements == counters + 2 * sum(leaf.size for leaf in jax.tree.leaves(trained))
-    assert all(same(checkpoint.load_params(tmp_path), state.params))  # the checkpoint is whole
+    assert all(same(checkpoint.load_params(tmp_path), state.encoder))  # the checkpoint is whole
 
 
 def test_a_step_keeps_frozen_parameters_where_they_are():
@@ -133,57 +137,60 @@ def test_a_step_keeps_frozen_parameters_where_they_are():
     optimizer = optim.adamw(1e-2, warmup=0, steps=9)
 
     def loss(params, pairs, candidates, key):
-        return jnp.sum(params["backbone"]["weight"] @ params["vocabulary"][:8]), {}
+        return jnp.sum(params.encoder["backbone"]["weight"] @ params.encoder["vocabulary"][:8]), {}
 
-    state = loop.TrainState(jnp.int32(0), params, optimizer.init(partition.split_params(params, backbone)[0]))
+    trained = Params(partition.split_params(params, backbone)[0], {})
+    state = loop.TrainState(jnp.int32(0), params, {}, optimizer.init(trained))
     where = params["vocabulary"].unsafe_buffer_pointer()
     side = Inputs(*(jnp.zeros((4, 8), jnp.int32),) * 4, *(jnp.zeros((4, 0)),) * 4)  # the loss looks at none of it
     pairs = Pairs(side, side, side, *(jnp.zeros((4, 2), jnp.uint32),) * 3, jnp.ones(4, bool))
     state, _ = loop.make_step(loss, optimizer, backbone)(state, pairs, Candidates(), jax.random.key(0))
-    assert state.params["vocabulary"].unsafe_buffer_pointer() == where
+    assert state.encoder["vocabulary"].unsafe_buffer_pointer() == where
     assert params["backbone"]["weight"].is_deleted()
 
 
 def test_a_run_with_frozen_parts_goes_on_bit_for_bit(tmp_path, layout):
-    straight = fit(tmp_path / "straight", layout, [GOOD], [Records()], steps=4, loss=every_leaf, trains=backbone)
-    fit(tmp_path / "stopped", layout, [GOOD], [Records()], steps=2, loss=every_leaf, trains=backbone)
-    resumed = fit(tmp_path / "stopped", layout, [GOOD], [Records()], steps=4, loss=every_leaf, trains=backbone)
+    straight = fit(tmp_path / "straight", layout, [GOOD], [Records()], steps=4, loss=every_leaf, trainable=backbone)
+    fit(tmp_path / "stopped", layout, [GOOD], [Records()], steps=2, loss=every_leaf, trainable=backbone)
+    resumed = fit(tmp_path / "stopped", layout, [GOOD], [Records()], steps=4, loss=every_leaf, trainable=backbone)
     assert all(same(resumed, straight)) and int(resumed.step) == 4
 
 
 def test_another_choice_of_what_trains_is_refused(tmp_path, layout):
-    fit(tmp_path, layout, [GOOD], [Records()], steps=1, loss=every_leaf, trains=backbone)
+    fit(tmp_path, layout, [GOOD], [Records()], steps=1, loss=every_leaf, trainable=backbone)
     saved = checkpoint.metadata(tmp_path)["trained_parameters"]
     assert saved["backbone/final_norm/scale"] == [ARCH.width] and "vocabulary" not in saved
     for other in (partition.all_params, lambda path: path[0] == "vocabulary"):
         with pytest.raises(checkpoint.CheckpointError, match=r"trained_parameters\.\S+ was .* and is"):
-            fit(tmp_path, layout, [GOOD], [Records()], steps=2, loss=every_leaf, trains=other)
+            fit(tmp_path, layout, [GOOD], [Records()], steps=2, loss=every_leaf, trainable=other)
 
 
 def test_where_nothing_trains_the_paths_are_named(tmp_path, layout):
     with pytest.raises(ValueError, match=r"nothing trains: .*\('audio', 'project', 'weight'\) and \('vocabulary',\)"):
-        fit(tmp_path, layout, [GOOD], [Records()], steps=1, trains=lambda path: path[0] == "bakcbone")
+        fit(tmp_path, layout, [GOOD], [Records()], steps=1, trainable=lambda path: path[0] == "bakcbone")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_learned_temperature_is_the_runs_and_not_the_encoders(tmp_path, layout):
-    def loss(params, pairs, candidates, key):
-        return temperature.clipped_exp(params[temperature.NAME]["scale"]), {"accuracy": jnp.float32(0)}
+    class Loss:
+        def init(self, key):
+            return {temperature.NAME: {"scale": temperature.init_log_temperature(0.5)}}
 
-    def adapt(key, params):
-        return params | {temperature.NAME: {"scale": temperature.init_log_temperature(0.5)}}
+        def __call__(self, params, pairs, candidates, key):
+            return temperature.clipped_exp(params.loss[temperature.NAME]["scale"]), {"warmth": jnp.float32(7)}
 
     def go(folder, steps, **more):
         optimizer = optim.adamw(1e-2, warmup=1, steps=100)
         run = loop.Run(
-            folder, Encoder(ARCH, remat=False), [GOOD], loss, optimizer, steps=steps, seed=0, adapt=adapt, **more
+            Encoder(ARCH, remat=False), [GOOD], Loss(), optimizer, steps, seed=0, data=folder, folder=folder, **more
         )
         return loop.fit(run, layout, [Records()])
 
     go(tmp_path / "one", 2)
     state = go(tmp_path / "one", 4)
-    assert 0.3 < float(jnp.exp(state.params[temperature.NAME]["scale"])) < 0.5  # 0.5 less three steps and no decay
-    assert temperature.NAME not in checkpoint.load_params(tmp_path / "one")
+    assert 0.3 < float(jnp.exp(state.loss[temperature.NAME]["scale"])) < 0.5  # 0.5 less three steps and no decay
+    assert checkpoint.load_params(tmp_path / "one").keys() == state.encoder.keys()
+    assert [row["warmth"] for row in rows(tmp_path / "one")] == [7] * 4  # any metric is logged, and none is required
     following = go(tmp_path / "two", 0, init=tmp_path / "one")
-    np.testing.assert_allclose(following.params[temperature.NAME]["scale"], np.log(0.5), rtol=1e-6)
-    assert all(same(temperature.strip_params(following.params), temperature.strip_params(state.params)))
+    np.testing.assert_allclose(following.loss[temperature.NAME]["scale"], np.log(0.5), rtol=1e-6)
+    assert all(same(following.encoder, state.encoder))

@@ -26,7 +26,7 @@ def loss(params, pairs, candidates, key):
     """The real one, of the mean of each side's token vectors: next to nothing to compile."""
 
     def embed(inputs):
-        vectors = params["vocabulary"].at[inputs.tokens].get(out_sharding=jax.typeof(inputs.tokens).sharding)
+        vectors = params.encoder["vocabulary"].at[inputs.tokens].get(out_sharding=jax.typeof(inputs.tokens).sharding)
         return jnp.sum(vectors * (inputs.segments > 0)[..., None], axis=1)
 
     sides = (embed(side) for side in (pairs.query, pairs.target, pairs.negative))
@@ -36,8 +36,8 @@ def loss(params, pairs, candidates, key):
 def go(folder, layout, tasks, sources, steps, workers=0, **more):
     often = loop.LoopConfig(save=1, keep=100, workers=workers)
     run = loop.Run(
-        folder, Encoder(ARCH, remat=False), tasks, loss, optim.adamw(1e-2, warmup=0, steps=100, decay=0.1),
-        steps=steps, seed=0, schedule=often, **more,
+        Encoder(ARCH, remat=False), tasks, loss, optim.adamw(1e-2, warmup=0, steps=100, decay=0.1),
+        steps=steps, seed=0, data=folder, folder=folder, loop=often, **more,
     )  # fmt: skip
     return loop.fit(run, layout, sources)
 

@@ -59,23 +59,23 @@ def fit(
 
     def contrastive(params, pairs, candidates, key):
         def embed(inputs):
-            return encode_by_microbatch(lambda rows: encoder.apply({"params": params}, rows), inputs, 4)
+            return encode_by_microbatch(lambda rows: encoder.apply({"params": params.encoder}, rows), inputs, 4)
 
         sides = encode_pairs(embed, pairs, Dropout(key, 0.1))
         return contrastive_loss(*sides, pairs, temperature=0.05, widths=ARCH.widths, candidates=candidates)
 
     sources = [Slow(data / "train.array_record") for _ in tasks]
     optimizer = optim.adamw(1e-2, warmup=2, steps=STEPS)
-    schedule = loop.LoopConfig(save=SAVE, keep=3)
     plan = loop.Run(
-        run,
         encoder,
         tasks,
         loss or contrastive,
         optimizer,
         steps=steps,
         seed=seed,
-        schedule=schedule,
+        data=data,
+        folder=run,
+        loop=loop.LoopConfig(save=SAVE, keep=3),
         **more,
     )
     return loop.fit(plan, layout, sources)
@@ -83,7 +83,7 @@ def fit(
 
 def cheap(params, pairs, candidates, key):
     """A loss that compiles at once, where it does not matter which."""
-    return jnp.sum(jnp.square(params["vocabulary"])), {"accuracy": jnp.float32(0)}
+    return jnp.sum(jnp.square(params.encoder["vocabulary"])), {"accuracy": jnp.float32(0)}
 
 
 def start(data: pathlib.Path, run: pathlib.Path) -> subprocess.Popen:
@@ -245,15 +245,17 @@ def test_init_gives_the_parameters_and_nothing_else(data, short, tmp_path, monke
     monkeypatch.setattr(loop.encoders, "init", shapes_alone)
     state = fit(tmp_path / "new", data, steps=0, init=short)
     loaded = checkpoint.load_params(short)
-    assert all(map(np.array_equal, jax.tree.leaves(state.params), jax.tree.leaves(loaded)))
-    assert int(state.step) == 0 and all(not jnp.any(leaf) for leaf in jax.tree.leaves(state.opt.inner_state[1][0].mu))
+    assert all(map(np.array_equal, jax.tree.leaves(state.encoder), jax.tree.leaves(loaded)))
+    assert int(state.step) == 0 and all(
+        not jnp.any(leaf) for leaf in jax.tree.leaves(state.optimizer.inner_state[1][0].mu)
+    )
 
 
 def main(data: pathlib.Path, run: pathlib.Path) -> None:
     logging.basicConfig(level=logging.INFO, force=True)
     with jax.set_mesh(make_mesh((1, 1, 1))):
         state = fit(run, data, steps=STEPS)
-    leaves, _ = jax.tree_util.tree_flatten_with_path({"params": state.params, "opt": state.opt, "step": state.step})
+    leaves, _ = jax.tree_util.tree_flatten_with_path(vars(state))
     np.savez(run / "final.npz", **{jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves})
 
 

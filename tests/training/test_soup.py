@@ -24,7 +24,7 @@ def save(run: pathlib.Path, layout, value: float, arch=ARCH, step: int = 1, extr
     run.mkdir(exist_ok=True)
     layout.tokenizer.save(run / "tokenizer.json")
     with checkpoint.checkpointer(run, every=1, keep=9) as writer:
-        writer.save(step, {"params": params}, custom_metadata=checkpoint.metadata_for(arch, layout), force=True)
+        writer.save(step, {"encoder": params}, custom_metadata=checkpoint.metadata_for(arch, layout), force=True)
     return run
 
 
