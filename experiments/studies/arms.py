@@ -14,11 +14,13 @@ from embed.embedder import Embedder
 from embed.eval import suite as suites
 from embed.eval.benchmarks import Results
 from embed.training import checkpoint, loop, optim
-from embed.training.main import load_run, open_sources
+from embed.training.main import load_run
+from embed.training.prepare import open_sources
 from experiments import own_data
 
 log = logging.getLogger(__name__)
 SEEDS = (0, 1, 2)
+CHECKPOINT_FLAG = "the run or soup that every arm starts from: its folder, or one checkpoints/STEP of it"
 
 
 def train_arm(
