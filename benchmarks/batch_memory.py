@@ -39,7 +39,7 @@ def line(batch: int, tokens: int, microbatch: int) -> str:
     with jax.set_mesh(mesh.make_mesh((1, 1, 1))):
         pairs = jax.tree.map(content, batch_structs(task, run.encoder.arch.media))
         for side in (pairs.query, pairs.target):
-            side.tokens[:], side.segments[:], side.slots[:] = rng.integers(5, 1000, side.tokens.shape), 1, -1
+            side.tokens[:], side.segments[:], side.soft_token_index[:] = rng.integers(5, 1000, side.tokens.shape), 1, -1
             side.positions[:] = np.arange(tokens)
         pairs.query_hash[:], pairs.target_hash[:] = rng.integers(0, 2**32, (2, batch, 2))
         pairs.valid[:] = True

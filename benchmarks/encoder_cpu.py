@@ -33,7 +33,7 @@ def seconds(run: Callable[[], object]) -> float:
 def ours(tokens: np.ndarray) -> tuple[Callable, Callable]:
     """Forward, and forward with backward, of our encoder on tokens i32[b,l]."""
     arch = EMBEDDINGGEMMA2
-    encoder = Encoder(arch, remat=False, unroll=arch.layers)
+    encoder = Encoder(arch, remat=False, unroll=arch.num_layers)
     params = init_params(encoder, jax.random.key(0))
     params = {name: params[name] for name in ("backbone", "projection", "vocabulary")}  # the text model alone
     b, l = tokens.shape
@@ -77,7 +77,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=value)
     given = parser.parse_args()
     shape = (given.rows, given.tokens)
-    tokens = np.random.default_rng(0).integers(5, EMBEDDINGGEMMA2.vocabulary, shape).astype(np.int32)
+    tokens = np.random.default_rng(0).integers(5, EMBEDDINGGEMMA2.vocab_size, shape).astype(np.int32)
     with jax.set_mesh(mesh.make_mesh((1, 1, 1))):
         sides = ours(tokens), theirs(tokens)
         print(f"{given.rows} x {given.tokens} tokens, float32, {torch.get_num_threads()} threads")

@@ -133,11 +133,11 @@ def main() -> None:
     for row in rows:
         if row["experiment"] != scale.NAME or not row["own_batch"]:
             continue
-        layout = Preprocessor(words, PRESETS[row["model"]].media)
+        preprocessor = Preprocessor(words, PRESETS[row["model"]].media)
         task = next(task for task in scale.TASKS if task.name == row["task"])
         rate = needed(row)
         data, some = (
-            mixture([dataclasses.replace(task, batch=pairs)], [records[task.name]], layout, 0)
+            mixture([dataclasses.replace(task, batch=pairs)], [records[task.name]], preprocessor, 0)
             for pairs in (PAIRS, max(1, min(PAIRS, round(rate * given.seconds / 10))))  # at least ten steps
         )
         begin = time.process_time()

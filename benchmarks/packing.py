@@ -28,16 +28,16 @@ from experiments import own_data
 READ = 1 << 16  # records the tokenizer is trained on at most: those it has not seen come out longer
 
 
-def measure(tasks: tuple[Task, Task], folder: storage.Path, layout: Preprocessor, rounds: int) -> str:
+def measure(tasks: tuple[Task, Task], folder: storage.Path, preprocessor: Preprocessor, rounds: int) -> str:
     """A row of the table, of a padded and a packed task of one dataset."""
     config = cpu.get_config()
     run = own_data.plan(config, tasks)
     step, key = loop.make_step(run.loss, run.optimizer, run.trains), jax.random.key(0)
-    state = loop.starting_state(dataclasses.replace(run, init=None), loop.state_shapes(run)[0], layout)
+    state = loop.starting_state(dataclasses.replace(run, init=None), loop.state_shapes(run)[0], preprocessor)
     source, seconds, padding, lost = open_split(folder, "train"), ([], []), ([], []), 0.0
     for number in range(rounds + 1):  # the first compiles
         for i, task in enumerate(tasks):
-            batch = mesh.to_global(mixture([task], [source], layout, 0)[number][1])
+            batch = mesh.to_global(mixture([task], [source], preprocessor, 0)[number][1])
             start = time.perf_counter()
             state, metrics = step(state, batch, task.candidates, key)
             jax.block_until_ready(state)
@@ -68,14 +68,18 @@ def main() -> None:
     arch = PRESETS[cpu.get_config().model]
     records = (record for folder in found for record in discover.sample(open_split(folder, "train"), READ))
     words = [text for record in records for text in texts(record)]
-    layout = Preprocessor(tokenizer.train_tokenizer(words, arch.vocabulary), arch.media)
+<<<<<<< HEAD
+    layout = Preprocessor(tokenizer.train_tokenizer(words, arch.vocab_size), arch.media)
+=======
+    preprocessor = Preprocessor(tokenizer.train_tokenizer(words, arch.vocabulary), arch.media)
+>>>>>>> main
     print("| dataset | padding | packed | fewer tokens, times | lost | pairs/s | packed | ratio |\n" + "|---" * 8 + "|")
     with jax.set_mesh(mesh.make_mesh((1, 1, 1))):
         for folder in found:
-            task = discover.make_task(folder, layout, own_data.MOST, given.pairs, own_data.BOTH)
+            task = discover.make_task(folder, preprocessor, own_data.MOST, given.pairs, own_data.BOTH)
             task = dataclasses.replace(task, batch=given.pairs)
-            both = task, discover.with_packing(task, folder, layout, given.group, given.row)
-            print(measure(both, folder, layout, given.rounds), flush=True)
+            both = task, discover.with_packing(task, folder, preprocessor, given.group, given.row)
+            print(measure(both, folder, preprocessor, given.rounds), flush=True)
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def frames(data: bytes) -> list[Pillow.Image]:
 class Collate:
     """What a training script does with a batch of decoded records: one call of each processor."""
 
-    def __init__(self, layout: Preprocessor, path: str):
+    def __init__(self, preprocessor: Preprocessor, path: str):
         self.tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=path, pad_token="<pad>")
         self.images, self.audio = Gemma4ImageProcessorPil(max_soft_tokens=MOST.patches), Gemma4AudioFeatureExtractor()
 
@@ -100,13 +100,13 @@ class Collate:
         return out
 
 
-def measure(folder: storage.Path, layout: Preprocessor, path: str, pairs: int, rounds: int) -> str:
+def measure(folder: storage.Path, preprocessor: Preprocessor, path: str, pairs: int, rounds: int) -> str:
     """A row of the table."""
     source = open_split(folder, "train")
-    task = discover.make_task(folder, layout, MOST, pairs)
-    ours = mixture([task], [source], layout, seed=0)
+    task = discover.make_task(folder, preprocessor, MOST, pairs)
+    ours = mixture([task], [source], preprocessor, seed=0)
     theirs = torch.utils.data.DataLoader(
-        Records(source), task.batch, shuffle=True, drop_last=True, collate_fn=Collate(layout, path)
+        Records(source), task.batch, shuffle=True, drop_last=True, collate_fn=Collate(preprocessor, path)
     )
     rates: dict[str, list[float]] = {"ours": [], "torch": []}
     batches = iter(theirs)

@@ -60,7 +60,7 @@ def index(path: storage.Path, folder: pathlib.Path, out: pathlib.Path, dim: int 
     about = {
         "checkpoint": storage.absolute(run / "checkpoints" / str(step)),
         "parameters": checkpoint.fingerprint(embedder.params),
-        "contract": checkpoint.metadata(path)["contract"],
+        "input_spec": checkpoint.metadata(path)["input_spec"],
     }
     write(out, np.concatenate(vectors), done, about)
     return len(names) - skipped, skipped
@@ -112,8 +112,8 @@ def search(path: pathlib.Path, words: Sequence[str], k: int, task: str) -> list[
     vectors, names, about = read(path)
     folder = storage.path(about["checkpoint"])
     embedder = Embedder.load(folder)
-    now = checkpoint.fingerprint(embedder.params), checkpoint.metadata(folder)["contract"]
-    if now != (about["parameters"], about["contract"]):
+    now = checkpoint.fingerprint(embedder.params), checkpoint.metadata(folder)["input_spec"]
+    if now != (about["parameters"], about["input_spec"]):
         raise ValueError(f"{folder} has changed since {path} was written: index the folder again")
     query = parse_query(words)
     # a file alone is compared as the files of the index are; words are a query
@@ -189,7 +189,7 @@ def read(path: pathlib.Path) -> tuple[np.ndarray, list[str], dict[str, Any]]:
         with np.load(path, allow_pickle=False) as file:
             vectors, names, about = file["vectors"], file["paths"].tolist(), json.loads(str(file["about"]))
         fits = vectors.ndim == 2 and vectors.dtype == np.float32 and isinstance(names, list)
-        if not fits or len(vectors) != len(names) or not {"checkpoint", "parameters", "contract"} <= about.keys():
+        if not fits or len(vectors) != len(names) or not {"checkpoint", "parameters", "input_spec"} <= about.keys():
             raise ValueError("its arrays do not fit together")
     except (ValueError, KeyError, IndexError, AttributeError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is not an index: {one_line(error)}") from error

@@ -17,19 +17,19 @@ Array = Any  # np.ndarray as the pipeline makes it, jax.Array once it is on the 
 class MediaFormat:
     """How images, video and audio become soft tokens: what the data cuts and the model expects."""
 
-    patch: int  # side in pixels of the square that becomes one soft token; 0 = the model takes no images
-    side: int  # patches in a row or column at most
+    patch_size: int  # side in pixels of the square that becomes one soft token; 0 = the model takes no images
+    max_patches_per_side: int  # patches in a row or column at most
     image_patches: int  # soft tokens of an image or page, unless a task or a caller gives another budget
     frame_patches: int  # soft tokens of a video frame
     timestamps: bool  # "mm:ss " before every video frame
-    audio_frame: int  # samples of one soft token (640 = 40 ms); 0 = the model takes no audio
-    mel: int = 0  # m, bins of log-mel frames of 10 ms, four of them a soft token; 0 = the samples themselves
-    clip: int = 4500  # soft tokens of one audio clip at most; a longer sound becomes several (750 = 30 s)
+    audio_frame_size: int  # samples of one soft token (640 = 40 ms); 0 = the model takes no audio
+    mel_bins: int = 0  # m, bins of log-mel frames of 10 ms, four of them a soft token; 0 = the samples themselves
+    clip_tokens: int = 4500  # soft tokens of one audio clip at most; a longer sound becomes several (750 = 30 s)
 
     @property
     def audio_shape(self) -> tuple[int, int]:
         """(frames of a soft token, m numbers of a frame)."""
-        return (4, self.mel) if self.mel else (1, self.audio_frame)
+        return (4, self.mel_bins) if self.mel_bins else (1, self.audio_frame_size)
 
 
 PAD_ID = 0  # the id of <pad>
@@ -51,7 +51,7 @@ class Inputs:
     tokens: Array  # i32[b,l]      vocabulary ids; placeholder ids where media go
     segments: Array  # i32[b,l]    0 padding; 1..s numbers the inputs packed in the row
     positions: Array  # i32[b,l]   restart at 0 in every segment
-    slots: (
+    soft_token_index: (
         Array  # i32[b,l]       index into the row's soft tokens (vision first, then audio); -1 = look up the vocabulary
     )
     patches: Array  # u8[b,i,p,c] pixels of image or video-frame patches: bytes, a quarter of what floats would be
@@ -59,12 +59,12 @@ class Inputs:
     audio: Array  # f32[b,a,t,m]   raw frames of 640 samples (40 ms at 16 kHz), or mel frames of 10 ms
     audio_mask: Array  # bool[b,a,t]
     dropout: Dropout | None = None  # one key a row, put there by the loss; None = nothing is left out
-    members: int = flax.struct.field(pytree_node=False, default=1)  # s, inputs packed in a row at most
+    max_segments: int = flax.struct.field(pytree_node=False, default=1)  # s, inputs packed in a row at most
 
 
 def is_media_token(inputs: Inputs) -> Array:
     """bool[b,l]: soft tokens, with the tokens that begin and end each image, frame and clip."""
-    soft = inputs.slots >= 0
+    soft = inputs.soft_token_index >= 0
     before, after = jnp.pad(soft[:, 1:], ((0, 0), (0, 1))), jnp.pad(soft[:, :-1], ((0, 0), (1, 0)))
     return soft | before | after
 
@@ -72,7 +72,7 @@ def is_media_token(inputs: Inputs) -> Array:
 @flax.struct.dataclass
 class PackedIndices:
     """Where the inputs of packed pairs are: n groups of g pairs, each packed into rows of its own; a place is a row of
-    the group times `members`, plus the input's number in the row. Hard negatives are among the targets' rows."""
+    the group times `max_segments`, plus the input's number in the row. Hard negatives are among the targets' rows."""
 
     query: Array  # i32[n,g]
     target: Array  # i32[n,g]
@@ -100,12 +100,12 @@ class Pairs:
     A row that could not be decoded is kept in place with `valid` False: it is in no loss, as a query or as a candidate.
     """
 
-    query: Inputs  # q rows; of packed pairs fewer, see `places`, and the hard negatives are among the targets
+    query: Inputs  # q rows; of packed pairs fewer, see `packed`, and the hard negatives are among the targets
     target: Inputs  # q rows; row i is the positive of query i
     negative: Inputs  # q·h rows; rows i·h .. i·h+h-1 belong to query i
     query_hash: Array  # u32[q,2]    64-bit hash of the raw content (two words: JAX integers are 32-bit)
     target_hash: Array  # u32[q,2]
     negative_hash: Array  # u32[q·h,2]
     valid: Array  # bool[q]
-    places: PackedIndices | None = None  # of packed pairs
+    packed: PackedIndices | None = None  # of packed pairs
     truncated: Array | None = None  # bool[q] an input of the pair was longer than its task's budget, and cut to it

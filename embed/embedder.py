@@ -56,8 +56,8 @@ class Embedder:
     same methods with the same items: each decodes a share of them, and gets all vectors.
     """
 
-    def __init__(self, encoder: Encoder, params: dict, layout: Preprocessor):
-        self.encoder, self.params, self.layout, self.mesh = encoder, params, layout, mesh.current_mesh()
+    def __init__(self, encoder: Encoder, params: dict, preprocessor: Preprocessor):
+        self.encoder, self.params, self.preprocessor, self.mesh = encoder, params, preprocessor, mesh.current_mesh()
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Embedder":
@@ -99,7 +99,7 @@ class Embedder:
 
     def width(self, dim: int | None) -> int:
         """The numbers of a vector where `dim` are asked for, all if None. Raises ValueError for more than there are."""
-        widths = self.encoder.arch.widths
+        widths = self.encoder.arch.matryoshka_dims
         try:
             return widths[-1] if dim is None else to_integer("dim", dim, widths[-1])
         except ValueError as error:
@@ -127,12 +127,12 @@ class Embedder:
         pieces: list[Piece] = []
         for part in parts:
             if isinstance(part, np.ndarray):
-                pieces += video_pieces(part, range(len(part)), self.layout, patches)
+                pieces += video_pieces(part, range(len(part)), self.preprocessor, patches)
             else:
-                pieces += decode((part,), self.layout, patches)
+                pieces += decode((part,), self.preprocessor, patches)
         if tokens is not None:
             pieces = truncate_text(pieces, tokens)
-        num_tokens(pieces, self.layout.tokenizer)
+        num_tokens(pieces, self.preprocessor.tokenizer)
         return pieces
 
     def prepare(self, read: Callable[[int], list[Piece]], count: int, batch: int = 64) -> Prepared:
@@ -144,7 +144,7 @@ class Embedder:
         with jax.set_mesh(self.mesh):
             own, parts = mesh.local_batch_shards()
             pieces = {number: read(number) for line in own for number in range(line, count, parts)}
-            budgets = {number: standard_budget(one, self.layout.tokenizer) for number, one in pieces.items()}
+            budgets = {number: standard_budget(one, self.preprocessor.tokenizer) for number, one in pieces.items()}
             table = np.zeros((len(own), -(-count // parts), len(dataclasses.fields(Budget))), np.int32)
             for number, budget in budgets.items():
                 table[own.index(number % parts), number // parts] = dataclasses.astuple(budget)
@@ -161,7 +161,7 @@ class Embedder:
                 rows = most if max(map(len, chosen)) > few else few
                 filled = [part + [-1] * (rows - len(part)) for part in chosen]
                 local = [pieces.get(i) for line in own for i in filled[line]]  # -1 is none
-                batches.append((np.concatenate(filled), make_rows(local, budget, self.layout)))
+                batches.append((np.concatenate(filled), make_rows(local, budget, self.preprocessor)))
         return Prepared(tuple(batches), count)
 
     def encode(self, prepared: Prepared, params: dict | None = None) -> np.ndarray:
@@ -169,7 +169,7 @@ class Embedder:
 
         Raises CheckpointError where one is not finite or zero: it has no direction, and the parameters are broken.
         """
-        out = np.zeros((prepared.count, self.encoder.arch.embedding), np.float32)
+        out = np.zeros((prepared.count, self.encoder.arch.embed_dim), np.float32)
         params = self.params if params is None else params
         with jax.set_mesh(self.mesh):
             for members, inputs in prepared.batches:

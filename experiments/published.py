@@ -42,7 +42,7 @@ def main(config: ConfigDict) -> None:
     if not root.is_dir():
         raise ConfigError(f"--config.pairs={config.pairs!r}: no such folder")
     embedder, missing, results, lines = Embedder.load(path), [], {}, []
-    width = max(embedder.encoder.arch.widths)
+    width = max(embedder.encoder.arch.matryoshka_dims)
     for one in chosen(config.like):
         ways = report_benchmarks.load(one, root)
         missing += [] if ways else [one.missing(root)]

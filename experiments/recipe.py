@@ -80,7 +80,7 @@ def compare(
     columns = {}
     for name in stages:
         vectors = evaluate.encode_suite(embedder, checkpoint.load_sharded(work / name), suite)
-        columns[name] = evaluate.evaluate(suite, vectors, embedder.encoder.arch.widths)
+        columns[name] = evaluate.evaluate(suite, vectors, embedder.encoder.arch.matryoshka_dims)
         log.info("evaluated %s: mean nDCG@10 %.3f", name, evaluate.mean_ndcg(columns[name]))
     return columns, vectors
 

@@ -33,10 +33,10 @@ def empty_share(there: np.ndarray) -> str:
     return f"{100 * (1 - there.mean()):.0f} %" if there.size else ""
 
 
-def line(run: loop.Run, task: Task, source: Source, layout: Preprocessor, batches: int) -> list[str]:
+def line(run: loop.Run, task: Task, source: Source, preprocessor: Preprocessor, batches: int) -> list[str]:
     """The cells of a task, but for its program."""
-    steps = run.steps * task.rate / sum(one.rate for one in run.tasks)
-    data = mixture([task], [source], layout, run.seed)
+    steps = run.steps * task.weight / sum(one.weight for one in run.tasks)
+    data = mixture([task], [source], preprocessor, run.seed)
     found = [data[step][1] for step in range(batches)]
     sides: list[Inputs] = [side for pairs in found for side in (pairs.query, pairs.target, pairs.negative)]
     tokens = sum(int((side.segments > 0).sum()) for side in sides)
@@ -64,13 +64,16 @@ def main(argv: list[str]) -> None:
     config = CONFIG.value
     run = main.load_experiment(argv[1]).plan(config)
     data = storage.path(config.data)
-    layout = prepare_preprocessor(run.encoder.arch, data, config.pairs)
+    preprocessor = prepare_preprocessor(run.encoder.arch, data, config.pairs)
     programs: dict[tuple, int] = {}
     print("| " + " | ".join(HEAD) + " |\n" + "|---" * len(HEAD) + "|")
     with jax.set_mesh(make_mesh((1, 1, 1))):
         for task, source in zip(run.tasks, open_sources(run.tasks, data), strict=True):
-            number = programs.setdefault((batch_structs(task, layout.media), task.candidates), len(programs) + 1)
-            print("| " + " | ".join([*line(run, task, source, layout, BATCHES.value), str(number)]) + " |", flush=True)
+            number = programs.setdefault((batch_structs(task, preprocessor.media), task.candidates), len(programs) + 1)
+            print(
+                "| " + " | ".join([*line(run, task, source, preprocessor, BATCHES.value), str(number)]) + " |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -30,7 +30,8 @@ from absl import flags  # noqa: E402
 from embed.data.preprocess import Preprocessor  # noqa: E402
 from embed.data.tokenizer import Tokenizer, train_tokenizer  # noqa: E402
 from embed.distributed.mesh import make_mesh  # noqa: E402
-from embed.model.presets import TINY, AttentionSpec  # noqa: E402
+from embed.model.config import AttentionSpec  # noqa: E402
+from embed.model.presets import TINY  # noqa: E402
 
 # A shell that runs the tests in the background has them ignore Ctrl-C, and so every process that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -52,14 +53,14 @@ SENTENCES = ["a red square on the left", "def f(x): return x", "größer als <|i
 # Every feature of the architecture, as small as the meshes allow.
 ARCH = dataclasses.replace(
     TINY,
-    vocabulary=512,
-    width=32,
-    hidden=64,
-    groups=2,
-    per_layer=8,
-    local_attention=AttentionSpec(heads=4, groups=2, head_dim=8, theta=1e4, window=4),
-    global_attention=AttentionSpec(heads=4, groups=1, head_dim=16, theta=1e6, rotary=0.5),
-    widths=(8, 16, 32),
+    vocab_size=512,
+    d_model=32,
+    d_ff=64,
+    layer_groups=2,
+    per_layer_dim=8,
+    local_attention=AttentionSpec(num_heads=4, num_kv_heads=2, head_dim=8, rope_theta=1e4, window=4),
+    global_attention=AttentionSpec(num_heads=4, num_kv_heads=1, head_dim=16, rope_theta=1e6, partial_rotary_factor=0.5),
+    matryoshka_dims=(8, 16, 32),
 )
 
 
@@ -71,11 +72,11 @@ def one_device():
 
 @pytest.fixture(scope="session")
 def tokenizer() -> Tokenizer:
-    return train_tokenizer(SENTENCES, ARCH.vocabulary)
+    return train_tokenizer(SENTENCES, ARCH.vocab_size)
 
 
 @pytest.fixture
-def layout(tokenizer) -> Preprocessor:
+def preprocessor(tokenizer) -> Preprocessor:
     return Preprocessor(tokenizer, ARCH.media)
 
 

@@ -88,10 +88,10 @@ BAD = [
 
 def save(folder: pathlib.Path, tokenizer, seed: int) -> None:
     """Parameters by numpy: compiling their initialisation would take most of this file's time."""
-    layout = Preprocessor(tokenizer, ARCH.media)
+    preprocessor = Preprocessor(tokenizer, ARCH.media)
     rng = np.random.default_rng(seed)
     with jax.set_mesh(make_mesh((1, 1, 1))), checkpoint.checkpointer(folder, every=1, keep=1) as saver:
         shapes = jax.eval_shape(lambda: init_params(Encoder(ARCH), jax.random.key(0)))
         params = jax.tree.map(lambda leaf: rng.normal(0, 0.2, leaf.shape).astype(leaf.dtype), shapes)
-        saver.save(1, {"encoder": params}, custom_metadata=checkpoint.metadata_for(ARCH, layout), force=True)
+        saver.save(1, {"encoder": params}, custom_metadata=checkpoint.metadata_for(ARCH, preprocessor), force=True)
     tokenizer.save(folder / "tokenizer.json")

@@ -220,7 +220,7 @@ def test_a_mark_before_a_text_is_no_part_of_it(embedder, tmp_path):
 def test_parameters_that_are_not_finite_are_an_error(embedder, value):
     """Vectors of no direction are not given as if they had one."""
     broken = jax.tree.map(lambda leaf: jax.device_put(np.full_like(leaf, value), leaf.sharding), embedder.params)
-    failing = Embedder(embedder.encoder, broken, embedder.layout)
+    failing = Embedder(embedder.encoder, broken, embedder.preprocessor)
     with pytest.raises(
         checkpoint.CheckpointError, match=r"^1 of 1 embeddings .* item 0's first: parameter .* holds NaN"
     ):

@@ -99,7 +99,11 @@ def list_datasets(root: str | os.PathLike) -> list[storage.Path]:
 
 
 def make_tasks(
-    root: str | os.PathLike, layout: Preprocessor, most: Budget, batch: int, candidates: Candidates = REPORT_CANDIDATES
+    root: str | os.PathLike,
+    preprocessor: Preprocessor,
+    most: Budget,
+    batch: int,
+    candidates: Candidates = REPORT_CANDIDATES,
 ) -> tuple[Task, ...]:
     """One task a dataset with a train split: rates by the square root of its size, rows as large as its contents need.
 
@@ -107,11 +111,15 @@ def make_tasks(
     query, where there are any. Raises FileNotFoundError where there is no dataset, DatasetError where one has no
     readable record.
     """
-    return tuple(make_task(folder, layout, most, batch, candidates) for folder in require_datasets(root, "train"))
+    return tuple(make_task(folder, preprocessor, most, batch, candidates) for folder in require_datasets(root, "train"))
 
 
 def make_task(
-    folder: storage.Path, layout: Preprocessor, most: Budget, batch: int, candidates: Candidates = REPORT_CANDIDATES
+    folder: storage.Path,
+    preprocessor: Preprocessor,
+    most: Budget,
+    batch: int,
+    candidates: Candidates = REPORT_CANDIDATES,
 ) -> Task:
     """The task of one dataset, as `make_tasks` has it. Raises FileNotFoundError and DatasetError."""
     source = open_split(folder, "train")
@@ -122,8 +130,8 @@ def make_task(
         folder.name,
         min(batch, len(source)),
         len(source) ** 0.5,
-        _budget(queries, layout, most, folder),
-        _budget(targets, layout, most, folder),
+        _budget(queries, preprocessor, most, folder),
+        _budget(targets, preprocessor, most, folder),
         negatives=int(any(record.negatives for record in records)),
         candidates=candidates,
     )
@@ -141,7 +149,7 @@ def sample(source: Source, count: int) -> list[Record]:
     return found
 
 
-def with_packing(task: Task, folder: storage.Path, layout: Preprocessor, group: int, row: int) -> Task:
+def with_packing(task: Task, folder: storage.Path, preprocessor: Preprocessor, group: int, row: int) -> Task:
     """The task with several inputs a row, groups of `group` pairs in rows of about `row` tokens, chosen by a sample of
     its dataset. Its batch must be a multiple of `group`, and the groups of a batch of the mesh's parts.
 
@@ -161,11 +169,11 @@ def with_packing(task: Task, folder: storage.Path, layout: Preprocessor, group: 
         for content in contents:
             try:
                 pieces = content and truncate_to(
-                    decode(content, layout, budget.patches or None), budget, layout.tokenizer
+                    decode(content, preprocessor, budget.patches or None), budget, preprocessor.tokenizer
                 )
             except (MediaError, LimitError):
                 continue
-            found.append(room_needed(pieces or None, layout))
+            found.append(room_needed(pieces or None, preprocessor))
         if not any(tokens for tokens, *_ in found):
             raise DatasetError(f"{folder}: none of the records looked at can be read and decoded")
         needed, count = np.array(found), group * each
@@ -174,12 +182,12 @@ def with_packing(task: Task, folder: storage.Path, layout: Preprocessor, group: 
     return dataclasses.replace(task, packing=Packing(group, *kinds))
 
 
-def _budget(contents: list[Content], layout: Preprocessor, most: Budget, folder: storage.Path) -> Budget:
+def _budget(contents: list[Content], preprocessor: Preprocessor, most: Budget, folder: storage.Path) -> Budget:
     """The largest standard shape among the contents, none of its sizes above that of `most`."""
     shapes = []
     for content in contents:
         try:
-            shapes.append(dataclasses.astuple(standard_budget(decode(content, layout), layout.tokenizer)))
+            shapes.append(dataclasses.astuple(standard_budget(decode(content, preprocessor), preprocessor.tokenizer)))
         except (MediaError, LimitError):
             continue
     if not shapes:

@@ -19,13 +19,13 @@ Batch = tuple[int, Pairs]  # which task, its pairs (numpy, this host's rows)
 
 
 def task_order(tasks: Sequence[Task], sources: Sequence[Source], seed: int) -> grain.MapDataset:
-    """Which records are read at each step, tasks interleaved at their rates: element `step` is (which task, its keys
+    """Which records are read at each step, tasks interleaved by their weights: element `step` is (which task, its keys
     i64[batch,2]: a record's index, and the seed of its own randomness). Endless, the same on every host.
 
     Raises ValueError where a source is empty.
     """
     streams = [_keys(*one, seed) for one in zip(range(len(tasks)), tasks, sources, strict=True)]
-    return grain.MapDataset.mix(streams, weights=[task.rate for task in tasks])
+    return grain.MapDataset.mix(streams, weights=[task.weight for task in tasks])
 
 
 def _keys(number: int, task: Task, source: Source, seed: int) -> grain.MapDataset:
@@ -40,7 +40,7 @@ def _keys(number: int, task: Task, source: Source, seed: int) -> grain.MapDatase
 def mixture(
     tasks: Sequence[Task],
     sources: Sequence[Source],
-    layout: Preprocessor,
+    preprocessor: Preprocessor,
     seed: int,
     lines: Sequence[int] = (0,),
     of: int = 1,
@@ -60,7 +60,7 @@ def mixture(
     def read(drawn: tuple[int, np.ndarray]) -> Batch:
         number, keys = drawn
         here = np.arange(len(keys)).reshape(of, -1)[list(lines)].reshape(-1)
-        return number, make_pairs(tasks[number], layout, sources[number], keys[here])
+        return number, make_pairs(tasks[number], preprocessor, sources[number], keys[here])
 
     return task_order(tasks, sources, seed).map(read)
 

@@ -22,7 +22,7 @@ class Rows:
     """What one side of a group is packed into; hard negatives lie with the targets."""
 
     count: int  # rows of a group
-    members: int  # s, inputs of a row at most
+    max_segments: int  # s, inputs of a row at most
     budget: Budget  # of a row, whose images and clips all its inputs share
 
 
@@ -35,28 +35,28 @@ class Packing:
     target: Rows
 
 
-def pack(inputs: Sequence[Input], rows: Rows, layout: Preprocessor) -> tuple[list[list[list[Piece]]], np.ndarray]:
-    """What lies in each row of one side of a group, and where each input is: i32[n], row · members + its number in the
+def pack(inputs: Sequence[Input], rows: Rows, preprocessor: Preprocessor) -> tuple[list[list[list[Piece]]], np.ndarray]:
+    """What lies in each row of one side of a group, and where each input is: i32[n], row · max_segments + its number in the
     row, or LOST.
 
     The longest first, each where it leaves least room (best fit decreasing); of equals the first first.
     """
-    places = assign(np.array([room_needed(pieces, layout) for pieces in inputs]), rows)
-    members: list[list[list[Piece]]] = [[] for _ in range(rows.count)]
+    places = assign(np.array([room_needed(pieces, preprocessor) for pieces in inputs]), rows)
+    max_segments: list[list[list[Piece]]] = [[] for _ in range(rows.count)]
     for i in np.argsort(places):
         if (pieces := inputs[i]) is not None and places[i] != OVERFLOWED:
-            members[places[i] // rows.members].append(pieces)
-    return members, places
+            max_segments[places[i] // rows.max_segments].append(pieces)
+    return max_segments, places
 
 
-def room_needed(pieces: Input, layout: Preprocessor) -> tuple[int, int, int]:
+def room_needed(pieces: Input, preprocessor: Preprocessor) -> tuple[int, int, int]:
     """Tokens, images and clips that an input takes of its row."""
-    return (0, 0, 0) if pieces is None else (num_tokens(pieces, layout.tokenizer), *measure(pieces))
+    return (0, 0, 0) if pieces is None else (num_tokens(pieces, preprocessor.tokenizer), *measure(pieces))
 
 
 def assign(needed: np.ndarray, rows: Rows) -> np.ndarray:
     """The places of inputs that need i32[n,3] (see `room_needed`): i32[n], 0 for nothing. What `pack` goes by."""
-    room = np.tile([rows.budget.tokens, rows.budget.images, rows.budget.clips, rows.members], (rows.count, 1))
+    room = np.tile([rows.budget.tokens, rows.budget.images, rows.budget.clips, rows.max_segments], (rows.count, 1))
     needed = np.concatenate([needed, np.ones_like(needed[:, :1])], axis=1)
     places = np.zeros(len(needed), np.int32)
     for i in np.argsort(-needed[:, 0], kind="stable"):
@@ -67,7 +67,7 @@ def assign(needed: np.ndarray, rows: Rows) -> np.ndarray:
             places[i] = OVERFLOWED
             continue
         best = fitting[np.argmin(room[fitting, 0])]
-        places[i] = best * rows.members + rows.members - room[best, 3]
+        places[i] = best * rows.max_segments + rows.max_segments - room[best, 3]
         room[best] -= needed[i]
     return places
 
@@ -77,7 +77,7 @@ def rows_for(needed: np.ndarray, inputs: int, count: int, patches: int = 0, fram
     they can be with at most three inputs in 1,000 left out, in 100 groups drawn from the sample.
 
     They start at what an average group needs. Then, as long as too many are left out, grows by a fiftieth what leaves
-    out the fewest: the tokens (a multiple of eight), the images, the clips or the members.
+    out the fewest: the tokens (a multiple of eight), the images, the clips or the segments.
     """
     rng = np.random.default_rng(0)
     groups = [needed[rng.integers(len(needed), size=inputs)] for _ in range(100)]
@@ -88,9 +88,9 @@ def rows_for(needed: np.ndarray, inputs: int, count: int, patches: int = 0, fram
     steps = np.diag(np.maximum(size // 50, 1))[size > 0]
     steps[0, 0] = _up(steps[0, 0])
 
-    def rows(tokens: int, images: int, clips: int, members: int) -> Rows:
+    def rows(tokens: int, images: int, clips: int, max_segments: int) -> Rows:
         budget = Budget(tokens, images, patches if images else 0, clips, frames if clips else 0)
-        return Rows(count, members, budget)
+        return Rows(count, max_segments, budget)
 
     def left_out(size: np.ndarray) -> float:
         return float(np.mean([assign(group, rows(*size.tolist())) == OVERFLOWED for group in groups]))
@@ -110,16 +110,16 @@ def pack_groups(
     targets: Sequence[Input],
     negatives: Sequence[Sequence[Input]],
     packing: Packing,
-    layout: Preprocessor,
+    preprocessor: Preprocessor,
 ) -> tuple[Inputs, Inputs, PackedIndices]:
     """The rows of all queries and of all targets with their hard negatives, and the places of the pairs' inputs."""
     rows: tuple[list, list] = ([], [])
     found = []
     for start in range(0, len(queries), packing.group):
         own = slice(start, start + packing.group)
-        query_rows, query = pack(queries[own], packing.query, layout)
+        query_rows, query = pack(queries[own], packing.query, preprocessor)
         others = [one for several in negatives[own] for one in several]
-        target_rows, there = pack([*targets[own], *others], packing.target, layout)
+        target_rows, there = pack([*targets[own], *others], packing.target, preprocessor)
         target, negative = there[: packing.group], there[packing.group :]
         lost = (
             (query == OVERFLOWED)
@@ -130,7 +130,7 @@ def pack_groups(
         rows[0].extend(query_rows)
         rows[1].extend(target_rows)
     query_side, target_side = (
-        packed_rows(made, kind.budget, layout, kind.members)
+        packed_rows(made, kind.budget, preprocessor, kind.max_segments)
         for made, kind in zip(rows, (packing.query, packing.target), strict=True)
     )
     query, target, negative, lost = map(np.stack, zip(*found, strict=True))

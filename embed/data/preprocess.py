@@ -16,7 +16,7 @@ from embed.data.media.patches import resize_to_patches
 from embed.data.media.pdf import render_pdf
 from embed.data.records import Audio, Content, Image, Part, Pdf, Text, Video
 from embed.data.tokenizer import Tokenizer
-from embed.model.presets import Architecture
+from embed.model.config import Architecture
 
 MAX_TOKENS = 8192  # the report's API
 MAX_IMAGES = 6
@@ -49,13 +49,13 @@ class Preprocessor:
 
     @classmethod
     def load(cls, path: str | os.PathLike, arch: Architecture) -> "Preprocessor":
-        """A model's layout with the tokenizer in a file. Raises ValueError, naming the file, where it does not fit."""
+        """The preprocessor of a model, with its tokenizer read from a file. Raises ValueError, naming the file, where it does not fit."""
         tokenizer = Tokenizer.load(path)
-        tokenizer.check_rows(arch.vocabulary)
+        tokenizer.check_rows(arch.vocab_size)
         return cls(tokenizer, arch.media)
 
-    def contract(self) -> dict[str, Any]:
-        """What an encoder trained with this layout expects, as plain JSON."""
+    def input_spec(self) -> dict[str, Any]:
+        """What an encoder trained with this preprocessor expects, as plain JSON."""
         return {
             "tokenizer": self.tokenizer.hash,
             "media": dataclasses.asdict(self.media),
@@ -63,7 +63,6 @@ class Preprocessor:
             "frames_per_second": 1,
             "query_prompt": prompts.QUERY,
             "document_prompt": prompts.DOCUMENT,
-            "pooling": "mean",
         }
 
 
@@ -83,7 +82,7 @@ class ImagePiece:
 @dataclasses.dataclass(frozen=True)
 class AudioPiece:
     frames: np.ndarray  # f32[t,m]
-    per_token: int = 1  # frames of a soft token, as the layout has it: for sizes, before there is a row
+    per_token: int = 1  # frames of a soft token, as the preprocessor has it: for sizes, before there is a row
     continued: bool = False  # goes on where the sound before it ends
 
     @property
@@ -95,15 +94,15 @@ Piece = TextPiece | ImagePiece | AudioPiece
 Input = list[Piece] | None  # None = nothing, which takes no room
 
 
-def decode(content: Content, layout: Preprocessor, patches: int | None = None) -> list[Piece]:
+def decode(content: Content, preprocessor: Preprocessor, patches: int | None = None) -> list[Piece]:
     """Every part decoded, sampled and cut to soft tokens, in order.
 
-    `patches` is the soft-token budget of each image or page, the layout's own if None; a video frame has the layout's
+    `patches` is the soft-token budget of each image or page, the preprocessor's own if None; a video frame has the preprocessor's
     own number, or this where it is smaller. Raises media.MediaError for what cannot be decoded and LimitError for what
     is over the limits or what the model does not take.
     """
     check_images(content)
-    return [piece for part in content for piece in _decode_part(part, layout, patches)]
+    return [piece for part in content for piece in _decode_part(part, preprocessor, patches)]
 
 
 def check_images(parts: Iterable[Any]) -> None:
@@ -113,25 +112,25 @@ def check_images(parts: Iterable[Any]) -> None:
         raise LimitError(f"{images} images in one input; at most {MAX_IMAGES}: embed them apart")
 
 
-def _decode_part(part: Part, layout: Preprocessor, patches: int | None) -> list[Piece]:
-    around, patches = layout.tokenizer.image, patches or layout.media.image_patches
+def _decode_part(part: Part, preprocessor: Preprocessor, patches: int | None) -> list[Piece]:
+    around, patches = preprocessor.tokenizer.image, patches or preprocessor.media.image_patches
     match part:
         case Text(text):
             if len(text) > MAX_CHARACTERS:
                 raise LimitError(f"a text of {len(text):,} characters; at most {MAX_CHARACTERS:,}: split it")
-            return [TextPiece(tuple(layout.tokenizer.encode(text)))]
+            return [TextPiece(tuple(preprocessor.tokenizer.encode(text)))]
         case Image(data):
-            _check_supported(layout.media.patch, "images")
-            return [image_piece(media.decode_image(data), patches, around, layout)]
+            _check_supported(preprocessor.media.patch_size, "images")
+            return [image_piece(media.decode_image(data), patches, around, preprocessor)]
         case Video(data):
-            _check_supported(layout.media.patch, "video")
-            return video_pieces(*media.decode_video(data, MAX_FRAMES), layout, patches)
+            _check_supported(preprocessor.media.patch_size, "video")
+            return video_pieces(*media.decode_video(data, MAX_FRAMES), preprocessor, patches)
         case Pdf(data):
-            _check_supported(layout.media.patch, "PDF")
-            return [image_piece(page, patches, around, layout) for page in render_pdf(data)]
+            _check_supported(preprocessor.media.patch_size, "PDF")
+            return [image_piece(page, patches, around, preprocessor) for page in render_pdf(data)]
         case Audio(data):
-            _check_supported(layout.media.audio_frame, "audio")
-            return audio_pieces(media.decode_audio(data), layout)
+            _check_supported(preprocessor.media.audio_frame_size, "audio")
+            return audio_pieces(media.decode_audio(data), preprocessor)
 
 
 def _check_supported(size: int, kind: str) -> None:
@@ -140,42 +139,46 @@ def _check_supported(size: int, kind: str) -> None:
 
 
 def image_piece(
-    pixels: np.ndarray, most: int, around: tuple[int, int, int], layout: Preprocessor, before: tuple[int, ...] = ()
+    pixels: np.ndarray,
+    most: int,
+    around: tuple[int, int, int],
+    preprocessor: Preprocessor,
+    before: tuple[int, ...] = (),
 ) -> ImagePiece:
-    patches, xy = resize_to_patches(pixels, layout.media.patch, most)
+    patches, xy = resize_to_patches(pixels, preprocessor.media.patch_size, most)
     side = 1 + int(xy.max())
-    if side > layout.media.side:
+    if side > preprocessor.media.max_patches_per_side:
         raise LimitError(
-            f"an image of {side} patches in a row or column; at most {layout.media.side}: cut it or give it fewer"
+            f"an image of {side} patches in a row or column; at most {preprocessor.media.max_patches_per_side}: cut it or give it fewer"
         )
     return ImagePiece(patches, xy, around, before)
 
 
 def video_pieces(
-    frames: np.ndarray, times: Iterable[float], layout: Preprocessor, patches: int | None = None
+    frames: np.ndarray, times: Iterable[float], preprocessor: Preprocessor, patches: int | None = None
 ) -> list[Piece]:
     """Video frames u8[i,h,w,3] and the seconds they are shown at, f[i] -> a Picture each. Raises LimitError."""
-    _check_supported(layout.media.patch, "video")
-    most, around = layout.media.frame_patches, layout.tokenizer.video
+    _check_supported(preprocessor.media.patch_size, "video")
+    most, around = preprocessor.media.frame_patches, preprocessor.tokenizer.video
     most = min(most, patches or most)
     return [
-        image_piece(frame, most, around, layout, _timestamp(at, i > 0, layout))
+        image_piece(frame, most, around, preprocessor, _timestamp(at, i > 0, preprocessor))
         for i, (frame, at) in enumerate(zip(frames, times, strict=True))
     ]
 
 
-def _timestamp(seconds: float, later: bool, layout: Preprocessor) -> tuple[int, ...]:
+def _timestamp(seconds: float, later: bool, preprocessor: Preprocessor) -> tuple[int, ...]:
     """The ids of "mm:ss " before a frame, a space more between it and the frame before; none in a model without."""
-    if not layout.media.timestamps:
+    if not preprocessor.media.timestamps:
         return ()
     text = f"{int(seconds // 60):02d}:{int(seconds % 60):02d} "
-    return tuple(layout.tokenizer.encode(" " + text if later else text))
+    return tuple(preprocessor.tokenizer.encode(" " + text if later else text))
 
 
-def audio_pieces(samples: np.ndarray, layout: Preprocessor) -> list[Piece]:
+def audio_pieces(samples: np.ndarray, preprocessor: Preprocessor) -> list[Piece]:
     """A waveform f32[n] -> its clips in order. Raises media.MediaError where it is too short for a frame."""
-    form = layout.media
-    size = form.clip * form.audio_frame
+    form = preprocessor.media
+    size = form.clip_tokens * form.audio_frame_size
     clips = [_frames(samples[start : start + size], form) for start in range(0, len(samples), size)]
     clips = [frames for frames in clips if len(frames)]  # a short last one may have none
     if not clips:
@@ -185,7 +188,7 @@ def audio_pieces(samples: np.ndarray, layout: Preprocessor) -> list[Piece]:
 
 
 def _frames(samples: np.ndarray, form: MediaFormat) -> np.ndarray:
-    return log_mel(samples, form.mel) if form.mel else media.frame_audio(samples, form.audio_frame)
+    return log_mel(samples, form.mel_bins) if form.mel_bins else media.frame_audio(samples, form.audio_frame_size)
 
 
 def num_tokens(pieces: list[Piece], tokenizer: Tokenizer) -> int:

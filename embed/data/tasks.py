@@ -30,11 +30,11 @@ class Task:
 
     name: str  # the dataset's folder under the data root
     batch: int  # pairs of a batch, over all hosts
-    rate: float  # share of the steps, relative to the other tasks
+    weight: float  # share of the steps, relative to the other tasks
     query: Budget
     target: Budget
     prompt: str | None = None  # the task string, on text-only sides (see embed/data/prompts.py)
-    drop: float = 0.0  # probability that a pair is shown without its task string
+    prompt_dropout: float = 0.0  # probability that a pair is shown without its task string
     negatives: int = 0  # hard negatives a query; records with fewer repeat theirs, with none go without
     candidates: Candidates = REPORT_CANDIDATES
     packing: Packing | None = None  # several inputs a row; the budgets above are then of one input
@@ -44,8 +44,8 @@ class Task:
             raise ValueError(
                 f"task {self.name}: unknown prompt {self.prompt!r}; one of: {', '.join(prompts.QUERY_TASKS)}"
             )
-        if self.batch < 1 or self.rate <= 0 or not 0 <= self.drop <= 1:
-            raise ValueError(f"task {self.name}: needs batch >= 1, rate > 0 and 0 <= drop <= 1")
+        if self.batch < 1 or self.weight <= 0 or not 0 <= self.prompt_dropout <= 1:
+            raise ValueError(f"task {self.name}: needs batch >= 1, weight > 0 and 0 <= prompt_dropout <= 1")
         if self.packing is not None:
             if self.batch % self.packing.group:
                 raise ValueError(f"task {self.name}: groups of {self.packing.group} do not divide {self.batch} pairs")
@@ -59,20 +59,20 @@ class Task:
         return self.batch // (self.packing.group if self.packing else 1)
 
 
-def make_pairs(task: Task, layout: Preprocessor, source: Source, keys: np.ndarray) -> Pairs:
+def make_pairs(task: Task, preprocessor: Preprocessor, source: Source, keys: np.ndarray) -> Pairs:
     """Records `keys[:, 0]` as a batch of Pairs (numpy); `keys[:, 1]` seeds each record's own randomness.
 
     A record that cannot be read, decoded or fitted stays in its place with `valid` False and zeros, and is logged
     with its task: quarantined, never replaced. So does a pair that finds no room in its group's rows, which is counted.
     """
-    examples = [_make_example(task, layout, source, int(index), int(seed)) for index, seed in keys]
+    examples = [_make_example(task, preprocessor, source, int(index), int(seed)) for index, seed in keys]
     queries, targets, negatives, identities, known, cut = zip(*examples, strict=True)
     hashes, valid = np.stack(identities), np.array(known)  # u32[q, 2 + h, 2]
     if task.packing is None:
-        query, target = make_rows(queries, task.query, layout), make_rows(targets, task.target, layout)
-        negative, places = make_rows([one for own in negatives for one in own], task.target, layout), None
+        query, target = make_rows(queries, task.query, preprocessor), make_rows(targets, task.target, preprocessor)
+        negative, places = make_rows([one for own in negatives for one in own], task.target, preprocessor), None
     else:
-        query, target, places = pack_groups(queries, targets, negatives, task.packing, layout)
+        query, target, places = pack_groups(queries, targets, negatives, task.packing, preprocessor)
         negative = jax.tree.map(lambda leaf: leaf[:0], target)  # they are among the targets
         valid &= ~places.overflowed.reshape(-1)
     identities = hashes[:, 0], hashes[:, 1], hashes[:, 2:].reshape(-1, 2)
@@ -86,16 +86,18 @@ def batch_structs(task: Task, media: MediaFormat) -> Pairs:
     def rows(count: int, *shape: int, dtype: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((count, *shape), dtype, sharding=here)
 
-    def side(budget: Budget, count: int, members: int = 1) -> Inputs:
-        return jax.tree.map(lambda leaf: rows(*leaf.shape, dtype=leaf.dtype), empty_rows(count, budget, media, members))
+    def side(budget: Budget, count: int, max_segments: int = 1) -> Inputs:
+        return jax.tree.map(
+            lambda leaf: rows(*leaf.shape, dtype=leaf.dtype), empty_rows(count, budget, media, max_segments)
+        )
 
     q, h, places = task.batch, task.negatives, None
     if task.packing is None:
         sides = side(task.query, q), side(task.target, q), side(task.target, q * h)
     else:
         n, g, kinds = task.groups, task.packing.group, (task.packing.query, task.packing.target)
-        query, target = (side(kind.budget, n * kind.count, kind.members) for kind in kinds)
-        sides = query, target, side(kinds[1].budget, 0, kinds[1].members)
+        query, target = (side(kind.budget, n * kind.count, kind.max_segments) for kind in kinds)
+        sides = query, target, side(kinds[1].budget, 0, kinds[1].max_segments)
         at, there, beside = (rows(n, k, dtype=np.int32) for k in (g, g, g * h))
         places = PackedIndices(at, there, beside, rows(n, g, dtype=bool))
     queries, targets, negatives = (rows(count, 2, dtype=np.uint32) for count in (q, q, q * h))
@@ -106,7 +108,7 @@ def batch_structs(task: Task, media: MediaFormat) -> Pairs:
 Example = tuple[Input, Input, list[Input], np.ndarray, bool, bool]
 
 
-def make_example(task: Task, layout: Preprocessor, source: Source, index: int, seed: int) -> Example:
+def make_example(task: Task, preprocessor: Preprocessor, source: Source, index: int, seed: int) -> Example:
     """One record of a source as a pair of the task; `seed` draws its negatives and whether it has a task string.
 
     Raises BadRecord.
@@ -116,22 +118,22 @@ def make_example(task: Task, layout: Preprocessor, source: Source, index: int, s
     except RecordError as error:
         raise BadRecord(f"record {index}: {error}") from error
     try:
-        return _collate_sides(task, layout, record, np.random.default_rng(seed))
+        return _collate_sides(task, preprocessor, record, np.random.default_rng(seed))
     except (MediaError, LimitError) as error:
         raise BadRecord(f"record {index} ({record.id}): {error}") from error
 
 
-def _make_example(task: Task, layout: Preprocessor, source: Source, index: int, seed: int) -> Example:
+def _make_example(task: Task, preprocessor: Preprocessor, source: Source, index: int, seed: int) -> Example:
     try:
-        return make_example(task, layout, source, index, seed)
+        return make_example(task, preprocessor, source, index, seed)
     except BadRecord as error:
         log.warning("quarantined: task %s, %s", task.name, error)
         return _quarantined(task)
 
 
-def _collate_sides(task: Task, layout: Preprocessor, record: Record, rng: np.random.Generator) -> Example:
+def _collate_sides(task: Task, preprocessor: Preprocessor, record: Record, rng: np.random.Generator) -> Example:
     chosen = _choose(record.negatives, task.negatives, rng)
-    prompted = rng.random() >= task.drop
+    prompted = rng.random() >= task.prompt_dropout
     contents = [record.query, record.positive, *chosen]
     # Where a record has no hard negative, padding stands in under its target's own hash: the loss masks what equals it.
     absent = task.negatives - len(chosen)
@@ -143,8 +145,8 @@ def _collate_sides(task: Task, layout: Preprocessor, record: Record, rng: np.ran
         nonlocal cut
         if task.prompt is not None and prompted:
             content = prompts.as_query(content, task.prompt) if is_query else prompts.as_document(content)
-        whole = decode(content, layout, budget.patches or None)
-        pieces = truncate_to(whole, budget, layout.tokenizer)
+        whole = decode(content, preprocessor, budget.patches or None)
+        pieces = truncate_to(whole, budget, preprocessor.tokenizer)
         cut |= pieces is not whole
         return pieces
 

@@ -79,8 +79,8 @@ class MtebModel(AbsEncoder):
         self.embedder, self.dim, self.patches = embedder, embedder.width(dim), patches
         self.prompts: dict[str | None, str] = mteb.get_model_meta(REPORT).loader_kwargs["model_prompts"]
         self.model_prompts = {str(name): prompt for name, prompt in self.prompts.items()}
-        form = embedder.layout.media
-        takes = {"image": form.patch, "video": form.patch, "audio": form.audio_frame}
+        form = embedder.preprocessor.media
+        takes = {"image": form.patch_size, "video": form.patch_size, "audio": form.audio_frame_size}
         modalities: Any = ["text", *(kind for kind, size in takes.items() if size)]
         self.mteb_model_meta = ModelMeta(
             loader=None,
@@ -127,18 +127,18 @@ class MtebModel(AbsEncoder):
             raise type(error)(f"row {start + number}: {error}") from error
 
     def _pieces(self, content: Sequence[Part]) -> list[Piece]:
-        layout = self.embedder.layout
+        preprocessor = self.embedder.preprocessor
         pieces: list[Piece] = []
         for part in content:
             match part:
                 case Text(text):
-                    pieces += decode((Text(text[:MAX_CHARACTERS]),), layout)
+                    pieces += decode((Text(text[:MAX_CHARACTERS]),), preprocessor)
                 case Audio(data):
-                    pieces += audio_pieces(decode_audio(data, cut=True), layout)
+                    pieces += audio_pieces(decode_audio(data, cut=True), preprocessor)
                 case _:
-                    pieces += decode((part,), layout, self.patches)
+                    pieces += decode((part,), preprocessor, self.patches)
         room = MAX_TOKENS - num_tokens(
-            [piece for piece in pieces if not isinstance(piece, TextPiece)], layout.tokenizer
+            [piece for piece in pieces if not isinstance(piece, TextPiece)], preprocessor.tokenizer
         )
         return truncate_text(pieces, room)
 

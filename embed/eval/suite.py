@@ -168,7 +168,7 @@ def main(config: ConfigDict) -> None:
     embedder = Embedder.load(path)
     suite = load_suite(embedder, storage.path(config.data), "test")
     suite += load_datasets(embedder, config.pairs, "test") if config.pairs else []
-    results = evaluate(suite, encode_suite(embedder, embedder.params, suite), embedder.encoder.arch.widths)
+    results = evaluate(suite, encode_suite(embedder, embedder.params, suite), embedder.encoder.arch.matryoshka_dims)
     if hosts.is_primary():
         out.write_text(json.dumps(results, indent=1))
         print(format_table({path.name: results}, suite))

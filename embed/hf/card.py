@@ -6,14 +6,18 @@ from typing import Any
 
 from embed.data import prompts
 from embed.distributed import storage
-from embed.model.presets import Architecture
+from embed.model.config import Architecture
 
 
 def model_card(arch: Architecture, meta: dict[str, Any], path: storage.Path) -> str:
     """README.md of an exported model, from its checkpoint's metadata."""
-    kinds = ["text", *(["image", "video"] if arch.media.patch else []), *(["audio"] if arch.media.audio_frame else [])]
+    kinds = [
+        "text",
+        *(["image", "video"] if arch.media.patch_size else []),
+        *(["audio"] if arch.media.audio_frame_size else []),
+    ]
     tags = "\n".join(f"- {tag}" for tag in ("sentence-transformers", "feature-extraction", "matryoshka", *kinds))
-    size = f"{arch.layers} layers, {arch.width} wide, vectors of {arch.embedding}"
+    size = f"{arch.num_layers} layers, {arch.d_model} wide, vectors of {arch.embed_dim}"
     return f"""---
 library_name: sentence-transformers
 pipeline_tag: feature-extraction
@@ -24,7 +28,7 @@ tags:
 # {os.path.basename(storage.absolute(path))}
 
 One encoder for {", ".join(kinds)} and any interleaving of them, trained with embed: {size},
-usable at widths {", ".join(map(str, arch.widths))} (cut and normalise again).
+usable at widths {", ".join(map(str, arch.matryoshka_dims))} (cut and normalise again).
 
 ```python
 from sentence_transformers import SentenceTransformer

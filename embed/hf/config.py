@@ -11,15 +11,8 @@ from typing import Any
 
 from embed.batch import MediaFormat
 from embed.hf.fields import HubError, read_json
-from embed.model.presets import (
-    EMBEDDINGGEMMA2,
-    GEMMA4_12B,
-    GEMMA4_E2B,
-    Architecture,
-    AttentionSpec,
-    AudioTower,
-    VisionTower,
-)
+from embed.model.config import Architecture, AttentionSpec, AudioTower, VisionTower
+from embed.model.presets import EMBEDDINGGEMMA2, GEMMA4_12B, GEMMA4_E2B
 from embed.training import checkpoint
 
 LOCAL, GLOBAL = "sliding_attention", "full_attention"
@@ -35,7 +28,7 @@ NOT_KNOWN = {"enable_moe_block": False}
 
 def is_embedder(arch: Architecture) -> bool:
     """Whether `arch` is of the EmbeddingGemma 2 kind: per-layer embeddings projected from the input alone."""
-    return bool(arch.per_layer) and not arch.per_layer_vocabulary
+    return bool(arch.per_layer_dim) and not arch.per_layer_vocab_size
 
 
 def read_architecture(folder: str | os.PathLike) -> Architecture:
@@ -65,7 +58,7 @@ def read_architecture(folder: str | os.PathLike) -> Architecture:
         vision=_vision(vision) if vision and like.vision else None,
         audio=_audio(audio) if audio and like.audio else None,
     )
-    return dataclasses.replace(arch, widths=tuple(own["widths"])) if own else arch
+    return dataclasses.replace(arch, matryoshka_dims=tuple(own["widths"])) if own else arch
 
 
 def _text(text: dict[str, Any], path: pathlib.Path, like: Architecture) -> Architecture:
@@ -94,29 +87,31 @@ def _text(text: dict[str, Any], path: pathlib.Path, like: Architecture) -> Archi
         heads, groups, size = (
             own.get(name) or text[name] for name in ("num_attention_heads", "num_key_value_heads", "head_dim")
         )
-        return AttentionSpec(heads, groups, size, theta=rope["rope_theta"], window=window, rotary=share, **more)
+        return AttentionSpec(
+            heads, groups, size, rope_theta=rope["rope_theta"], window=window, partial_rotary_factor=share, **more
+        )
 
     full = spec(n - 1, 0, key_is_value=text.get("attention_k_eq_v", False))
     window = text["sliding_window"]
     if not embedder:  # a causal layer sees w tokens; one made bidirectional by its config sees |i - j| <= w // 2 + 1
         window = window // 2 + (text.get("use_bidirectional_attention") == "all")
-    e = text["embedding_dim"] if embedder else like.widths[-1]
-    per_layer = text.get("hidden_size_per_layer_input", 0) if like.per_layer else 0
+    e = text["embedding_dim"] if embedder else like.matryoshka_dims[-1]
+    per_layer = text.get("hidden_size_per_layer_input", 0) if like.per_layer_dim else 0
     hidden = text["intermediate_size"]
     return Architecture(
-        vocabulary=text["vocab_size"],
-        width=text["hidden_size"],
-        hidden=hidden,
-        groups=len(kinds) // n,
-        locals=n - 1,
+        vocab_size=text["vocab_size"],
+        d_model=text["hidden_size"],
+        d_ff=hidden,
+        layer_groups=len(kinds) // n,
+        local_per_group=n - 1,
         local_attention=spec(0, window) if n > 1 else full,
         global_attention=full,
         media=like.media,
-        widths=(*(width for width in like.widths if width < e), e),
-        per_layer=per_layer,
-        per_layer_vocabulary=text["vocab_size_per_layer_input"] if per_layer and not embedder else 0,
-        shared_groups=shared // n,
-        shared_hidden=(2 if text.get("use_double_wide_mlp") else 1) * hidden if shared else 0,
+        matryoshka_dims=(*(width for width in like.matryoshka_dims if width < e), e),
+        per_layer_dim=per_layer,
+        per_layer_vocab_size=text["vocab_size_per_layer_input"] if per_layer and not embedder else 0,
+        shared_kv_groups=shared // n,
+        shared_d_ff=(2 if text.get("use_double_wide_mlp") else 1) * hidden if shared else 0,
     )
 
 
@@ -136,12 +131,12 @@ def _vision(config: dict[str, Any]) -> VisionTower:
     heads = config["num_attention_heads"], config["num_key_value_heads"], config["head_dim"]
     theta = (config.get("rope_parameters") or {}).get("rope_theta", 100.0)
     return VisionTower(
-        width=config["hidden_size"],
-        hidden=config["intermediate_size"],
-        layers=config["num_hidden_layers"],
-        attention=AttentionSpec(*heads, theta=theta),
-        pool=config["pooling_kernel_size"],
-        positions=config["position_embedding_size"],
+        d_model=config["hidden_size"],
+        d_ff=config["intermediate_size"],
+        num_layers=config["num_hidden_layers"],
+        attention=AttentionSpec(*heads, rope_theta=theta),
+        pool_size=config["pooling_kernel_size"],
+        num_positions=config["position_embedding_size"],
         clipped=config["use_clipped_linears"],
         standardized=config.get("standardize", False),
     )
@@ -149,18 +144,18 @@ def _vision(config: dict[str, Any]) -> VisionTower:
 
 def _audio(config: dict[str, Any]) -> AudioTower:
     return AudioTower(
-        width=config["hidden_size"],
-        layers=config["num_hidden_layers"],
-        heads=config["num_attention_heads"],
-        channels=tuple(config["subsampling_conv_channels"]),
-        kernel=config["conv_kernel_size"],
-        chunk=config["attention_chunk_size"],
-        left=config["attention_context_left"],
-        right=config["attention_context_right"],
-        cap=config["attention_logit_cap"],
-        residual=config["residual_weight"],
-        bound=config["gradient_clipping"],
-        out=config["output_proj_dims"],
+        d_model=config["hidden_size"],
+        num_layers=config["num_hidden_layers"],
+        num_heads=config["num_attention_heads"],
+        conv_channels=tuple(config["subsampling_conv_channels"]),
+        conv_kernel=config["conv_kernel_size"],
+        chunk_size=config["attention_chunk_size"],
+        left_context=config["attention_context_left"],
+        right_context=config["attention_context_right"],
+        logit_cap=config["attention_logit_cap"],
+        ffn_residual_weight=config["residual_weight"],
+        activation_clip=config["gradient_clipping"],
+        output_dim=config["output_proj_dims"],
         clipped=config["use_clipped_linears"],
     )
 
@@ -171,14 +166,14 @@ def _media(vision: dict | None, audio: dict | None, folder: pathlib.Path, like: 
     positions = (vision or {}).get("position_embedding_size", 0) // (vision or {}).get("pooling_kernel_size", 1)
     return dataclasses.replace(
         like.media,
-        patch=vision["patch_size"] * vision["pooling_kernel_size"] if vision else 0,
-        side=positions or (vision or {}).get("mm_posemb_size", 0),
+        patch_size=vision["patch_size"] * vision["pooling_kernel_size"] if vision else 0,
+        max_patches_per_side=positions or (vision or {}).get("mm_posemb_size", 0),
         image_patches=image.get("max_soft_tokens", like.media.image_patches),
         frame_patches=video.get("max_soft_tokens", like.media.frame_patches),
         timestamps=video.get("add_timestamps", like.media.timestamps),
-        audio_frame=(audio or {}).get("audio_embed_dim", like.media.audio_frame) if audio else 0,
+        audio_frame_size=(audio or {}).get("audio_embed_dim", like.media.audio_frame_size) if audio else 0,
         # The tower's first convolution halves its bins twice, and its projection counts on channels[0] of them.
-        mel=audio["subsampling_conv_channels"][0] if audio and like.audio else 0,
+        mel_bins=audio["subsampling_conv_channels"][0] if audio and like.audio else 0,
     )
 
 
@@ -188,12 +183,12 @@ def config_json(arch: Architecture, tokens: dict[str, int]) -> dict[str, Any]:
     Raises HubError for an architecture that no class of transformers has.
     """
     embedder = is_embedder(arch)
-    unified = not arch.per_layer and arch.vision is None and arch.audio is None
+    unified = not arch.per_layer_dim and arch.vision is None and arch.audio is None
     towers = [
-        bool(arch.media.patch) == (arch.vision is not None),
-        bool(arch.media.audio_frame) == (arch.audio is not None),
+        bool(arch.media.patch_size) == (arch.vision is not None),
+        bool(arch.media.audio_frame_size) == (arch.audio is not None),
     ]
-    plain = not arch.shared_groups and not arch.global_attention.key_is_value
+    plain = not arch.shared_kv_groups and not arch.global_attention.key_is_value
     if (embedder and not plain) or not (unified or all(towers)):
         raise HubError("no class of transformers has this mixture of per-layer embeddings, towers and shared keys")
     name = "embedding_gemma2" if embedder else "gemma4_unified" if unified else "gemma4"
@@ -212,49 +207,61 @@ def config_json(arch: Architecture, tokens: dict[str, int]) -> dict[str, Any]:
 
 def _text_json(arch: Architecture, name: str) -> dict[str, Any]:
     local, full = arch.local_attention, arch.global_attention
-    kinds = [*[LOCAL] * arch.locals, GLOBAL] * arch.groups
-    own = {"head_dim": full.head_dim, "num_key_value_heads": full.groups}
+    kinds = [*[LOCAL] * arch.local_per_group, GLOBAL] * arch.layer_groups
+    own = {"head_dim": full.head_dim, "num_key_value_heads": full.num_kv_heads}
     text = {
         "model_type": f"{name}_text",
-        "vocab_size": arch.vocabulary,
-        "hidden_size": arch.width,
-        "intermediate_size": arch.hidden,
-        "num_hidden_layers": arch.layers,
+        "vocab_size": arch.vocab_size,
+        "hidden_size": arch.d_model,
+        "intermediate_size": arch.d_ff,
+        "num_hidden_layers": arch.num_layers,
         "layer_types": kinds,
-        "num_attention_heads": local.heads,
-        "num_key_value_heads": local.groups,
+        "num_attention_heads": local.num_heads,
+        "num_key_value_heads": local.num_kv_heads,
         "head_dim": local.head_dim,
         "per_layer_config": {str(layer): own for layer, kind in enumerate(kinds) if kind == GLOBAL},
         "rope_parameters": {LOCAL: _rope(local), GLOBAL: _rope(full)},
         "rms_norm_eps": EPSILON,
     }
     if is_embedder(arch):
-        more = {"sliding_window": local.window, "embedding_dim": arch.embedding}
-        return text | more | {"hidden_size_per_layer_input": arch.per_layer}
+        more = {"sliding_window": local.window, "embedding_dim": arch.embed_dim}
+        return text | more | {"hidden_size_per_layer_input": arch.per_layer_dim}
     return text | {
         "sliding_window": 2 * (local.window - 1),  # see _text: transformers adds one to the half
         "use_bidirectional_attention": "all",
         "attention_k_eq_v": full.key_is_value,
-        "num_kv_shared_layers": arch.shared_groups * (arch.locals + 1),
-        "use_double_wide_mlp": arch.shared_hidden > arch.hidden,
-        "hidden_size_per_layer_input": arch.per_layer,
-        "vocab_size_per_layer_input": arch.per_layer_vocabulary or arch.vocabulary,
+        "num_kv_shared_layers": arch.shared_kv_groups * (arch.local_per_group + 1),
+        "use_double_wide_mlp": arch.shared_d_ff > arch.d_ff,
+        "hidden_size_per_layer_input": arch.per_layer_dim,
+        "vocab_size_per_layer_input": arch.per_layer_vocab_size or arch.vocab_size,
     }
 
 
 def _rope(spec: AttentionSpec) -> dict[str, Any]:
-    if spec.rotary == 1.0:
-        return {"rope_type": "default", "rope_theta": spec.theta}
-    return {"rope_type": "proportional", "rope_theta": spec.theta, "partial_rotary_factor": spec.rotary}
+    if spec.partial_rotary_factor == 1.0:
+        return {"rope_type": "default", "rope_theta": spec.rope_theta}
+    return {
+        "rope_type": "proportional",
+        "rope_theta": spec.rope_theta,
+        "partial_rotary_factor": spec.partial_rotary_factor,
+    }
 
 
 def _vision_json(arch: Architecture) -> dict[str, Any] | None:
-    tower, patch = arch.vision, arch.media.patch
+    tower, patch = arch.vision, arch.media.patch_size
     if not patch:
         return None
     if tower is None:
         pool = 3 if patch % 3 == 0 else 1
-        widths = {"mm_embed_dim": arch.width, "output_proj_dims": arch.width, "mm_posemb_size": arch.media.side}
+<<<<<<< HEAD
+        widths = {"mm_embed_dim": arch.d_model, "output_proj_dims": arch.d_model, "mm_posemb_size": arch.media.side}
+=======
+        widths = {
+            "mm_embed_dim": arch.width,
+            "output_proj_dims": arch.width,
+            "mm_posemb_size": arch.media.max_patches_per_side,
+        }
+>>>>>>> main
         return {
             "model_type": "gemma4_unified_vision",
             "patch_size": patch // pool,
@@ -262,40 +269,40 @@ def _vision_json(arch: Architecture) -> dict[str, Any] | None:
         } | widths
     return {
         "model_type": "gemma4_vision",
-        "hidden_size": tower.width,
-        "intermediate_size": tower.hidden,
-        "num_hidden_layers": tower.layers,
-        "num_attention_heads": tower.attention.heads,
-        "num_key_value_heads": tower.attention.groups,
+        "hidden_size": tower.d_model,
+        "intermediate_size": tower.d_ff,
+        "num_hidden_layers": tower.num_layers,
+        "num_attention_heads": tower.attention.num_heads,
+        "num_key_value_heads": tower.attention.num_kv_heads,
         "head_dim": tower.attention.head_dim,
-        "rope_parameters": {"rope_type": "axial", "rope_theta": tower.attention.theta},
-        "patch_size": patch // tower.pool,
-        "pooling_kernel_size": tower.pool,
-        "position_embedding_size": tower.positions,
+        "rope_parameters": {"rope_type": "axial", "rope_theta": tower.attention.rope_theta},
+        "patch_size": patch // tower.pool_size,
+        "pooling_kernel_size": tower.pool_size,
+        "position_embedding_size": tower.num_positions,
         "use_clipped_linears": tower.clipped,
         "standardize": tower.standardized,
     }
 
 
 def _audio_json(arch: Architecture) -> dict[str, Any] | None:
-    tower, frame = arch.audio, arch.media.audio_frame
+    tower, frame = arch.audio, arch.media.audio_frame_size
     if not frame:
         return None
     if tower is None:
         return {"model_type": "gemma4_unified_audio", "audio_embed_dim": frame}
     return {
         "model_type": "gemma4_audio",
-        "hidden_size": tower.width,
-        "num_hidden_layers": tower.layers,
-        "num_attention_heads": tower.heads,
-        "subsampling_conv_channels": list(tower.channels),
-        "conv_kernel_size": tower.kernel,
-        "residual_weight": tower.residual,
-        "attention_chunk_size": tower.chunk,
-        "attention_context_left": tower.left,
-        "attention_context_right": tower.right,
-        "attention_logit_cap": tower.cap,
-        "gradient_clipping": tower.bound,
+        "hidden_size": tower.d_model,
+        "num_hidden_layers": tower.num_layers,
+        "num_attention_heads": tower.num_heads,
+        "subsampling_conv_channels": list(tower.conv_channels),
+        "conv_kernel_size": tower.conv_kernel,
+        "residual_weight": tower.ffn_residual_weight,
+        "attention_chunk_size": tower.chunk_size,
+        "attention_context_left": tower.left_context,
+        "attention_context_right": tower.right_context,
+        "attention_logit_cap": tower.logit_cap,
+        "gradient_clipping": tower.activation_clip,
         "use_clipped_linears": tower.clipped,
-        "output_proj_dims": tower.out,
+        "output_proj_dims": tower.output_dim,
     }

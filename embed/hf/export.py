@@ -24,7 +24,7 @@ from embed.hf.card import model_card
 from embed.hf.config import config_json, is_embedder
 from embed.hf.fields import HubError
 from embed.hf.tensors import DENSE, hf_tensor
-from embed.model.presets import Architecture
+from embed.model.config import Architecture
 from embed.training import checkpoint
 
 SHARD = 2 * 10**9  # bytes of a file of weights
@@ -50,9 +50,15 @@ def export(path: str | os.PathLike, folder: str | os.PathLike, dtype: str = "flo
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty; give a new folder")
     meta = checkpoint.metadata(path)
+<<<<<<< HEAD
     arch, layout = checkpoint.architecture(meta), checkpoint.load_preprocessor(path)
     files = documents(arch, layout.tokenizer)
-    files["embed.json"] = {"widths": arch.widths, "media": meta["contract"]["media"], "about": meta}
+    files["embed.json"] = {"widths": arch.matryoshka_dims, "media": meta["contract"]["media"], "about": meta}
+=======
+    arch, preprocessor = checkpoint.architecture(meta), checkpoint.load_preprocessor(path)
+    files = documents(arch, preprocessor.tokenizer)
+    files["embed.json"] = {"widths": arch.widths, "media": meta["input_spec"]["media"], "about": meta}
+>>>>>>> main
     folder.parent.mkdir(parents=True, exist_ok=True)
     if folder.exists():
         folder.rmdir()  # now, not when all is written: it may be one that cannot be replaced
@@ -62,7 +68,7 @@ def export(path: str | os.PathLike, folder: str | os.PathLike, dtype: str = "flo
         for name, content in files.items():
             (new / name).parent.mkdir(exist_ok=True)
             (new / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        layout.tokenizer.save(new / "tokenizer.json")
+        preprocessor.tokenizer.save(new / "tokenizer.json")
         (new / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
         (new / "README.md").write_text(model_card(arch, meta, path), encoding="utf-8")
         write_weights(checkpoint.load_params(path), arch, new, np.dtype(dtype))
@@ -126,7 +132,7 @@ def documents(arch: Architecture, tokenizer: Tokenizer) -> dict[str, dict | list
         "eoa_token_index": tokenizer.audio[2],
     }
     config = config_json(arch, tokens)
-    pooling = {"embedding_dimension": arch.embedding if is_embedder(arch) else arch.width, "pooling_mode": "mean"}
+    pooling = {"embedding_dimension": arch.embed_dim if is_embedder(arch) else arch.d_model, "pooling_mode": "mean"}
     modules = [
         ("", "base.modules.transformer.Transformer"),
         ("1_Pooling", "sentence_transformer.modules.pooling.Pooling"),
@@ -147,8 +153,8 @@ def documents(arch: Architecture, tokenizer: Tokenizer) -> dict[str, dict | list
     if not is_embedder(arch):
         modules.append(("2_Dense", "base.modules.dense.Dense"))
         files["2_Dense/config.json"] = {
-            "in_features": arch.width,
-            "out_features": arch.embedding,
+            "in_features": arch.d_model,
+            "out_features": arch.embed_dim,
             "bias": False,
             "activation_function": "torch.nn.modules.linear.Identity",
         }
@@ -163,7 +169,11 @@ def documents(arch: Architecture, tokenizer: Tokenizer) -> dict[str, dict | list
 
 def _inputs_json(arch: Architecture) -> dict[str, Any]:
     """What sentence-transformers may put in: each kind alone, and messages of parts in order."""
-    kinds = ["text", *(["image", "video"] if arch.media.patch else []), *(["audio"] if arch.media.audio_frame else [])]
+    kinds = [
+        "text",
+        *(["image", "video"] if arch.media.patch_size else []),
+        *(["audio"] if arch.media.audio_frame_size else []),
+    ]
     forward = {"method": "forward", "method_output_name": "last_hidden_state"}
     accepted: dict[str, Any] = {kind: forward for kind in kinds}
     return {
@@ -191,22 +201,26 @@ def _tokenizer_json() -> dict[str, Any]:
 def _processor_json(arch: Architecture, kind: str) -> dict[str, Any]:
     """The processor that makes of images, videos and sounds what our own data pipeline makes of them."""
     media = arch.media
-    if media.patch and not {media.image_patches, media.frame_patches} <= set(SOFT_TOKENS):
+    if media.patch_size and not {media.image_patches, media.frame_patches} <= set(SOFT_TOKENS):
         raise HubError(
             f"trained with {media.image_patches} soft tokens an image and {media.frame_patches} a video frame; the "
             f"processors of transformers know {', '.join(map(str, SOFT_TOKENS))}"
         )
-    pool = arch.vision.pool if arch.vision else 3 if media.patch % 3 == 0 else 1
+<<<<<<< HEAD
+    pool = arch.vision.pool_size if arch.vision else 3 if media.patch % 3 == 0 else 1
+=======
+    pool = arch.vision.pool if arch.vision else 3 if media.patch_size % 3 == 0 else 1
+>>>>>>> main
     family = "Gemma4Unified" if kind == "gemma4_unified" else "Gemma4"
-    cut = {"patch_size": media.patch // pool, "pooling_kernel_size": pool}
+    cut = {"patch_size": media.patch_size // pool, "pooling_kernel_size": pool}
     video = {"fps": 1, "max_frames": MAX_FRAMES, "overflow_strategy": "uniform", "add_timestamps": media.timestamps}
-    features = {"feature_size": media.mel or media.audio_frame, "sampling_rate": 16_000}
-    if not media.mel:
-        features["audio_samples_per_token"] = media.audio_frame
+    features = {"feature_size": media.mel_bins or media.audio_frame_size, "sampling_rate": 16_000}
+    if not media.mel_bins:
+        features["audio_samples_per_token"] = media.audio_frame_size
     return {
         "processor_class": "EmbeddingGemma2Processor" if is_embedder(arch) else f"{family}Processor",
         "image_seq_length": media.image_patches,
-        "audio_seq_length": media.clip,
+        "audio_seq_length": media.clip_tokens,
         "image_processor": {
             "image_processor_type": f"{family}ImageProcessor",
             "max_soft_tokens": media.image_patches,

@@ -15,8 +15,8 @@ from embed.hf.config import is_embedder, read_architecture
 from embed.hf.fields import HubError, check_downloaded
 from embed.hf.tensors import BOUNDS, DENSE, HFTensor, hf_tensor
 from embed.hf.weights import Tensors, find_tensors, read_tensor
+from embed.model.config import Architecture
 from embed.model.encoder import Encoder, init_projection
-from embed.model.presets import Architecture
 from embed.training import checkpoint
 
 log = logging.getLogger(__name__)
@@ -123,7 +123,12 @@ class Reader:
     def finish(self) -> list[str]:
         """What was left out, in short. Raises HubError where a tensor was wrong, or is there and nobody knows it."""
         media = self.arch.media
-        unused = ("lm_head.", *self._shared(), *(() if media.patch else VISION), *(() if media.audio_frame else AUDIO))
+        unused = (
+            "lm_head.",
+            *self._shared(),
+            *(() if media.patch_size else VISION),
+            *(() if media.audio_frame_size else AUDIO),
+        )
         dropped = {name for name in self.unread if name.startswith(unused)}
         self.wrong += [f"{name} is not known" for name in sorted(self.unread - dropped)]
         if self.wrong:
@@ -134,10 +139,10 @@ class Reader:
 
     def _shared(self) -> list[str]:
         """Prefixes of keys and values that a layer which uses another's may still have in the file."""
-        first = self.arch.layers - self.arch.shared_groups * (self.arch.locals + 1)
+        first = self.arch.num_layers - self.arch.shared_kv_groups * (self.arch.local_per_group + 1)
         kinds = ("k_proj", "v_proj", "k_norm", "v_norm")
         return [
-            f"language_model.layers.{i}.self_attn.{kind}." for i in range(first, self.arch.layers) for kind in kinds
+            f"language_model.layers.{i}.self_attn.{kind}." for i in range(first, self.arch.num_layers) for kind in kinds
         ]
 
 

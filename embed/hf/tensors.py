@@ -8,7 +8,7 @@ import dataclasses
 
 import numpy as np
 
-from embed.model.presets import Architecture
+from embed.model.config import Architecture
 
 Path = tuple[str, ...]  # of a leaf in the nested parameters
 Table = dict[Path, tuple[str, str]]
@@ -136,25 +136,25 @@ def hf_tensor(leaf: Path, arch: Architecture, embedder: bool) -> HFTensor:
         names = [[name.removesuffix("linear.weight") + bound for bound in BOUNDS] for name in weight.names.flat]
         return HFTensor(np.array(names).reshape(*weight.names.shape, len(BOUNDS)), "->")
     layers: list = []  # the leading axes of our leaf, as prefixes of their names
-    n = arch.locals + 1
+    n = arch.local_per_group + 1
     part = leaf[0]
     ple, block = ("ple.", "ple_block.") if embedder else ("", "")
     match leaf:
         case ("projection", "weight"):
             table = {leaf: ("language_model.embedding_projection.weight" if embedder else DENSE, "e d -> d e")}
         case ("backbone", "groups" | "shared_groups" as kind, place, *rest):
-            own = arch.groups - arch.shared_groups
-            groups = range(own) if kind == "groups" else range(own, arch.groups)
+            own = arch.layer_groups - arch.shared_kv_groups
+            groups = range(own) if kind == "groups" else range(own, arch.layer_groups)
             layers = [[f"language_model.layers.{group * n + i}." for i in range(n)] for group in groups]
             layers = [group[-1] if place == "global" else group[:-1] for group in layers]
             table, leaf = LAYER, tuple(rest)
         case ("vision", "layers", *rest):
             assert arch.vision is not None
-            layers = [f"vision_tower.encoder.layers.{i}." for i in range(arch.vision.layers)]
+            layers = [f"vision_tower.encoder.layers.{i}." for i in range(arch.vision.num_layers)]
             table, leaf = SANDWICH, tuple(rest)
         case ("audio", "layers", *rest):
             assert arch.audio is not None
-            layers = [f"audio_tower.layers.{i}." for i in range(arch.audio.layers)]
+            layers = [f"audio_tower.layers.{i}." for i in range(arch.audio.num_layers)]
             table, leaf = AUDIO_LAYER, tuple(rest)
         case ("vision", *_):
             table = PATCHES if arch.vision is None else VISION_TOWER

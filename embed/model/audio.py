@@ -12,8 +12,8 @@ from einops import rearrange
 from jax import P
 
 from embed.distributed import mesh
+from embed.model.config import AudioTower
 from embed.model.layers import REMAT_POLICY, Einsum, LayerNorm, RMSNorm, scan_layers, stacked_init
-from embed.model.presets import AudioTower
 
 
 class FrameEmbedder(nn.Module):
@@ -40,27 +40,27 @@ class Conformer(nn.Module):
     @nn.compact
     def __call__(self, audio: jax.Array, mask: jax.Array) -> jax.Array:
         """audio [b,a,t,m] mel frames, mask bool[b,a,t] which are there; t a multiple of 4 -> [b,a,t/4,d]."""
-        tower, w = self.tower, self.tower.width
+        tower, w = self.tower, self.tower.d_model
         b, a, t, m = audio.shape
         x = audio.reshape(b * a, t, m, 1, out_sharding=mesh.PATCHES)
         mask = mask.reshape(b * a, t, out_sharding=mesh.EMBEDDINGS)
-        for i, channels in enumerate(tower.channels):
+        for i, channels in enumerate(tower.conv_channels):
             x = jnp.where(mask[..., None, None], x, 0)
             x = HalvingConvolution(channels, name=f"halve_{i}")(x)
             mask = mask[:, ::2]
-        shape = (m // 4, tower.channels[-1], w)
+        shape = (m // 4, tower.conv_channels[-1], w)
         x = Einsum("ntfc,fcw->ntw", shape, mesh.FILTER, mesh.TOKENS, name="embed")(x)
         layer = ConformerLayer(tower, parent=None)
-        params = self.param("layers", stacked_init(layer, tower.layers, x, mask))
+        params = self.param("layers", stacked_init(layer, tower.num_layers, x, mask))
 
         def body(x: Any, params: dict) -> Any:
             return layer.apply({"params": params}, x, mask)
 
         x = scan_layers(jax.checkpoint(body, policy=REMAT_POLICY) if self.remat else body, x, params, self.unroll)
-        x = Einsum("ntw,wo->nto", (w, tower.out), mesh.OUT, mesh.TOKENS, name="widen")(x)
-        bias = self.param("bias", nn.initializers.zeros, (tower.out,), jnp.float32, mesh.VECTOR)
+        x = Einsum("ntw,wo->nto", (w, tower.output_dim), mesh.OUT, mesh.TOKENS, name="widen")(x)
+        bias = self.param("bias", nn.initializers.zeros, (tower.output_dim,), jnp.float32, mesh.VECTOR)
         x = RMSNorm(scale=False)(x + bias.astype(x.dtype).reshape(1, 1, -1))
-        x = Einsum("nto,od->ntd", (tower.out, self.width), mesh.OUT, mesh.TOKENS, name="project")(x)
+        x = Einsum("nto,od->ntd", (tower.output_dim, self.width), mesh.OUT, mesh.TOKENS, name="project")(x)
         return x.reshape(b, a, t // 4, self.width, out_sharding=mesh.PATCHES)
 
 
@@ -89,7 +89,7 @@ class ConformerLayer(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
         """x [n,t,w], mask bool[n,t] -> [n,t,w]"""
-        tower, bound = self.tower, self.tower.bound
+        tower, bound = self.tower, self.tower.activation_clip
         x = HalfFeedForward(tower, name="start")(x)
         y = RMSNorm(name="attention_pre")(jnp.clip(x, -bound, bound))
         y = ChunkedAttention(tower, name="attention")(y, mask)
@@ -106,11 +106,11 @@ class HalfFeedForward(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        tower, w, bound = self.tower, self.tower.width, self.tower.bound
+        tower, w, bound = self.tower, self.tower.d_model, self.tower.activation_clip
         y = RMSNorm(name="pre")(jnp.clip(x, -bound, bound))
         y = Einsum("ntw,wf->ntf", (w, 4 * w), mesh.UP, mesh.HIDDEN, tower.clipped, name="up")(y)
         y = Einsum("ntf,fw->ntw", (4 * w, w), mesh.DOWN, mesh.TOKENS, tower.clipped, name="down")(nn.silu(y))
-        return x + tower.residual * RMSNorm(name="post")(jnp.clip(y, -bound, bound))
+        return x + tower.ffn_residual_weight * RMSNorm(name="post")(jnp.clip(y, -bound, bound))
 
 
 class CausalConvolution(nn.Module):
@@ -120,16 +120,16 @@ class CausalConvolution(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        tower, w = self.tower, self.tower.width
+        tower, w = self.tower, self.tower.d_model
         y = RMSNorm(name="pre")(x)
         y = Einsum("ntw,wgv->ntgv", (w, 2, w), mesh.GATE, mesh.GATED, tower.clipped, name="begin")(y)
         y = y[:, :, 0] * nn.sigmoid(y[:, :, 1])
-        init = nn.initializers.normal(tower.kernel**-0.5)
-        weight = self.param("weight", init, (tower.kernel, w), jnp.float32, mesh.DEPTHWISE).astype(y.dtype)
-        padded, t = jnp.pad(y, ((0, 0), (tower.kernel - 1, 0), (0, 0))), y.shape[1]
-        shifted = [padded[:, i : i + t] * weight[i].reshape(1, 1, w) for i in range(tower.kernel)]
+        init = nn.initializers.normal(tower.conv_kernel**-0.5)
+        weight = self.param("weight", init, (tower.conv_kernel, w), jnp.float32, mesh.DEPTHWISE).astype(y.dtype)
+        padded, t = jnp.pad(y, ((0, 0), (tower.conv_kernel - 1, 0), (0, 0))), y.shape[1]
+        shifted = [padded[:, i : i + t] * weight[i].reshape(1, 1, w) for i in range(tower.conv_kernel)]
         y = functools.reduce(jnp.add, shifted)
-        y = nn.silu(RMSNorm(name="norm")(jnp.clip(y, -tower.bound, tower.bound)))
+        y = nn.silu(RMSNorm(name="norm")(jnp.clip(y, -tower.activation_clip, tower.activation_clip)))
         return x + Einsum("ntv,vw->ntw", (w, w), mesh.DOWN, mesh.TOKENS, tower.clipped, name="finish")(y)
 
 
@@ -141,10 +141,10 @@ class ChunkedAttention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
         """x [n,t,w], mask bool[n,t] -> [n,t,w]"""
-        tower, w, h, chunk = self.tower, self.tower.width, self.tower.heads, self.tower.chunk
-        before, k, t = tower.left - 1, w // h, x.shape[1]
+        tower, w, h, chunk = self.tower, self.tower.d_model, self.tower.num_heads, self.tower.chunk_size
+        before, k, t = tower.left_context - 1, w // h, x.shape[1]
         blocks = -(-t // chunk)
-        context = chunk + before + tower.right
+        context = chunk + before + tower.right_context
 
         def linear(name: str) -> jax.Array:
             shape = (w, h, k)
@@ -159,18 +159,18 @@ class ChunkedAttention(nn.Module):
         place = np.arange(blocks)[:, None] * chunk + np.arange(context)
 
         def around(y: jax.Array) -> jax.Array:
-            y = jnp.pad(y, ((0, 0), (before, blocks * chunk - t + tower.right), *((0, 0),) * (y.ndim - 2)))
+            y = jnp.pad(y, ((0, 0), (before, blocks * chunk - t + tower.right_context), *((0, 0),) * (y.ndim - 2)))
             spec = jax.typeof(y).sharding.spec
             return y.at[:, place].get(out_sharding=P(mesh.BATCH, None, None, *spec[2:]))
 
         keys = around(linear("key") * (math.log(1 + math.e) / math.log(2)))
         values = around(linear("value"))
         distance = np.arange(chunk)[:, None] - np.arange(context) + before  # of query c from frame x; < 0 = after it
-        near = ((distance >= 0) & (distance < before)) | ((distance < 0) & (-distance < tower.right))
+        near = ((distance >= 0) & (distance < before)) | ((distance < 0) & (-distance < tower.right_context))
         seen = around(mask)[:, :, None, None] & near[None, None, None]
 
         scores = jnp.einsum("nbchk,nbxhk->nbhcx", q, keys) + self._relative(q, x.dtype, context)
-        scores = tower.cap * jnp.tanh(scores / tower.cap)
+        scores = tower.logit_cap * jnp.tanh(scores / tower.logit_cap)
         weights = jax.nn.softmax(jnp.where(seen, scores, -1e9), axis=-1)
         y = rearrange(jnp.einsum("nbhcx,nbxhk->nbchk", weights, values), "n b c h k -> n (b c) h k")[:, :t]
         out = Einsum("nthk,hkw->ntw", (h, k, w), mesh.ATTENTION_OUT, mesh.TOKENS, tower.clipped, name="out")
@@ -178,7 +178,7 @@ class ChunkedAttention(nn.Module):
 
     def _relative(self, q: jax.Array, dtype: jnp.dtype, context: int) -> jax.Array:
         """q f32[n,b,c,h,k] against a sinusoid of how far back a frame lies -> [n,b,h,c,context]."""
-        w, (h, k) = self.tower.width, q.shape[-2:]
+        w, (h, k) = self.tower.d_model, q.shape[-2:]
         back = np.arange(context // 2, -1, -1)
         rates = np.exp(np.arange(w // 2) * -(math.log(1e4) / max(w // 2 - 1, 1)))
         angle = (back[:, None] * rates).astype(np.float32)

@@ -16,8 +16,8 @@ from jax.typing import DTypeLike
 from embed.batch import PAD_ID, Dropout, Inputs, Pairs
 from embed.distributed import mesh
 from embed.model.audio import Conformer, FrameEmbedder
+from embed.model.config import Architecture
 from embed.model.layers import Einsum
-from embed.model.presets import Architecture
 from embed.model.transformer import Backbone
 from embed.model.vision import PatchEmbedder, VisionTransformer
 
@@ -35,40 +35,40 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: Inputs) -> jax.Array:
-        """Rows of s = `inputs.members` inputs at most -> f32[b,s,e], not normalised; an absent one gives zeros.
+        """Rows of s = `inputs.max_segments` inputs at most -> f32[b,s,e], not normalised; an absent one gives zeros.
 
         `inputs.dropout`, where there is one, is for the branches of the backbone, not for the towers.
         """
-        arch, d = self.arch, self.arch.width
+        arch, d = self.arch, self.arch.d_model
         init = nn.initializers.normal(d**-0.5)
-        table = self.param("vocabulary", init, (arch.vocabulary, d), jnp.float32, mesh.VOCABULARY)
+        table = self.param("vocabulary", init, (arch.vocab_size, d), jnp.float32, mesh.VOCABULARY)
         words = table.astype(self.dtype).at[inputs.tokens].get(out_sharding=mesh.TOKENS)
         words = words * jnp.asarray(d**0.5, self.dtype)
 
         none = jnp.zeros_like(words[:, :1])  # slot -1 reads this row, so that a row without media has one to read
         soft = jnp.concatenate([none, *self._soft_tokens(inputs)], axis=1)
-        slots = inputs.slots[..., None]
-        x = jnp.where(slots >= 0, jnp.take_along_axis(soft, slots + 1, axis=1), words)
+        soft_token_index = inputs.soft_token_index[..., None]
+        x = jnp.where(soft_token_index >= 0, jnp.take_along_axis(soft, soft_token_index + 1, axis=1), words)
 
-        tokens = jnp.where(inputs.slots >= 0, PAD_ID, inputs.tokens)
+        tokens = jnp.where(inputs.soft_token_index >= 0, PAD_ID, inputs.tokens)
         backbone = Backbone(arch, self.remat, self.unroll, name="backbone")
         x = backbone(x, tokens, inputs.segments, inputs.positions, inputs.dropout)
-        pooled = mean_pool(x, inputs.segments, inputs.members)
+        pooled = mean_pool(x, inputs.segments, inputs.max_segments)
         return projection(arch, name="projection")(pooled)
 
     def _soft_tokens(self, inputs: Inputs) -> list[jax.Array]:
         """Of every row's images, then of its audio clips: [b,i·p,d] and [b,a·t,d]; nothing of what is not there."""
-        arch, d, run = self.arch, self.arch.width, (self.remat, self.unroll)
+        arch, d, run = self.arch, self.arch.d_model, (self.remat, self.unroll)
         found = []
-        if arch.media.patch and inputs.patches.size:
+        if arch.media.patch_size and inputs.patches.size:
             vision: Any = (
                 VisionTransformer(arch.vision, d, *run, name="vision")
                 if arch.vision is not None
-                else PatchEmbedder(d, arch.media.side, name="vision")
+                else PatchEmbedder(d, arch.media.max_patches_per_side, name="vision")
             )
             pixels = inputs.patches.astype(jnp.float32) / 255
             found.append(vision(pixels.astype(self.dtype), inputs.patch_xy))
-        if arch.media.audio_frame and inputs.audio.size:
+        if arch.media.audio_frame_size and inputs.audio.size:
             audio: Any = (
                 Conformer(arch.audio, d, *run, name="audio")
                 if arch.audio is not None
@@ -80,7 +80,7 @@ class Encoder(nn.Module):
 
 def projection(arch: Architecture, **kwargs: Any) -> Einsum:
     """The linear map f from the pooled [b,s,d] to the embeddings [b,s,e]."""
-    return Einsum("bsd,de->bse", (arch.width, arch.embedding), mesh.OUT, mesh.TOKENS, **kwargs)
+    return Einsum("bsd,de->bse", (arch.d_model, arch.embed_dim), mesh.OUT, mesh.TOKENS, **kwargs)
 
 
 def mean_pool(x: jax.Array, segments: jax.Array, count: int) -> jax.Array:
@@ -99,7 +99,7 @@ def encode_pairs(
     With the step's `dropout` every row gets a key, which its side and its number in the batch decide: what is left out
     does not depend on the microbatch, the mesh or the number of hosts.
     """
-    places = pairs.places
+    places = pairs.packed
     groups = len(pairs.valid) if places is None else len(places.query)
     sides = [pairs.query, pairs.target, *([pairs.negative] if len(pairs.negative.tokens) else [])]
     if dropout is not None and dropout.rate:
@@ -157,7 +157,7 @@ def max_microbatch_rows(arch: Architecture, inputs: Inputs, positions: int) -> i
     than `positions` tokens, patches of a tower and frames together; at least one a device."""
     total, l = inputs.tokens.shape
     patches, frames = (math.prod(x.shape[1:3]) for x in (inputs.patches, inputs.audio))
-    tower = arch.vision.pool**2 if arch.vision else 1  # small patches of a soft token
+    tower = arch.vision.pool_size**2 if arch.vision else 1  # small patches of a soft token
     row = l + patches * tower + frames
     fewest = min_rows()
     fitting = [n for n in range(fewest, total + 1, fewest) if total % n == 0 and n * row <= positions]
@@ -173,7 +173,7 @@ def init_params(model: Encoder, key: jax.Array) -> dict:
 @functools.partial(jax.jit, static_argnums=0)
 def init_projection(arch: Architecture, key: jax.Array) -> jax.Array:
     """A new projection f32[d,e] for a backbone that has none, born in its layout."""
-    pooled = jnp.zeros((min_rows(), 1, arch.width), out_sharding=mesh.TOKENS)
+    pooled = jnp.zeros((min_rows(), 1, arch.d_model), out_sharding=mesh.TOKENS)
     return projection(arch).init(key, pooled)["params"]["weight"]
 
 
@@ -190,7 +190,7 @@ def sample_inputs(arch: Architecture) -> Inputs:
         return jnp.zeros((rows, *shape), dtype, out_sharding=jax.P(mesh.BATCH))
 
     ids = zeros(jnp.int32, 1)
-    patches, xy = zeros(jnp.uint8, 1, 1, 3 * arch.media.patch**2), zeros(jnp.int32, 1, 1, 2)
+    patches, xy = zeros(jnp.uint8, 1, 1, 3 * arch.media.patch_size**2), zeros(jnp.int32, 1, 1, 2)
     return Inputs(ids, ids, ids, ids, patches, xy, zeros(jnp.float32, 1, frames, content), zeros(bool, 1, frames))
 
 

@@ -9,8 +9,8 @@ from einops import rearrange
 from jax.typing import DTypeLike
 
 from embed.batch import NUM_SPECIAL, PAD_ID, Inputs, is_media_token
+from embed.model.config import Architecture
 from embed.model.encoder import Encoder
-from embed.model.presets import Architecture
 
 
 class LateFusion(nn.Module):
@@ -43,19 +43,21 @@ class LateFusion(nn.Module):
 def mask_to(inputs: Inputs, where: jax.Array) -> Inputs:
     """The inputs without the tokens that are not in bool[b,l]: the others move together, and padding follows."""
     kept = where & (inputs.segments > 0)
-    blank = ((inputs.tokens, PAD_ID), (inputs.segments, 0), (inputs.slots, -1))
+    blank = ((inputs.tokens, PAD_ID), (inputs.segments, 0), (inputs.soft_token_index, -1))
     rows = ~kept, *(jnp.where(kept, x, nothing) for x, nothing in blank)
-    _, tokens, segments, slots = jax.lax.sort(rows, dimension=1, is_stable=True, num_keys=1)
+    _, tokens, segments, soft_token_index = jax.lax.sort(rows, dimension=1, is_stable=True, num_keys=1)
     place = jnp.arange(kept.shape[1]).reshape(1, -1)
     starts = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)), constant_values=True)
     positions = place - jax.lax.cummax(jnp.where(starts, place, 0), axis=1)
-    return dataclasses.replace(inputs, tokens=tokens, segments=segments, positions=positions, slots=slots)
+    return dataclasses.replace(
+        inputs, tokens=tokens, segments=segments, positions=positions, soft_token_index=soft_token_index
+    )
 
 
 def count_tokens(inputs: Inputs, where: jax.Array) -> jax.Array:
     """Tokens of each input that are in bool[b,l] -> i32[b,s,1]."""
-    members = jnp.arange(1, inputs.members + 1).reshape(1, 1, -1)
-    own = rearrange(inputs.segments, "b l -> b l 1") == members
+    numbers = jnp.arange(1, inputs.max_segments + 1).reshape(1, 1, -1)
+    own = rearrange(inputs.segments, "b l -> b l 1") == numbers
     return rearrange(jnp.sum(own & rearrange(where, "b l -> b l 1"), axis=1), "b s -> b s 1")
 
 

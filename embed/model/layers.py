@@ -15,7 +15,7 @@ from jax import P
 from embed.batch import Dropout
 from embed.distributed import mesh
 from embed.model.attention import RESIDUALS, AttentionMaskInfo, attention
-from embed.model.presets import AttentionSpec
+from embed.model.config import AttentionSpec
 
 RopeTable = tuple[jax.Array, jax.Array]  # cosines and sines
 KeyValue = tuple[jax.Array, jax.Array]
@@ -112,13 +112,15 @@ def _beside(vector: jax.Array, x: jax.Array) -> jax.Array:
 def rope_frequencies(positions: jax.Array, spec: AttentionSpec, dtype: jnp.dtype) -> RopeTable:
     """Cosines and sines [b,l,1,a,r] of the angles at positions i32[b,l,a]; a = 1 for text, 2 for column and row.
 
-    Every axis turns its own k / a numbers of a head. With `rope_frequencies` < 1 only that share of the frequencies turns
-    ("proportional" in Gemma 4): exponents stay relative to the whole head, the remaining angles are zero.
+    Every axis rotates its own k / a dimensions of a head. With `partial_rotary_factor` < 1 only that share of the
+    frequencies rotates ("proportional" in Gemma 4): exponents stay relative to all of the head, other angles are zero.
     """
     axes = positions.shape[-1]
     size = spec.head_dim // axes
     index = jnp.arange(size // 2, dtype=jnp.float32)
-    frequency = jnp.where(index < int(spec.rotary * (size // 2)), spec.theta ** (-2 * index / size), 0.0)
+    frequency = jnp.where(
+        index < int(spec.partial_rotary_factor * (size // 2)), spec.rope_theta ** (-2 * index / size), 0.0
+    )
     angle = rearrange(jnp.einsum("bla,r->blar", positions.astype(jnp.float32), frequency), "b l a r -> b l 1 a r")
     return jnp.cos(angle).astype(dtype), jnp.sin(angle).astype(dtype)
 
@@ -144,21 +146,21 @@ class Attention(nn.Module):
     ) -> tuple[jax.Array, KeyValue]:
         """x[b,l,d] -> [b,l,d] and its keys and values [b,l,g,k]; `shared` ones are used instead."""
         spec, d = self.spec, self.width
-        shape = (d, spec.heads, spec.head_dim)
+        shape = (d, spec.num_heads, spec.head_dim)
         q = Einsum("bld,dhk->blhk", shape, mesh.QUERY, mesh.HEADS, self.clipped, name="query")(x)
         q = apply_rope(RMSNorm(name="query_norm")(q), turn)
         k, v = keys_values = self._keys_values(x, turn) if shared is None else shared
         # A group serves heads / groups query heads. Repeated as often as it takes to split them over `model`.
         split = jax.sharding.get_abstract_mesh().shape["model"]
-        copies = split // math.gcd(split, spec.groups)
+        copies = split // math.gcd(split, spec.num_kv_heads)
         k, v = (jax.reshard(repeat(t, "b l g k -> b l (g r) k", r=copies), mesh.HEADS) for t in (k, v))
         y = attention(q, k, v, places, spec.window)
-        shape = (spec.heads, spec.head_dim, d)
+        shape = (spec.num_heads, spec.head_dim, d)
         out = Einsum("blhk,hkd->bld", shape, mesh.ATTENTION_OUT, mesh.TOKENS, self.clipped, name="out")
         return out(y), keys_values
 
     def _keys_values(self, x: jax.Array, turn: RopeTable) -> KeyValue:
-        shape = (self.width, self.spec.groups, self.spec.head_dim)
+        shape = (self.width, self.spec.num_kv_heads, self.spec.head_dim)
 
         def linear(name: str) -> jax.Array:
             return Einsum("bld,dgk->blgk", shape, mesh.KEY_VALUE, mesh.PATCHES, self.clipped, name=name)(x)

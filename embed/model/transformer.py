@@ -14,6 +14,7 @@ from einops import rearrange
 from embed.batch import Dropout
 from embed.distributed import mesh
 from embed.model.attention import AttentionMaskInfo
+from embed.model.config import Architecture, AttentionSpec
 from embed.model.layers import (
     REMAT_POLICY,
     Einsum,
@@ -26,7 +27,6 @@ from embed.model.layers import (
     stacked_init,
     transformer_block,
 )
-from embed.model.presets import Architecture, AttentionSpec
 
 # Trained from scratch, every branch starts small: the encoder begins as a bag of its tokens and learns to look around.
 RESIDUAL_INIT_SCALE = 0.1
@@ -55,7 +55,7 @@ class Layer(nn.Module):
         x, keys_values = transformer_block(
             x, *view, self.attention, self.hidden, shared=shared, initial=RESIDUAL_INIT_SCALE, dropout=dropout
         )
-        p, d = self.arch.per_layer, self.arch.width
+        p, d = self.arch.per_layer_dim, self.arch.d_model
         if p:
             gate = Einsum("bld,dp->blp", (d, p), mesh.OUT, mesh.TOKENS, name="per_layer_gate")(x)
             y = nn.gelu(gate, approximate=True) * per_layer
@@ -87,11 +87,13 @@ class Group(nn.Module):
         keys and values."""
         arch = self.arch
         local, whole = shared or (None, None)
-        passed = arch.shared_groups > 0 and shared is None  # later groups use this one's keys and values
+        passed = arch.shared_kv_groups > 0 and shared is None  # later groups use this one's keys and values
         used = zero_kv(arch.local_attention, x) if passed else None
-        if arch.locals:
+        if arch.local_per_group:
             one = Layer(arch, arch.local_attention, self.hidden, parent=None)
-            params = self.param("locals", stacked_init(one, arch.locals, x, per_layer[0], local_view, local, None))
+            params = self.param(
+                "locals", stacked_init(one, arch.local_per_group, x, per_layer[0], local_view, local, None)
+            )
 
             def body(carry: Any, xs: Any) -> Any:
                 x, used = one.apply({"params": xs[0]}, carry[0], xs[1], local_view, local, xs[2])
@@ -128,7 +130,7 @@ class Backbone(nn.Module):
         """x[b,l,d] embedded tokens, their ids i32[b,l] (padding where media are), segments i32[b,l] (0 = padding),
         positions i32[b,l], `dropout` of key[b] -> [b,l,d]."""
         arch = self.arch
-        own = arch.groups - arch.shared_groups
+        own = arch.layer_groups - arch.shared_kv_groups
         local_view, global_view = (
             (rope_frequencies(positions[..., None], spec, x.dtype), AttentionMaskInfo(segments, positions))
             for spec in (arch.local_attention, arch.global_attention)
@@ -136,20 +138,20 @@ class Backbone(nn.Module):
         per_layer = PerLayerEmbedding(arch, name="per_layer")(x, tokens)
         dropout = _of_layers(dropout, arch)
 
-        group = Group(arch, arch.hidden, self.remat, self.unroll, parent=None)
+        group = Group(arch, arch.d_ff, self.remat, self.unroll, parent=None)
         params = self.param("groups", stacked_init(group, own, x, per_layer[0], local_view, global_view, None))
 
         def step(carry: Any, xs: Any) -> Any:
             x, used = group.apply({"params": xs[0]}, carry[0], xs[1], local_view, global_view, None, xs[2])
-            return x, used if arch.shared_groups else None
+            return x, used if arch.shared_kv_groups else None
 
         nobody = tuple(zero_kv(spec, x) for spec in (arch.local_attention, arch.global_attention))
-        carry = (x, nobody if arch.shared_groups else None)
+        carry = (x, nobody if arch.shared_kv_groups else None)
         x, shared = scan_layers(step, carry, (params, per_layer[:own], _at(dropout, slice(own))), self.unroll)
-        if arch.shared_groups:
-            sharing = Group(arch, arch.shared_hidden, self.remat, self.unroll, parent=None)
+        if arch.shared_kv_groups:
+            sharing = Group(arch, arch.shared_d_ff, self.remat, self.unroll, parent=None)
             sample = (x, per_layer[0], local_view, global_view, shared)
-            params = self.param("shared_groups", stacked_init(sharing, arch.shared_groups, *sample))
+            params = self.param("shared_groups", stacked_init(sharing, arch.shared_kv_groups, *sample))
 
             def share(x: Any, xs: Any) -> Any:
                 return sharing.apply({"params": xs[0]}, x, xs[1], local_view, global_view, shared, xs[2])[0]
@@ -160,7 +162,7 @@ class Backbone(nn.Module):
 
 def zero_kv(spec: AttentionSpec, x: jax.Array) -> KeyValue:
     """What a first layer finds where the keys and values of the one before it go: zeros of their shape."""
-    zeros = jnp.zeros((*x.shape[:2], spec.groups, spec.head_dim), x.dtype, out_sharding=mesh.PATCHES)
+    zeros = jnp.zeros((*x.shape[:2], spec.num_kv_heads, spec.head_dim), x.dtype, out_sharding=mesh.PATCHES)
     return zeros, zeros
 
 
@@ -168,8 +170,8 @@ def _of_layers(dropout: Dropout | None, arch: Architecture) -> Dropout | None:
     """key[b] of rows -> key[groups,n,b] of every layer's rows, for the n layers of a group."""
 
     def every(keys: jax.Array) -> jax.Array:
-        own = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (None, 0))(keys, jnp.arange(arch.layers))
-        return rearrange(own, "(g n) b -> g n b", g=arch.groups)
+        own = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (None, 0))(keys, jnp.arange(arch.num_layers))
+        return rearrange(own, "(g n) b -> g n b", g=arch.layer_groups)
 
     return jax.tree.map(every, dropout)
 
@@ -189,15 +191,17 @@ class PerLayerEmbedding(nn.Module):
     def __call__(self, x: jax.Array, tokens: jax.Array) -> jax.Array:
         """x[b,l,d], tokens i32[b,l] -> [groups,n,b,l,p] for the n layers of a group; p = 0 where there are none."""
         arch = self.arch
-        n, p, d = arch.locals + 1, arch.per_layer, arch.width
+        n, p, d = arch.local_per_group + 1, arch.per_layer_dim, arch.d_model
         if not p:
-            return jnp.zeros((arch.groups, n, *x.shape[:2], 0), x.dtype, out_sharding=jax.P(None, None, *mesh.TOKENS))
-        project = Einsum("bld,dnp->blnp", (d, arch.layers, p), mesh.PER_LAYER, mesh.PATCHES, name="project")
+            return jnp.zeros(
+                (arch.layer_groups, n, *x.shape[:2], 0), x.dtype, out_sharding=jax.P(None, None, *mesh.TOKENS)
+            )
+        project = Einsum("bld,dnp->blnp", (d, arch.num_layers, p), mesh.PER_LAYER, mesh.PATCHES, name="project")
         y = RMSNorm(name="norm")(project(x) * d**-0.5)  # the factor matters where the norm's epsilon does
-        if arch.per_layer_vocabulary:
+        if arch.per_layer_vocab_size:
             init = nn.initializers.normal(p**-0.5)
-            shape = (arch.per_layer_vocabulary, arch.layers, p)
+            shape = (arch.per_layer_vocab_size, arch.num_layers, p)
             table = self.param("table", init, shape, jnp.float32, mesh.PER_LAYER_TABLE)
             rows = table.at[tokens].get(out_sharding=mesh.PATCHES).astype(x.dtype)
             y = (y + rows * jnp.asarray(p**0.5, x.dtype)) * 2**-0.5
-        return rearrange(y, "b l (g n) p -> g n b l p", g=arch.groups)
+        return rearrange(y, "b l (g n) p -> g n b l p", g=arch.layer_groups)

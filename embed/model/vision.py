@@ -13,6 +13,7 @@ from einops import rearrange, reduce
 
 from embed.distributed import mesh
 from embed.model.attention import AttentionMaskInfo
+from embed.model.config import VisionTower
 from embed.model.layers import (
     REMAT_POLICY,
     Einsum,
@@ -23,7 +24,6 @@ from embed.model.layers import (
     stacked_init,
     transformer_block,
 )
-from embed.model.presets import VisionTower
 
 
 def position_embedding_2d(table: jax.Array, xy: jax.Array) -> jax.Array:
@@ -66,9 +66,7 @@ class VisionLayer(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, turn: Any, places: AttentionMaskInfo) -> jax.Array:
-        return transformer_block(x, turn, places, self.tower.attention, self.tower.hidden, clipped=self.tower.clipped)[
-            0
-        ]
+        return transformer_block(x, turn, places, self.tower.attention, self.tower.d_ff, clipped=self.tower.clipped)[0]
 
 
 class VisionTransformer(nn.Module):
@@ -82,7 +80,7 @@ class VisionTransformer(nn.Module):
     @nn.compact
     def __call__(self, patches: jax.Array, xy: jax.Array) -> jax.Array:
         """patches [b,i,p,c] in 0..1, xy i32[b,i,p,2] column and row (-1 = padding) -> [b,i,p,d]."""
-        tower, w, k = self.tower, self.tower.width, self.tower.pool
+        tower, w, k = self.tower, self.tower.d_model, self.tower.pool_size
         b, i, p, c = patches.shape
         # One image a row; each patch falls into k x k small ones, row by row, which stay next to each other.
         side = round((c / 3) ** 0.5) // k
@@ -94,12 +92,14 @@ class VisionTransformer(nn.Module):
         small = jnp.where(corner >= 0, corner + within, -1).reshape(b * i, p * k * k, 2, out_sharding=mesh.TOKENS)
 
         x = Einsum("npc,cw->npw", (c // k**2, w), mesh.IN, mesh.TOKENS, name="embed")(x)
-        table = self.param("position", nn.initializers.normal(0.02), (tower.positions, 2, w), jnp.float32, mesh.TABLE)
+        table = self.param(
+            "position", nn.initializers.normal(0.02), (tower.num_positions, 2, w), jnp.float32, mesh.TABLE
+        )
         x = x + position_embedding_2d(table.astype(x.dtype), small)
         present = (small[..., 0] >= 0).astype(jnp.int32)
         turn, places = rope_frequencies(small, tower.attention, x.dtype), AttentionMaskInfo(present, present)
         layer = VisionLayer(tower, parent=None)
-        params = self.param("layers", stacked_init(layer, tower.layers, x, turn, places))
+        params = self.param("layers", stacked_init(layer, tower.num_layers, x, turn, places))
 
         def body(x: Any, params: dict) -> Any:
             return layer.apply({"params": params}, x, turn, places)

@@ -129,14 +129,14 @@ def embed_contents(
     checkpoint, one set of contents and one prompt; what of it is there is not made again. All hosts call this, and each
     has its own file.
     """
-    about = [fingerprint(embedder.params), embedder.layout.contract(), task, tokens, MAX_CHARACTERS]
+    about = [fingerprint(embedder.params), embedder.preprocessor.input_spec(), task, tokens, MAX_CHARACTERS]
     digest = hashlib.blake2b(json.dumps(about).encode() + contents.hashes.tobytes(), digest_size=12).hexdigest()
     stem = storage.cache() / "vectors" / f"{digest}-{jax.process_index()}"
     path, marks, state = (stem.with_suffix(suffix) for suffix in (".npy", ".known.npy", ".done"))
     n = len(contents)
     if not state.exists():
         stem.parent.mkdir(parents=True, exist_ok=True)
-        np.lib.format.open_memmap(path, "w+", np.float32, (n, embedder.encoder.arch.embedding)).flush()
+        np.lib.format.open_memmap(path, "w+", np.float32, (n, embedder.encoder.arch.embed_dim)).flush()
         np.lib.format.open_memmap(marks, "w+", bool, (n,)).flush()
         _set(state, 0)
     vectors, known = (np.lib.format.open_memmap(file, "r+") for file in (path, marks))

@@ -26,8 +26,8 @@ from embed.data.tokenizer import Tokenizer
 from embed.distributed import hosts, mesh, storage
 from embed.model import lora
 from embed.model import params as partition
+from embed.model.config import Architecture
 from embed.model.encoder import Encoder, init_params
-from embed.model.presets import Architecture
 
 GLOB_CHARACTERS = "*?[\\"  # characters of glob
 
@@ -85,11 +85,15 @@ def save(
     storage.with_retries(write, run)
 
 
-def metadata_for(arch: Architecture, layout: Preprocessor, **more: Any) -> dict[str, Any]:
+def metadata_for(arch: Architecture, preprocessor: Preprocessor, **more: Any) -> dict[str, Any]:
     """Metadata of a checkpoint: architecture, input contract, code version, and what the caller adds, as plain JSON."""
     described = {
         "architecture": dataclasses.asdict(arch),
-        "contract": {**layout.contract(), "widths": arch.widths},
+<<<<<<< HEAD
+        "contract": {**layout.contract(), "widths": arch.matryoshka_dims},
+=======
+        "input_spec": {**preprocessor.input_spec(), "widths": arch.widths},
+>>>>>>> main
         "code": code_version(),
         **more,
     }
@@ -287,15 +291,15 @@ def load_preprocessor(path: storage.Path) -> Preprocessor:
     Raises CheckpointError where its tokenizer is not the one beside it, ValueError where that has ids without a row.
     """
     run, _ = locate(path)
-    layout = Preprocessor.load(run / "tokenizer.json", architecture(metadata(path)))
-    check_contract(path, layout)
-    return layout
+    preprocessor = Preprocessor.load(run / "tokenizer.json", architecture(metadata(path)))
+    check_contract(path, preprocessor)
+    return preprocessor
 
 
-def check_contract(path: storage.Path, layout: Preprocessor) -> None:
-    """Raises CheckpointError, naming every difference, where a checkpoint expects other inputs than `layout` gives."""
-    trained = _flat(metadata(path)["contract"])
-    wrong = {k: (trained.get(k), v) for k, v in _flat(layout.contract()).items() if trained.get(k) != v}
+def check_contract(path: storage.Path, preprocessor: Preprocessor) -> None:
+    """Raises CheckpointError, naming every difference, where a checkpoint expects other inputs than `preprocessor` gives."""
+    trained = _flat(metadata(path)["input_spec"])
+    wrong = {k: (trained.get(k), v) for k, v in _flat(preprocessor.input_spec()).items() if trained.get(k) != v}
     if wrong:
         listed = "; ".join(f"{k}: checkpoint {a!r}, here {b!r}" for k, (a, b) in wrong.items())
         raise CheckpointError(f"{path} was trained with other inputs: {listed}")

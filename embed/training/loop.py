@@ -127,7 +127,7 @@ def make_step(
         tokens = functools.reduce(jnp.add, (jnp.sum(segments > 0, dtype=jnp.float32) for segments in sides))
         # a float: a batch of millions of pairs has more tokens than an i32 holds
         padding = 1 - tokens / float(sum(segments.size for segments in sides))
-        overflowed = jnp.int32(0) if pairs.places is None else jnp.sum(pairs.places.overflowed)
+        overflowed = jnp.int32(0) if pairs.packed is None else jnp.sum(pairs.packed.overflowed)
         counts = {"quarantined": jnp.sum(~pairs.valid) - overflowed, "overflowed": overflowed}
         counts["truncated"] = jnp.int32(0) if pairs.truncated is None else jnp.sum(pairs.truncated)
         counts["pairs"] = jnp.sum(pairs.valid)
@@ -153,16 +153,16 @@ def make_step(
     return Step(differentiate, update)
 
 
-def starting_params(init: storage.Path, shapes: dict, layout: Preprocessor) -> dict:
+def starting_params(init: storage.Path, shapes: dict, preprocessor: Preprocessor) -> dict:
     """The encoder's parameters on the layout of `state_shapes` (ShapeDtypeStructs): of a checkpoint, or of a published
     model's folder.
 
-    Raises CheckpointError where a checkpoint expects other inputs than `layout` gives, or holds other parameters, and
+    Raises CheckpointError where a checkpoint expects other inputs than `preprocessor` gives, or holds other parameters, and
     HubError where a folder does.
     """
     if (init / "config.json").exists():
         return hf.load(hf.resolve(init), shapes)
-    checkpoint.check_contract(init, layout)
+    checkpoint.check_contract(init, preprocessor)
     return checkpoint.load_params(init, shapes)
 
 
@@ -183,23 +183,23 @@ def state_shapes(run: Run) -> tuple[dict, TrainState]:
     )
 
 
-def fit(run: Run, layout: Preprocessor, sources: Sequence[Source]) -> TrainState:
+def fit(run: Run, preprocessor: Preprocessor, sources: Sequence[Source]) -> TrainState:
     """Trains to `run.steps` batches and returns the last state, going on from the last checkpoint of the run's folder.
 
-    `sources` are the tasks' records, and `layout` makes inputs of them. Needs a mesh (`jax.set_mesh`). Raises
+    `sources` are the tasks' records, and `preprocessor` makes inputs of them. Needs a mesh (`jax.set_mesh`). Raises
     CheckpointError where `run.init` expects other inputs, the run's own checkpoint is of another run, or none can be
     written to its folder, ValueError where nothing trains, DataError for a task with too many bad records, Diverged
     after `loop.patience` updates in a row that were not finite, StorageError where nothing more can be written or
     another process writes, Restart where it was asked to stop (SIGTERM) and has saved, and KeyboardInterrupt.
     """
-    layout.tokenizer.check_rows(run.encoder.arch.vocabulary)
+    preprocessor.tokenizer.check_rows(run.encoder.arch.vocab_size)
     folder, tasks, schedule, steps = run.folder, run.tasks, run.loop, run.steps
     if folder is None:
         raise ValueError("the run has no folder: make it with embed.training.main.load_run, or set `folder`")
     checkpoint.orbax_path(folder)
-    data = mixture(tasks, sources, layout, run.seed, *mesh.local_batch_shards())
+    data = mixture(tasks, sources, preprocessor, run.seed, *mesh.local_batch_shards())
     base, target = state_shapes(run)
-    meta = describe_run(run, layout, target, sources)
+    meta = describe_run(run, preprocessor, target, sources)
     step_fn, noise = make_step(run.loss, run.optimizer, run.trainable), jax.random.fold_in(jax.random.key(run.seed), 2)
     storage.check_access(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -209,12 +209,12 @@ def fit(run: Run, layout: Preprocessor, sources: Sequence[Source]) -> TrainState
         watchdog(schedule.stall) as beat,
         preemption.watch_signals() as asked,
     ):
-        found = resume.restore(folder, vars(target), meta, layout)
-        state = starting_state(run, base, layout) if found is None else TrainState(**found)
+        found = resume.restore(folder, vars(target), meta, preprocessor)
+        state = starting_state(run, base, preprocessor) if found is None else TrainState(**found)
         first = int(state.step)
         if hosts.is_primary():
-            layout.tokenizer.save(folder / "tokenizer.json")
-        quarantine = Quarantine(tasks, sources, layout, task_order(tasks, sources, run.seed), run.max_bad)
+            preprocessor.tokenizer.save(folder / "tokenizer.json")
+        quarantine = Quarantine(tasks, sources, preprocessor, task_order(tasks, sources, run.seed), run.max_bad)
         late: tuple[int, StepTiming, dict] | None = None
         at_peak: dict[int, float | None] = {}  # seconds of a task's batch, once it is compiled
         with (
@@ -257,11 +257,11 @@ def fit(run: Run, layout: Preprocessor, sources: Sequence[Source]) -> TrainState
     return state
 
 
-def describe_run(run: Run, layout: Preprocessor, target: TrainState, sources: Sequence[Source]) -> dict[str, Any]:
+def describe_run(run: Run, preprocessor: Preprocessor, target: TrainState, sources: Sequence[Source]) -> dict[str, Any]:
     """What a run's checkpoints say of it."""
     return checkpoint.metadata_for(
         run.encoder.arch,
-        layout,
+        preprocessor,
         tasks=[dataclasses.asdict(task) for task in run.tasks],
         data=fingerprint.describe_datasets(run.tasks, sources),
         trained_parameters=partition.param_shapes(partition.split_params(target.encoder, run.trainable)[0]),
@@ -273,10 +273,10 @@ def describe_run(run: Run, layout: Preprocessor, target: TrainState, sources: Se
     )
 
 
-def starting_state(run: Run, base: dict, layout: Preprocessor) -> TrainState:
+def starting_state(run: Run, base: dict, preprocessor: Preprocessor) -> TrainState:
     """A run's first state, of its seed or of what it starts from; `base` are shapes of the encoder's parameters."""
     key = jax.random.key(run.seed)
-    params = encoders.init_params(run.encoder, key) if run.init is None else starting_params(run.init, base, layout)
+    params = encoders.init_params(run.encoder, key) if run.init is None else starting_params(run.init, base, preprocessor)
     params = run.init_transform(jax.random.fold_in(key, 1), params)
     return jax.jit(functools.partial(init_state, run), donate_argnums=0)(params)
 

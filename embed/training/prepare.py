@@ -13,7 +13,7 @@ from embed.data.sources import Source, open_split
 from embed.data.tasks import Task, texts
 from embed.data.tokenizer import train_tokenizer
 from embed.distributed import hosts, storage
-from embed.model.presets import Architecture
+from embed.model.config import Architecture
 from embed.training.loop import Run
 
 log = logging.getLogger(__name__)
@@ -48,14 +48,14 @@ def prepare_preprocessor(arch: Architecture, data: storage.Path, pairs: str = ""
 
 
 def _train_tokenizer(path: storage.Path, arch: Architecture, data: storage.Path, pairs: str) -> None:
-    log.info("training a tokenizer of %d ids", arch.vocabulary)
+    log.info("training a tokenizer of %d ids", arch.vocab_size)
     sample: list[str] = [prompts.QUERY.format(task=task, text="") for task in prompts.QUERY_TASKS] * 50
     sample += [prompts.DOCUMENT.format(title="none", text="")] * 50
     folders = [data / name for name in toy_corpora.CORPORA]
     folders += discover.require_datasets(pairs, "train") if pairs else []
     for folder in folders:
         sample += _texts(open_split(folder, "train"))
-    train_tokenizer(sample, arch.vocabulary).save(path)
+    train_tokenizer(sample, arch.vocab_size).save(path)
 
 
 def _texts(source: Source) -> Iterator[str]:

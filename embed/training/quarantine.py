@@ -30,13 +30,13 @@ class Quarantine:
         self,
         tasks: Sequence[Task],
         sources: Sequence[Source],
-        layout: Preprocessor,
+        preprocessor: Preprocessor,
         order: grain.MapDataset,
         most: float,
     ):
         """`order` says which records a step's batch is of (`pipeline.order`); `most` is the share of a task's
         records that may be bad."""
-        self.tasks, self.sources, self.layout, self.order, self.most = tasks, sources, layout, order, most
+        self.tasks, self.sources, self.preprocessor, self.order, self.most = tasks, sources, preprocessor, order, most
         self.windows = [collections.deque[int](maxlen=math.ceil(WINDOW / task.batch)) for task in tasks]
         self.seen = [0] * len(tasks)  # records of each task
         self.first: dict[int, int] = {}  # a task's first step with a bad record
@@ -77,7 +77,7 @@ class Quarantine:
 
     def _fault(self, number: int, index: int, seed: int) -> str | None:
         try:
-            make_example(self.tasks[number], self.layout, self.sources[number], index, seed)
+            make_example(self.tasks[number], self.preprocessor, self.sources[number], index, seed)
         except BadRecord as error:
             return str(error)
         return None

@@ -24,7 +24,7 @@ SAME = (
 SHOWN = 8  # differences named in an error
 
 
-def restore(run: storage.Path, target: Any, meta: dict[str, Any], layout: Preprocessor) -> Any:
+def restore(run: storage.Path, target: Any, meta: dict[str, Any], preprocessor: Preprocessor) -> Any:
     """What the run's last whole checkpoint holds, on the layout of `target`; None where there is none.
 
     One that cannot be read is moved aside, to `checkpoints/unreadable-STEP`, and said; the one before it is taken.
@@ -35,7 +35,7 @@ def restore(run: storage.Path, target: Any, meta: dict[str, Any], layout: Prepro
     for step in reversed(checkpoint.saved_steps(run)):
         folder = run / "checkpoints" / str(step)
         try:
-            refuse_another(folder, meta, layout)
+            refuse_another(folder, meta, preprocessor)
             state = ocp.load(checkpoint.orbax_path(folder), target, checkpointable_name="state")
         except (CheckpointError, storage.StorageError, jax.errors.JaxRuntimeError):
             raise  # of another run, of a bucket, or too large for this memory: not the checkpoint's fault
@@ -58,10 +58,10 @@ def restore(run: storage.Path, target: Any, meta: dict[str, Any], layout: Prepro
     return None
 
 
-def refuse_another(folder: storage.Path, meta: dict[str, Any], layout: Preprocessor) -> None:
-    """Raises CheckpointError, naming the differences, where a checkpoint is of another run than `meta` and `layout`."""
+def refuse_another(folder: storage.Path, meta: dict[str, Any], preprocessor: Preprocessor) -> None:
+    """Raises CheckpointError, naming the differences, where a checkpoint is of another run than `meta` and `preprocessor`."""
     saved = checkpoint.metadata(folder)
-    checkpoint.check_contract(folder, layout)  # fails where the metadata is not whole
+    checkpoint.check_contract(folder, preprocessor)  # fails where the metadata is not whole
     if "data" not in saved:  # of an earlier version
         log.warning("%s does not say what data it was trained on; it is taken for that of today", folder)
         saved["data"] = meta.get("data")

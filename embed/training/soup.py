@@ -26,7 +26,7 @@ def check_same_shape(parents: Sequence[storage.Path]) -> None:
     first = checkpoint.metadata(parents[0])
     for other in parents[1:]:
         meta = checkpoint.metadata(other)
-        for part in ("architecture", "contract"):
+        for part in ("architecture", "input_spec"):
             if meta[part] != first[part]:
                 keys = {k for k in first[part] | meta[part] if first[part].get(k) != meta[part].get(k)}
                 raise SoupError(f"{parents[0]} and {other} differ in {part}: {', '.join(sorted(keys))}")
@@ -83,7 +83,7 @@ def save(folder: storage.Path, params: dict, parents: Sequence[storage.Path], **
     lineage."""
     meta = checkpoint.metadata(parents[0])
     described = {
-        **{name: meta[name] for name in ("architecture", "contract")},
+        **{name: meta[name] for name in ("architecture", "input_spec")},
         "code": checkpoint.code_version(),
         "data": [checkpoint.metadata(parent).get("data") for parent in parents],
         "soup": {"parents": [str(parent) for parent in parents], **lineage},

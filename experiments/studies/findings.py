@@ -72,21 +72,21 @@ def folder(work: storage.Path, name: str, seed: int) -> storage.Path:
 
 def trained(config: ConfigDict, module: ModuleType, seed: int) -> None:
     """One experiment from this seed, which its forks share."""
-    plan, layout = (
+    plan, preprocessor = (
         planned(config, module),
         prepare_preprocessor(PRESETS[config.model], storage.path(config.data), config.pairs),
     )
     place = folder(storage.path(config.workdir), module.NAME, seed)
     plan = dataclasses.replace(plan, folder=place, seed=100 * seed + plan.seed)
-    loop.fit(plan, layout, open_sources(plan.tasks, storage.path(config.pairs or config.data)))
+    loop.fit(plan, preprocessor, open_sources(plan.tasks, storage.path(config.pairs or config.data)))
 
 
 def planned(config: ConfigDict, module: ModuleType) -> loop.Run:
     """What an experiment says; one on datasets of yours is told its tasks."""
     if not config.pairs:
         return module.plan(config)
-    layout = prepare_preprocessor(PRESETS[config.model], storage.path(config.data), config.pairs)
-    return module.plan(config, discover.make_tasks(config.pairs, layout, module.MOST, module.BATCH, module.BOTH))
+    preprocessor = prepare_preprocessor(PRESETS[config.model], storage.path(config.data), config.pairs)
+    return module.plan(config, discover.make_tasks(config.pairs, preprocessor, module.MOST, module.BATCH, module.BOTH))
 
 
 def souped(config: ConfigDict, seed: int, dev: Sequence[evaluate.PreparedBenchmark], embedder: Embedder) -> None:
@@ -97,7 +97,7 @@ def souped(config: ConfigDict, seed: int, dev: Sequence[evaluate.PreparedBenchma
     last = [own[-1] for own in steps]
 
     def mean_score(params: dict) -> float:
-        widths = embedder.encoder.arch.widths
+        widths = embedder.encoder.arch.matryoshka_dims
         return evaluate.mean_ndcg(evaluate.evaluate(dev, evaluate.encode_suite(embedder, params, dev), widths))
 
     recipes = {
@@ -151,7 +151,7 @@ def scored(place: storage.Path, suite: Sequence[evaluate.PreparedBenchmark], emb
     if (place / "results.json").exists():
         return
     params = checkpoint.load_params(place, checkpoint.param_structs(embedder.encoder))
-    widths, vectors = embedder.encoder.arch.widths, evaluate.encode_suite(embedder, params, suite)
+    widths, vectors = embedder.encoder.arch.matryoshka_dims, evaluate.encode_suite(embedder, params, suite)
     results = evaluate.evaluate(suite, vectors, widths)
     for (one, *_), (queries, corpus) in zip(suite, vectors, strict=True):
         for bits, coarse in COARSE.items():
@@ -241,7 +241,7 @@ def main(config: ConfigDict) -> None:
             if embedder is None:  # of the first, which is no fork
                 embedder = Embedder.load(place)
                 suite = load(embedder, config)
-            scored(place, suite, Embedder(planned(config, module).encoder, {}, embedder.layout))
+            scored(place, suite, Embedder(planned(config, module).encoder, {}, embedder.preprocessor))
         if finetune__more_media in modules:
             dev = dev or evaluate.load_suite(embedder, storage.path(config.data), "dev")
             souped(config, seed, dev, embedder)
@@ -252,7 +252,7 @@ def main(config: ConfigDict) -> None:
     for module in modules:
         plan = planned(config, module)
         if plan.init:  # seeds that start from random weights have no average
-            scored(seeds_souped(work, module.NAME), suite, Embedder(plan.encoder, {}, embedder.layout))
+            scored(seeds_souped(work, module.NAME), suite, Embedder(plan.encoder, {}, embedder.preprocessor))
     if hosts.is_primary():
         print(written(work, list(compared(work))))
         print(f"The page of findings: {storage.absolute(work / NAME / 'findings.html')}")

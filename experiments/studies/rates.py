@@ -33,10 +33,10 @@ SPREAD = 0.7  # standard deviation of a rate's logarithm
 
 def mixtures() -> list[tuple[Task, ...]]:
     """The parent's tasks at its own rates, then at rates drawn around them."""
-    rng, rates = np.random.default_rng(0), np.array([task.rate for task in finetune.TASKS])
+    rng, rates = np.random.default_rng(0), np.array([task.weight for task in finetune.TASKS])
     drawn = [rates, *(rates * np.exp(rng.normal(0, SPREAD, len(rates))) for _ in range(MIXTURES - 1))]
     return [
-        tuple(dataclasses.replace(t, rate=float(r)) for t, r in zip(finetune.TASKS, each / each.sum(), strict=True))
+        tuple(dataclasses.replace(t, weight=float(r)) for t, r in zip(finetune.TASKS, each / each.sum(), strict=True))
         for each in drawn
     ]
 
@@ -55,7 +55,7 @@ def slopes(rates: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarra
 def table(tasks: Sequence[tuple[Task, ...]], scores: Sequence[dict[str, float]]) -> str:
     """Markdown: the mixtures, best first; then, of the mean and of each task's own score, what the rates did."""
     names = [task.name for task in tasks[0]]
-    rates = np.array([[task.rate for task in mixture] for mixture in tasks])
+    rates = np.array([[task.weight for task in mixture] for mixture in tasks])
     mean = np.array([np.mean(list(one.values())) for one in scores])
     lines = ["| mixture | mean nDCG@10 | " + " | ".join(names) + " |", "|---" * (2 + len(names)) + "|"]
     for n in np.argsort(-mean):
@@ -75,7 +75,7 @@ def table(tasks: Sequence[tuple[Task, ...]], scores: Sequence[dict[str, float]])
 
 def main(config: ConfigDict) -> None:
     data, root = storage.path(config.data), storage.path(config.workdir) / NAME
-    layout = prepare_preprocessor(PRESETS[config.model], data)
+    preprocessor = prepare_preprocessor(PRESETS[config.model], data)
     tried, scores = mixtures(), []
     suite: list[evaluate.PreparedBenchmark] = []
     for number, tasks in enumerate(tried):
@@ -86,11 +86,11 @@ def main(config: ConfigDict) -> None:
             optimizer=optim.adamw(finetune.RATE, warmup=10, steps=STEPS),
             steps=config.steps or STEPS,
         )
-        loop.fit(plan, layout, open_sources(tasks, data))
+        loop.fit(plan, preprocessor, open_sources(tasks, data))
         embedder = Embedder.load(plan.folder)
         suite = suite or evaluate.load_suite(embedder, data, "dev")
         found = evaluate.evaluate(
-            suite, evaluate.encode_suite(embedder, embedder.params, suite), embedder.encoder.arch.widths
+            suite, evaluate.encode_suite(embedder, embedder.params, suite), embedder.encoder.arch.matryoshka_dims
         )
         scores.append({name: by_width[max(by_width)]["ndcg@10"] for name, by_width in found.items()})
         log.info("mixture %d: mean nDCG@10 %.3f", number, np.mean(list(scores[-1].values())))

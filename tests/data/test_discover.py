@@ -40,38 +40,38 @@ def root(tmp_path):
     return tmp_path
 
 
-def test_tasks_follow_from_the_data(root, layout):
-    pictures, sounds, texts = discover.make_tasks(root, layout, MOST, batch=8)
+def test_tasks_follow_from_the_data(root, preprocessor):
+    pictures, sounds, texts = discover.make_tasks(root, preprocessor, MOST, batch=8)
     assert [t.name for t in (pictures, sounds, texts)] == ["pictures", "sounds", "texts"]
     assert (pictures.batch, sounds.batch, texts.batch) == (4, 8, 8)
-    assert (pictures.rate, sounds.rate, texts.rate) == (2, 10, 5)
+    assert (pictures.weight, sounds.weight, texts.weight) == (2, 10, 5)
     assert (pictures.negatives, sounds.negatives, texts.negatives) == (0, 0, 1)
     assert (texts.query, texts.target) == (Budget(32), Budget(64))  # cut to the most there may be
     assert pictures.target == Budget(32, images=1, patches=16)
     assert (sounds.query.images, sounds.target.clips, sounds.target.frames) == (2, 1, 16)
 
 
-def test_what_they_hold_fits_their_rows(root, layout):
-    tasks = discover.make_tasks(root, layout, MOST, batch=4)
+def test_what_they_hold_fits_their_rows(root, preprocessor):
+    tasks = discover.make_tasks(root, preprocessor, MOST, batch=4)
     sources = [open_split(root / task.name, "train") for task in tasks]
-    data = mixture.mixture(tasks, sources, layout, seed=0)
+    data = mixture.mixture(tasks, sources, preprocessor, seed=0)
     assert all(pairs.valid.all() for _, pairs in mixture.batches(data, 0, 12, workers=0))
 
 
-def test_broken_records_are_passed_over_and_a_dataset_of_them_is_named(root, layout):
+def test_broken_records_are_passed_over_and_a_dataset_of_them_is_named(root, preprocessor):
     write(root / "texts", [{"query": "no list"}, {"query": [{"text": "a"}], "positive": [{"text": "b"}]}])
-    assert [task.name for task in discover.make_tasks(root, layout, MOST, 2)] == ["pictures", "sounds", "texts"]
+    assert [task.name for task in discover.make_tasks(root, preprocessor, MOST, 2)] == ["pictures", "sounds", "texts"]
     write(root / "texts", [])
     with pytest.raises(DatasetError, match="texts: none of the records"):
-        discover.make_tasks(root, layout, MOST, 2)
+        discover.make_tasks(root, preprocessor, MOST, 2)
     write(root / "texts", [{"query": "no list"}] * 3)
     with pytest.raises(DatasetError, match="texts: none of the records looked at can be read"):
-        discover.make_tasks(root, layout, MOST, 2)
+        discover.make_tasks(root, preprocessor, MOST, 2)
 
 
-def test_a_folder_without_datasets_is_named(tmp_path, layout):
+def test_a_folder_without_datasets_is_named(tmp_path, preprocessor):
     with pytest.raises(FileNotFoundError, match=r"no dataset in .*expected NAME/train\.jsonl"):
-        discover.make_tasks(tmp_path, layout, MOST, 2)
+        discover.make_tasks(tmp_path, preprocessor, MOST, 2)
     with pytest.raises(FileNotFoundError, match=r"no folder was given: --config\.pairs=FOLDER"):
         discover.require_datasets("", "train")
 

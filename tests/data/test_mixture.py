@@ -35,7 +35,7 @@ def records(count: int, bad: tuple[int, ...] = ()) -> list[Record]:
 
 TASKS = (
     Task("one", 8, 2.0, Budget(16), Budget(8, 1, 4), negatives=1),
-    Task("two", 4, 1.0, Budget(24), Budget(12, 1, 4), prompt="search result", drop=0.5),
+    Task("two", 4, 1.0, Budget(24), Budget(12, 1, 4), prompt="search result", prompt_dropout=0.5),
 )
 
 
@@ -53,8 +53,8 @@ def same(a, b) -> bool:
     )
 
 
-def test_same_batches_for_any_workers_and_any_start(sources, layout):
-    data = mixture.mixture(TASKS, sources, layout, seed=3)
+def test_same_batches_for_any_workers_and_any_start(sources, preprocessor):
+    data = mixture.mixture(TASKS, sources, preprocessor, seed=3)
     plain = list(mixture.batches(data, 0, 9, workers=0))
     assert [number for number, _ in plain].count(0) == 6
     assert all(same(a, b) for a, b in zip(plain, mixture.batches(data, 0, 9, workers=2), strict=True))
@@ -88,12 +88,12 @@ def test_tasks_epochs_and_seeds_have_orders_and_negatives_of_their_own():
     assert all(map(np.array_equal, drawn(3), drawn(3)))
 
 
-def test_hard_negatives_of_a_record_change_from_epoch_to_epoch_and_from_task_to_task(layout):
+def test_hard_negatives_of_a_record_change_from_epoch_to_epoch_and_from_task_to_task(preprocessor):
     many = [
         Record(str(i), (Text(f"q{i}"),), (Text(f"p{i}"),), tuple((Text(f"n{j}"),) for j in range(9))) for i in (0, 1)
     ]
     tasks = [Task(name, 2, 1.0, Budget(16), Budget(16), negatives=2) for name in ("one", "two")]
-    data = mixture.mixture(tasks, [many, many], layout, seed=3)
+    data = mixture.mixture(tasks, [many, many], preprocessor, seed=3)
     drawn: dict[int, set[bytes]] = {0: set(), 1: set()}
     for step in range(20):
         number, pairs = data[step]
@@ -103,10 +103,10 @@ def test_hard_negatives_of_a_record_change_from_epoch_to_epoch_and_from_task_to_
 
 
 @pytest.mark.parametrize("hosts", [2, 4])
-def test_hosts_together_read_the_same_rows_in_the_same_places(sources, layout, hosts):
-    whole = mixture.mixture(TASKS, sources, layout, seed=3)
+def test_hosts_together_read_the_same_rows_in_the_same_places(sources, preprocessor, hosts):
+    whole = mixture.mixture(TASKS, sources, preprocessor, seed=3)
     lines = np.arange(4).reshape(hosts, -1)  # of a mesh where each host has 4 / hosts
-    parts = [mixture.mixture(TASKS, sources, layout, seed=3, lines=own, of=4) for own in lines]
+    parts = [mixture.mixture(TASKS, sources, preprocessor, seed=3, lines=own, of=4) for own in lines]
     for step in range(6):
         number, pairs = whole[step]
         shares = [part[step] for part in parts]
@@ -116,10 +116,10 @@ def test_hosts_together_read_the_same_rows_in_the_same_places(sources, layout, h
             assert np.array_equal(joined, getattr(pairs, name))
 
 
-def test_a_record_that_cannot_be_decoded_is_kept_out_and_logged(tmp_path, layout, caplog):
+def test_a_record_that_cannot_be_decoded_is_kept_out_and_logged(tmp_path, preprocessor, caplog):
     write(tmp_path / "train.array_record", records(8, bad=(2, 5)))
     task = Task("broken", 8, 1.0, Budget(16), Budget(8, 1, 4))
-    _, pairs = mixture.mixture([task], [ArrayRecordSource(tmp_path / "train.array_record")], layout, seed=0)[0]
+    _, pairs = mixture.mixture([task], [ArrayRecordSource(tmp_path / "train.array_record")], preprocessor, seed=0)[0]
     assert pairs.valid.sum() == 6
     assert not pairs.target.segments[~pairs.valid].any()
     assert caplog.text.count("quarantined: task broken, record") == 2 and "image" in caplog.text
@@ -140,9 +140,9 @@ def test_jsonl_names_file_line_and_field(tmp_path):
 
 
 @pytest.mark.parametrize("count", [1, 3, 7])
-def test_a_batch_may_be_one_pair_of_a_source_of_any_size(layout, count):
+def test_a_batch_may_be_one_pair_of_a_source_of_any_size(preprocessor, count):
     tasks = [dataclasses.replace(TASKS[0], batch=1), dataclasses.replace(TASKS[1], batch=2)]
-    data = mixture.mixture(tasks, [records(count), records(7)], layout, seed=0)
+    data = mixture.mixture(tasks, [records(count), records(7)], preprocessor, seed=0)
     seen = {tuple(pairs.query_hash[0].tolist()) for number, pairs in (data[i] for i in range(30)) if number == 0}
     assert len(seen) == count
 
@@ -152,14 +152,14 @@ def test_any_random_access_examples_are_a_source():
     assert source[0].query == (Text("a cat"),)
 
 
-def test_a_text_of_a_million_characters_is_refused(layout):
+def test_a_text_of_a_million_characters_is_refused(preprocessor):
     with pytest.raises(LimitError, match="1,000,000 characters"):
-        decode((Text("a" * 1_000_000),), layout)
+        decode((Text("a" * 1_000_000),), preprocessor)
 
 
-def test_special_tokens_in_a_text_are_text(layout):
-    ids = layout.tokenizer.encode("<|image|> <pad> <bos>")
-    assert not {layout.tokenizer.image[1], PAD_ID} & set(ids) and len(ids) > 6
+def test_special_tokens_in_a_text_are_text(preprocessor):
+    ids = preprocessor.tokenizer.encode("<|image|> <pad> <bos>")
+    assert not {preprocessor.tokenizer.image[1], PAD_ID} & set(ids) and len(ids) > 6
 
 
 def test_an_unknown_prompt_is_an_error():
@@ -202,9 +202,9 @@ def leaves(batch) -> list[np.ndarray]:
     return jax.tree.leaves(batch[1])
 
 
-def test_with_packing_and_quarantine_a_step_of_every_source_has_one_batch(every_source, layout):
+def test_with_packing_and_quarantine_a_step_of_every_source_has_one_batch(every_source, preprocessor):
     tasks, found = every_source
-    data = mixture.mixture(tasks, found, layout, seed=4)
+    data = mixture.mixture(tasks, found, preprocessor, seed=4)
     wanted = [data[step] for step in range(12)]
     assert {number for number, _ in wanted} == {0, 1, 2, 3}
     lost = {number: sum((~pairs.valid).sum() for n, pairs in wanted if n == number) for number in range(4)}
@@ -213,20 +213,20 @@ def test_with_packing_and_quarantine_a_step_of_every_source_has_one_batch(every_
         for one, other in zip(mixture.batches(data, start, 12, workers), wanted[start:], strict=True):
             assert one[0] == other[0] and all(map(np.array_equal, leaves(one), leaves(other)))
     tasks = [dataclasses.replace(task, batch=16) for task in tasks]  # of four groups, where it is packed
-    whole = mixture.mixture(tasks, found, layout, seed=4)
+    whole = mixture.mixture(tasks, found, preprocessor, seed=4)
     for hosts in (2, 4):  # each with its share of the four parts of a mesh
-        own = [mixture.mixture(tasks, found, layout, 4, lines, 4) for lines in np.arange(4).reshape(hosts, -1)]
+        own = [mixture.mixture(tasks, found, preprocessor, 4, lines, 4) for lines in np.arange(4).reshape(hosts, -1)]
         for step in (0, 1, 2, 3, 9):
             shares = [share[step] for share in own]
             joined = [np.concatenate(several) for several in zip(*map(leaves, shares), strict=True)]
             assert all(map(np.array_equal, joined, leaves(whole[step])))
 
 
-def test_an_input_that_is_cut_to_its_budget_is_counted(tmp_path, layout):
+def test_an_input_that_is_cut_to_its_budget_is_counted(tmp_path, preprocessor):
     pairs = [("short", "short"), ("word " * 40, "short"), ("short", "word " * 40), ("short", "short")]
     written = [Record(str(i), (Text(query),), (Text(positive),)) for i, (query, positive) in enumerate(pairs)]
     write(tmp_path / "train.array_record", written)
     task = Task("cut", 4, 1.0, Budget(16), Budget(16))
     source = ArrayRecordSource(tmp_path / "train.array_record")
-    found = make_pairs(task, layout, source, np.stack([np.arange(4), np.zeros(4, int)], axis=1))
+    found = make_pairs(task, preprocessor, source, np.stack([np.arange(4), np.zeros(4, int)], axis=1))
     assert found.truncated.tolist() == [False, True, True, False] and found.valid.all()

@@ -22,7 +22,9 @@ from embed.distributed import mesh
 from embed.losses.contrastive import contrastive_loss
 from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, init_params
 
-SMALL = dataclasses.replace(ARCH, width=16, hidden=24, groups=1, per_layer=4, widths=(4, 8, 16))  # little to compile
+SMALL = dataclasses.replace(
+    ARCH, d_model=16, d_ff=24, layer_groups=1, per_layer_dim=4, matryoshka_dims=(4, 8, 16)
+)  # little to compile
 ENCODER = Encoder(SMALL, remat=False)
 ONE, OTHER = Budget(24), Budget(40, images=1, patches=4, clips=1, frames=4)
 ROOMY = Packing(
@@ -68,7 +70,9 @@ def vectors(params, pairs: Pairs, microbatch: int):
 
 
 def loss(params, pairs: Pairs, microbatch: int):
-    return contrastive_loss(*vectors(params, pairs, microbatch), pairs, temperature=0.05, widths=SMALL.widths)[0]
+    return contrastive_loss(*vectors(params, pairs, microbatch), pairs, temperature=0.05, widths=SMALL.matryoshka_dims)[
+        0
+    ]
 
 
 def vectors_and_step(pairs: Pairs, microbatch: int):
@@ -81,9 +85,9 @@ def vectors_and_step(pairs: Pairs, microbatch: int):
     return jax.tree.map(np.asarray, jax.jit(both)(params, mesh.to_global(pairs)))
 
 
-def test_vectors_loss_and_gradients_are_those_of_unpacked_pairs(layout):
-    plain, packed = (make_pairs(task, layout, Records(), keys()) for task in (PLAIN, PACKED))
-    assert not packed.places.overflowed.any()
+def test_vectors_loss_and_gradients_are_those_of_unpacked_pairs(preprocessor):
+    plain, packed = (make_pairs(task, preprocessor, Records(), keys()) for task in (PLAIN, PACKED))
+    assert not packed.packed.overflowed.any()
     assert np.array_equal(plain.valid, packed.valid) and (~plain.valid).sum() == 1
     for name in ("query_hash", "target_hash", "negative_hash"):
         assert np.array_equal(getattr(plain, name), getattr(packed, name))
@@ -100,38 +104,38 @@ def test_vectors_loss_and_gradients_are_those_of_unpacked_pairs(layout):
         np.testing.assert_allclose(others[path], leaf, atol=2e-5 * largest, err_msg=str(path))
 
 
-def test_what_finds_no_room_is_left_out_with_its_pair_and_counted(layout):
+def test_what_finds_no_room_is_left_out_with_its_pair_and_counted(preprocessor):
     """And a batch of one group has a loss: its vectors keep their layout."""
     tight = Packing(16, Rows(2, 8, Budget(44)), Rows(16, 4, Budget(72, images=2, patches=4, clips=2, frames=4)))
-    pairs = make_pairs(dataclasses.replace(PLAIN, packing=tight), layout, Records(), keys())
-    lost = pairs.places.overflowed.reshape(-1)
+    pairs = make_pairs(dataclasses.replace(PLAIN, packing=tight), preprocessor, Records(), keys())
+    lost = pairs.packed.overflowed.reshape(-1)
     assert 0 < lost.sum() < 12
     assert np.array_equal(pairs.valid, ~lost & (np.arange(16) != 5))
     params = init_params(ENCODER, jax.random.key(0))
-    plain = make_pairs(PLAIN, layout, Records(), keys())
+    plain = make_pairs(PLAIN, preprocessor, Records(), keys())
     both = jax.jit(lambda params, pairs: (vectors(params, pairs, 64)[0], loss(params, pairs, 64)))
     (found, value), (wanted, _) = (jax.tree.map(np.asarray, both(params, mesh.to_global(x))) for x in (pairs, plain))
     assert np.isfinite(value)
     np.testing.assert_allclose(found[pairs.valid], wanted[pairs.valid], atol=1e-5 * np.abs(wanted).max())
 
 
-def test_rows_hold_no_more_than_they_have_room_for(layout):
+def test_rows_hold_no_more_than_they_have_room_for(preprocessor):
     rng = np.random.default_rng(0)
     for trial in range(50):
         inputs = [[TextPiece(tuple([30] * int(n)))] for n in rng.integers(1, 20, 12)]
         inputs[trial % 12] = None
         rows = Rows(int(rng.integers(1, 5)), int(rng.integers(1, 5)), Budget(24))
-        members, places = pack(inputs, rows, layout)
-        made = packed_rows(members, rows.budget, layout, rows.members)
+        members, places = pack(inputs, rows, preprocessor)
+        made = packed_rows(members, rows.budget, preprocessor, rows.max_segments)
         assert len(made.tokens) == rows.count
         inside = [i for i, place in enumerate(places) if place != OVERFLOWED and inputs[i]]
         assert len({places[i] for i in inside}) == len(inside)
         for i in inside:
-            row, member = divmod(places[i], rows.members)
+            row, member = divmod(places[i], rows.max_segments)
             own = made.tokens[row][made.segments[row] == member + 1]
             assert len(own) == len(inputs[i][0].ids) + 2
-        assert made.segments.max() <= rows.members
-        spare = max((24 - (own > 0).sum() for own in made.segments if own.max() < rows.members), default=0)
+        assert made.segments.max() <= rows.max_segments
+        spare = max((24 - (own > 0).sum() for own in made.segments if own.max() < rows.max_segments), default=0)
         for i in np.flatnonzero(places == OVERFLOWED):
             assert len(inputs[i][0].ids) + 2 > spare
 
@@ -149,19 +153,19 @@ def test_rows_chosen_by_a_sample_hold_groups_like_it(count):
     assert np.mean([assign(sample(64), rows) == OVERFLOWED for _ in range(200)]) <= 0.01
 
 
-def test_hosts_together_pack_the_same_rows_in_the_same_places(layout):
-    whole = mixture.mixture([PACKED], [Records()], layout, 3)
+def test_hosts_together_pack_the_same_rows_in_the_same_places(preprocessor):
+    whole = mixture.mixture([PACKED], [Records()], preprocessor, 3)
     for hosts in (2, 4):
-        parts = [mixture.mixture([PACKED], [Records()], layout, 3, [line], hosts) for line in range(hosts)]
+        parts = [mixture.mixture([PACKED], [Records()], preprocessor, 3, [line], hosts) for line in range(hosts)]
         for step in range(5):
             joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(part[step][1] for part in parts))
             jax.tree.map(np.testing.assert_array_equal, joined, whole[step][1])
     assert same(whole[7], list(mixture.batches(whole, 4, 8, workers=2))[3])
 
 
-def test_shapes_are_those_of_a_batch(layout):
-    made = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), make_pairs(PACKED, layout, Records(), keys()))
-    assert made == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), batch_structs(PACKED, layout.media))
+def test_shapes_are_those_of_a_batch(preprocessor):
+    made = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), make_pairs(PACKED, preprocessor, Records(), keys()))
+    assert made == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), batch_structs(PACKED, preprocessor.media))
 
 
 @pytest.mark.parametrize(
@@ -176,6 +180,6 @@ def test_a_packing_that_does_not_fit_its_task_is_refused(packing, said):
         dataclasses.replace(PLAIN, packing=packing)
 
 
-def test_a_batch_must_divide_into_whole_groups_a_part(layout):
+def test_a_batch_must_divide_into_whole_groups_a_part(preprocessor):
     with pytest.raises(ValueError, match="a batch of 4 groups of pairs does not divide into the 8 parts"):
-        mixture.mixture([PACKED], [Records()], layout, 3, [0], 8)
+        mixture.mixture([PACKED], [Records()], preprocessor, 3, [0], 8)

@@ -32,14 +32,21 @@ from embed.data.records import Audio, Image, Pdf, Text, Video
 from embed.model.presets import EMBEDDINGGEMMA2, GEMMA4_12B, GEMMA4_E2B, PUBLISHED
 
 FORM = MediaFormat(
-    patch=8, side=64, image_patches=16, frame_patches=4, timestamps=True, audio_frame=640, mel=16, clip=5
+    patch_size=8,
+    max_patches_per_side=64,
+    image_patches=16,
+    frame_patches=4,
+    timestamps=True,
+    audio_frame_size=640,
+    mel_bins=16,
+    clip_tokens=5,
 )
 NOISE = np.random.default_rng(0).normal(0, 0.1, 200_000).astype(np.float32)
 FRAMES = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
 
 
-def row(pieces, budget: Budget, layout: Preprocessor) -> Inputs:
-    return jax.tree.map(lambda leaf: leaf[0], make_rows([pieces], budget, layout))
+def row(pieces, budget: Budget, preprocessor: Preprocessor) -> Inputs:
+    return jax.tree.map(lambda leaf: leaf[0], make_rows([pieces], budget, preprocessor))
 
 
 def image(height: int, width: int) -> Image:
@@ -78,8 +85,8 @@ def towers(tokenizer) -> Preprocessor:
     return Preprocessor(tokenizer, FORM)
 
 
-def sounds(layout: Preprocessor, samples: int) -> list[AudioPiece]:
-    return [piece for piece in decode((sound(NOISE[:samples]),), layout) if isinstance(piece, AudioPiece)]
+def sounds(preprocessor: Preprocessor, samples: int) -> list[AudioPiece]:
+    return [piece for piece in decode((sound(NOISE[:samples]),), preprocessor) if isinstance(piece, AudioPiece)]
 
 
 @pytest.mark.parametrize("frames", [1, 3, 4, 5, 8, 9, 18])
@@ -92,14 +99,14 @@ def test_four_mel_frames_are_a_soft_token(towers, frames):
     laid = row([clip], budget, towers)
     assert laid.audio.shape == (1, 4 * budget.frames, 16) and laid.audio_mask.sum() == frames
     np.testing.assert_array_equal(laid.audio[laid.audio_mask], clip.frames)
-    assert laid.slots[laid.slots >= 0].tolist() == list(range(clip.tokens))
+    assert laid.soft_token_index[laid.soft_token_index >= 0].tolist() == list(range(clip.tokens))
 
 
-def test_a_raw_frame_is_a_soft_token(layout):
-    (clip,) = sounds(layout, 1281)
+def test_a_raw_frame_is_a_soft_token(preprocessor):
+    (clip,) = sounds(preprocessor, 1281)
     np.testing.assert_array_equal(clip.frames, frame_audio(NOISE[:1281]))
     assert clip.tokens == 3
-    assert empty_rows(5, Budget(8, clips=2, frames=3), layout.media).audio.shape == (5, 2, 3, 640)
+    assert empty_rows(5, Budget(8, clips=2, frames=3), preprocessor.media).audio.shape == (5, 2, 3, 640)
 
 
 @pytest.mark.parametrize(("samples", "clips"), [(3200, 1), (3201, 1), (3360, 1), (3361, 2), (6400, 2), (7000, 3)])
@@ -111,16 +118,16 @@ def test_a_long_sound_becomes_clips_heard_apart(towers, samples, clips):
             clip.frames, log_mel(NOISE[3200 * number : min(3200 * (number + 1), samples)], 16)
         )
     laid = row(found, Budget(64, images=2, patches=3, clips=4, frames=5), towers)
-    places = laid.slots[laid.slots >= 0].tolist()
+    places = laid.soft_token_index[laid.soft_token_index >= 0].tolist()
     assert places == [2 * 3 + 5 * number + i for number, clip in enumerate(found) for i in range(clip.tokens)]
     begin, _, end = towers.tokenizer.audio
     assert (laid.tokens == begin).sum() == (laid.tokens == end).sum() == clips
 
 
-def test_a_sound_too_short_for_a_frame_is_refused(towers, layout):
+def test_a_sound_too_short_for_a_frame_is_refused(towers, preprocessor):
     with pytest.raises(MediaError, match=r"a sound of 10.0 ms; this model hears 10.1 ms or more"):
         sounds(towers, 160)
-    assert sounds(layout, 160)[0].tokens == 1
+    assert sounds(preprocessor, 160)[0].tokens == 1
 
 
 @pytest.mark.parametrize(
@@ -160,11 +167,16 @@ def test_a_frame_says_when_it_was_shown(towers):
     ids = [*encode("00:00 "), begin, *[place] * 4, end, *encode(" 00:01 "), begin, *[place] * 4, end]
     whole = [*towers.tokenizer.prefix, *ids, *towers.tokenizer.suffix]
     assert laid.tokens[: len(whole)].tolist() == whole and num_tokens(pieces[:2], towers.tokenizer) == len(whole)
-    assert laid.slots[laid.tokens == place].tolist() == list(range(8)) and (laid.slots >= 0).sum() == 8
+    assert (
+        laid.soft_token_index[laid.tokens == place].tolist() == list(range(8))
+        and (laid.soft_token_index >= 0).sum() == 8
+    )
 
 
-def test_a_model_without_timestamps_has_none(layout):
-    assert all(isinstance(piece, ImagePiece) and piece.before == () for piece in video_pieces(FRAMES, range(5), layout))
+def test_a_model_without_timestamps_has_none(preprocessor):
+    assert all(
+        isinstance(piece, ImagePiece) and piece.before == () for piece in video_pieces(FRAMES, range(5), preprocessor)
+    )
 
 
 def test_a_dropped_frame_takes_its_time_along(towers):
@@ -207,21 +219,21 @@ def test_a_video_that_is_given_as_sound_too_is_seen_and_heard(towers):
     ("part", "kind"), [(image(9, 9), "images"), (video(1), "video"), (pdf(), "PDF"), (sound(NOISE), "audio")]
 )
 def test_what_a_model_does_not_take_is_named(tokenizer, part, kind):
-    reads = Preprocessor(tokenizer, dataclasses.replace(FORM, patch=0, audio_frame=0, mel=0))
+    reads = Preprocessor(tokenizer, dataclasses.replace(FORM, patch_size=0, audio_frame_size=0, mel_bins=0))
     with pytest.raises(LimitError, match=f"this model takes no {kind}"):
         decode((Text("a"), part), reads)
     with pytest.raises(LimitError, match="this model takes no video"):
         video_pieces(FRAMES, range(5), reads)
     pieces = decode((Text("a red square"),), reads)
     laid = row(pieces, Budget(16, images=1, patches=2, clips=1, frames=2), reads)
-    assert laid.patches.shape == (0, 2, 0) and laid.audio.shape == (1, 2, 0) and (laid.slots == -1).all()
+    assert laid.patches.shape == (0, 2, 0) and laid.audio.shape == (1, 2, 0) and (laid.soft_token_index == -1).all()
 
 
 def test_an_image_of_too_many_patches_in_a_row_is_refused(towers):
     with pytest.raises(LimitError, match="an image of 65 patches in a row or column; at most 64"):
         decode((image(1, 400),), towers, patches=65)
     with pytest.raises(LimitError, match="an image of 4 patches in a row or column; at most 3"):
-        narrow = Preprocessor(towers.tokenizer, dataclasses.replace(FORM, side=3))
+        narrow = Preprocessor(towers.tokenizer, dataclasses.replace(FORM, max_patches_per_side=3))
         video_pieces(np.zeros((1, 99, 3, 3), np.uint8), [0], narrow)
     (piece,) = decode((image(1, 400),), towers, patches=64)
     assert isinstance(piece, ImagePiece) and piece.xy.max() == 63
@@ -235,6 +247,6 @@ def test_one_pixel_is_an_image(tokenizer, arch):
 
 
 def test_without_images_in_the_model_sounds_come_first_whatever_the_budget(tokenizer):
-    hearing = Preprocessor(tokenizer, dataclasses.replace(FORM, patch=0, mel=0))
+    hearing = Preprocessor(tokenizer, dataclasses.replace(FORM, patch_size=0, mel_bins=0))
     one = row([AudioPiece(np.ones((2, 640), np.float32))], Budget(8, images=3, patches=4, clips=1, frames=2), hearing)
-    assert one.patches.size == 0 and sorted(set(one.slots.tolist())) == [-1, 0, 1]
+    assert one.patches.size == 0 and sorted(set(one.soft_token_index.tolist())) == [-1, 0, 1]

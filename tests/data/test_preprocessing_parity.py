@@ -267,10 +267,10 @@ def test_the_seconds_looked_at_are_the_references(rate):
 
 @pytest.mark.parametrize("most", [70, 140])
 def test_a_videos_frames_are_cut_as_the_references_images(tokenizer, most):
-    layout = Preprocessor(tokenizer, (EMBEDDINGGEMMA2 if most == 140 else GEMMA4_12B).media)
+    preprocessor = Preprocessor(tokenizer, (EMBEDDINGGEMMA2 if most == 140 else GEMMA4_12B).media)
     data = video_file(Fraction(25), 2.9)
     frames, _ = decode_video(data, 32)
-    pieces = decode((Video(data),), layout)
+    pieces = decode((Video(data),), preprocessor)
     for frame, piece in zip(frames, pieces, strict=True):
         assert_same_patches(frame, most)
         assert isinstance(piece, ImagePiece)
@@ -364,7 +364,7 @@ def their_string(kind: str, order: str, texts: list[str]) -> str:
         return processor.replace_audio_token(stand_in, extractor([samples]), 0)
 
     long = decode_audio(LONG)
-    size = arch.media.clip * 640
+    size = arch.media.clip_tokens * 640
     made: dict[str, Callable[[], str]] = {
         "t": lambda: texts.pop(0),
         "i": lambda: processor.replace_image_token(stand_in, image, 0),
@@ -381,7 +381,7 @@ VIDEO, SHORT, LONG = video_file(Fraction(5), 3), sound_file(0.77), sound_file(31
 @pytest.mark.parametrize("kind", PROCESSORS)
 @pytest.mark.parametrize("order", ORDERS)
 def test_token_ids_are_those_of_the_whole_prompt(words, kind, order):
-    layout = Preprocessor(words, PROCESSORS[kind][0].media)
+    preprocessor = Preprocessor(words, PROCESSORS[kind][0].media)
     turn = ORDERS.index(order)
     texts = [TEXTS[(turn + i) % len(TEXTS)] for i in range(order.count("t"))]
     theirs = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizers.Tokenizer(words.json).backend)
@@ -389,13 +389,13 @@ def test_token_ids_are_those_of_the_whole_prompt(words, kind, order):
     expected = theirs(their_string(kind, order, list(texts)))["input_ids"]
 
     media = {"i": Image(IMAGES["odd"]), "v": Video(VIDEO), "a": Audio(SHORT), "l": Audio(LONG)}
-    pieces = decode(tuple(Text(texts.pop(0)) if each == "t" else media[each] for each in order), layout)
+    pieces = decode(tuple(Text(texts.pop(0)) if each == "t" else media[each] for each in order), preprocessor)
     budget = standard_budget(pieces, words)
-    laid = jax.tree.map(lambda leaf: leaf[0], make_rows([pieces], budget, layout))
+    laid = jax.tree.map(lambda leaf: leaf[0], make_rows([pieces], budget, preprocessor))
     count = int((laid.segments > 0).sum())
     assert laid.tokens[:count].tolist() == expected and count == num_tokens(pieces, words)
 
     holders = np.isin(laid.tokens, [words.image[1], words.video[1], words.audio[1]])
-    np.testing.assert_array_equal(holders, laid.slots >= 0)
-    assert len(set(laid.slots[holders].tolist())) == holders.sum()
-    assert laid.slots.max() < budget.images * budget.patches + budget.clips * budget.frames
+    np.testing.assert_array_equal(holders, laid.soft_token_index >= 0)
+    assert len(set(laid.soft_token_index[holders].tolist())) == holders.sum()
+    assert laid.soft_token_index.max() < budget.images * budget.patches + budget.clips * budget.frames

@@ -55,7 +55,11 @@ MESH, OTHER = (1, 4, 2), (1, 8, 1)
 UNFELT = ("backbone", "groups", "global", "scalar")
 STALL = 15  # seconds, many times those of a step
 SMALL = dataclasses.replace(  # little to compile, and to send
-    ARCH, groups=1, per_layer=0, media=dataclasses.replace(ARCH.media, patch=0, audio_frame=0)
+<<<<<<< HEAD
+    ARCH, layer_groups=1, per_layer_dim=0, media=dataclasses.replace(ARCH.media, patch=0, audio_frame=0)
+=======
+    ARCH, groups=1, per_layer=0, media=dataclasses.replace(ARCH.media, patch_size=0, audio_frame_size=0)
+>>>>>>> main
 )
 TASKS = [Task(name, 16, 1.0, Budget(16), Budget(16), negatives=1) for name in ("one", "two")]
 WORDS = " ".join(SENTENCES[:3]).split()
@@ -69,7 +73,7 @@ def prepare(folder: pathlib.Path) -> None:
             parts = [[(Text(" ".join(rng.choices(WORDS, k=4))),) for _ in range(3)] for _ in range(count)]
             records = [Record(f"{task.name}{i}", q, p, (n,)) for i, (q, p, n) in enumerate(parts)]
             write(folder / task.name / f"{split}.array_record", records)
-    train_tokenizer(SENTENCES, ARCH.vocabulary).save(folder / "tokenizer.json")
+    train_tokenizer(SENTENCES, ARCH.vocab_size).save(folder / "tokenizer.json")
 
 
 def main(data: pathlib.Path, folder: pathlib.Path, shape: tuple[int, int, int], steps: int, stall: float) -> None:
@@ -83,7 +87,7 @@ def main(data: pathlib.Path, folder: pathlib.Path, shape: tuple[int, int, int], 
 
         sides = encode_pairs(embed, pairs, Dropout(key, 0.1))
         return contrastive_loss(
-            *sides, pairs, temperature=0.05, widths=SMALL.widths, candidates=candidates, scorer=ring_score
+            *sides, pairs, temperature=0.05, widths=SMALL.matryoshka_dims, candidates=candidates, scorer=ring_score
         )
 
     run = loop.Run(
@@ -91,14 +95,16 @@ def main(data: pathlib.Path, folder: pathlib.Path, shape: tuple[int, int, int], 
         steps=steps, seed=0, data=data, folder=folder, loop=loop.LoopConfig(save=SAVE, keep=2, stall=stall),
     )  # fmt: skip
     with jax.set_mesh(mesh.make_mesh(shape)):
-        layout = Preprocessor(Tokenizer.load(data / "tokenizer.json"), SMALL.media)
-        loop.fit(run, layout, [open_split(data / task.name, "train") for task in TASKS])
+        preprocessor = Preprocessor(Tokenizer.load(data / "tokenizer.json"), SMALL.media)
+        loop.fit(run, preprocessor, [open_split(data / task.name, "train") for task in TASKS])
 
         parents = [folder / "checkpoints" / str(step) for step in checkpoint.saved_steps(folder)]
         soup.save(folder / "soup", soup.average(parents, [2.0, 1.0]), parents)
         embedder = Embedder.load(folder / "soup")
         suite = evaluate.load_datasets(embedder, str(data), "test")
-        results = evaluate.evaluate(suite, evaluate.encode_suite(embedder, embedder.params, suite), SMALL.widths)
+        results = evaluate.evaluate(
+            suite, evaluate.encode_suite(embedder, embedder.params, suite), SMALL.matryoshka_dims
+        )
         (folder / f"results.{jax.process_index()}of{jax.process_count()}.json").write_text(json.dumps(results))
 
 

@@ -34,9 +34,9 @@ GERMAN = ["rot", "grün", "blau", "klein", "groß", "Stern", "Kreis", "links", "
 
 
 @pytest.fixture
-def embedder(layout):
+def embedder(preprocessor):
     encoder = Encoder(ARCH, remat=False)
-    return Embedder(encoder, init_params(encoder, jax.random.key(0)), layout)
+    return Embedder(encoder, init_params(encoder, jax.random.key(0)), preprocessor)
 
 
 def text(words=WORDS):

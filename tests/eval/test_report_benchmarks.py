@@ -57,9 +57,9 @@ def test_data_is_scored_the_ways_that_the_report_has(root):
 
 
 def test_what_is_there_is_scored_and_what_is_not_is_named(root, tmp_path, tokenizer, capsys):
-    layout = Preprocessor(tokenizer, ARCH.media)
+    preprocessor = Preprocessor(tokenizer, ARCH.media)
     params = init_params(Encoder(ARCH), jax.random.key(0))
-    checkpoint.save_params(tmp_path / "run", params, checkpoint.metadata_for(ARCH, layout), tokenizer)
+    checkpoint.save_params(tmp_path / "run", params, checkpoint.metadata_for(ARCH, preprocessor), tokenizer)
     config = cpu.get_config()
     config.update({"checkpoint": str(tmp_path / "run"), "pairs": str(root), "like": "mine:DOCCI"})
     experiment.main(config)
@@ -75,9 +75,9 @@ def test_what_is_there_is_scored_and_what_is_not_is_named(root, tmp_path, tokeni
     line = next(line for line in missing.splitlines() if line.startswith("Flickr30k"))
     assert str(root / "flickr30k") in line and "https://" in line and "positive: its image" in line
     kept = json.loads((tmp_path / "run" / "published.json").read_text())
-    own = kept["mine, as DOCCI: query→target"][str(max(ARCH.widths))]
+    own = kept["mine, as DOCCI: query→target"][str(max(ARCH.matryoshka_dims))]
     assert f"{100 * own['hit@1']:.1f}" == shown["mine, as DOCCI: query→target"][5]
-    assert own == kept["MSCOCO: query→target"][str(max(ARCH.widths))]
+    assert own == kept["MSCOCO: query→target"][str(max(ARCH.matryoshka_dims))]
 
 
 def test_a_protocol_that_is_not_there_is_named():

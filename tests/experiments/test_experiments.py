@@ -58,8 +58,8 @@ def gemma(tmp_path_factory, tokenizer):
     arch = PRESETS["tiny_embeddinggemma2"]
     with jax.set_mesh(make_mesh((1, 1, 1))):
         params = init_params(Encoder(arch), jax.random.key(0))
-    layout = Preprocessor(tokenizer, arch.media)
-    checkpoint.save_params(folder / "run", params, checkpoint.metadata_for(arch, layout), tokenizer)
+    preprocessor = Preprocessor(tokenizer, arch.media)
+    checkpoint.save_params(folder / "run", params, checkpoint.metadata_for(arch, preprocessor), tokenizer)
     export(folder / "run", folder / "hub")
     return folder / "hub"
 

@@ -30,9 +30,9 @@ def config(tmp_path, monkeypatch):
     for name in set(toy_corpora.CORPORA) - set(NAMES):
         monkeypatch.delitem(toy_corpora.CORPORA, name)
     toy_corpora.build(tmp_path / "data", most=16)
-    layout = prepare_preprocessor(ARCH, tmp_path / "data")
-    start, described = init_params(Encoder(ARCH), jax.random.key(0)), checkpoint.metadata_for(ARCH, layout)
-    checkpoint.save_params(tmp_path / "runs" / finetune.START, start, described, layout.tokenizer)
+    preprocessor = prepare_preprocessor(ARCH, tmp_path / "data")
+    start, described = init_params(Encoder(ARCH), jax.random.key(0)), checkpoint.metadata_for(ARCH, preprocessor)
+    checkpoint.save_params(tmp_path / "runs" / finetune.START, start, described, preprocessor.tokenizer)
     monkeypatch.setattr(findings, "SEEDS", (0, 1))
     monkeypatch.setattr(suite, "SUITE", {name: suite.SUITE[name] for name in NAMES})
     for module in (finetune, findings.finetune__more_media):

@@ -24,9 +24,9 @@ def test_rates_are_compared(tmp_path, monkeypatch, capsys):
     for name in set(toy_corpora.CORPORA) - set(NAMES):
         monkeypatch.delitem(toy_corpora.CORPORA, name)
     toy_corpora.build(tmp_path / "data", most=16)
-    layout = prepare_preprocessor(ARCH, tmp_path / "data")
-    start, described = init_params(Encoder(ARCH), jax.random.key(0)), checkpoint.metadata_for(ARCH, layout)
-    checkpoint.save_params(tmp_path / "runs" / finetune.START, start, described, layout.tokenizer)
+    preprocessor = prepare_preprocessor(ARCH, tmp_path / "data")
+    start, described = init_params(Encoder(ARCH), jax.random.key(0)), checkpoint.metadata_for(ARCH, preprocessor)
+    checkpoint.save_params(tmp_path / "runs" / finetune.START, start, described, preprocessor.tokenizer)
     monkeypatch.setattr(rates, "MIXTURES", 3)
     monkeypatch.setattr(finetune, "TASKS", tuple(task for task in finetune.TASKS if task.name in NAMES))
     monkeypatch.setattr(suite, "SUITE", {name: suite.SUITE[name] for name in NAMES})

@@ -38,7 +38,7 @@ RECORDS = 24  # of a split
 NAMES = ("scenes_image", "stdlib_text")
 TASKS = (
     Task("scenes_image", 8, 2.0, Budget(16), Budget(20, images=1, patches=16), negatives=1, candidates=finetune.BOTH),
-    Task("stdlib_text", 8, 1.0, Budget(16), Budget(16), prompt="search result", drop=0.5, negatives=1),
+    Task("stdlib_text", 8, 1.0, Budget(16), Budget(16), prompt="search result", prompt_dropout=0.5, negatives=1),
 )
 STEPS = 40
 STAGES = ("prefinetune", "finetune", "finetune__more_media", "soup_uniform", "soup_weighted", "soup_greedy", "pairs")
@@ -46,7 +46,7 @@ STAGES = ("prefinetune", "finetune", "finetune__more_media", "soup_uniform", "so
 
 def small(folder: pathlib.Path) -> None:
     """The recipe in `folder`, on datasets of a few records."""
-    PRESETS["tiny"] = dataclasses.replace(ARCH, groups=1, per_layer=0)  # little to compile
+    PRESETS["tiny"] = dataclasses.replace(ARCH, layer_groups=1, per_layer_dim=0)  # little to compile
     for name in set(toy_corpora.CORPORA) - set(NAMES):
         del toy_corpora.CORPORA[name]
     for stage in (prefinetune, finetune, finetune__more_media):

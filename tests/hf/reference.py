@@ -129,7 +129,7 @@ def random_pieces(order: str, media, tokenizer, rng: np.random.Generator, vocabu
     def picture(around) -> ImagePiece:
         rows, columns = rng.integers(1, 4, 2)
         xy = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), -1).reshape(-1, 2).astype(np.int32)
-        return ImagePiece(rng.integers(0, 256, (len(xy), 3 * media.patch**2)).astype(np.uint8), xy, around)
+        return ImagePiece(rng.integers(0, 256, (len(xy), 3 * media.patch_size**2)).astype(np.uint8), xy, around)
 
     made = {
         "w": lambda: TextPiece(tuple(rng.integers(20, vocabulary, rng.integers(1, 9)).tolist())),
@@ -137,7 +137,9 @@ def random_pieces(order: str, media, tokenizer, rng: np.random.Generator, vocabu
         "v": lambda: picture(tokenizer.video),
         "s": lambda: AudioPiece(rng.standard_normal((rng.integers(5, 40), media.audio_shape[1])).astype(np.float32)),
     }
-    return [made[kind]() for kind in order if media.patch or kind not in "pv" if media.audio_frame or kind != "s"]
+    return [
+        made[kind]() for kind in order if media.patch_size or kind not in "pv" if media.audio_frame_size or kind != "s"
+    ]
 
 
 BUDGET = Budget(tokens=96, images=4, patches=9, clips=2, frames=40)
@@ -168,7 +170,7 @@ def their_inputs(model, row: Inputs, pieces: list, media) -> dict[str, torch.Ten
     n = int((row.segments > 0).sum())
     inputs: dict = {"input_ids": torch.tensor(row.tokens[None, :n].astype(np.int64))}
     tower = hasattr(model, "vision_tower")
-    pool = model.config.vision_config.pooling_kernel_size if media.patch and tower else 1
+    pool = model.config.vision_config.pooling_kernel_size if media.patch_size and tower else 1
     for names, token in (
         (("pixel_values", "image_position_ids"), model.config.image_token_id),
         (("pixel_values_videos", "video_position_ids"), model.config.video_token_id),

@@ -57,8 +57,8 @@ def made(tmp_path, name, tokenizer):
         return np.asarray(leaf + scale.get(path[-1].key, 0) * noise.standard_normal(leaf.shape), np.float32)
 
     params = jax.tree_util.tree_map_with_path(shaken, params)
-    layout = Preprocessor(tokenizer, arch.media)
-    checkpoint.save_params(tmp_path / "run", params, checkpoint.metadata_for(arch, layout), tokenizer)
+    preprocessor = Preprocessor(tokenizer, arch.media)
+    checkpoint.save_params(tmp_path / "run", params, checkpoint.metadata_for(arch, preprocessor), tokenizer)
     export(tmp_path / "run", tmp_path / "out")
     return Embedder.load(tmp_path / "run"), tmp_path / "out"
 

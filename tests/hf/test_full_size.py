@@ -90,10 +90,10 @@ def test_every_tensor_has_the_name_and_shape_of_the_reference(tmp_path, name):
                 group *= sizes[axis]
         here |= dict.fromkeys(map(str, place.names.flat), tuple(shape))
     if not is_embedder(arch):
-        assert here.pop(DENSE) == (arch.embedding, arch.width)
+        assert here.pop(DENSE) == (arch.embed_dim, arch.d_model)
     assert here == there
     count = sum(leaf.size for leaf in jax.tree.leaves(checkpoint.param_structs(Encoder(arch))))
-    added = 0 if is_embedder(arch) else arch.width * arch.embedding
+    added = 0 if is_embedder(arch) else arch.d_model * arch.embed_dim
     assert count == sum(t.numel() for t in model.state_dict().values()) + added
 
 
@@ -119,8 +119,8 @@ with jax.set_mesh(mesh.make_mesh((1, 1, 1))):
     params = hf.load(sys.argv[1], like)
     after = peak()
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
-    layout = Layout(Tokenizer.load(sys.argv[2]), arch.media)
-    rows = make_rows([[Words(tuple(range(5, 5 + n)))] for n in (4, 20)], Budget(32), layout)
+    preprocessor = Preprocessor(Tokenizer.load(sys.argv[2]), arch.media)
+    rows = make_rows([[TextPiece(tuple(range(5, 5 + n)))] for n in (4, 20)], Budget(32), preprocessor)
     vectors = np.asarray(encode(Encoder(arch, jnp.bfloat16, remat=False), params, mesh.to_global(rows)))
     assert vectors.shape == (2, 768) and np.isfinite(vectors).all()
     print(before, after, peak(), size)
@@ -165,9 +165,9 @@ def test_in_bfloat16_its_vectors_are_those_of_the_reference_in_float32(embedding
     arch = read_architecture(embeddinggemma2)
     like = jax.tree.map(lambda leaf: leaf.update(dtype=jnp.bfloat16), checkpoint.param_structs(Encoder(arch)))
     params = load(embeddinggemma2, like)
-    layout, rng = Preprocessor(tokenizer, arch.media), np.random.default_rng(0)
+    preprocessor, rng = Preprocessor(tokenizer, arch.media), np.random.default_rng(0)
     pieces = [random_pieces(order, arch.media, tokenizer, rng) for order in ORDERS]
-    rows = mesh.to_global(make_rows(pieces, BUDGET, layout))
+    rows = mesh.to_global(make_rows(pieces, BUDGET, preprocessor))
     found = np.asarray(encode(Encoder(arch, jnp.bfloat16, remat=False), params, rows))
     del params
     model = published("embeddinggemma2")[0].from_pretrained(embeddinggemma2, dtype=torch.float32).eval()

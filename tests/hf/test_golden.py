@@ -23,7 +23,7 @@ BUDGET = Budget(tokens=96, images=2, patches=9, clips=2, frames=40)
 @pytest.mark.parametrize("kind", SEEDS)
 def test_embeddings_equal_what_the_reference_gave(kind):
     arch = hf.read_architecture(GOLDEN / kind)
-    assert arch.media.patch and arch.media.audio_frame
+    assert arch.media.patch_size and arch.media.audio_frame_size
     params = hf.load(GOLDEN / kind)
     kept = dict(np.load(GOLDEN / kind / "inputs.npz"))
     mean = kept.pop("mean")

@@ -273,7 +273,7 @@ def add_tokens(path, *, special):
 
 @pytest.fixture
 def last(arch):
-    return f"tokenizer.json: '<custom19>' has id {arch.vocabulary + 19}, the largest of 20 that are beyond the "
+    return f"tokenizer.json: '<custom19>' has id {arch.vocab_size + 19}, the largest of 20 that are beyond the "
 
 
 def test_ids_beyond_the_table_are_refused(folder, refusal, last):
@@ -287,14 +287,14 @@ def test_placeholders_beyond_the_table_are_refused(folder, refusal, arch):
     vocabulary = content["model"]["vocab"]
     for token in content["added_tokens"]:
         if token["content"] == "<|image|>":
-            token["id"] = vocabulary["<|image|>"] = arch.vocabulary + 7
+            token["id"] = vocabulary["<|image|>"] = arch.vocab_size + 7
     (folder / "tokenizer.json").write_text(json.dumps(content))
-    assert f"'<|image|>' has id {arch.vocabulary + 7}, the largest of 1 that are beyond" in refusal(folder)
+    assert f"'<|image|>' has id {arch.vocab_size + 7}, the largest of 1 that are beyond" in refusal(folder)
 
 
 def test_special_tokens_that_no_input_can_hold_are_not(folder, arch):
     add_tokens(folder / "tokenizer.json", special=True)
-    assert max(hf.load_preprocessor(folder).tokenizer.encode("a <custom0> b <custom5>")) < arch.vocabulary
+    assert max(hf.load_preprocessor(folder).tokenizer.encode("a <custom0> b <custom5>")) < arch.vocab_size
 
 
 def test_ids_beyond_the_table_of_our_own_runs(run, tmp_path, arch, last):
@@ -312,10 +312,10 @@ def test_ids_beyond_the_table_of_our_own_runs(run, tmp_path, arch, last):
 
 def test_a_tokenizer_made_for_a_larger_model_is_refused(tmp_path, tokenizer, arch):
     tokenizer.save(tmp_path / "tokenizer.json")
-    smaller = dataclasses.replace(arch, vocabulary=300)
+    smaller = dataclasses.replace(arch, vocab_size=300)
     assert Preprocessor.load(tmp_path / "tokenizer.json", arch).media == arch.media
     with pytest.raises(
-        ValueError, match=rf"tokenizer\.json: .* the largest of {arch.vocabulary - 300} that are beyond"
+        ValueError, match=rf"tokenizer\.json: .* the largest of {arch.vocab_size - 300} that are beyond"
     ):
         Preprocessor.load(tmp_path / "tokenizer.json", smaller)
 

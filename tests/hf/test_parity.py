@@ -45,10 +45,10 @@ def states(monkeypatch):
 
 
 def laid_out(arch, tokenizer, seed, orders=ORDERS):
-    layout = Preprocessor(tokenizer, arch.media)
+    preprocessor = Preprocessor(tokenizer, arch.media)
     rng = np.random.default_rng(seed)
     pieces = [random_pieces(order, arch.media, tokenizer, rng) for order in orders]
-    return pieces, make_rows(pieces, BUDGET, layout)
+    return pieces, make_rows(pieces, BUDGET, preprocessor)
 
 
 def ours(arch, params, rows, dtype=jnp.float32):
@@ -76,13 +76,13 @@ def test_every_layer_and_embedding_equals_the_reference(tmp_path, tokenizer, sta
         part.clear()
     found = ours(arch, params, rows)
     jax.effects_barrier()
-    k2 = 1 if arch.vision is None else arch.vision.pool**2
+    k2 = 1 if arch.vision is None else arch.vision.pool_size**2
     for i, (one, laid) in enumerate(zip(pieces, apart(rows), strict=True)):
         mean, theirs = their_states(model, their_inputs(model, laid, one, arch.media))
         expected = projected(arch, params, mean)
         assert far(found[i], expected) <= 1e-4
         n = int((laid.segments > 0).sum())
-        assert len(theirs["text"]) == len(states["text"]) == arch.layers
+        assert len(theirs["text"]) == len(states["text"]) == arch.num_layers
         for mine, other in zip(states["text"], theirs["text"], strict=True):
             assert far(mine[i, :n], other[0]) <= 1e-3
         check_towers(states, theirs, laid, i, arch, k2)
@@ -90,7 +90,7 @@ def test_every_layer_and_embedding_equals_the_reference(tmp_path, tokenizer, sta
 
 def check_towers(states, theirs, laid, i, arch, k2):
     images = [j for j in range(len(laid.patch_xy)) if laid.patch_xy[j, 0, 0] >= 0]
-    if theirs["vision"] and len(theirs["vision"]) == arch.vision.layers:  # images and frames apart: two runs
+    if theirs["vision"] and len(theirs["vision"]) == arch.vision.num_layers:  # images and frames apart: two runs
         for mine, other in zip(states["vision"], theirs["vision"], strict=True):
             for j, image in enumerate(images):
                 # Ours lie square by square, theirs row by row: the same set of vectors.
@@ -132,17 +132,17 @@ def test_every_wrong_tensor_is_named(tmp_path, tokenizer):
     arch = hf.read_architecture(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     config["text_config"]["intermediate_size"] += 1
-    config["text_config"]["num_hidden_layers"] += arch.locals + 1
-    config["text_config"]["layer_types"] += [*["sliding_attention"] * arch.locals, "full_attention"]
+    config["text_config"]["num_hidden_layers"] += arch.local_per_group + 1
+    config["text_config"]["layer_types"] += [*["sliding_attention"] * arch.local_per_group, "full_attention"]
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(hf.HubError) as error:
         hf.load(tmp_path)
     said = str(error.value)
-    assert f"layers.{arch.layers}.mlp.up_proj.weight is missing" in said
+    assert f"layers.{arch.num_layers}.mlp.up_proj.weight is missing" in said
     assert "layers.0.mlp.up_proj.weight is [" in said and "does not make" in said
-    config["text_config"]["layer_types"] = config["text_config"]["layer_types"][: arch.locals + 1]
+    config["text_config"]["layer_types"] = config["text_config"]["layer_types"][: arch.local_per_group + 1]
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(hf.HubError, match=rf"layers.{arch.locals + 1}.mlp.up_proj.weight is not known"):
+    with pytest.raises(hf.HubError, match=rf"layers.{arch.local_per_group + 1}.mlp.up_proj.weight is not known"):
         hf.load(tmp_path)
 
 

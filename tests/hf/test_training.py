@@ -37,7 +37,13 @@ def objective(arch):
         query = encoder.apply({"params": params.encoder}, pairs.query)[:, 0]
         target = jax.numpy.concatenate([query[-1:], query[:-1]])
         return contrastive_loss(
-            query, target, target[:0], pairs, temperature=0.1, widths=arch.widths, candidates=candidates
+            query,
+            target,
+            target[:0],
+            pairs,
+            temperature=0.1,
+            widths=arch.matryoshka_dims,
+            candidates=candidates,
         )
 
     return loss

@@ -9,15 +9,20 @@ from conftest import ARCH
 from embed.data.preprocess import Preprocessor
 from embed.data.tokenizer import Tokenizer
 from embed.distributed import mesh
+from embed.model.config import Architecture
 from embed.model.encoder import Encoder, init_params
-from embed.model.presets import Architecture
 from embed.training import checkpoint
 
 
 def text_arch(tokenizer: Tokenizer) -> Architecture:
     """Its table has a row for each id of the tokenizer and no more."""
+<<<<<<< HEAD
     media = dataclasses.replace(ARCH.media, patch=0, audio_frame=0, mel=0)
+    return dataclasses.replace(ARCH, vocab_size=tokenizer.size, per_layer_dim=0, media=media)
+=======
+    media = dataclasses.replace(ARCH.media, patch_size=0, audio_frame_size=0, mel_bins=0)
     return dataclasses.replace(ARCH, vocabulary=tokenizer.size, per_layer=0, media=media)
+>>>>>>> main
 
 
 def save_run(folder: pathlib.Path, tokenizer: Tokenizer) -> pathlib.Path:

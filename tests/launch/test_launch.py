@@ -60,11 +60,11 @@ class Records:
 
 
 def test_shapes_are_those_of_a_real_batch(tokenizer):
-    layout = Preprocessor(tokenizer, ARCH.media)
+    preprocessor = Preprocessor(tokenizer, ARCH.media)
     task = Task("any", 4, 1.0, Budget(8), Budget(9, images=2, patches=3, clips=1, frames=5), negatives=2)
-    batch = make_pairs(task, layout, Records(), np.array([[i, 0] for i in range(4)]))
+    batch = make_pairs(task, preprocessor, Records(), np.array([[i, 0] for i in range(4)]))
     wanted = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), batch)
-    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), batch_structs(task, layout.media)) == wanted
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), batch_structs(task, preprocessor.media)) == wanted
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="compiling for a TPU needs the extra [tpu]")
@@ -77,12 +77,14 @@ def test_an_experiment_compiles_for_a_slice(tmp_path):
     assert line["traffic"] and line["temporary"] < 1
 
 
-def test_a_mixture_says_what_its_batches_hold(layout):
+def test_a_mixture_says_what_its_batches_hold(preprocessor):
     from launch.mixture import line  # not above: it has flags of its own
 
     tasks = [Task("one", 4, 3.0, Budget(8), Budget(16), negatives=1), Task("two", 4, 1.0, Budget(8), Budget(8))]
     run = types.SimpleNamespace(steps=40, tasks=tasks, seed=0)
-    name, records, pairs, steps, epochs, tokens, padding, *media, cut, lost = line(run, tasks[0], Records(), layout, 2)
+    name, records, pairs, steps, epochs, tokens, padding, *media, cut, lost = line(
+        run, tasks[0], Records(), preprocessor, 2
+    )
     assert (name, records, pairs, steps, epochs) == ("one", "4", "4", "30", "30.0")
     assert padding == f"{100 * (1 - int(tokens) / (4 * (8 + 16 + 16))):.0f} %"
     assert (media, lost) == (["", ""], "0.0 %") and cut == "0.0 %"

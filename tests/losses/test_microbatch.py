@@ -25,7 +25,9 @@ from embed.losses.contrastive import contrastive_loss, gather_and_score
 from embed.losses.ring import ring_score
 from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, init_params
 
-SMALL = dataclasses.replace(ARCH, vocabulary=128, width=16, hidden=24, groups=1, per_layer=4, widths=(4, 8, 16))
+SMALL = dataclasses.replace(
+    ARCH, vocab_size=128, d_model=16, d_ff=24, layer_groups=1, per_layer_dim=4, matryoshka_dims=(4, 8, 16)
+)
 BUDGET = Budget(10, images=1, patches=2)
 BOTH = Candidates(cross_query_hard_negatives=True, symmetric=True)
 SEEDS = range(5)
@@ -48,20 +50,20 @@ CASES = [  # mesh, queries, rows of a microbatch, hard negatives, candidates, lo
 ]
 
 
-def random_batch(layout, seed: int, q: int, h: int) -> Pairs:
+def random_batch(preprocessor, seed: int, q: int, h: int) -> Pairs:
     """Pairs of words and pictures, of which some rows are not valid, the last two never."""
     rng = np.random.default_rng(seed)
 
     def piece():
         if rng.random() < 0.3:
             return ImagePiece(
-                rng.integers(0, 256, (2, 192), np.uint8), np.array([[0, 0], [1, 0]]), layout.tokenizer.image
+                rng.integers(0, 256, (2, 192), np.uint8), np.array([[0, 0], [1, 0]]), preprocessor.tokenizer.image
             )
         return TextPiece(tuple(rng.integers(20, 120, rng.integers(1, 7)).tolist()))
 
     sides = [[[piece()] for _ in range(n)] for n in (q, q, q * h)]
     found = dataclasses.replace(random_pairs(rng, q, h), **{
-        name: make_rows(side, BUDGET, layout) for name, side in zip(("query", "target", "negative"), sides, strict=True)
+        name: make_rows(side, BUDGET, preprocessor) for name, side in zip(("query", "target", "negative"), sides, strict=True)
     })  # fmt: skip
     found.valid[-2:] = False
     return found
@@ -86,7 +88,7 @@ def exactly(candidates):
     """A program: (vectors, pairs) -> the formula's value and gradients by the vectors."""
 
     def exact(vectors, pairs):
-        return formula(vectors, pairs, np.ones(len(pairs.valid)), candidates, SMALL.widths)
+        return formula(vectors, pairs, np.ones(len(pairs.valid)), candidates, SMALL.matryoshka_dims)
 
     return jax.jit(jax.value_and_grad(exact))
 
@@ -104,7 +106,7 @@ def by_definition(params, pairs, key, candidates, rate):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_step_is_that_of_the_plain_encoder(layout, case):
+def test_the_step_is_that_of_the_plain_encoder(preprocessor, case):
     shape, q, microbatch, h, candidates, scorer, tile, rate, remat = case
     scorer = scorer if tile is None else functools.partial(scorer, tile=tile)
     encoder = Encoder(SMALL, remat=remat)
@@ -115,10 +117,10 @@ def test_the_step_is_that_of_the_plain_encoder(layout, case):
 
         sides = encode_pairs(embed, pairs, Dropout(key, rate))
         return contrastive_loss(
-            *sides, pairs, temperature=T, widths=SMALL.widths, candidates=candidates, scorer=scorer
+            *sides, pairs, temperature=T, widths=SMALL.matryoshka_dims, candidates=candidates, scorer=scorer
         )[0]
 
-    batches = [random_batch(layout, seed, q, h) for seed in SEEDS]
+    batches = [random_batch(preprocessor, seed, q, h) for seed in SEEDS]
     params = init_params(encoder, jax.random.key(0))
     wanted = [by_definition(params, x, jax.random.key(i), candidates, rate) for i, x in enumerate(batches)]
     with jax.set_mesh(mesh.make_mesh(shape)):

@@ -209,15 +209,15 @@ def test_temperatures_of_modalities_meet_in_a_pair(shape):
     assert relative(value, expected) <= 1e-5 and relative(by, slope) <= 1e-5
 
 
-def test_modalities_are_what_is_in_a_row_and_nothing_counts_as_words(layout):
+def test_modalities_are_what_is_in_a_row_and_nothing_counts_as_words(preprocessor):
     word = TextPiece((20, 21))
     picture = ImagePiece(
-        np.zeros((4, 192), np.uint8), np.array([[0, 0], [1, 0], [0, 1], [1, 1]]), layout.tokenizer.image
+        np.zeros((4, 192), np.uint8), np.array([[0, 0], [1, 0], [0, 1], [1, 1]]), preprocessor.tokenizer.image
     )
     sound = AudioPiece(np.ones((3, 640), np.float32))
     rows = [[word], [picture], [sound], [word, sound], [picture, word], [picture, sound], None, []]
-    found = temperatures.has_modalities(make_rows(rows, Budget(32, 2, 4, 1, 4), layout))
+    found = temperatures.has_modalities(make_rows(rows, Budget(32, 2, 4, 1, 4), preprocessor))
     expected = ["w", "p", "s", "ws", "pw", "ps", "w", "w"]
     assert [[kind in own for kind in "wps"] for own in expected] == np.asarray(found).tolist()
-    found = temperatures.has_modalities(make_rows([[word], None], Budget(16), layout))  # a task without media
+    found = temperatures.has_modalities(make_rows([[word], None], Budget(16), preprocessor))  # a task without media
     assert np.asarray(found).tolist() == [[True, False, False]] * 2

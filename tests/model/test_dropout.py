@@ -23,11 +23,11 @@ MESHES = [(1, 1, 1), (1, 8, 1), (1, 4, 2), (2, 2, 2)]
 
 
 @pytest.fixture
-def pairs(layout) -> Pairs:
+def pairs(preprocessor) -> Pairs:
     def side(seed: int, count: int) -> Inputs:
         rng = np.random.default_rng(seed)
         many = [[TextPiece(tuple(rng.integers(20, 400, rng.integers(2, 9)).tolist()))] for _ in range(count)]
-        return make_rows(many, BUDGET, layout)
+        return make_rows(many, BUDGET, preprocessor)
 
     hashes = [np.arange(2 * n, dtype=np.uint32).reshape(n, 2) for n in (Q, Q, Q * H)]
     return Pairs(side(0, Q), side(1, Q), side(2, Q * H), *hashes, np.ones(Q, bool))
@@ -89,14 +89,14 @@ def test_every_layer_has_masks_of_its_own(pairs):
             seen.append(jax.random.key_data(args[4].key))
         return call(*args, **kwargs)
 
-    encoder = Encoder(ARCH, remat=False, unroll=ARCH.groups)
+    encoder = Encoder(ARCH, remat=False, unroll=ARCH.layer_groups)
     params = init_params(encoder, jax.random.key(0))
     inputs = mesh.to_global(pairs.query)
     inputs = dataclasses.replace(inputs, dropout=Dropout(jax.random.split(jax.random.key(1), Q), 0.5))
     with nn.intercept_methods(watch):
         encoder.apply({"params": params}, inputs)
     keys = np.concatenate(seen)
-    assert len(np.unique(keys, axis=0)) == len(keys) == ARCH.layers * Q
+    assert len(np.unique(keys, axis=0)) == len(keys) == ARCH.num_layers * Q
 
 
 def test_without_dropout_the_program_is_what_it_was(pairs):

@@ -17,12 +17,14 @@ from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, ini
 MODEL = Encoder(ARCH, remat=True)
 
 
-def pieces(layout, rng, order="wpsw"):
+def pieces(preprocessor, rng, order="wpsw"):
     """Random words, a picture and a sound in the given order."""
     made = {
         "w": lambda: TextPiece(tuple(rng.integers(20, 400, 5).tolist())),
         "p": lambda: ImagePiece(
-            rng.integers(0, 256, (4, 192), np.uint8), np.array([[0, 0], [1, 0], [0, 1], [1, 1]]), layout.tokenizer.image
+            rng.integers(0, 256, (4, 192), np.uint8),
+            np.array([[0, 0], [1, 0], [0, 1], [1, 1]]),
+            preprocessor.tokenizer.image,
         ),
         "s": lambda: AudioPiece(
             rng.standard_normal((3, 640)).astype(np.float32),
@@ -34,8 +36,8 @@ def pieces(layout, rng, order="wpsw"):
 BUDGET = Budget(32, 2, 4, 1, 4)
 
 
-def rows(layout, many, budget=BUDGET):
-    return make_rows(many, budget, layout)
+def rows(preprocessor, many, budget=BUDGET):
+    return make_rows(many, budget, preprocessor)
 
 
 @pytest.fixture
@@ -47,27 +49,27 @@ def embed(params, inputs: Inputs):
     return np.asarray(jax.jit(MODEL.apply)({"params": params}, mesh.to_global(inputs)))
 
 
-def test_packed_equals_unpacked(layout, params):
+def test_packed_equals_unpacked(preprocessor, params):
     rng = np.random.default_rng(1)
-    one, two = pieces(layout, rng, "wpw"), pieces(layout, rng, "sw")
-    alone = embed(params, rows(layout, [one, two]))[:, 0]
-    found = embed(params, packed_rows([[one, two]], Budget(48, 2, 4, 1, 4), layout, members=3))[0]
+    one, two = pieces(preprocessor, rng, "wpw"), pieces(preprocessor, rng, "sw")
+    alone = embed(params, rows(preprocessor, [one, two]))[:, 0]
+    found = embed(params, packed_rows([[one, two]], Budget(48, 2, 4, 1, 4), preprocessor, max_segments=3))[0]
     np.testing.assert_allclose(found[:2], alone, atol=2e-5)
     assert not found[2].any()
 
 
-def test_padding_changes_nothing(layout, params):
-    one = [pieces(layout, np.random.default_rng(2))]
-    small = embed(params, rows(layout, one))
-    large = embed(params, rows(layout, one, Budget(61, 3, 7, 2, 9)))
+def test_padding_changes_nothing(preprocessor, params):
+    one = [pieces(preprocessor, np.random.default_rng(2))]
+    small = embed(params, rows(preprocessor, one))
+    large = embed(params, rows(preprocessor, one, Budget(61, 3, 7, 2, 9)))
     np.testing.assert_allclose(small, large, atol=2e-5)
 
 
-def test_every_token_sees_both_sides_and_no_other_segment(layout, params):
-    inputs = rows(layout, [[TextPiece(tuple(range(30, 58)))]] * 2)
+def test_every_token_sees_both_sides_and_no_other_segment(preprocessor, params):
+    inputs = rows(preprocessor, [[TextPiece(tuple(range(30, 58)))]] * 2)
     inputs.segments[:, 15:30] = 2
     inputs.positions[:, 15:30] = np.arange(15)
-    inputs = mesh.to_global(dataclasses.replace(inputs, members=2))
+    inputs = mesh.to_global(dataclasses.replace(inputs, max_segments=2))
 
     def out(table):
         return MODEL.apply({"params": {**params, "vocabulary": table}}, inputs)
@@ -82,8 +84,8 @@ def test_every_token_sees_both_sides_and_no_other_segment(layout, params):
         assert (influence[other] == 0).all()
 
 
-def test_a_hidden_state_depends_on_what_is_before_and_behind_it(layout, params):
-    inputs = mesh.to_global(rows(layout, [[TextPiece(tuple(range(30, 58)))]] * 2))
+def test_a_hidden_state_depends_on_what_is_before_and_behind_it(preprocessor, params):
+    inputs = mesh.to_global(rows(preprocessor, [[TextPiece(tuple(range(30, 58)))]] * 2))
     module = Encoder(ARCH, remat=False)
 
     def middle(table):
@@ -95,21 +97,21 @@ def test_a_hidden_state_depends_on_what_is_before_and_behind_it(layout, params):
     assert (influence[np.asarray(inputs.tokens[0, 1:29])] > 0).all()
 
 
-def test_order_of_parts_matters(layout, params):
+def test_order_of_parts_matters(preprocessor, params):
     rng = np.random.default_rng(3)
-    w, p, s, v = pieces(layout, rng, "wpsw")
+    w, p, s, v = pieces(preprocessor, rng, "wpsw")
     orders = [[w, p, s, v], [p, w, s, v], [s, p, w, v], [v, p, s, w], [w, s, p, v]]
-    found = embed(params, rows(layout, orders))[:, 0]
+    found = embed(params, rows(preprocessor, orders))[:, 0]
     gaps = np.linalg.norm(found[:, None] - found[None], axis=-1) + np.eye(5)
     assert gaps.min() > 1e-4
 
 
 @pytest.mark.parametrize("shape", [(8, 1, 1), (1, 4, 2)])
-def test_same_numbers_on_every_mesh_and_microbatch(layout, shape):
-    many = [pieces(layout, np.random.default_rng(i), "wpsw"[i % 3 :]) for i in range(16)]
+def test_same_numbers_on_every_mesh_and_microbatch(preprocessor, shape):
+    many = [pieces(preprocessor, np.random.default_rng(i), "wpsw"[i % 3 :]) for i in range(16)]
 
     def run(microbatch):
-        inputs = mesh.to_global(rows(layout, many))
+        inputs = mesh.to_global(rows(preprocessor, many))
         params = init_params(MODEL, jax.random.key(0))
 
         def value(params):
@@ -127,21 +129,21 @@ def test_same_numbers_on_every_mesh_and_microbatch(layout, shape):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-5 * largest), grads, others)
 
 
-def test_a_microbatch_that_does_not_divide_is_an_error(layout, params):
-    inputs = mesh.to_global(rows(layout, [pieces(layout, np.random.default_rng(0))] * 6))
+def test_a_microbatch_that_does_not_divide_is_an_error(preprocessor, params):
+    inputs = mesh.to_global(rows(preprocessor, [pieces(preprocessor, np.random.default_rng(0))] * 6))
     with pytest.raises(ValueError, match="4 rows does not divide the batch of 6"):
         encode_by_microbatch(lambda x: x.tokens, inputs, 4)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 4, 2)])
 @pytest.mark.parametrize("h", [0, 1, 3])
-def test_targets_and_negatives_together_are_as_apart(layout, h, shape):
+def test_targets_and_negatives_together_are_as_apart(preprocessor, h, shape):
     """Each row to its own vector, with gradients through all three sides, whatever device a row is on."""
     q = 8
     sides = {}
     for seed, (name, count) in enumerate({"query": q, "target": q, "negative": q * h}.items()):
-        many = [pieces(layout, np.random.default_rng(100 * seed + i)) for i in range(count)]
-        sides[name] = make_rows(many, BUDGET, layout)
+        many = [pieces(preprocessor, np.random.default_rng(100 * seed + i)) for i in range(count)]
+        sides[name] = make_rows(many, BUDGET, preprocessor)
     hashes = {f"{name}_hash": np.zeros((len(side.tokens), 2), np.uint32) for name, side in sides.items()}
 
     def encode(weight, inputs):  # stands in for the encoder: any function of a row will do
@@ -167,8 +169,8 @@ def test_targets_and_negatives_together_are_as_apart(layout, h, shape):
     np.testing.assert_allclose(slope, expected_slope, rtol=1e-5)
 
 
-def test_groups_written_out_give_the_same_numbers(layout, params):
-    inputs = mesh.to_global(rows(layout, [pieces(layout, np.random.default_rng(5))]))
+def test_groups_written_out_give_the_same_numbers(preprocessor, params):
+    inputs = mesh.to_global(rows(preprocessor, [pieces(preprocessor, np.random.default_rng(5))]))
 
     def value(params, unroll):
         return jnp.sum(jnp.sin(Encoder(ARCH, remat=False, unroll=unroll).apply({"params": params}, inputs)))

@@ -30,14 +30,14 @@ GROUPS = ("backbone", "groups")
 TASK = Task("words", 8, 1.0, Budget(8), Budget(8))
 
 
-def inputs(layout):
+def inputs(preprocessor):
     budget = Budget(8)
     many = [[TextPiece(tuple(range(20 + i, 26 + i)))] for i in range(8)]
-    return mesh.to_global(make_rows(many, budget, layout))
+    return mesh.to_global(make_rows(many, budget, preprocessor))
 
 
 @pytest.fixture
-def born(layout):
+def born(preprocessor):
     """Parameters as they are made, on the mesh of the moment."""
     return lambda: init_params(ENCODER, jax.random.key(0))
 
@@ -87,7 +87,10 @@ def test_adapters_lie_as_the_axes_they_map(born):
         "up": (P(None, None, "data", None), P(None, None, None, "model")),
         "down": (P(None, None, "model", None), P(None, None, None, "data")),
     }
-    assert shapes == [(ARCH.groups, ARCH.locals, 4, 8, RANK), (ARCH.groups, ARCH.locals, RANK, ARCH.width)]
+    assert shapes == [
+        (ARCH.layer_groups, ARCH.local_per_group, 4, 8, RANK),
+        (ARCH.layer_groups, ARCH.local_per_group, RANK, ARCH.d_model),
+    ]
     assert all(same(lora.add_adapters(jax.random.key(1), born(), RANK), on_many))
 
 
@@ -117,7 +120,7 @@ def test_merging_is_the_product_of_the_paper(born, shape):
         if (*path[:-1], lora.A) not in flat:
             assert np.array_equal(weight, flat[path])
             continue
-        stack = (ARCH.groups, ARCH.locals) if "locals" in path else (ARCH.groups,)
+        stack = (ARCH.layer_groups, ARCH.local_per_group) if "locals" in path else (ARCH.layer_groups,)
         for layer in np.ndindex(stack):
             a, b = flat[*path[:-1], lora.A][layer], flat[*path[:-1], lora.B][layer]
             change = a.reshape(-1, RANK) @ b.reshape(RANK, -1) * lora.ALPHA / RANK
@@ -129,7 +132,7 @@ def test_merging_is_the_product_of_the_paper(born, shape):
 def test_a_merged_layer_gives_what_weight_and_adapters_give(born):
     """x W + alpha/rank (x A) B, never forming the product of A and B."""
     layer = jax.tree.map(lambda leaf: leaf[0], grown(born())["backbone"]["groups"]["global"]["attention"])
-    x = jax.random.normal(jax.random.key(5), (3, ARCH.width))
+    x = jax.random.normal(jax.random.key(5), (3, ARCH.d_model))
     for name in ("query", "key"):
         w, a, b = (layer[name][leaf] for leaf in ("weight", lora.A, lora.B))
         apart = jnp.einsum("ld,dhk->lhk", x, w) + lora.ALPHA / RANK * jnp.einsum("lr,rhk->lhk", x @ a, b)
@@ -174,10 +177,10 @@ class Records:
 def loss(params, pairs, candidates, key):
     merged = lora.merge_adapters(params.encoder)
     sides = encode_pairs(lambda rows: ENCODER.apply({"params": merged}, rows), pairs)
-    return contrastive_loss(*sides, pairs, temperature=0.05, widths=ARCH.widths, candidates=candidates)
+    return contrastive_loss(*sides, pairs, temperature=0.05, widths=ARCH.matryoshka_dims, candidates=candidates)
 
 
-def fit(folder, layout, steps, rank=RANK, adapted=partition.all_params, **more):
+def fit(folder, preprocessor, steps, rank=RANK, adapted=partition.all_params, **more):
     run = loop.Run(
         ENCODER,
         [TASK],
@@ -192,7 +195,7 @@ def fit(folder, layout, steps, rank=RANK, adapted=partition.all_params, **more):
         loop=loop.LoopConfig(save=10, keep=9),
         **more,
     )
-    return loop.fit(run, layout, [Records()])
+    return loop.fit(run, preprocessor, [Records()])
 
 
 def losses(run) -> list[float]:
@@ -202,13 +205,13 @@ def losses(run) -> list[float]:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, tokenizer):
     """A run of 20 steps on a mesh of 8 devices, stopped in the middle; and one that was not."""
-    layout = Preprocessor(tokenizer, ARCH.media)
+    preprocessor = Preprocessor(tokenizer, ARCH.media)
     folder = tmp_path_factory.mktemp("lora")
     with jax.set_mesh(mesh.make_mesh((1, 4, 2))):
-        begun = jax.tree.map(np.asarray, fit(folder / "whole", layout, 0).encoder)
-        whole = jax.tree.map(np.asarray, fit(folder / "whole", layout, 20))
-        fit(folder / "stopped", layout, 10)
-        stopped = jax.tree.map(np.asarray, fit(folder / "stopped", layout, 20))
+        begun = jax.tree.map(np.asarray, fit(folder / "whole", preprocessor, 0).encoder)
+        whole = jax.tree.map(np.asarray, fit(folder / "whole", preprocessor, 20))
+        fit(folder / "stopped", preprocessor, 10)
+        stopped = jax.tree.map(np.asarray, fit(folder / "stopped", preprocessor, 20))
     return folder / "whole", begun, whole, stopped
 
 
@@ -229,10 +232,10 @@ def test_a_run_of_adapters_goes_on_bit_for_bit(trained):
 
 
 @pytest.mark.parametrize("shape", MESHES)
-def test_a_run_is_read_as_the_encoder_it_trained(trained, layout, born, shape):
+def test_a_run_is_read_as_the_encoder_it_trained(trained, preprocessor, born, shape):
     run, _, state, _ = trained
     with jax.set_mesh(mesh.make_mesh(shape)):
-        read, batch = checkpoint.load_params(run), inputs(layout)
+        read, batch = checkpoint.load_params(run), inputs(preprocessor)
         assert partition.param_shapes(read) == partition.param_shapes(born())
         merging = jax.jit(lambda params: ENCODER.apply({"params": lora.merge_adapters(params)}, batch)[:, 0])(
             state.encoder
@@ -242,18 +245,18 @@ def test_a_run_is_read_as_the_encoder_it_trained(trained, layout, born, shape):
         assert np.abs(np.asarray(encode(ENCODER, base, batch)) - merging).max() > 1e-2
 
 
-def test_a_run_of_adapters_and_its_soup_are_that_run_merged_and_a_place_to_start(trained, layout, tmp_path):
+def test_a_run_of_adapters_and_its_soup_are_that_run_merged_and_a_place_to_start(trained, preprocessor, tmp_path):
     run, *_ = trained
     soup.save(tmp_path / "merged", soup.average([run], [1.0]), [run])
     for start in (run, tmp_path / "merged"):
-        state = fit(tmp_path / f"from_{start.name}", layout, 0, init=start)
+        state = fit(tmp_path / f"from_{start.name}", preprocessor, 0, init=start)
         assert all(same(lora.merge_adapters(state.encoder), checkpoint.load_params(run)))
     vectors = [Embedder.load(folder).embed(["a red square", "größer"]) for folder in (run, tmp_path / "merged")]
     assert np.array_equal(*vectors)
 
 
 @pytest.mark.parametrize("change", [{"rank": 2}, {"adapted": lambda path: "attention" in path}])
-def test_other_adapters_are_refused(trained, layout, change):
+def test_other_adapters_are_refused(trained, preprocessor, change):
     run, *_ = trained
     with pytest.raises(checkpoint.CheckpointError, match="trained_parameters"):
-        fit(run, layout, 21, **change)
+        fit(run, preprocessor, 21, **change)

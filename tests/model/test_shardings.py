@@ -24,9 +24,9 @@ from embed.training import checkpoint
 MESHES = [(1, 1, 1), (2, 2, 2)]
 ONE_KV_HEAD = dataclasses.replace(
     ARCH,
-    local_attention=dataclasses.replace(ARCH.local_attention, groups=1),
-    locals=1,
-    groups=1,
+    local_attention=dataclasses.replace(ARCH.local_attention, num_kv_heads=1),
+    local_per_group=1,
+    layer_groups=1,
 )
 MODELS = {
     **{name: Encoder(PRESETS[name]) for name in ("tiny", "tiny_embeddinggemma2", "tiny_gemma4_e2b", "tiny_gemma4_12b")},
@@ -49,7 +49,7 @@ def check(model, task: Task, microbatch: int | None = None) -> None:
 
         query, target, negative = encode_pairs(encode, pairs)
         assert jax.typeof(query).sharding.spec[0] == jax.typeof(target).sharding.spec[0] == mesh.BATCH
-        options = dict(temperature=0.05, widths=model.arch.widths, candidates=task.candidates)
+        options = dict(temperature=0.05, widths=model.arch.matryoshka_dims, candidates=task.candidates)
         plain = contrastive_loss(query, target, negative, pairs, **options)[0]
         return plain + contrastive_loss(query, target, negative, pairs, scorer=ring_score, **options)[0]
 
@@ -68,7 +68,7 @@ def check(model, task: Task, microbatch: int | None = None) -> None:
 def test_one_row_a_device_of_every_modality(name, shape):
     with jax.set_mesh(mesh.make_mesh(shape)):
         model, rows = MODELS[name], parts_of_the_mesh()
-        frames = 4 if model.arch.media.mel else 1
+        frames = 4 if model.arch.media.mel_bins else 1
         media = Budget(24, images=1, patches=model.arch.media.image_patches // 8 or 1, clips=1, frames=frames)
         check(model, Task("one", rows, 1, Budget(40), media, negatives=1, candidates=Candidates(symmetric=True)))
 

@@ -14,13 +14,13 @@ LINES = "".join(f"line {number} holds {number * number}\n" for number in range(1
 
 
 @pytest.fixture
-def to_pieces(layout):
+def to_pieces(preprocessor):
     """As `Embedder.pieces`, at the true limit."""
 
     def decode_item(item):
         parts = [Text(part) if isinstance(part, str) else part for part in (item if isinstance(item, list) else [item])]
-        pieces = decode(tuple(part for part in parts if isinstance(part, Part)), layout)
-        num_tokens(pieces, layout.tokenizer)
+        pieces = decode(tuple(part for part in parts if isinstance(part, Part)), preprocessor)
+        num_tokens(pieces, preprocessor.tokenizer)
         return pieces
 
     return decode_item
@@ -35,7 +35,7 @@ def test_a_text_that_fits_is_whole(tmp_path, to_pieces):
     assert list(read_entries(tmp_path / "a.txt", to_pieces)) == [("", to_pieces("a red square"))]
 
 
-def test_a_long_text_is_cut_at_lines(tmp_path, to_pieces, layout):
+def test_a_long_text_is_cut_at_lines(tmp_path, to_pieces, preprocessor):
     (tmp_path / "a.txt").write_text(LINES)
     with pytest.raises(LimitError):
         to_pieces(LINES)
@@ -44,12 +44,12 @@ def test_a_long_text_is_cut_at_lines(tmp_path, to_pieces, layout):
     assert first[0] == 1 and first == sorted(set(first)) and len(first) > 2
     lines = LINES.splitlines(keepends=True)
     for start, stop, (_, pieces) in zip(first, [*first[1:], len(lines) + 1], found, strict=True):
-        assert ids(pieces) == layout.tokenizer.encode("".join(lines[start - 1 : stop - 1]))
-        assert MAX_TOKENS / 8 < num_tokens(pieces, layout.tokenizer) <= MAX_TOKENS
+        assert ids(pieces) == preprocessor.tokenizer.encode("".join(lines[start - 1 : stop - 1]))
+        assert MAX_TOKENS / 8 < num_tokens(pieces, preprocessor.tokenizer) <= MAX_TOKENS
 
 
 @pytest.mark.parametrize("text", ["猫" * 20_000, "a red square " * 4000, "\n\n" + "x y" * 8000])
-def test_a_long_line_is_cut_at_columns(tmp_path, to_pieces, layout, text):
+def test_a_long_line_is_cut_at_columns(tmp_path, to_pieces, preprocessor, text):
     (tmp_path / "a.txt").write_text(text, encoding="utf-8")
     found = list(read_entries(tmp_path / "a.txt", to_pieces))
     assert len(found) > 1 and found[0][0] == "#line=1"
@@ -60,7 +60,7 @@ def test_a_long_line_is_cut_at_columns(tmp_path, to_pieces, layout, text):
         starts.append(before + int(column or 1) - 1)
     assert starts == sorted(set(starts))
     for start, stop, (_, pieces) in zip(starts, [*starts[1:], len(text)], found, strict=True):
-        assert ids(pieces) == layout.tokenizer.encode(text[start:stop])
+        assert ids(pieces) == preprocessor.tokenizer.encode(text[start:stop])
     if " " in text:
         assert all(text[start - 1].isspace() for start in starts[1:])
 

@@ -107,12 +107,12 @@ def test_what_is_known_to_be_right_is_no_negative(folder):
 
 
 @pytest.fixture
-def model(tmp_path, tokenizer, layout, monkeypatch):
+def model(tmp_path, tokenizer, preprocessor, monkeypatch):
     monkeypatch.setenv("EMBED_CACHE", str(tmp_path / "cache"))
     checkpoint.save_params(
         tmp_path / "model",
         init_params(Encoder(ARCH), jax.random.key(0)),
-        checkpoint.metadata_for(ARCH, layout),
+        checkpoint.metadata_for(ARCH, preprocessor),
         tokenizer,
     )
     return tmp_path / "model"

@@ -38,8 +38,8 @@ def test_bounds_may_be_infinite_and_not_nan():
         checkpoint.check_finite({"mlp": {"bounds": jnp.array([-jnp.inf, jnp.nan])}}, "here")
 
 
-def test_a_model_that_is_not_finite_is_refused_by_all_that_reads_one(tmp_path, layout):
-    good, broken = save(tmp_path / "good", layout, 1.0), save(tmp_path / "broken", layout, np.nan)
+def test_a_model_that_is_not_finite_is_refused_by_all_that_reads_one(tmp_path, preprocessor):
+    good, broken = save(tmp_path / "good", preprocessor, 1.0), save(tmp_path / "broken", preprocessor, np.nan)
     named = f"{broken}: parameter .* holds NaN"
     with jax.set_mesh(make_mesh((1, 4, 2))):
         assert level(checkpoint.load_sharded(good)) == 1
@@ -50,34 +50,34 @@ def test_a_model_that_is_not_finite_is_refused_by_all_that_reads_one(tmp_path, l
         soup.average([good, broken], [1.0, 1.0])
 
 
-def test_a_run_does_not_go_on_from_what_is_not_finite(tmp_path, layout):
-    state = fit(tmp_path / "run", layout, [GOOD], [Records()], steps=2)
+def test_a_run_does_not_go_on_from_what_is_not_finite(tmp_path, preprocessor):
+    state = fit(tmp_path / "run", preprocessor, [GOOD], [Records()], steps=2)
     meta = checkpoint.metadata(tmp_path / "run")
     state.encoder["vocabulary"] = jnp.where(state.encoder["vocabulary"] > 0.1, jnp.nan, 0)
     with checkpoint.checkpointer(tmp_path / "run", every=1, keep=9) as saver:
         checkpoint.save(saver, tmp_path / "run", 3, vars(state), meta, wait=True)
     with pytest.raises(checkpoint.CheckpointError, match="checkpoints/3: parameter encoder/vocabulary holds NaN"):
-        fit(tmp_path / "run", layout, [GOOD], [Records()], steps=4)
+        fit(tmp_path / "run", preprocessor, [GOOD], [Records()], steps=4)
 
 
 SPECIAL = ["runs[1]", "a[b", "lr=*", "what?", "back\\slash"]
 
 
 @pytest.mark.parametrize("name", SPECIAL)
-def test_a_path_that_is_a_pattern_is_refused_before_anything_is_written(tmp_path, layout, name):
+def test_a_path_that_is_a_pattern_is_refused_before_anything_is_written(tmp_path, preprocessor, name):
     params = {"x": np.arange(4.0)}
     named = f"{re.escape(str(tmp_path / name))}.*: checkpoints cannot be written or read where the path has "
     for folder in (tmp_path / name, tmp_path / name / "run"):
         with pytest.raises(checkpoint.CheckpointError, match=named):
-            fit(folder, layout, [GOOD], [Records()], steps=1)
+            fit(folder, preprocessor, [GOOD], [Records()], steps=1)
         with pytest.raises(checkpoint.CheckpointError, match=named):
-            checkpoint.save_params(folder, params, checkpoint.metadata_for(ARCH, layout), layout.tokenizer)
+            checkpoint.save_params(folder, params, checkpoint.metadata_for(ARCH, preprocessor), preprocessor.tokenizer)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", SPECIAL)
-def test_a_checkpoint_that_was_moved_into_such_a_path_says_so(tmp_path, layout, name):
-    save(tmp_path / "run", layout, 1.0)
+def test_a_checkpoint_that_was_moved_into_such_a_path_says_so(tmp_path, preprocessor, name):
+    save(tmp_path / "run", preprocessor, 1.0)
     shutil.move(tmp_path / "run", tmp_path / name)
     for read in (checkpoint.metadata, checkpoint.load_params, Embedder.load):
         with pytest.raises(checkpoint.CheckpointError, match="use another workdir"):
@@ -87,7 +87,7 @@ def test_a_checkpoint_that_was_moved_into_such_a_path_says_so(tmp_path, layout, 
         checkpoint.load_params(tmp_path / "link")
 
 
-def test_every_other_character_is_fine_and_so_is_a_link(tmp_path, layout):
+def test_every_other_character_is_fine_and_so_is_a_link(tmp_path, preprocessor):
     """As sweeps write them; nothing else of a path is looked at."""
     names = [
         "a b",
@@ -105,14 +105,16 @@ def test_every_other_character_is_fine_and_so_is_a_link(tmp_path, layout):
     ]
     params = {"x": np.arange(4.0, dtype=np.float32)}
     for name in names:
-        checkpoint.save_params(tmp_path / name, params, checkpoint.metadata_for(ARCH, layout), layout.tokenizer)
+        checkpoint.save_params(
+            tmp_path / name, params, checkpoint.metadata_for(ARCH, preprocessor), preprocessor.tokenizer
+        )
         assert equal(checkpoint.load_params(tmp_path / name), params), name
     (tmp_path / "[1]").symlink_to(tmp_path / "a b")
     assert equal(checkpoint.load_params(tmp_path / "[1]"), params)
 
 
 @pytest.mark.parametrize("kind", ["no git", "none that may be run", "of another user"])
-def test_where_git_cannot_say_it_the_version_is_unknown(tmp_path, monkeypatch, layout, kind):
+def test_where_git_cannot_say_it_the_version_is_unknown(tmp_path, monkeypatch, preprocessor, kind):
     if kind == "of another user":
         monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
         monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
@@ -122,7 +124,7 @@ def test_where_git_cannot_say_it_the_version_is_unknown(tmp_path, monkeypatch, l
     if kind == "none that may be run":
         (tmp_path / "git").write_text("#!/bin/sh\necho no\n")
     assert checkpoint.code_version() == "unknown"
-    assert checkpoint.metadata_for(ARCH, layout)["code"] == "unknown"
+    assert checkpoint.metadata_for(ARCH, preprocessor)["code"] == "unknown"
 
 
 def test_the_version_is_that_of_the_working_tree(root: pathlib.Path):

@@ -53,8 +53,8 @@ def plan(config) -> loop.Run:
 
 
 def main(config) -> None:
-    layout = Preprocessor(Tokenizer.load(pathlib.Path(config.data) / "tokenizer.json"), ARCH.media)
-    loop.fit(plan(config), layout, [SlowRecords()])
+    preprocessor = Preprocessor(Tokenizer.load(pathlib.Path(config.data) / "tokenizer.json"), ARCH.media)
+    loop.fit(plan(config), preprocessor, [SlowRecords()])
 
 
 def start(data: pathlib.Path, work: pathlib.Path, *flags: str, before: tuple[str, ...] = ()) -> subprocess.Popen:
@@ -90,7 +90,7 @@ def test_asked_to_stop_it_saves_that_step_and_says_that_the_same_command_goes_on
     assert all(0 <= row["goodput"] <= 1 for row in rows(run))
 
 
-def test_a_second_process_in_one_folder_is_refused_and_a_killed_one_keeps_nobody_away(data, tmp_path, layout):
+def test_a_second_process_in_one_folder_is_refused_and_a_killed_one_keeps_nobody_away(data, tmp_path, preprocessor):
     run = tmp_path / "work" / "run"
     # Worker processes outlive one that is killed, and hold what it had open.
     first = start(data, tmp_path / "work", "--config.save=2", "--config.workers=1", before=("setsid",))
@@ -102,7 +102,7 @@ def test_a_second_process_in_one_folder_is_refused_and_a_killed_one_keeps_nobody
         assert second.returncode == 1 and "Traceback" not in said, said
         assert f"error: {run}: another process is writing there (process {first.pid} on " in said.splitlines()[-1]
         with pytest.raises(storage.StorageError, match="another process is writing there"):
-            checkpoint.save_params(run, {}, {}, layout.tokenizer)
+            checkpoint.save_params(run, {}, {}, preprocessor.tokenizer)
         assert first.poll() is None
         first.kill()
         first.wait()
@@ -145,39 +145,41 @@ FILES = ("_CHECKPOINT_METADATA", "state/_METADATA", "state/manifest.ocdbt", "sta
 
 
 @pytest.mark.parametrize("pattern", FILES)
-def test_a_checkpoint_that_is_not_whole_is_put_aside_for_the_one_before(trained, tmp_path, layout, caplog, pattern):
+def test_a_checkpoint_that_is_not_whole_is_put_aside_for_the_one_before(
+    trained, tmp_path, preprocessor, caplog, pattern
+):
     caplog.set_level(logging.INFO)
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     for file in (run / "checkpoints" / "2").glob(pattern):
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    straight = fit(tmp_path / "straight", layout, [GOOD], [Records()], steps=3)
-    resumed = fit(run, layout, [GOOD], [Records()], steps=3)
+    straight = fit(tmp_path / "straight", preprocessor, [GOOD], [Records()], steps=3)
+    resumed = fit(run, preprocessor, [GOOD], [Records()], steps=3)
     assert "checkpoints/2 cannot be read" in caplog.text and f"resuming {run} at step 1" in caplog.text
     assert jax.tree.all(jax.tree.map(lambda a, b: jnp.array_equal(a, b), resumed, straight))
     assert checkpoint.saved_steps(run) == [1, 2, 3] and (run / "checkpoints" / "unreadable-2").is_dir()
 
 
-def test_where_no_checkpoint_is_whole_nothing_starts_anew(trained, tmp_path, layout):
+def test_where_no_checkpoint_is_whole_nothing_starts_anew(trained, tmp_path, preprocessor):
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     for step in (1, 2):
         (run / "checkpoints" / str(step) / "state" / "manifest.ocdbt").unlink()
     with pytest.raises(checkpoint.CheckpointError, match=r"no checkpoint of .* can be read; steps \[2, 1\] are now"):
-        fit(run, layout, [GOOD], [Records()], steps=3)
+        fit(run, preprocessor, [GOOD], [Records()], steps=3)
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"unreadable-1", "unreadable-2"}
 
 
-def test_a_save_that_was_killed_is_written_again(trained, tmp_path, layout):
+def test_a_save_that_was_killed_is_written_again(trained, tmp_path, preprocessor):
     """In a bucket nothing is renamed: what was killed lies under its final name, without the mark of a whole one."""
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     (run / "checkpoints" / "2" / "commit_success.txt").unlink()
-    assert int(fit(run, layout, [GOOD], [Records()], steps=3).step) == 3
+    assert int(fit(run, preprocessor, [GOOD], [Records()], steps=3).step) == 3
     assert checkpoint.saved_steps(run) == [1, 2, 3]
 
 
-def test_a_changed_experiment_is_refused_by_what_changed(tmp_path, layout):
+def test_a_changed_experiment_is_refused_by_what_changed(tmp_path, preprocessor):
     config = cpu.get_config()
     config.update({"workdir": str(tmp_path), "steps": 1, "save": 1})
     file = tmp_path / "small.py"
@@ -187,7 +189,7 @@ def test_a_changed_experiment_is_refused_by_what_changed(tmp_path, layout):
         run = dataclasses.replace(
             plan(config), metadata=entry.experiment_metadata(str(file), config), steps=steps, **changes
         )
-        loop.fit(run, layout, [Records()])
+        loop.fit(run, preprocessor, [Records()])
 
     go()
     file.write_text('"""What it is, said better."""\n\nTEMPERATURE = 0.05  # tuned\nSTEPS = 10\n')
@@ -204,7 +206,7 @@ def test_a_changed_experiment_is_refused_by_what_changed(tmp_path, layout):
 
     for said, changes in {
         "seed was 0 and is 1": {"seed": 1},
-        "tasks[0].rate was 1.0 and is 2.0": {"tasks": [dataclasses.replace(GOOD, rate=2.0)]},
+        "tasks[0].weight was 1.0 and is 2.0": {"tasks": [dataclasses.replace(GOOD, weight=2.0)]},
         "dtype was 'float32' and is 'bfloat16'": {"encoder": Encoder(ARCH, jnp.bfloat16, remat=False)},
         "optimizer was": {"optimizer": optax.apply_if_finite(optax.sgd(1.0), 9)},
     }.items():
@@ -214,10 +216,10 @@ def test_a_changed_experiment_is_refused_by_what_changed(tmp_path, layout):
     assert rows(tmp_path / "run") == saved  # nothing was touched
 
 
-def test_what_a_run_gets_out_of_its_machine(tmp_path, layout, monkeypatch):
+def test_what_a_run_gets_out_of_its_machine(tmp_path, preprocessor, monkeypatch):
     chip = dataclasses.replace(next(iter(loop.CHIPS.values())), flops=1e9)
     monkeypatch.setitem(loop.CHIPS, jax.devices()[0].device_kind, chip)
-    fit(tmp_path, layout, [GOOD], [Records()], steps=3)
+    fit(tmp_path, preprocessor, [GOOD], [Records()], steps=3)
     log = rows(tmp_path)
     segments = 4 * 2 * 8  # rows of both sides, with their tokens
     for row in log:
@@ -229,7 +231,7 @@ def test_what_a_run_gets_out_of_its_machine(tmp_path, layout, monkeypatch):
     assert 0 < log[2]["goodput"] < 1
     before = log[2]["goodput"]
     time.sleep(1.5 * (log[0]["seconds"] + log[1]["seconds"]))  # away
-    fit(tmp_path, layout, [GOOD], [Records()], steps=4)
+    fit(tmp_path, preprocessor, [GOOD], [Records()], steps=4)
     assert rows(tmp_path)[3]["goodput"] < before
 
 

@@ -16,9 +16,9 @@ from embed.distributed import mesh
 from embed.losses.contrastive import contrastive_loss, gather_and_score
 from embed.losses.ring import ring_score
 from embed.model.attention import AttentionMaskInfo, full_attention, sliding_window, splash_attention
+from embed.model.config import Architecture, AttentionSpec
 from embed.model.encoder import Encoder, encode_pairs
 from embed.model.layers import REMAT_POLICY
-from embed.model.presets import Architecture, AttentionSpec
 from embed.training import checkpoint
 from embed.training.flops import model_flops, program_flops
 
@@ -86,26 +86,39 @@ def test_a_band_counts_three_windows_a_token():
 
 TEXT = dataclasses.replace(
     ARCH,
+<<<<<<< HEAD
+    d_model=128,
+    d_ff=256,
+    media=dataclasses.replace(ARCH.media, patch=0, audio_frame=0, mel=0),
+    local_attention=AttentionSpec(num_heads=4, num_kv_heads=2, head_dim=32, rope_theta=1e4, window=8),
+    global_attention=AttentionSpec(num_heads=4, num_kv_heads=1, head_dim=64, rope_theta=1e6, partial_rotary_factor=0.5),
+    matryoshka_dims=(32, 64),
+=======
     width=128,
     hidden=256,
-    media=dataclasses.replace(ARCH.media, patch=0, audio_frame=0, mel=0),
+    media=dataclasses.replace(ARCH.media, patch_size=0, audio_frame_size=0, mel_bins=0),
     local_attention=AttentionSpec(heads=4, groups=2, head_dim=32, theta=1e4, window=8),
     global_attention=AttentionSpec(heads=4, groups=1, head_dim=64, theta=1e6, rotary=0.5),
     widths=(32, 64),
+>>>>>>> main
 )
 
 
 def by_hand(arch: Architecture, rows: int, l: int) -> int:
     """The encoder's products forward: its maps, attention over a band or the whole row, pooling and projection."""
-    d = arch.width
+    d = arch.d_model
 
     def layer(spec: AttentionSpec, keys: int) -> int:
-        maps = d * spec.head_dim * (2 * spec.heads + 2 * spec.groups) + 3 * d * arch.hidden + 2 * d * arch.per_layer
-        return maps + 2 * keys * spec.heads * spec.head_dim
+        maps = (
+            d * spec.head_dim * (2 * spec.num_heads + 2 * spec.num_kv_heads)
+            + 3 * d * arch.d_ff
+            + 2 * d * arch.per_layer_dim
+        )
+        return maps + 2 * keys * spec.num_heads * spec.head_dim
 
     local, full = layer(arch.local_attention, 3 * arch.local_attention.window), layer(arch.global_attention, l)
-    each = arch.groups * (arch.locals * local + full) + arch.layers * d * arch.per_layer + d
-    return 2 * rows * (l * each + d * arch.embedding)
+    each = arch.layer_groups * (arch.local_per_group * local + full) + arch.num_layers * d * arch.per_layer_dim + d
+    return 2 * rows * (l * each + d * arch.embed_dim)
 
 
 def test_an_encoder_takes_its_products_forward_and_backward():

@@ -44,14 +44,14 @@ def loss(params, pairs, candidates, key):
     return value * (1.0 if candidates.margin is None else jnp.nan), {"accuracy": jnp.float32(0.5)}
 
 
-def fit(folder, layout, tasks, sources, steps, loss=loss, trainable=partition.all_params, **config):
+def fit(folder, preprocessor, tasks, sources, steps, loss=loss, trainable=partition.all_params, **config):
     optimizer = optim.adamw(1e-2, warmup=1, steps=100)
     often = loop.LoopConfig(save=1, keep=100, **config)
     encoder = Encoder(ARCH, remat=False)
     run = loop.Run(
         encoder, tasks, loss, optimizer, steps, seed=0, data=folder, trainable=trainable, loop=often, folder=folder
     )
-    return loop.fit(run, layout, sources)
+    return loop.fit(run, preprocessor, sources)
 
 
 def every_leaf(params, pairs, candidates, key):
@@ -73,8 +73,8 @@ def rows(run) -> list[dict]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_an_update_that_is_not_finite_is_skipped_and_counted(tmp_path, layout):
-    state = fit(tmp_path, layout, [GOOD, BAD], [Records(), Records()], steps=6)
+def test_an_update_that_is_not_finite_is_skipped_and_counted(tmp_path, preprocessor):
+    state = fit(tmp_path, preprocessor, [GOOD, BAD], [Records(), Records()], steps=6)
     log = rows(tmp_path)
     assert [row["step"] for row in log] == list(range(6))
     bad = [row["task"] == "bad" for row in log]
@@ -92,16 +92,16 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted(tmp_path, layout):
     assert [path for path in (tmp_path / "tensorboard").glob("events.out.tfevents.*") if path.stat().st_size > 500]
 
 
-def test_too_many_in_a_row_stop_the_run(tmp_path, layout):
+def test_too_many_in_a_row_stop_the_run(tmp_path, preprocessor):
     with pytest.raises(metrics.Diverged, match="3 updates in a row were not finite, at step 2 of task bad"):
-        fit(tmp_path, layout, [BAD], [Records()], steps=9, patience=3)
+        fit(tmp_path, preprocessor, [BAD], [Records()], steps=9, patience=3)
     assert [row["skipped_in_a_row"] for row in rows(tmp_path)] == [1, 2, 3]
     assert checkpoint.saved_steps(tmp_path)[-1] < 3
 
 
-def test_quarantined_records_are_counted_by_source(tmp_path, layout, caplog):
+def test_quarantined_records_are_counted_by_source(tmp_path, preprocessor, caplog):
     broken = dataclasses.replace(GOOD, name="broken")
-    fit(tmp_path, layout, [GOOD, broken], [Records(), Records(broken=True)], steps=4)
+    fit(tmp_path, preprocessor, [GOOD, broken], [Records(), Records(broken=True)], steps=4)
     log = rows(tmp_path)
     assert {(row["task"], row["quarantined"]) for row in log} == {("good", 0), ("broken", 1)}
     assert "quarantined so far, by source: {'broken': 2}" in caplog.text
@@ -115,10 +115,10 @@ def test_the_journal_forgets_steps_after_the_checkpoint_and_a_torn_line(tmp_path
     assert [row["step"] for row in rows(tmp_path)] == [0, 1, 2]
 
 
-def test_what_is_frozen_stays_and_has_no_optimizer_state(tmp_path, layout):
-    begun = fit(tmp_path, layout, [GOOD], [Records()], steps=0, loss=every_leaf, trainable=backbone)
+def test_what_is_frozen_stays_and_has_no_optimizer_state(tmp_path, preprocessor):
+    begun = fit(tmp_path, preprocessor, [GOOD], [Records()], steps=0, loss=every_leaf, trainable=backbone)
     before = jax.tree.map(np.asarray, begun.encoder)
-    state = fit(tmp_path, layout, [GOOD], [Records()], steps=3, loss=every_leaf, trainable=backbone)
+    state = fit(tmp_path, preprocessor, [GOOD], [Records()], steps=3, loss=every_leaf, trainable=backbone)
     (trained, frozen), (trained_before, frozen_before) = (
         partition.split_params(p, backbone) for p in (state.encoder, before)
     )
@@ -149,29 +149,29 @@ def test_a_step_keeps_frozen_parameters_where_they_are():
     assert params["backbone"]["weight"].is_deleted()
 
 
-def test_a_run_with_frozen_parts_goes_on_bit_for_bit(tmp_path, layout):
-    straight = fit(tmp_path / "straight", layout, [GOOD], [Records()], steps=4, loss=every_leaf, trainable=backbone)
-    fit(tmp_path / "stopped", layout, [GOOD], [Records()], steps=2, loss=every_leaf, trainable=backbone)
-    resumed = fit(tmp_path / "stopped", layout, [GOOD], [Records()], steps=4, loss=every_leaf, trainable=backbone)
+def test_a_run_with_frozen_parts_goes_on_bit_for_bit(tmp_path, preprocessor):
+    straight = fit(tmp_path / "straight", preprocessor, [GOOD], [Records()], steps=4, loss=every_leaf, trainable=backbone)
+    fit(tmp_path / "stopped", preprocessor, [GOOD], [Records()], steps=2, loss=every_leaf, trainable=backbone)
+    resumed = fit(tmp_path / "stopped", preprocessor, [GOOD], [Records()], steps=4, loss=every_leaf, trainable=backbone)
     assert all(same(resumed, straight)) and int(resumed.step) == 4
 
 
-def test_another_choice_of_what_trains_is_refused(tmp_path, layout):
-    fit(tmp_path, layout, [GOOD], [Records()], steps=1, loss=every_leaf, trainable=backbone)
+def test_another_choice_of_what_trains_is_refused(tmp_path, preprocessor):
+    fit(tmp_path, preprocessor, [GOOD], [Records()], steps=1, loss=every_leaf, trainable=backbone)
     saved = checkpoint.metadata(tmp_path)["trained_parameters"]
-    assert saved["backbone/final_norm/scale"] == [ARCH.width] and "vocabulary" not in saved
+    assert saved["backbone/final_norm/scale"] == [ARCH.d_model] and "vocabulary" not in saved
     for other in (partition.all_params, lambda path: path[0] == "vocabulary"):
         with pytest.raises(checkpoint.CheckpointError, match=r"trained_parameters\.\S+ was .* and is"):
-            fit(tmp_path, layout, [GOOD], [Records()], steps=2, loss=every_leaf, trainable=other)
+            fit(tmp_path, preprocessor, [GOOD], [Records()], steps=2, loss=every_leaf, trainable=other)
 
 
-def test_where_nothing_trains_the_paths_are_named(tmp_path, layout):
+def test_where_nothing_trains_the_paths_are_named(tmp_path, preprocessor):
     with pytest.raises(ValueError, match=r"nothing trains: .*\('audio', 'project', 'weight'\) and \('vocabulary',\)"):
-        fit(tmp_path, layout, [GOOD], [Records()], steps=1, trainable=lambda path: path[0] == "bakcbone")
+        fit(tmp_path, preprocessor, [GOOD], [Records()], steps=1, trainable=lambda path: path[0] == "bakcbone")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_learned_temperature_is_the_runs_and_not_the_encoders(tmp_path, layout):
+def test_a_learned_temperature_is_the_runs_and_not_the_encoders(tmp_path, preprocessor):
     class Loss:
         def init(self, key):
             return {temperature.NAME: {"scale": temperature.init_log_temperature(0.5)}}
@@ -184,7 +184,7 @@ def test_a_learned_temperature_is_the_runs_and_not_the_encoders(tmp_path, layout
         run = loop.Run(
             Encoder(ARCH, remat=False), [GOOD], Loss(), optimizer, steps, seed=0, data=folder, folder=folder, **more
         )
-        return loop.fit(run, layout, [Records()])
+        return loop.fit(run, preprocessor, [Records()])
 
     go(tmp_path / "one", 2)
     state = go(tmp_path / "one", 4)

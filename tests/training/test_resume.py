@@ -38,7 +38,7 @@ STEPS = 24
 SAVE = 3
 TASKS = (
     Task("one", 8, 2.0, Budget(16), Budget(8, 1, 4)),
-    Task("two", 8, 1.0, Budget(16), Budget(8, 1, 4), prompt="search result", drop=0.5),
+    Task("two", 8, 1.0, Budget(16), Budget(8, 1, 4), prompt="search result", prompt_dropout=0.5),
 )
 
 
@@ -51,18 +51,26 @@ class Slow(ArrayRecordSource):
 
 
 def fit(
-    run: pathlib.Path, data: pathlib.Path, *, steps: int, seed: int = 3, tasks=TASKS, layout=None, loss=None, **more
+    run: pathlib.Path,
+    data: pathlib.Path,
+    *,
+    steps: int,
+    seed: int = 3,
+    tasks=TASKS,
+    preprocessor=None,
+    loss=None,
+    **more,
 ):
     encoder = Encoder(ARCH, remat=False)
     words = tokenizers.Tokenizer.load(data / "tokenizer.json")
-    layout = layout or Preprocessor(words, ARCH.media)
+    preprocessor = preprocessor or Preprocessor(words, ARCH.media)
 
     def contrastive(params, pairs, candidates, key):
         def embed(inputs):
             return encode_by_microbatch(lambda rows: encoder.apply({"params": params.encoder}, rows), inputs, 4)
 
         sides = encode_pairs(embed, pairs, Dropout(key, 0.1))
-        return contrastive_loss(*sides, pairs, temperature=0.05, widths=ARCH.widths, candidates=candidates)
+        return contrastive_loss(*sides, pairs, temperature=0.05, widths=ARCH.matryoshka_dims, candidates=candidates)
 
     sources = [Slow(data / "train.array_record") for _ in tasks]
     optimizer = optim.adamw(1e-2, warmup=2, steps=STEPS)
@@ -78,7 +86,7 @@ def fit(
         loop=loop.LoopConfig(save=SAVE, keep=3),
         **more,
     )
-    return loop.fit(plan, layout, sources)
+    return loop.fit(plan, preprocessor, sources)
 
 
 def cheap(params, pairs, candidates, key):
@@ -159,7 +167,7 @@ def test_a_killed_run_goes_on_bit_for_bit(data, uninterrupted, sign):
     ("change", "named"),
     [
         ({"seed": 4}, "seed was 3 and is 4"),
-        ({"tasks": (dataclasses.replace(TASKS[0], rate=3.0), TASKS[1])}, r"tasks\[0\]\.rate was 2\.0 and is 3\.0"),
+        ({"tasks": (dataclasses.replace(TASKS[0], weight=3.0), TASKS[1])}, r"tasks\[0\]\.weight was 2\.0 and is 3\.0"),
         ({"tasks": TASKS[:1], "seed": 4}, r"(?s)tasks was .*seed was 3 and is 4"),
     ],
 )
@@ -206,33 +214,42 @@ def test_a_copy_of_the_data_and_a_checkpoint_that_does_not_know_its_own_go_on(da
     assert checkpoint.metadata(tmp_path / "old")["data"]["one"]["records"] == 24
 
 
+<<<<<<< HEAD
 def other_layout() -> Preprocessor:
+    words = tokenizers.train_tokenizer(["other words than those, in another order"] * 20, ARCH.vocab_size)
+=======
+def other_preprocessor() -> Preprocessor:
     words = tokenizers.train_tokenizer(["other words than those, in another order"] * 20, ARCH.vocabulary)
+>>>>>>> main
     return Preprocessor(words, ARCH.media)
 
 
 def test_another_tokenizer_is_refused_in_a_run_and_as_init(data, short, tmp_path):
     with pytest.raises(checkpoint.CheckpointError, match=r"other inputs: tokenizer"):
-        fit(tmp_path / "new", data, steps=1, layout=other_layout(), init=short)
+        fit(tmp_path / "new", data, steps=1, preprocessor=other_preprocessor(), init=short)
     kept = (short / "tokenizer.json").read_bytes()
     with pytest.raises(checkpoint.CheckpointError, match=r"other inputs: tokenizer"):
-        fit(short, data, steps=2, layout=other_layout())
+        fit(short, data, steps=2, preprocessor=other_preprocessor())
     assert (short / "tokenizer.json").read_bytes() == kept
 
 
-def test_other_media_are_refused_by_what_differs(short, layout):
-    changed = dataclasses.replace(ARCH.media, patch=16, timestamps=True)
-    with pytest.raises(checkpoint.CheckpointError, match=r"media.patch: checkpoint 8, here 16; media.timestamps: ch"):
+def test_other_media_are_refused_by_what_differs(short, preprocessor):
+    changed = dataclasses.replace(ARCH.media, patch_size=16, timestamps=True)
+    with pytest.raises(
+        checkpoint.CheckpointError, match=r"media.patch_size: checkpoint 8, here 16; media.timestamps: ch"
+    ):
         checkpoint.check_contract(short, Preprocessor(checkpoint.load_preprocessor(short).tokenizer, changed))
     assert checkpoint.load_preprocessor(short).media == ARCH.media
 
 
 @pytest.mark.parametrize("arch", [ARCH, *PRESETS.values()])
-def test_an_architecture_comes_back_from_a_checkpoint(layout, arch):
-    described = checkpoint.metadata_for(arch, layout)
+def test_an_architecture_comes_back_from_a_checkpoint(preprocessor, arch):
+    described = checkpoint.metadata_for(arch, preprocessor)
     assert checkpoint.architecture(described) == arch
-    del described["architecture"]["media"]["clip"]
-    with pytest.raises(checkpoint.CheckpointError, match="another version of embed: MediaFormat differs in clip"):
+    del described["architecture"]["media"]["clip_tokens"]
+    with pytest.raises(
+        checkpoint.CheckpointError, match="another version of embed: MediaFormat differs in clip_tokens"
+    ):
         checkpoint.architecture(described)
 
 

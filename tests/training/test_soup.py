@@ -13,7 +13,7 @@ from embed.model.encoder import Encoder
 from embed.training import checkpoint, soup
 
 
-def save(run: pathlib.Path, layout, value: float, arch=ARCH, step: int = 1, extra: bool = False) -> pathlib.Path:
+def save(run: pathlib.Path, preprocessor, value: float, arch=ARCH, step: int = 1, extra: bool = False) -> pathlib.Path:
     """A checkpoint whose parameters are all `value`, with a ramp so that no two leaves are alike."""
     params = jax.tree.map(
         lambda leaf: np.full(leaf.shape, value, np.float32) * np.arange(leaf.shape[-1], dtype=np.float32),
@@ -22,9 +22,9 @@ def save(run: pathlib.Path, layout, value: float, arch=ARCH, step: int = 1, extr
     if extra:
         params["more"] = np.ones(2, np.float32)
     run.mkdir(exist_ok=True)
-    layout.tokenizer.save(run / "tokenizer.json")
+    preprocessor.tokenizer.save(run / "tokenizer.json")
     with checkpoint.checkpointer(run, every=1, keep=9) as writer:
-        writer.save(step, {"encoder": params}, custom_metadata=checkpoint.metadata_for(arch, layout), force=True)
+        writer.save(step, {"encoder": params}, custom_metadata=checkpoint.metadata_for(arch, preprocessor), force=True)
     return run
 
 
@@ -39,8 +39,8 @@ def level(params: dict) -> float:
 
 
 @pytest.fixture
-def parents(tmp_path, layout) -> list[pathlib.Path]:
-    return [save(tmp_path / f"run{value}", layout, value) for value in (1, 2, 6)]
+def parents(tmp_path, preprocessor) -> list[pathlib.Path]:
+    return [save(tmp_path / f"run{value}", preprocessor, value) for value in (1, 2, 6)]
 
 
 def test_soup_of_one_is_that_one(parents):
@@ -52,12 +52,12 @@ def test_uniform_is_the_mean_and_weights_are_normalised(parents):
     assert equal(soup.average(parents[1:], [1.0, 1.0]), soup.average(parents[1:], [8.0, 8.0]))
     weighted = soup.average(parents, [2.0, 1.0, 1.0])
     assert level(weighted) == 2.5
-    assert np.array_equal(weighted["vocabulary"], np.broadcast_to(2.5 * np.arange(ARCH.width), (512, ARCH.width)))
+    assert np.array_equal(weighted["vocabulary"], np.broadcast_to(2.5 * np.arange(ARCH.d_model), (512, ARCH.d_model)))
 
 
-def test_steps_of_one_run_are_parents_too(tmp_path, layout):
-    run = save(tmp_path / "run", layout, 1.0, step=1)
-    save(run, layout, 3.0, step=2)
+def test_steps_of_one_run_are_parents_too(tmp_path, preprocessor):
+    run = save(tmp_path / "run", preprocessor, 1.0, step=1)
+    save(run, preprocessor, 3.0, step=2)
     steps = [run / "checkpoints" / "1", run / "checkpoints" / "2"]
     assert level(soup.average(steps, [1.0, 1.0])) == 2.0
     assert level(checkpoint.load_params(run)) == 3.0
@@ -86,23 +86,23 @@ def test_greedy_keeps_the_best_alone_where_nothing_helps(parents):
     assert kept == parents[2:] and equal(params, checkpoint.load_params(parents[2]))
 
 
-def test_parents_of_another_form_are_refused(tmp_path, parents, layout):
-    wider = save(tmp_path / "wider", layout, 1.0, arch=dataclasses.replace(ARCH, hidden=128))
-    words = tokenizers.train_tokenizer(["other words than those, in another order"] * 20, ARCH.vocabulary)
-    foreign = save(tmp_path / "foreign", dataclasses.replace(layout, tokenizer=words), 1.0)
+def test_parents_of_another_form_are_refused(tmp_path, parents, preprocessor):
+    wider = save(tmp_path / "wider", preprocessor, 1.0, arch=dataclasses.replace(ARCH, d_ff=128))
+    words = tokenizers.train_tokenizer(["other words than those, in another order"] * 20, ARCH.vocab_size)
+    foreign = save(tmp_path / "foreign", dataclasses.replace(preprocessor, tokenizer=words), 1.0)
     for other, message in [
         (wider, "differ in architecture: hidden"),
-        (foreign, "differ in contract: tokenizer"),
+        (foreign, "differ in input_spec: tokenizer"),
     ]:
         with pytest.raises(soup.SoupError, match=message) as error:
             soup.average([parents[0], other], [1.0, 1.0])
         assert str(parents[0]) in str(error.value) and str(other) in str(error.value)
-    larger = save(tmp_path / "larger", layout, 1.0, extra=True)
+    larger = save(tmp_path / "larger", preprocessor, 1.0, extra=True)
     with pytest.raises(checkpoint.CheckpointError, match=f"1 parameters of {larger} are not the encoder's.*more"):
         soup.average([parents[0], larger], [1.0, 1.0])
 
 
-def test_a_saved_soup_is_read_like_a_run(tmp_path, parents, layout):
+def test_a_saved_soup_is_read_like_a_run(tmp_path, parents, preprocessor):
     folder = tmp_path / "soup"
     soup.save(folder, soup.average(parents[:2], [1.0, 1.0]), parents[:2], weights=[1.0, 1.0], score=0.5)
     params = soup.average(parents, [1.0] * 3)
@@ -113,7 +113,7 @@ def test_a_saved_soup_is_read_like_a_run(tmp_path, parents, layout):
     meta = checkpoint.metadata(folder)
     assert meta["soup"] == {"parents": [str(p) for p in parents], "weights": [1.0] * 3, "score": 0.7}
     assert checkpoint.architecture(meta) == ARCH
-    assert checkpoint.load_preprocessor(folder).contract() == layout.contract()
+    assert checkpoint.load_preprocessor(folder).input_spec() == preprocessor.input_spec()
     assert level(soup.average([folder, parents[0]], [1.0, 1.0])) == pytest.approx(2.0)
     said = checkpoint.lineage(folder)
     assert said["checkpoint"] == "soup" and said["dev score"] == "0.7000"

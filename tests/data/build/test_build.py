@@ -81,7 +81,7 @@ def test_every_record_is_kept_or_counted(folder, tmp_path):
     assert not (tmp_path / "out" / ".parts").exists()
 
 
-def test_shards_hold_what_one_file_would_in_order(folder, tmp_path, monkeypatch, layout):
+def test_shards_hold_what_one_file_would_in_order(folder, tmp_path, monkeypatch, preprocessor):
     build(folder, tmp_path / "one", Options(), workers=1)
     monkeypatch.setattr(sources, "SHARD", 500)
     about = build(folder, tmp_path / "many", Options(), workers=1)
@@ -91,7 +91,7 @@ def test_shards_hold_what_one_file_would_in_order(folder, tmp_path, monkeypatch,
     assert list(read_records(one)) == list(read_records(many))
     task = Task("t", 4, 1.0, Budget(16), Budget(8, 1, 4))
     for step in (0, 5):
-        a, b = (mixture([task], [source], layout, seed=1)[step][1] for source in (one, many))
+        a, b = (mixture([task], [source], preprocessor, seed=1)[step][1] for source in (one, many))
         assert np.array_equal(a.query.tokens, b.query.tokens) and np.array_equal(a.target_hash, b.target_hash)
     (tmp_path / "many" / shards[1]["name"]).unlink()
     with pytest.raises(FileNotFoundError, match="not those of one whole set"):

@@ -1,0 +1,80 @@
+"""An architecture as data: every difference between models is a field here, never a branch on a model's name."""
+
+import dataclasses
+
+from embed.batch import MediaFormat
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionSpec:
+    """One kind of attention layer."""
+
+    num_heads: int  # h, query heads
+    num_kv_heads: int  # g, key/value heads
+    head_dim: int  # k
+    rope_theta: float  # rotary base
+    window: int = 0  # symmetric radius: |i - j| <= window; 0 = the whole segment
+    partial_rotary_factor: float = 1.0  # share of the frequencies that rotate; the rest stay still
+    key_is_value: bool = False  # values are the keys before their norm
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionTower:
+    """The Gemma 4 vision transformer: small patches see each other, squares of them are averaged to soft tokens."""
+
+    d_model: int
+    d_ff: int
+    num_layers: int
+    attention: AttentionSpec  # rotary by column in the first half of a head, by row in the second
+    pool_size: int  # a soft token's patch is pool x pool small ones
+    num_positions: int  # rows of the position table
+    clipped: bool  # linear maps clip what goes in and out
+    standardized: bool  # soft tokens are shifted and scaled by constants
+
+
+@dataclasses.dataclass(frozen=True)
+class AudioTower:
+    """The Gemma 4 conformer over mel frames, four of them a soft token."""
+
+    d_model: int
+    num_layers: int
+    num_heads: int
+    conv_channels: tuple[int, int]  # of the two convolutions that halve time and mel bins
+    conv_kernel: int  # of the causal convolution inside a layer
+    chunk_size: int  # queries of an attention block
+    left_context: int  # a query sees itself and left - 2 frames before; the block reaches one further
+    right_context: int  # and fewer than this many after
+    logit_cap: float  # attention scores are cap * tanh(score / cap)
+    ffn_residual_weight: float  # weight of a feed-forward's output
+    activation_clip: float  # activations are clipped to +-bound between sublayers
+    output_dim: int  # width of what the tower gives
+    clipped: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """A bidirectional Gemma-4-family encoder: groups of `locals` local layers and one global layer."""
+
+    vocab_size: int  # v
+    d_model: int  # d
+    d_ff: int  # f, of the gated feed-forward
+    layer_groups: int  # layers = groups * (locals + 1)
+    local_per_group: int
+    local_attention: AttentionSpec
+    global_attention: AttentionSpec
+    media: MediaFormat
+    matryoshka_dims: tuple[int, ...]  # Matryoshka widths, ascending; the last is e
+    per_layer_dim: int = 0  # width of per-layer embeddings; 0 = none
+    per_layer_vocab_size: int = 0  # rows of their token table; 0 = projected from the embedded input alone
+    shared_kv_groups: int = 0  # the last groups use the keys and values of the last group before them
+    shared_d_ff: int = 0  # f in these
+    vision: VisionTower | None = None  # None = patches enter by one linear map
+    audio: AudioTower | None = None  # None = frames enter by one linear map
+
+    @property
+    def num_layers(self) -> int:
+        return self.layer_groups * (self.local_per_group + 1)
+
+    @property
+    def embed_dim(self) -> int:
+        return self.matryoshka_dims[-1]
