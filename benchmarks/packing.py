@@ -68,11 +68,7 @@ def main() -> None:
     arch = PRESETS[cpu.get_config().model]
     records = (record for folder in found for record in discover.sample(open_split(folder, "train"), READ))
     words = [text for record in records for text in texts(record)]
-<<<<<<< HEAD
-    layout = Preprocessor(tokenizer.train_tokenizer(words, arch.vocab_size), arch.media)
-=======
-    preprocessor = Preprocessor(tokenizer.train_tokenizer(words, arch.vocabulary), arch.media)
->>>>>>> main
+    preprocessor = Preprocessor(tokenizer.train_tokenizer(words, arch.vocab_size), arch.media)
     print("| dataset | padding | packed | fewer tokens, times | lost | pairs/s | packed | ratio |\n" + "|---" * 8 + "|")
     with jax.set_mesh(mesh.make_mesh((1, 1, 1))):
         for folder in found:

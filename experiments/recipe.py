@@ -58,7 +58,7 @@ def main(config: ConfigDict) -> None:
     show(page, facts, columns, suite, vectors, curves, [work / name for name in STAGES], ablations)
     if hosts.is_primary():
         (work / "results.json").write_text(json.dumps(columns, indent=1))
-        print(evaluate.format_table(columns, suite))
+        print(evaluate.format_table(columns))
         print(f"\nThe page of results: {storage.absolute(page)}")
 
     if config.pairs:
@@ -69,7 +69,7 @@ def main(config: ConfigDict) -> None:
         show(page, facts, columns, suite, vectors, curves, [work / name for name in PAIRS_STAGES])
         if hosts.is_primary():
             (work / "results_pairs.json").write_text(json.dumps(columns, indent=1))
-            print(f"\n{evaluate.format_table(columns, suite)}")
+            print(f"\n{evaluate.format_table(columns)}")
             print(f"\nThe page of your datasets: {storage.absolute(page)}")
 
 

@@ -28,7 +28,9 @@ from jax.experimental import topologies
 from embed.data.tasks import Task, batch_structs
 from embed.distributed.mesh import make_mesh
 from embed.losses.loss import Params
-from embed.training import loop, main
+from embed.training import loop
+from embed.training.command_line import define_config, run_with_flags
+from embed.training.main import load_experiment
 from embed.training.config_check import ConfigError
 from embed.training.flops import CHIPS, model_flops, program_flops
 from launch.hlo import moved, overflow, traffic
@@ -38,7 +40,7 @@ TOPOLOGY = flags.DEFINE_string("topology", "v5e:4x4", "a TPU slice as libtpu nam
 TASK = flags.DEFINE_multi_string("task", [], "tasks to compile; all of the experiment's if none is given")
 BATCH = flags.DEFINE_integer("batch", 0, "pairs of a batch instead of the tasks' own", lower_bound=0)
 OUT = flags.DEFINE_string("out", "", "a file to which the lines are added")
-CONFIG = main.define_config("configs/v5e_16.py")
+CONFIG = define_config("configs/tpu_v5e_16.py")
 
 
 def compiled(f: Any, *args: Any) -> dict[str, Any]:
@@ -80,7 +82,7 @@ def counted(run: loop.Run, task: Task) -> dict[str, float]:
 
 def plan(experiment: str, config: Any, batch: int = 0) -> loop.Run:
     """What an experiment says, with batches of `batch` pairs where that is not 0."""
-    run = main.load_experiment(experiment).plan(config)
+    run = load_experiment(experiment).plan(config)
     return dataclasses.replace(run, tasks=[dataclasses.replace(t, batch=batch or t.batch) for t in run.tasks])
 
 
@@ -130,4 +132,4 @@ def _rounded(value: Any) -> Any:
 
 
 if __name__ == "__main__":
-    main.start(main)
+    run_with_flags(main)

@@ -1,34 +1,38 @@
 #!/usr/bin/env bash
-# Runs an experiment on the TPUs of a GKE cluster, through XPK (pip install xpk): launch/gke.sh NAME [flags]
-#   CLUSTER=tpus TPU=v5litepod-16 ZONE=us-west4-a launch/gke.sh scale --config=configs/v5e_16.py \
+# Runs an experiment on the TPUs of a GKE cluster, through XPK (pip install xpk): launch/gke.sh [--dry-run] NAME [flags]
+#   CLUSTER=tpus TPU=v5litepod-16 ZONE=us-west4-a launch/gke.sh scale --config=configs/tpu_v5e_16.py \
 #     --config.workdir=gs://BUCKET/runs --config.data=gs://BUCKET/data
-#   launch/gke.sh status           the cluster's workloads and their states
+#   launch/gke.sh status           lists the cluster's workloads and their states
 #   launch/gke.sh delete           ends the workload WORKLOAD and removes it
-#   launch/gke.sh --dry-run NAME   prints the commands, and runs none
+#   launch/gke.sh --dry-run NAME   prints the commands and runs none of them
+# NAME is a file in experiments/, experiments/ablations/ or experiments/studies/; flags are the experiment's.
 # From the environment:
-#   CLUSTER    made with xpk cluster create
-#   TPU        v5litepod-16, v5p-128, v6e-256, as the cluster has it
-#   ZONE, PROJECT  the cluster's; the project is gcloud's own if not given
-#   WORKLOAD   its name, embed if not given
-#   SLICES     their number, 1 if not given
-#   PRIORITY   very-low, low, medium, high or very-high; medium if not given
-#   RESTARTS   how often the cluster starts it again after a preemption, 50 if not given
-#   IMAGE      what the commit is put into, python:3.12 if not given
-# Every worker runs launch/worker.sh; the log is where xpk says. Status 75 and lost nodes start the workload again.
+#   CLUSTER    the cluster, made with xpk cluster create
+#   TPU        the cluster's accelerator type: v5litepod-16, v5p-128, v6e-256
+#   ZONE       the cluster's zone, such as us-west4-a
+#   PROJECT    the cluster's project; gcloud's own by default
+#   WORKLOAD   the workload's name; embed by default
+#   SLICES     the number of slices; 1 by default
+#   PRIORITY   very-low, low, medium (the default), high or very-high
+#   RESTARTS   how often the cluster restarts it after a preemption; 50 by default
+#   IMAGE      the container image that the commit is added to; python:3.12 by default
+# Every worker runs launch/worker.sh; xpk prints where its log is. Exit status 75 and lost nodes restart the workload.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+source launch/shell.sh
+show_help launch/gke.sh "$@"
+require_bash
 source launch/common.sh
 workload=${WORKLOAD:-embed}
-arguments "$@"
-[ -n "$action" ] || die "usage: launch/gke.sh [--dry-run] NAME [flags] | status | delete; see its first lines"
-[ -n "${CLUSTER:-}" ] || die "set CLUSTER, the name of the GKE cluster: gcloud container clusters list"
-place+=(--cluster="$CLUSTER")
+parse_arguments "launch/gke.sh [--dry-run] NAME [flags] | status | delete" "$@"
+[ -n "${CLUSTER:-}" ] || die "set CLUSTER to the name of the GKE cluster: gcloud container clusters list"
+location+=(--cluster="$CLUSTER")
 
 case $action in
-  status) run xpk workload list "${place[@]}" ;;
-  delete) run xpk workload delete --workload="$workload" --force "${place[@]}" ;;
+  status) run xpk workload list "${location[@]}" ;;
+  delete) run xpk workload delete --workload="$workload" --force "${location[@]}" ;;
   *)
-    check
+    check_launch
     pack
     run mkdir "$scratch/embed"
     run tar -xzf "$scratch/embed.tar.gz" -C "$scratch/embed"
@@ -36,6 +40,6 @@ case $action in
       --base-docker-image="${IMAGE:-python:3.12}" --script-dir="$scratch/embed" \
       --priority="${PRIORITY:-medium}" --max-restarts="${RESTARTS:-50}" --restart-on-exit-codes=75 \
       --termination-grace-period-seconds=300 \
-      --command="exec bash launch/worker.sh $(quoted "$action" "${flags[@]}")" "${place[@]}"
+      --command="exec bash launch/worker.sh $(quote "$action" "${flags[@]}")" "${location[@]}"
     ;;
 esac

@@ -19,12 +19,14 @@ from embed.data.sources import Source
 from embed.data.tasks import Task, batch_structs
 from embed.distributed import storage
 from embed.distributed.mesh import make_mesh
-from embed.training import loop, main
+from embed.training import loop
+from embed.training.command_line import define_config, run_with_flags
+from embed.training.main import load_experiment
 from embed.training.config_check import ConfigError
 from embed.training.prepare import open_sources, prepare_preprocessor
 
 BATCHES = flags.DEFINE_integer("batches", 4, "batches of each task that are read", lower_bound=1)
-CONFIG = main.define_config("configs/cpu.py")
+CONFIG = define_config("configs/cpu.py")
 HEAD = ["task", "records", "pairs", "steps", "epochs", "tokens", "padding", "images", "clips", "cut", "lost", "program"]
 
 
@@ -62,7 +64,7 @@ def main(argv: list[str]) -> None:
     if len(argv) != 2:
         raise ConfigError("name one experiment: python -m launch.mixture EXPERIMENT [--config=...]")
     config = CONFIG.value
-    run = main.load_experiment(argv[1]).plan(config)
+    run = load_experiment(argv[1]).plan(config)
     data = storage.path(config.data)
     preprocessor = prepare_preprocessor(run.encoder.arch, data, config.pairs)
     programs: dict[tuple, int] = {}
@@ -77,4 +79,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main.start(main)
+    run_with_flags(main)

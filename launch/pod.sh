@@ -1,50 +1,53 @@
 #!/usr/bin/env bash
-# Runs an experiment on a Cloud TPU slice, which it asks for where it is not there: launch/pod.sh NAME [flags]
-#   TPU=v5litepod-16 ZONE=us-west4-a launch/pod.sh scale --config=configs/v5e_16.py \
+# Runs an experiment on a Cloud TPU slice, which it requests first if needed: launch/pod.sh [--dry-run] NAME [flags]
+#   TPU=v5litepod-16 ZONE=us-west4-a launch/pod.sh scale --config=configs/tpu_v5e_16.py \
 #     --config.workdir=gs://BUCKET/runs --config.data=gs://BUCKET/data
-#   launch/pod.sh status           what there is of the slice, and what its workers do
-#   launch/pod.sh stop             ends the run, which saves a checkpoint; a second one kills it
+#   launch/pod.sh status           prints the state of the slice and of its workers
+#   launch/pod.sh stop             stops the run, which saves a checkpoint; a second one kills it
 #   launch/pod.sh delete           gives the slice back: until then it costs money, idle or not
-#   launch/pod.sh --dry-run NAME   prints the commands for a slice that is not there yet, and runs none
+#   launch/pod.sh --dry-run NAME   prints the commands for a slice that does not exist yet, and runs none of them
+# NAME is a file in experiments/, experiments/ablations/ or experiments/studies/; flags are the experiment's.
 # From the environment:
-#   TPU      accelerator type; v5litepod-16 and v6e-256 count chips, v5p-128 TensorCores, two a chip
-#   ZONE     where, such as us-west4-a
-#   PROJECT  gcloud's own if not given
-#   SPOT=1   cheaper, and taken away at any time; without it, on demand
-#   POD      the slice's name, embed if not given
-#   POLL     seconds between looks, 30 if not given
-# The run is on the workers and goes on without this program: Ctrl-C and a lost connection end the following alone, and
-# the same command follows again, or starts again what has ended. A slice that was taken away is asked for again, and
-# the run goes on from its last checkpoint. Ends with the run's status; the slice stays.
+#   TPU      the accelerator type; v5litepod-16 and v6e-256 count chips, v5p-128 counts TensorCores, two per chip
+#   ZONE     the zone, such as us-west4-a
+#   PROJECT  the project; gcloud's own by default
+#   SPOT     1 for a spot slice: cheaper, and preempted at any time; on demand by default
+#   POD      the slice's name; embed by default
+#   POLL     seconds between polls; 30 by default
+# The run is on the workers and does not need this script: Ctrl-C or a lost connection only ends the following of its log.
+# The same command follows it again, or restarts it after it has ended. A preempted slice is requested again, and the run
+# continues from its last checkpoint. The exit status is the run's; the slice stays.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+source launch/shell.sh
+show_help launch/pod.sh "$@"
+require_bash
 source launch/common.sh
-pod=${POD:-embed} poll=${POLL:-30} from=1 workers=0 request='' node=''
-arguments "$@"
-[ -n "$action" ] || die "usage: launch/pod.sh [--dry-run] NAME [flags] | status | stop | delete; see its first lines"
+pod=${POD:-embed} poll=${POLL:-30} next_line=1 workers=0 request='' node=''
+parse_arguments "launch/pod.sh [--dry-run] NAME [flags] | status | stop | delete" "$@"
 
-tpus() { run gcloud compute tpus "$@" "${place[@]}"; }
+tpus() { run gcloud compute tpus "$@" "${location[@]}"; }
 
-# A command on worker N or all; what gcloud says of it is shown where it fails.
+# on N COMMAND: runs a command on worker N, or on all. What gcloud writes to stderr is shown when it fails.
 on() {
   local status=0
   tpus tpu-vm ssh "$pod" --worker="$1" --command="$2" --ssh-flag="-o ServerAliveInterval=15" --quiet \
-    2>"$scratch/said" || status=$?
-  (( status == 0 )) || cat "$scratch/said" >&2
+    2>"$scratch/stderr" || status=$?
+  (( status == 0 )) || cat "$scratch/stderr" >&2
   return "$status"
 }
 
-# The states of the request and of its node, each none where there is none.
-states() {
-  local found
-  found=$(tpus queued-resources list --format="value(name.basename(),state.state)") || return
-  request=$(awk -v name="$pod" '$1 == name { print $2 }' <<<"$found")
-  found=$(tpus tpu-vm list --format="value(name.basename(),state)") || return
-  node=$(awk -v name="$pod" '$1 == name { print $2 }' <<<"$found")
+# Sets request and node to the states of the queued resource and of its node, or to none.
+get_states() {
+  local rows
+  rows=$(tpus queued-resources list --format="value(name.basename(),state.state)") || return
+  request=$(awk -v name="$pod" '$1 == name { print $2 }' <<<"$rows")
+  rows=$(tpus tpu-vm list --format="value(name.basename(),state)") || return
+  node=$(awk -v name="$pod" '$1 == name { print $2 }' <<<"$rows")
   request=${request:-none} node=${node:-none}
 }
 
-create() {
+create_slice() {
   local image
   case $TPU in
     v5litepod-*) image=v2-alpha-tpuv5-lite ;;
@@ -57,57 +60,57 @@ create() {
     ${SPOT:+--spot} --quiet
 }
 
-delete() { tpus queued-resources delete "$pod" --force --quiet; }
+delete_slice() { tpus queued-resources delete "$pod" --force --quiet; }
 
-# Sets workers, their number.
-count() {
-  local found type
-  found=$(tpus tpu-vm describe "$pod" --format="value(acceleratorType,networkEndpoints.len())") || return
-  read -r type workers <<<"$found"
+# Sets workers to their number.
+count_workers() {
+  local row type
+  row=$(tpus tpu-vm describe "$pod" --format="value(acceleratorType,networkEndpoints.len())") || return
+  read -r type workers <<<"$row"
   [ -n "$dry" ] || [ "$type" = "$TPU" ] \
     || die "$pod is a $type, not a $TPU: launch/pod.sh delete, or name another slice with POD"
 }
 
-# Returns when the slice is there: asked for, waited for and, where it was taken away, asked for again.
-had='' asked='' there=''  # was it ready, did we ask for it, and is it to be there
-secure() {
+# Returns when the slice is ready: requests it, waits for it and, after a preemption, requests it again.
+was_ready='' requested='' exists=''
+ensure_slice() {
   local last=''
   while true; do
-    if ! states; then
-      say "no answer about $pod; asked again in $poll s"
+    if ! get_states; then
+      log "no answer about $pod; trying again in $poll s"
     else
       [ "$request $node" = "$last" ] || [ "$last$request $node" = "ACTIVE READY" ] \
-        || say "$pod: request $request, node $node"
+        || log "$pod: request $request, node $node"
       last="$request $node"
       case $request-$node in
         ACTIVE-READY)
-          there=1
-          if (( workers > 0 )) || count; then had=1; return; fi
+          exists=1
+          if (( workers > 0 )) || count_workers; then was_ready=1; return; fi
           ;;
         none-*)
-          [ -z "$there" ] || die "$pod was deleted; the same command asks for it again and goes on from a checkpoint"
-          if create; then
-            asked=1 there=1 from=1 workers=0
-          elif [ -z "$had" ]; then
-            die "$pod cannot be asked for, see above"
+          [ -z "$exists" ] || die "$pod was deleted; the same command requests it again and resumes from a checkpoint"
+          if create_slice; then
+            requested=1 exists=1 next_line=1 workers=0
+          elif [ -z "$was_ready" ]; then
+            die "$pod cannot be requested, see above"
           fi
           ;;
         FAILED-*)
-          if [ -n "$asked" ] && [ -z "$had" ]; then
+          if [ -n "$requested" ] && [ -z "$was_ready" ]; then
             tpus queued-resources describe "$pod"
             die "the request for $pod failed, see above"
           fi
-          if delete; then there=''; fi
+          if delete_slice; then exists=''; fi
           ;;
-        SUSPENDED-* | ACTIVE-PREEMPTED | ACTIVE-TERMINATED) if delete; then there=''; fi ;;
-        *) there=1 ;;
+        SUSPENDED-* | ACTIVE-PREEMPTED | ACTIVE-TERMINATED) if delete_slice; then exists=''; fi ;;
+        *) exists=1 ;;
       esac
     fi
     sleep "$poll"
   done
 }
 
-# The commit, in the folder embed of every worker; .venv and runs stay.
+# Copies the commit into the folder embed of every worker; .venv and runs stay.
 ship() {
   local unpack
   pack || return
@@ -118,65 +121,70 @@ ship() {
   on all "$unpack"
 }
 
-# Past what worker 0 has logged of earlier runs.
-skip() { from=$(on 0 "cat embed/runs/worker/log 2>/dev/null | wc -l" | awk 'END { print $1 + 1 }'); }
+# Sets next_line past what worker 0 logged in earlier runs.
+skip_old_log() {
+  next_line=$(on 0 "cat embed/runs/worker/log 2>/dev/null | wc -l" | awk 'END { print $1 + 1 }')
+}
 
-start() { on all "embed/launch/remote.sh start $command"; }
+start_workers() { on all "embed/launch/remote.sh start $command"; }
 
-# A line of every worker.
-ask() { on all "if [ -x embed/launch/remote.sh ]; then embed/launch/remote.sh state; else echo \$(hostname) none; fi"; }
+# Prints one line per worker.
+get_worker_states() {
+  on all "if [ -x embed/launch/remote.sh ]; then embed/launch/remote.sh state; else echo \$(hostname) none; fi"
+}
 
-# Prints what worker 0 has logged since, for a while. Lines are numbered: gcloud sends a command again when a connection
-# breaks.
-follow() {
-  local line base=0 number
+# Prints worker 0's new log lines for one poll. Lines are numbered, because gcloud sends a command again when a
+# connection breaks.
+follow_log() {
+  local line first=1 number
   while IFS= read -r line; do
     case $line in
-      "from "*) base=$((${line#from } - 1)) ;;
+      "from "*) first=${line#from } ;;
       *)
-        number=$((base + ${line%%:*}))
-        if (( number >= from )); then
+        number=$((first - 1 + ${line%%:*}))
+        if (( number >= next_line )); then
           printf '%s\n' "${line#*:}"
-          from=$((number + 1))
+          next_line=$((number + 1))
         fi
         ;;
     esac
-  done < <(on 0 "embed/launch/remote.sh log $from $poll")
+  done < <(on 0 "embed/launch/remote.sh log $next_line $poll")
 }
 
-# Secures, ships, starts and follows until every worker has ended; sets status.
-manage() {
-  local found running ended begun='' stopped=''
+# Ensures the slice, ships, starts and follows until every worker has ended; sets status.
+run_to_end() {
+  local states running ended started='' stopped=''
   while true; do
-    secure
-    if ! found=$(ask) || (( $(grep -cE ' (none|lost|running .*|ended [0-9]+)$' <<<"$found") < workers )); then
-      say "not all of the $workers workers of $pod answer"
+    ensure_slice
+    if ! states=$(get_worker_states) \
+      || (( $(grep -cE ' (none|lost|running .*|ended [0-9]+)$' <<<"$states") < workers )); then
+      log "not all of the $workers workers of $pod answer"
       sleep "$poll"
       continue
     fi
-    running=$(sed -n 's/^[^ ]* running //p' <<<"$found")
-    ended=$(sed -n 's/^[^ ]* ended //p' <<<"$found")
+    running=$(sed -n 's/^[^ ]* running //p' <<<"$states")
+    ended=$(sed -n 's/^[^ ]* ended //p' <<<"$states")
     if grep -qvxF "$commit $command" <<<"${running:-$commit $command}"; then
       die "$pod runs something else; launch/pod.sh stop ends it, POD=NAME is another slice:" "$running"
     fi
-    if [ -z "$begun" ] && [ -n "$running" ]; then
-      say "$action is running on $pod: following it"
-      from=-20
+    if [ -z "$started" ] && [ -n "$running" ]; then
+      log "$action is running on $pod: following it"
+      next_line=-20
     fi
-    if grep -qE ' (none|lost)$' <<<"$found" || [ -z "$begun$running" ]; then
-      say "starting $action on the $workers workers of $pod, at commit $commit"
-      [ -n "$begun" ] || skip || continue
-      if ship && start >"$scratch/started"; then begun=1; else sleep "$poll"; fi
+    if grep -qE ' (none|lost)$' <<<"$states" || [ -z "$started$running" ]; then
+      log "starting $action on the $workers workers of $pod, at commit $commit"
+      [ -n "$started" ] || skip_old_log || continue
+      if ship && start_workers >"$scratch/started"; then started=1; else sleep "$poll"; fi
       continue
     fi
-    begun=1
-    follow
+    started=1
+    follow_log
     if [ -z "$running" ]; then
       status=$(grep -vx -m1 -e 0 -e 75 <<<"$ended" || sort -n <<<"$ended" | tail -n 1)
       return
     fi
     if [ -z "$stopped" ] && grep -qvx -e 0 -e 75 <<<"${ended:-0}"; then
-      say "a worker ended with a failure: stopping the others"
+      log "a worker failed: stopping the others"
       on all "embed/launch/remote.sh stop" >"$scratch/stopped"
       stopped=1
     fi
@@ -185,33 +193,33 @@ manage() {
 
 case $action in
   status)
-    states
-    say "$pod: request $request, node $node"
-    if [ -n "$dry" ] || [ "$node" = READY ]; then ask; fi
+    get_states
+    log "$pod: request $request, node $node"
+    if [ -n "$dry" ] || [ "$node" = READY ]; then get_worker_states; fi
     exit
     ;;
   stop)
     on all "embed/launch/remote.sh stop"
     [ -z "$dry" ] || exit 0
-    while ask >"$scratch/state" && grep ' running ' "$scratch/state"; do sleep "$poll"; done
-    say "stopped; the slice stays: launch/pod.sh delete gives it back"
+    while get_worker_states >"$scratch/states" && grep ' running ' "$scratch/states"; do sleep "$poll"; done
+    log "stopped; the slice stays: launch/pod.sh delete gives it back"
     exit
     ;;
   delete)
-    delete
+    delete_slice
     exit
     ;;
 esac
 
-check
-command=$(quoted "$action" "${flags[@]}")
+check_launch
+command=$(quote "$action" "${flags[@]}")
 if [ -n "$dry" ]; then
-  states; create; states; count; ask; skip; ship; start; follow
+  get_states; create_slice; get_states; count_workers; get_worker_states; skip_old_log; ship; start_workers; follow_log
   exit
 fi
-trap 'echo; say "no longer following: what was begun on $pod goes on. The same command follows it; launch/pod.sh stop \
+trap 'echo; log "no longer following: the run on $pod continues. The same command follows it; launch/pod.sh stop \
 ends the run, launch/pod.sh delete gives the slice back"; exit 130' INT
-states
-manage
-say "$action ended with status $status; $pod still costs money: launch/pod.sh delete gives it back"
+get_states
+run_to_end
+log "$action ended with status $status; $pod still costs money: launch/pod.sh delete gives it back"
 exit "$status"

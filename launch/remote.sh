@@ -1,30 +1,32 @@
 #!/usr/bin/env bash
-# What pod.sh asks of a worker over ssh, of the one run that it can have.
-#   launch/remote.sh start NAME [flags]   starts worker.sh, unless it runs, so that it outlives the connection
-#   launch/remote.sh state                one line: HOST none | running COMMIT NAME [flags] | ended STATUS | lost
-#   launch/remote.sh log LINE SECONDS     the log from a line on (-20: the last twenty), for so long or to the run's end
-#   launch/remote.sh stop                 SIGTERM; a second one kills
+# Starts, reports on and stops the one run of a worker; pod.sh calls it over ssh: launch/remote.sh ACTION
+#   launch/remote.sh start NAME [flags]   starts worker.sh, unless it runs already, so that it outlives the connection
+#   launch/remote.sh state                prints HOST none | running COMMIT NAME [flags] | ended STATUS | lost
+#   launch/remote.sh log LINE SECONDS     prints the log from a line on (-20: the last twenty), for so long or to the end
+#   launch/remote.sh stop                 sends SIGTERM; a second one kills
 set -euo pipefail
 cd "$(dirname "$0")/.."
+source launch/shell.sh
+show_help launch/remote.sh "${@:1:1}"
 folder=runs/worker
 mkdir -p "$folder"
-running() { ! flock --shared --nonblock "$folder/lock" true; }
+is_running() { ! flock --shared --nonblock "$folder/lock" true; }
 
-state() {
+print_state() {
   if [ -e "$folder/status" ]; then
     echo "$(hostname) ended $(cat "$folder/status")"
-  elif running; then
+  elif is_running; then
     echo "$(hostname) running $(cat "$folder/command")"
   elif [ -e "$folder/command" ]; then
-    echo "$(hostname) lost"  # the machine went down under it
+    echo "$(hostname) lost"  # the machine went down during the run
   else
     echo "$(hostname) none"
   fi
 }
 
-case $1 in
+case ${1:-} in
   start)
-    if [ -e "$folder/status" ] || ! running; then
+    if [ -e "$folder/status" ] || ! is_running; then
       before=$(cat "$folder/pid" 2>/dev/null || true)
       setsid launch/worker.sh "${@:2}" </dev/null >/dev/null 2>&1 &
       for (( i = 0; i < 100; i++ )); do
@@ -32,23 +34,24 @@ case $1 in
         sleep 0.1
       done
     fi
-    state
+    print_state
     ;;
-  state) state ;;
+  state) print_state ;;
   log)
     touch "$folder/log"
-    from=$2
-    (( from > 0 )) || from=$(( $(wc -l <"$folder/log") + from + 1 ))
-    (( from > 0 )) || from=1
-    echo "from $from"
+    first=$2
+    (( first > 0 )) || first=$(( $(wc -l <"$folder/log") + first + 1 ))
+    (( first > 0 )) || first=1
+    echo "from $first"
     pid=$(cat "$folder/pid" 2>/dev/null || echo 1)
-    timeout "$3" tail -n "+$from" -s 0.5 -f --pid="$pid" "$folder/log" | grep --line-buffered -n '' || true
+    timeout "$3" tail -n "+$first" -s 0.5 -f --pid="$pid" "$folder/log" | grep --line-buffered -n '' || true
     ;;
   stop)
-    if [ ! -e "$folder/status" ] && running; then
+    if [ ! -e "$folder/status" ] && is_running; then
       pid=$(cat "$folder/pid")
-      kill "$pid" 2>/dev/null || kill -KILL -- "-$pid"  # its worker.sh is gone: what is left of it
+      kill "$pid" 2>/dev/null || kill -KILL -- "-$pid"  # without its worker.sh, kill what it left
     fi
-    state
+    print_state
     ;;
+  *) die "usage: launch/remote.sh start NAME [flags] | state | log LINE SECONDS | stop; --help explains" ;;
 esac

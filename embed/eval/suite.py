@@ -1,60 +1,77 @@
-"""Evaluate a checkpoint on held-out items: every task, both directions, every Matryoshka width.
+"""The built-in suite: held-out items of the toy corpora, searched in both directions at every Matryoshka width.
 
-  python -m embed.eval.suite --config.checkpoint=runs/soup_greedy
-
-  mteb    python -m embed.eval.suite --config.checkpoint=runs/soup_greedy --config.mteb="MTEB Multilingual"
-
-Scores are hits among the whole test split by exact search: R@k is the share of queries with a right item in the first
-k.
+Every query ranks the whole test split by exact search. A benchmark of your own joins with a line in SUITE, or without
+one as a folder (`load_datasets`).
 """
 
+import functools
 import json
-import logging
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from embed.data.discover import DatasetError, has_benchmark, has_split, require_benchmarks
+from embed.data.preprocess import Preprocessor
 from embed.data.sources import open_split, read_records
-from embed.distributed import hosts, storage
+from embed.distributed import storage
 from embed.embedder import Embedder, Prepared
-from embed.eval.benchmarks import KS, Benchmark, from_folder, from_pairs, score
-from embed.training import checkpoint
-from embed.training.config_check import ConfigError, require_checkpoint
-from embed.training.main import run
+from embed.eval.benchmarks import KS, Benchmark, Results, dataset_of, from_folder, from_pairs, score
+from embed.model.encoder import Encoder
+from embed.training.loop import Eval
 
-log = logging.getLogger(__name__)
-# Dataset -> soft tokens of an image (None = the model's own number), the query's task name where text has one.
-SUITE: dict[str, tuple[int | None, str | None]] = {
-    "stdlib_text": (None, "search result"),
-    "stdlib_code": (None, "code retrieval"),
-    "stdlib_document": (96, None),
-    "glyphs": (None, None),
-    "scenes_image": (None, None),
-    "scenes_video": (None, None),
-    "scenes_audio": (None, None),
-    "scenes_edit": (None, None),
-    "scenes_labels": (None, "classification"),
+
+class SuiteDataset(NamedTuple):
+    soft_tokens: int | None  # of an image; None: the model's default
+    task: str | None  # name of the query's prompt; None: no prompt, as beside media
+    description: str
+
+
+SUITE = {
+    "stdlib_text": SuiteDataset(
+        None, "search result", "first line of a docstring → the rest of it, from the Python standard library"
+    ),
+    "stdlib_code": SuiteDataset(None, "code retrieval", "docstring → source of the function, Python standard library"),
+    "stdlib_document": SuiteDataset(96, None, "question → rendered page of a module's documentation"),
+    "glyphs": SuiteDataset(None, None, "name of a Unicode character → its drawing"),
+    "scenes_image": SuiteDataset(None, None, "caption → image of colored shapes"),
+    "scenes_video": SuiteDataset(None, None, "caption → video of moving shapes"),
+    "scenes_audio": SuiteDataset(None, None, "caption → audio of tones"),
+    "scenes_edit": SuiteDataset(None, None, 'image and "the same, but blue" → the changed image'),
+    "scenes_labels": SuiteDataset(None, "classification", "caption → its label"),
 }
-MAX_TEXT_TOKENS = 126  # of text that are read, a row of 128 with its ends; longer texts are cut
+MAX_TEXT_TOKENS = 126  # of an input; with the two special tokens a row of 128
+DEV_RECORDS = 64  # of each dataset in an evaluation during training: one batch a side, so few programs to compile
 PreparedBenchmark = tuple[Benchmark, Prepared, Prepared]
-Vectors = list[tuple[np.ndarray, np.ndarray]]  # of a suite: f32[q,e] and f32[n,e] of each benchmark
+Vectors = list[tuple[np.ndarray, np.ndarray]]  # f32[q,e] and f32[n,e] of each benchmark
 
 
-def load_suite(embedder: Embedder, data: storage.Path, split: str) -> list[PreparedBenchmark]:
-    """Every benchmark of the suite, decoded and laid out once for any number of checkpoints."""
+def load_suite(
+    embedder: Embedder, data: storage.Path, split: str, max_records: int | None = None
+) -> list[PreparedBenchmark]:
+    """Decodes and preprocesses every benchmark of the suite, once for any number of checkpoints.
+
+    `max_records` takes that many records of each dataset, in even steps.
+    """
     suite: list[PreparedBenchmark] = []
-    for name, (patches, task) in SUITE.items():
+    for name, dataset in SUITE.items():
         source = open_split(data / name, split)
-        kind = json.loads((data / name / "manifest.json").read_text())["task"]
-        there, back = from_pairs(name, read_records(source), kind)
-        suite += prepare_benchmark(embedder, there, back, task, patches)
+        count = min(max_records or len(source), len(source))
+        records = read_records(source) if count == len(source) else (source[i] for i in even_steps(len(source), count))
+        manifest = data / name / "manifest.json"
+        group = json.loads(manifest.read_text())["task"] if manifest.exists() else None
+        forward, reverse = from_pairs(name, records, group)
+        suite += prepare_benchmark(embedder, forward, reverse, dataset.task, dataset.soft_tokens)
     return suite
 
 
+def even_steps(size: int, count: int) -> list[int]:
+    """At most `count` of the indices 0..size-1, in even steps."""
+    return np.unique(np.linspace(0, size - 1, min(count, size)).round().astype(int)).tolist()
+
+
 def load_datasets(embedder: Embedder, root: str, split: str) -> list[PreparedBenchmark]:
-    """Benchmarks of the datasets under `root`: those of a split's pairs, and those given as corpus and queries."""
+    """Decodes and preprocesses the datasets under `root`: the pairs of a split, and those of corpus and queries."""
     suite: list[PreparedBenchmark] = []
     for folder in require_benchmarks(root, split):
         if has_split(folder, split):
@@ -65,7 +82,7 @@ def load_datasets(embedder: Embedder, root: str, split: str) -> list[PreparedBen
 
 
 def check_names(root: str) -> None:
-    """Raises DatasetError where the datasets under `root` cannot be scored beside the suite."""
+    """Raises DatasetError where a dataset under `root` has the name of a built-in one."""
     taken = [folder for folder in require_benchmarks(root) if folder.name in SUITE]
     if taken:
         raise DatasetError(
@@ -75,105 +92,77 @@ def check_names(root: str) -> None:
 
 def prepare_benchmark(
     embedder: Embedder,
-    there: Benchmark,
-    back: Benchmark | None = None,
+    forward: Benchmark,
+    reverse: Benchmark | None = None,
     task: str | None = None,
-    patches: int | None = None,
+    soft_tokens: int | None = None,
 ) -> Iterator[PreparedBenchmark]:
-    """One dataset, in both directions if it has two; its sides keep their prompts whichever way they are searched."""
+    """Yields a dataset's benchmarks with their inputs. A side keeps its prompt in both directions."""
     document = "document" if task else None
-    queries = embedder.prepare_contents(there.queries, there.name_query, task, patches, MAX_TEXT_TOKENS)
-    corpus = embedder.prepare_contents(there.corpus, there.name_candidate, document, patches, MAX_TEXT_TOKENS)
-    yield there, queries, corpus
-    if back is not None:
-        if back.queries != there.corpus:  # hard negatives are candidates, and nobody's query
-            corpus = embedder.prepare_contents(back.queries, back.name_query, document, patches, MAX_TEXT_TOKENS)
-        yield back, corpus, queries
+    queries = embedder.prepare_contents(forward.queries, forward.name_query, task, soft_tokens, MAX_TEXT_TOKENS)
+    corpus = embedder.prepare_contents(forward.corpus, forward.name_candidate, document, soft_tokens, MAX_TEXT_TOKENS)
+    yield forward, queries, corpus
+    if reverse is not None:
+        if reverse.queries != forward.corpus:  # hard negatives are candidates of the forward direction alone
+            corpus = embedder.prepare_contents(
+                reverse.queries, reverse.name_query, document, soft_tokens, MAX_TEXT_TOKENS
+            )
+        yield reverse, corpus, queries
 
 
 def encode_suite(embedder: Embedder, params: dict, suite: list[PreparedBenchmark]) -> Vectors:
-    """The vectors of every benchmark for one set of parameters; what two directions share is encoded once."""
-    found: dict[int, np.ndarray] = {}
+    """Encodes every benchmark with one set of parameters; inputs that two directions share are encoded once."""
+    encoded: dict[int, np.ndarray] = {}
 
-    def of(prepared: Prepared) -> np.ndarray:
-        if id(prepared) not in found:
-            found[id(prepared)] = embedder.encode(prepared, params)
-        return found[id(prepared)]
+    def encode(prepared: Prepared) -> np.ndarray:
+        if id(prepared) not in encoded:
+            encoded[id(prepared)] = embedder.encode(prepared, params)
+        return encoded[id(prepared)]
 
-    return [(of(queries), of(corpus)) for _, queries, corpus in suite]
-
-
-def evaluate(
-    suite: list[PreparedBenchmark], vectors: Vectors, widths: Sequence[int]
-) -> dict[str, dict[int, dict[str, float]]]:
-    """Benchmark -> width -> metric -> value."""
-    return {one.name: score(one, *both, widths) for (one, *_), both in zip(suite, vectors, strict=True)}
+    return [(encode(queries), encode(corpus)) for _, queries, corpus in suite]
 
 
-def mean_ndcg(results: dict[str, dict[int, dict[str, float]]]) -> float:
-    """One number for choosing: nDCG@10 at full width, mean over benchmarks."""
+def evaluate(suite: list[PreparedBenchmark], vectors: Vectors, widths: Sequence[int]) -> Results:
+    """Scores the vectors of a suite: benchmark -> width -> metric -> value."""
+    pairs = zip(suite, vectors, strict=True)
+    return {benchmark.name: score(benchmark, *sides, widths) for (benchmark, *_), sides in pairs}
+
+
+def mean_ndcg(results: Results) -> float:
+    """The mean of nDCG@10 at full width over the benchmarks."""
     return sum(by_width[max(by_width)]["ndcg@10"] for by_width in results.values()) / len(results)
 
 
-def format_table(columns: dict[str, dict], suite: list[PreparedBenchmark]) -> str:
-    """Markdown: R@1 and R@10 at full width, a row a benchmark, beside chance."""
-    names = list(columns)
-    lines = ["| task | items | chance R@1 / R@10 | " + " | ".join(names) + " |", "|---" * (3 + len(names)) + "|"]
-    for benchmark, *_ in suite:
-        cells = []
-        for name in names:
-            by_width = columns[name][benchmark.name]
-            best = by_width[max(by_width)]
-            cells.append(f"{100 * best['hit@1']:.1f} / {100 * best['hit@10']:.1f}")
-        chance = " / ".join(f"{100 * benchmark.chance(k):.1f}" for k in KS)
-        lines.append(f"| {benchmark.name} | {len(benchmark.corpus)} | {chance} | " + " | ".join(cells) + " |")
+def dev_eval(encoder: Encoder, data: storage.Path, every: int) -> Eval:
+    """An evaluation for `Run(evals=...)`: nDCG@10 on 64 dev records of each dataset of the suite, every `every` steps.
+
+    The first value is the mean. The first call opens, decodes and compiles.
+    """
+
+    @functools.cache
+    def prepare(preprocessor: Preprocessor) -> tuple[Embedder, list[PreparedBenchmark]]:
+        embedder = Embedder(encoder, {}, preprocessor)
+        return embedder, load_suite(embedder, data, "dev", DEV_RECORDS)
+
+    def score_params(params: dict, preprocessor: Preprocessor) -> dict[str, float]:
+        embedder, suite = prepare(preprocessor)
+        results = evaluate(suite, encode_suite(embedder, params, suite), embedder.encoder.arch.matryoshka_dims[-1:])
+        by_dataset = {name: {key: results[key] for key in results if dataset_of(key) == name} for name in SUITE}
+        means = {f"{name} ndcg@10": mean_ndcg(rows) for name, rows in by_dataset.items()}
+        return {"mean ndcg@10": mean_ndcg(results), **means}
+
+    return Eval("dev", every, score_params)
+
+
+def format_table(columns: dict[str, Results]) -> str:
+    """Markdown: R@1 and R@10 at full width beside chance, one row per benchmark, one column per checkpoint."""
+    lines = [
+        "| benchmark | items | chance R@1 / R@10 | " + " | ".join(columns) + " |",
+        "|---" * (3 + len(columns)) + "|",
+    ]
+    for name in next(iter(columns.values()), {}):
+        rows = [results[name][max(results[name])] for results in columns.values()]
+        scores = [" / ".join(f"{100 * row[f'hit@{k}']:.1f}" for k in KS) for row in rows]
+        chance = " / ".join(f"{100 * rows[0][f'chance@{k}']:.1f}" for k in KS)
+        lines.append(f"| {name} | {rows[0]['candidates']:.0f} | {chance} | " + " | ".join(scores) + " |")
     return "\n".join(lines)
-
-
-def run_mteb(config: ConfigDict) -> None:
-    """Tasks of mteb: its protocol, and its own form of results, in the workdir. What could not be loaded is named."""
-    try:
-        import mteb
-
-        from embed.eval.mteb import MtebModel, find_tasks
-    except ModuleNotFoundError as error:
-        raise SystemExit(f"error: --config.mteb needs the extra [eval] ({error}): pip install -e '.[eval]'") from error
-    path, folder = require_checkpoint(config), storage.path(config.workdir) / "mteb"
-    embedder = Embedder.load(path)
-    try:
-        model = MtebModel(embedder, path.name, config.dim or None)
-    except ValueError as error:
-        raise ConfigError(f"--config.dim={config.dim}: {error}") from error
-    try:
-        chosen = find_tasks(config.mteb)
-    except KeyError as error:
-        raise ConfigError(f"--config.mteb={config.mteb}: {error.args[0]}") from error
-    found = mteb.evaluate(model, chosen, cache=mteb.ResultCache(str(folder)), raise_error=False)
-    print("| task | metric | score |\n|---|---|---|")
-    for result in found.task_results:
-        print(f"| {result.task_name} | {result.task.metadata.main_score} | {result.get_score():.4f} |")
-    for failed in found.exceptions or ():
-        reason = (failed.exception.strip().splitlines() or ["no reason given"])[-1]
-        print(f"not scored: {failed.task_name}: {reason}")
-    print(f"results in {storage.absolute(folder)}")
-
-
-def main(config: ConfigDict) -> None:
-    if config.mteb:
-        return run_mteb(config)
-    path = require_checkpoint(config)
-    out = checkpoint.locate(path)[0] / "results.json"
-    if config.pairs:
-        check_names(config.pairs)
-    embedder = Embedder.load(path)
-    suite = load_suite(embedder, storage.path(config.data), "test")
-    suite += load_datasets(embedder, config.pairs, "test") if config.pairs else []
-    results = evaluate(suite, encode_suite(embedder, embedder.params, suite), embedder.encoder.arch.matryoshka_dims)
-    if hosts.is_primary():
-        out.write_text(json.dumps(results, indent=1))
-        print(format_table({path.name: results}, suite))
-        print(f"mean nDCG@10 {mean_ndcg(results):.3f}; all metrics and widths in {out}")
-
-
-if __name__ == "__main__":
-    run(main)

@@ -253,15 +253,11 @@ def _vision_json(arch: Architecture) -> dict[str, Any] | None:
         return None
     if tower is None:
         pool = 3 if patch % 3 == 0 else 1
-<<<<<<< HEAD
-        widths = {"mm_embed_dim": arch.d_model, "output_proj_dims": arch.d_model, "mm_posemb_size": arch.media.side}
-=======
         widths = {
-            "mm_embed_dim": arch.width,
-            "output_proj_dims": arch.width,
+            "mm_embed_dim": arch.d_model,
+            "output_proj_dims": arch.d_model,
             "mm_posemb_size": arch.media.max_patches_per_side,
         }
->>>>>>> main
         return {
             "model_type": "gemma4_unified_vision",
             "patch_size": patch // pool,

@@ -50,15 +50,9 @@ def export(path: str | os.PathLike, folder: str | os.PathLike, dtype: str = "flo
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty; give a new folder")
     meta = checkpoint.metadata(path)
-<<<<<<< HEAD
-    arch, layout = checkpoint.architecture(meta), checkpoint.load_preprocessor(path)
-    files = documents(arch, layout.tokenizer)
-    files["embed.json"] = {"widths": arch.matryoshka_dims, "media": meta["contract"]["media"], "about": meta}
-=======
     arch, preprocessor = checkpoint.architecture(meta), checkpoint.load_preprocessor(path)
     files = documents(arch, preprocessor.tokenizer)
-    files["embed.json"] = {"widths": arch.widths, "media": meta["input_spec"]["media"], "about": meta}
->>>>>>> main
+    files["embed.json"] = {"widths": arch.matryoshka_dims, "media": meta["input_spec"]["media"], "about": meta}
     folder.parent.mkdir(parents=True, exist_ok=True)
     if folder.exists():
         folder.rmdir()  # now, not when all is written: it may be one that cannot be replaced
@@ -206,11 +200,7 @@ def _processor_json(arch: Architecture, kind: str) -> dict[str, Any]:
             f"trained with {media.image_patches} soft tokens an image and {media.frame_patches} a video frame; the "
             f"processors of transformers know {', '.join(map(str, SOFT_TOKENS))}"
         )
-<<<<<<< HEAD
-    pool = arch.vision.pool_size if arch.vision else 3 if media.patch % 3 == 0 else 1
-=======
-    pool = arch.vision.pool if arch.vision else 3 if media.patch_size % 3 == 0 else 1
->>>>>>> main
+    pool = arch.vision.pool_size if arch.vision else 3 if media.patch_size % 3 == 0 else 1
     family = "Gemma4Unified" if kind == "gemma4_unified" else "Gemma4"
     cut = {"patch_size": media.patch_size // pool, "pooling_kernel_size": pool}
     video = {"fps": 1, "max_frames": MAX_FRAMES, "overflow_strategy": "uniform", "add_timestamps": media.timestamps}

@@ -10,7 +10,6 @@ from embed.batch import MediaFormat
 from embed.model.config import Architecture, AttentionSpec, AudioTower, VisionTower
 
 TINY = Architecture(
-<<<<<<< HEAD
     vocab_size=4096,
     d_model=128,
     d_ff=256,
@@ -18,16 +17,6 @@ TINY = Architecture(
     local_per_group=1,
     local_attention=AttentionSpec(num_heads=4, num_kv_heads=2, head_dim=32, rope_theta=1e4, window=32),
     global_attention=AttentionSpec(num_heads=4, num_kv_heads=1, head_dim=64, rope_theta=1e6),
-    media=MediaFormat(patch=8, side=64, image_patches=16, frame_patches=16, timestamps=False, audio_frame=640),
-    matryoshka_dims=(32, 64, 128),
-=======
-    vocabulary=4096,
-    width=128,
-    hidden=256,
-    groups=2,
-    locals=1,
-    local_attention=AttentionSpec(heads=4, groups=2, head_dim=32, theta=1e4, window=32),
-    global_attention=AttentionSpec(heads=4, groups=1, head_dim=64, theta=1e6),
     media=MediaFormat(
         patch_size=8,
         max_patches_per_side=64,
@@ -36,8 +25,7 @@ TINY = Architecture(
         timestamps=False,
         audio_frame_size=640,
     ),
-    widths=(32, 64, 128),
->>>>>>> main
+    matryoshka_dims=(32, 64, 128),
 )
 
 VISION = VisionTower(
@@ -125,7 +113,6 @@ GEMMA4_E4B = dataclasses.replace(
 )
 
 GEMMA4_12B = Architecture(
-<<<<<<< HEAD
     vocab_size=262_144,
     d_model=3840,
     d_ff=15_360,
@@ -135,19 +122,8 @@ GEMMA4_12B = Architecture(
     global_attention=AttentionSpec(
         num_heads=16, num_kv_heads=1, head_dim=512, rope_theta=1e6, partial_rotary_factor=0.25, key_is_value=True
     ),
-    media=dataclasses.replace(TOWERS, side=1120, mel=0, clip=4500),
-    matryoshka_dims=(768, 1536, 3072),
-=======
-    vocabulary=262_144,
-    width=3840,
-    hidden=15_360,
-    groups=8,
-    locals=5,
-    local_attention=AttentionSpec(heads=16, groups=8, head_dim=256, theta=1e4, window=512),
-    global_attention=AttentionSpec(heads=16, groups=1, head_dim=512, theta=1e6, rotary=0.25, key_is_value=True),
     media=dataclasses.replace(TOWERS, max_patches_per_side=1120, mel_bins=0, clip_tokens=4500),
-    widths=(768, 1536, 3072),
->>>>>>> main
+    matryoshka_dims=(768, 1536, 3072),
 )
 
 
@@ -167,13 +143,8 @@ def tiny(arch: Architecture) -> Architecture:
             vision, d_model=32, d_ff=64, num_layers=2, attention=small, pool_size=2, num_positions=128
         )
     if audio is not None:
-<<<<<<< HEAD
         audio = dataclasses.replace(audio, d_model=32, num_layers=2, num_heads=2, conv_channels=(16, 8), output_dim=48)
-        media = dataclasses.replace(media, mel=16)
-=======
-        audio = dataclasses.replace(audio, width=32, layers=2, heads=2, channels=(16, 8), out=48)
         media = dataclasses.replace(media, mel_bins=16)
->>>>>>> main
     return dataclasses.replace(
         arch,
         vocab_size=TINY.vocab_size,
@@ -183,21 +154,12 @@ def tiny(arch: Architecture) -> Architecture:
         local_per_group=2,
         local_attention=dataclasses.replace(attention(arch.local_attention, 16), window=32),
         global_attention=attention(arch.global_attention, 32),
-<<<<<<< HEAD
-        media=dataclasses.replace(media, patch=8, side=64, image_patches=70, frame_patches=70),
+        media=dataclasses.replace(media, patch_size=8, max_patches_per_side=64, image_patches=70, frame_patches=70),
         matryoshka_dims=TINY.matryoshka_dims,
         per_layer_dim=min(arch.per_layer_dim, 16),
         per_layer_vocab_size=min(arch.per_layer_vocab_size, TINY.vocab_size),
         shared_kv_groups=min(arch.shared_kv_groups, 1),
         shared_d_ff=128 * arch.shared_d_ff // arch.d_ff,
-=======
-        media=dataclasses.replace(media, patch_size=8, max_patches_per_side=64, image_patches=70, frame_patches=70),
-        widths=TINY.widths,
-        per_layer=min(arch.per_layer, 16),
-        per_layer_vocabulary=min(arch.per_layer_vocabulary, TINY.vocabulary),
-        shared_groups=min(arch.shared_groups, 1),
-        shared_hidden=128 * arch.shared_hidden // arch.hidden,
->>>>>>> main
         vision=vision,
         audio=audio,
     )

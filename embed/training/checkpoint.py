@@ -89,11 +89,7 @@ def metadata_for(arch: Architecture, preprocessor: Preprocessor, **more: Any) ->
     """Metadata of a checkpoint: architecture, input contract, code version, and what the caller adds, as plain JSON."""
     described = {
         "architecture": dataclasses.asdict(arch),
-<<<<<<< HEAD
-        "contract": {**layout.contract(), "widths": arch.matryoshka_dims},
-=======
-        "input_spec": {**preprocessor.input_spec(), "widths": arch.widths},
->>>>>>> main
+        "input_spec": {**preprocessor.input_spec(), "widths": arch.matryoshka_dims},
         "code": code_version(),
         **more,
     }

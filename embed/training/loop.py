@@ -8,7 +8,7 @@ import functools
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -56,6 +56,14 @@ class LoopConfig:
     workers: int = 0
     patience: int = 20  # updates in a row that may be skipped as not finite
     stall: float = 1800  # seconds; a step that takes longer ends the process, a task's first one excepted
+
+
+class Eval(NamedTuple):
+    """An evaluation during training."""
+
+    name: str  # values are logged as eval/NAME/METRIC
+    every: int  # steps
+    score: Callable[[dict, Preprocessor], dict[str, float]]  # the encoder's parameters -> values, the first one chooses
 
 
 def identity(key: jax.Array, params: dict) -> dict:

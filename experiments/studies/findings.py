@@ -134,10 +134,10 @@ def load(embedder: Embedder, config: ConfigDict) -> list[evaluate.PreparedBenchm
         return [(one if dataset_of(one.name) in known else unseen(one), *sides) for one, *sides in suite]
     data = storage.path(config.data)
     suite = evaluate.load_suite(embedder, data, "test")
-    for name, (patches, task) in evaluate.SUITE.items():
+    for name, (soft_tokens, task, _) in evaluate.SUITE.items():
         if task:
             there, back = from_pairs(name + NO_STRING, read_records(open_split(data / name, "test")), "no task string")
-            suite += evaluate.prepare_benchmark(embedder, there, back, None, patches)
+            suite += evaluate.prepare_benchmark(embedder, there, back, None, soft_tokens)
     return suite
 
 

@@ -55,11 +55,7 @@ MESH, OTHER = (1, 4, 2), (1, 8, 1)
 UNFELT = ("backbone", "groups", "global", "scalar")
 STALL = 15  # seconds, many times those of a step
 SMALL = dataclasses.replace(  # little to compile, and to send
-<<<<<<< HEAD
-    ARCH, layer_groups=1, per_layer_dim=0, media=dataclasses.replace(ARCH.media, patch=0, audio_frame=0)
-=======
-    ARCH, groups=1, per_layer=0, media=dataclasses.replace(ARCH.media, patch_size=0, audio_frame_size=0)
->>>>>>> main
+    ARCH, layer_groups=1, per_layer_dim=0, media=dataclasses.replace(ARCH.media, patch_size=0, audio_frame_size=0)
 )
 TASKS = [Task(name, 16, 1.0, Budget(16), Budget(16), negatives=1) for name in ("one", "two")]
 WORDS = " ".join(SENTENCES[:3]).split()
@@ -142,7 +138,7 @@ def keep_programs(folder: pathlib.Path) -> None:
 def started(command: list, data: pathlib.Path, **environment: str) -> subprocess.Popen:
     environment = {
         **os.environ,
-        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}:{ROOT / 'tests/distributed'}",
         "VIRTUAL_ENV": sys.prefix,
         "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}",
         **environment,

@@ -16,13 +16,8 @@ from embed.training import checkpoint
 
 def text_arch(tokenizer: Tokenizer) -> Architecture:
     """Its table has a row for each id of the tokenizer and no more."""
-<<<<<<< HEAD
-    media = dataclasses.replace(ARCH.media, patch=0, audio_frame=0, mel=0)
-    return dataclasses.replace(ARCH, vocab_size=tokenizer.size, per_layer_dim=0, media=media)
-=======
     media = dataclasses.replace(ARCH.media, patch_size=0, audio_frame_size=0, mel_bins=0)
-    return dataclasses.replace(ARCH, vocabulary=tokenizer.size, per_layer=0, media=media)
->>>>>>> main
+    return dataclasses.replace(ARCH, vocab_size=tokenizer.size, per_layer_dim=0, media=media)
 
 
 def save_run(folder: pathlib.Path, tokenizer: Tokenizer) -> pathlib.Path:

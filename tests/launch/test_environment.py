@@ -20,16 +20,16 @@ HERE = "{}.{}".format(*sys.version_info)
 
 @pytest.fixture
 def enter(tmp_path):
-    """Sources environment.sh, then runs a command: its status and output. The environment there is empty."""
+    """Sources environment.sh in `folder`, then runs a command: its status and output. VENV is an empty environment."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
 
-    def run(command: str = "true", **environment: str) -> tuple[int, str]:
+    def run(command: str = "true", folder: pathlib.Path = ROOT, **environment: str) -> tuple[int, str]:
         names = ("VIRTUAL_ENV", "CONSTRAINTS")
         clean = {name: value for name, value in os.environ.items() if name not in names}
         values = {"VENV": str(tmp_path / "venv"), "PYTHON": sys.executable} | environment
-        script = f"set -euo pipefail; source launch/environment.sh; {command}"
+        script = f"set -euo pipefail; source {ROOT}/launch/environment.sh; {command}"
         done = subprocess.run(
-            ["bash", "-c", script], cwd=ROOT, env=clean | values, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            ["bash", "-c", script], cwd=folder, env=clean | values, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             text=True,
         )  # fmt: skip
         return done.returncode, done.stdout
@@ -90,7 +90,7 @@ def test_no_python_is_said(enter):
 def test_a_python_that_was_not_tested_takes_the_newest_of_everything(enter, tmp_path):
     python(tmp_path / "new" / "bin", "3.99")
     (tmp_path / "new" / "bin" / "activate").touch()
-    status, said = enter('echo "of $constraints"', PYTHON="", VENV=str(tmp_path / "new"))
+    status, said = enter('echo "of $embed_constraints"', PYTHON="", VENV=str(tmp_path / "new"))
     assert status == 0, said
     assert said == "Python 3.99 was not tested: installing the newest version of everything\nof /dev/null\n"
 
@@ -105,16 +105,16 @@ def test_an_environment_of_another_python_is_refused_and_kept(enter, tmp_path):
 def test_what_is_installed_is_not_installed_again(enter, tmp_path):
     pip = f'pip() {{ echo "$*" >>{tmp_path}/calls; }}; '
     for _ in range(2):
-        status, said = enter(pip + 'install "[test]"; install ""')
+        status, said = enter(pip + 'install_embed "[test]"; install_embed ""')
         assert status == 0 and not said
     calls = (tmp_path / "calls").read_text().splitlines()
-    assert [call.split()[-1] for call in calls] == [".[test]", "."]
-    assert all(f"--constraint launch/constraints/python{HERE}.txt" in call for call in calls)
-    enter(pip + 'install "[test]"', CONSTRAINTS="/dev/null")  # other versions
+    assert [call.split()[-1] for call in calls] == [f"{ROOT}[test]", str(ROOT)]
+    assert all(f"--constraint {ROOT}/launch/constraints/python{HERE}.txt" in call for call in calls)
+    enter(pip + 'install_embed "[test]"', CONSTRAINTS="/dev/null")  # other versions
     assert "--constraint /dev/null" in (tmp_path / "calls").read_text().splitlines()[2]
 
 
 def test_an_installation_that_fails_is_tried_again(enter, tmp_path):
     for _ in range(2):
-        assert enter('pip() { return 3; }; install "[test]"; echo never')[0] == 3
+        assert enter('pip() { return 3; }; install_embed "[test]"; echo never')[0] == 3
     assert not list((tmp_path / "venv").glob("installed*"))

@@ -222,7 +222,7 @@ def test_ctrl_c_leaves_the_run_and_the_same_command_follows_it(cloud):
     first = cloud.begin(*words)
     cloud.wait("step 3/20")
     os.killpg(first.pid, signal.SIGINT)
-    assert first.wait(20) == 130 and "goes on" in cloud.said()
+    assert first.wait(20) == 130 and "continues" in cloud.said()
     status, said = cloud.run(*words, "--config.seconds=0.2")  # another run
     assert status == 2 and "runs something else" in said
     second = cloud.begin(*words)
@@ -300,8 +300,8 @@ def test_a_request_that_fails_is_said_and_not_repeated(cloud):
     [
         ("touch embed/new.py", ["counter", "--config.workdir=gs://b"], "?? embed/new.py"),
         ("echo >>setup.py", ["counter", "--config.workdir=gs://b"], " M setup.py"),
-        ("true", ["nothing", "--config.workdir=gs://b"], "no experiments/nothing.py"),
-        ("true", ["../tests/conftest", "--config.workdir=gs://b"], "no experiments/../tests/conftest.py"),
+        ("true", ["nothing", "--config.workdir=gs://b"], "there is no experiment nothing"),
+        ("true", ["../tests/conftest", "--config.workdir=gs://b"], "there is no experiment ../tests/conftest"),
         ("true", ["counter"], "--config.workdir=gs://BUCKET/runs"),
         ("true", [], "usage"),
     ],
@@ -399,7 +399,7 @@ def test_a_preemption_notice_in_the_metadata_is_a_sigterm(cloud, worker):
     cloud.wait("step 3/600")
     assert process.poll() is None
     server.preempted = "TRUE"
-    assert process.wait(60) == 75 and "this machine is about to be taken away" in cloud.said()
+    assert process.wait(60) == 75 and "this machine is about to be preempted" in cloud.said()
     assert int((cloud.work / "counter").read_text()) == cloud.said().count("step ")
     server.shutdown()
 
@@ -452,7 +452,7 @@ class Metadata(http.server.BaseHTTPRequestHandler):
 @pytest.mark.skipif(importlib.util.find_spec("requests") is None, reason="asking a TPU VM needs the extra [tpu]")
 def test_workers_of_a_tpu_vm_find_each_other():
     """By JAX's own way of asking the machine; only that it is a TPU VM is said to it."""
-    code = "import os, jax; del os.environ['TPU_SKIP_MDS_QUERY']; from embed import program; program.join();"
+    code = "import os, jax; del os.environ['TPU_SKIP_MDS_QUERY']; from embed.training.main import join_pod; join_pod();"
     code += "print(jax.process_index(), jax.process_count())"
     with socket.socket() as s:
         s.bind(("localhost", 0))

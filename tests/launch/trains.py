@@ -4,7 +4,7 @@ import logging
 import pathlib
 import sys
 
-sys.path.insert(0, "tests")
+sys.path[:0] = ["tests", "tests/distributed"]
 
 import test_hosts
 

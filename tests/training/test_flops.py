@@ -86,21 +86,12 @@ def test_a_band_counts_three_windows_a_token():
 
 TEXT = dataclasses.replace(
     ARCH,
-<<<<<<< HEAD
     d_model=128,
     d_ff=256,
-    media=dataclasses.replace(ARCH.media, patch=0, audio_frame=0, mel=0),
+    media=dataclasses.replace(ARCH.media, patch_size=0, audio_frame_size=0, mel_bins=0),
     local_attention=AttentionSpec(num_heads=4, num_kv_heads=2, head_dim=32, rope_theta=1e4, window=8),
     global_attention=AttentionSpec(num_heads=4, num_kv_heads=1, head_dim=64, rope_theta=1e6, partial_rotary_factor=0.5),
     matryoshka_dims=(32, 64),
-=======
-    width=128,
-    hidden=256,
-    media=dataclasses.replace(ARCH.media, patch_size=0, audio_frame_size=0, mel_bins=0),
-    local_attention=AttentionSpec(heads=4, groups=2, head_dim=32, theta=1e4, window=8),
-    global_attention=AttentionSpec(heads=4, groups=1, head_dim=64, theta=1e6, rotary=0.5),
-    widths=(32, 64),
->>>>>>> main
 )
 
 

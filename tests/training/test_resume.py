@@ -214,13 +214,8 @@ def test_a_copy_of_the_data_and_a_checkpoint_that_does_not_know_its_own_go_on(da
     assert checkpoint.metadata(tmp_path / "old")["data"]["one"]["records"] == 24
 
 
-<<<<<<< HEAD
-def other_layout() -> Preprocessor:
-    words = tokenizers.train_tokenizer(["other words than those, in another order"] * 20, ARCH.vocab_size)
-=======
 def other_preprocessor() -> Preprocessor:
-    words = tokenizers.train_tokenizer(["other words than those, in another order"] * 20, ARCH.vocabulary)
->>>>>>> main
+    words = tokenizers.train_tokenizer(["other words than those, in another order"] * 20, ARCH.vocab_size)
     return Preprocessor(words, ARCH.media)
 
 

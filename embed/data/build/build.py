@@ -119,7 +119,11 @@ def _part_jobs(path: pathlib.Path, made: spec.Spec, work: pathlib.Path, options:
 
 
 def _split(
-    name: str, jobs: Sequence[PartJob], evaluations: Mapping[str, Sequence[PartJob]], out: pathlib.Path, options: Options
+    name: str,
+    jobs: Sequence[PartJob],
+    evaluations: Mapping[str, Sequence[PartJob]],
+    out: pathlib.Path,
+    options: Options,
 ) -> dict[str, Any]:
     """Chooses and writes a split; what the manifest says of it. Raises BuildError where there is nothing."""
     quarantined = collections.Counter(

@@ -137,7 +137,9 @@ def test_a_killed_build_goes_on_and_ends_as_one_that_was_not(tmp_path):
     assert command.main([*line[3:], str(tmp_path / "out")]) == 0
     build(tmp_path / "slow.py", tmp_path / "whole", Options(), workers=2)
     a, b = (open_split(tmp_path / name, "train") for name in ("out", "whole"))
-    assert list(read_records(a)) == list(read_records(b)) and [r.id for r in read_records(a)] == [str(i) for i in range(80)]
+    assert list(read_records(a)) == list(read_records(b)) and [r.id for r in read_records(a)] == [
+        str(i) for i in range(80)
+    ]
 
 
 DEADLY = SLOW.replace("time.sleep(0.02)", "i in (13, 17) and os.abort()").replace("import time", "import os")

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from embed.data.build.dedup import NUM_HASHES, jaccard_estimate, decode_parts, first_occurrence, near_first_occurrence, contains_near_duplicate, signature
+from embed.data.build.dedup import (
+    NUM_HASHES,
+    jaccard_estimate,
+    decode_parts,
+    first_occurrence,
+    near_first_occurrence,
+    contains_near_duplicate,
+    signature,
+)
 from embed.data.build.formats import audio_of
 from embed.data.records import Audio, Image, Text
 
@@ -28,7 +36,8 @@ def test_texts_share_what_their_runs_share(changed):
     a, b = " ".join(words), " ".join(other)
     exact = len(runs(a) & runs(b)) / len(runs(a) | runs(b))
     assert (
-        abs(jaccard_estimate(of(Text(a)), of(Text("  " + b.upper()))) - exact) < 4 * (exact * (1 - exact) / NUM_HASHES) ** 0.5 + 0.01
+        abs(jaccard_estimate(of(Text(a)), of(Text("  " + b.upper()))) - exact)
+        < 4 * (exact * (1 - exact) / NUM_HASHES) ** 0.5 + 0.01
     )
 
 
@@ -68,7 +77,9 @@ def sets(n: int, sides: int) -> np.ndarray:
 
 def test_bands_find_what_comparing_all_with_all_finds():
     records = sets(600, 2)
-    exact = np.array([not (jaccard_estimate(records[:i], records[i]).min(-1) >= 0.85).any() for i in range(len(records))])
+    exact = np.array(
+        [not (jaccard_estimate(records[:i], records[i]).min(-1) >= 0.85).any() for i in range(len(records))]
+    )
     found = near_first_occurrence(records, 0.85)
     assert (~exact).sum() > 50 and not (~found & exact).any() and (found & ~exact).sum() <= 0.03 * (~exact).sum()
     known, asked = sets(300, 1)[:, 0], sets(300, 1)[:, 0]
