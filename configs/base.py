@@ -1,6 +1,7 @@
-"""Every field of a config with its default. A config is size and hardware; what is trained, and how, is an experiment's.
+"""Every field of a config with its default.
 
-Other configs change fields of this one; `--config.FIELD=VALUE` changes one for a single command.
+A config is size and hardware alone; experiments say what is trained and how. Other configs change fields of this one;
+`--config.FIELD=VALUE` changes one for a single command.
 """
 
 from ml_collections import config_dict
@@ -12,7 +13,7 @@ def get_config() -> config_dict.ConfigDict:
         mesh=(1, -1, 1),  # devices by axis: replica, data (-1: all remaining), model
         dtype="float32",  # of activations; parameters and optimizer state are float32
         remat=False,  # recompute each layer in the backward pass: less memory, more time
-        unroll=1,  # layer groups, and layers of a group, written out in the compiled loops: faster steps, slower compiling
+        unroll=1,  # layer groups, and layers of a group, unrolled in the compiled loops: faster steps, slower compiling
         microbatch=1 << 18,  # tokens, patches and audio frames encoded at a time; smaller needs less memory
         workers=0,  # processes that read data; 0 = threads
         workdir="runs",  # where runs, soups and pages are written

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -32,6 +32,7 @@ from embed.data.preprocess import (
 )
 from embed.data.records import Content, Text
 from embed.distributed import mesh, storage
+from embed.model.build import build
 from embed.model.encoder import Encoder, encode
 from embed.retrieval.search import truncate_dim
 from embed.training import checkpoint
@@ -60,7 +61,7 @@ class Embedder:
         self.encoder, self.params, self.preprocessor, self.mesh = encoder, params, preprocessor, mesh.current_mesh()
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> "Embedder":
+    def load(cls, path: str | os.PathLike, *, trust: Collection[str] = ()) -> "Embedder":
         """From a run's or soup's folder (its last step), one `checkpoints/STEP` of it, or a published model: its
         folder, or owner/model@COMMIT of the Hugging Face hub.
 
@@ -71,8 +72,8 @@ class Embedder:
         with jax.set_mesh(mesh.current_mesh()):
             if (path / "config.json").exists():
                 path = hf.resolve(path)
-                return cls(Encoder(hf.read_architecture(path), remat=False), hf.load(path), hf.load_preprocessor(path))
-            encoder = Encoder(checkpoint.architecture(checkpoint.metadata(path)), remat=False)
+                return cls(build(hf.read_architecture(path)), hf.load(path), hf.load_preprocessor(path))
+            encoder = build(checkpoint.architecture(checkpoint.metadata(path)), trust=trust)
             return cls(encoder, checkpoint.load_sharded(path), checkpoint.load_preprocessor(path))
 
     def embed(

@@ -6,8 +6,6 @@ Gemini Embedding 2, §3.3. Starts from the last checkpoint of experiments/prefin
 from collections.abc import Sequence
 
 import jax.numpy as jnp
-from embed.model.build import build
-from embed.model.config import Architecture
 from ml_collections import ConfigDict
 
 from embed.batch import Candidates
@@ -15,6 +13,8 @@ from embed.data.preprocess import Budget
 from embed.data.tasks import Task
 from embed.distributed import storage
 from embed.losses.contrastive import contrastive_loss
+from embed.model.build import build
+from embed.model.config import Architecture
 from embed.model.encoder import encode_by_microbatch, encode_pairs, max_microbatch_rows
 from embed.model.presets import PRESETS
 from embed.training import loop, optim

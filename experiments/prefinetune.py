@@ -7,8 +7,6 @@ document tasks on purpose.
 from collections.abc import Sequence
 
 import jax.numpy as jnp
-from embed.model.build import build
-from embed.model.config import Architecture
 from ml_collections import ConfigDict
 
 from embed.batch import Candidates
@@ -16,6 +14,8 @@ from embed.data.preprocess import Budget
 from embed.data.tasks import Task
 from embed.distributed import storage
 from embed.losses.contrastive import contrastive_loss
+from embed.model.build import build
+from embed.model.config import Architecture
 from embed.model.encoder import encode_by_microbatch, encode_pairs, max_microbatch_rows
 from embed.model.presets import PRESETS
 from embed.training import loop, optim

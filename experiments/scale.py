@@ -4,7 +4,6 @@ Made for a pod, and compiled for one on any host (`python -m launch.compile scal
 """
 
 import jax.numpy as jnp
-from embed.model.build import build
 from ml_collections import ConfigDict
 
 from embed.data.preprocess import Budget
@@ -12,6 +11,7 @@ from embed.data.tasks import Task
 from embed.distributed import storage
 from embed.losses.contrastive import contrastive_loss
 from embed.losses.ring import ring_score
+from embed.model.build import build
 from embed.model.encoder import encode_by_microbatch, encode_pairs, max_microbatch_rows
 from embed.model.presets import PRESETS
 from embed.training import loop, optim

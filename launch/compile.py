@@ -30,9 +30,9 @@ from embed.distributed.mesh import make_mesh
 from embed.losses.loss import Params
 from embed.training import loop
 from embed.training.command_line import define_config, run_with_flags
-from embed.training.main import load_experiment
 from embed.training.config_check import ConfigError
 from embed.training.flops import CHIPS, model_flops, program_flops
+from embed.training.main import load_experiment
 from launch.hlo import moved, overflow, traffic
 
 GIB = 2**30

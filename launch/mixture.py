@@ -21,8 +21,8 @@ from embed.distributed import storage
 from embed.distributed.mesh import make_mesh
 from embed.training import loop
 from embed.training.command_line import define_config, run_with_flags
-from embed.training.main import load_experiment
 from embed.training.config_check import ConfigError
+from embed.training.main import load_experiment
 from embed.training.prepare import open_sources, prepare_preprocessor
 
 BATCHES = flags.DEFINE_integer("batches", 4, "batches of each task that are read", lower_bound=1)

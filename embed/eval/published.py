@@ -1,12 +1,12 @@
 """The report's tables for a checkpoint: the benchmarks whose data is present, by the report's protocol."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from embed.distributed import hosts, storage
 from embed.embedder import Embedder
 from embed.eval import report_benchmarks, suite
-from embed.eval.benchmarks import Results, score
+from embed.eval.benchmarks import score
 from embed.eval.report_benchmarks import ReportBenchmark
 from embed.training.config_check import ConfigError
 
@@ -38,7 +38,7 @@ def score_report_benchmarks(
     get it. All hosts call this.
     """
     width = max(embedder.encoder.arch.matryoshka_dims)
-    results: Results = {}
+    results: dict[str, Mapping[int, Mapping[str, float]]] = {}
     rows, missing = [], []
     for benchmark in benchmarks:
         directions = report_benchmarks.load(benchmark, root)

@@ -70,6 +70,7 @@ class Architecture:
     shared_d_ff: int = 0  # f in these
     vision: VisionTower | None = None  # None = patches enter by one linear map
     audio: AudioTower | None = None  # None = frames enter by one linear map
+    encoder: str = "embed.model.encoder:Encoder"  # import path of the encoder's class (embed/model/build.py)
 
     @property
     def num_layers(self) -> int:

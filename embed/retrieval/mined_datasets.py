@@ -49,13 +49,11 @@ def mine_datasets(
         source = open_split(folder, "train")
         table = read_pairs(source, open_split(folder, "corpus") if "corpus" in splits_in(folder) else None)
         log.info("%s: %d queries, %d candidates", folder.name, len(table.asked), len(table.corpus))
-        scorers, known = [], None
-        for embedder in embedders:
-            queries, _ = embed_contents(embedder, table.asked, prompts.query, MAX_TEXT_TOKENS)
-            corpus, is_embedded = embed_contents(embedder, table.corpus, prompts.document, MAX_TEXT_TOKENS)
-            scorers.append((queries, corpus))
-            known = is_embedded if known is None else known
-        result = mine(table, scorers, known, rule)
+        queries = [embed_contents(each, table.asked, prompts.query, MAX_TEXT_TOKENS) for each in embedders]
+        corpora = [embed_contents(each, table.corpus, prompts.document, MAX_TEXT_TOKENS) for each in embedders]
+        scorers = [(query, corpus) for (query, _), (corpus, _) in zip(queries, corpora, strict=True)]
+        is_embedded = corpora[0][1]
+        result = mine(table, scorers, is_embedded, rule)
         if hosts.is_primary():
             write_shards(out / folder.name, "train", with_negatives(source, table, result.negatives, provenance))
             share = 100 * (result.negatives[:, 0] != NONE).mean()

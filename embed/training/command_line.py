@@ -8,6 +8,7 @@ import sys
 import textwrap
 import tokenize
 from collections.abc import Callable, Iterator, Mapping, Sequence
+
 from absl import app, flags
 from ml_collections import config_flags
 

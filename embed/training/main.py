@@ -5,7 +5,6 @@ import importlib
 import inspect
 import os
 import pathlib
-import pkgutil
 import re
 import sys
 from collections.abc import Callable
@@ -70,10 +69,10 @@ def list_experiments() -> dict[str, str]:
     """Return the experiments that have a `plan`, parents before their forks: name -> dotted name of the module."""
     found = {}
     for package in PACKAGES:
-        for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
-            spec = module.module_finder.find_spec(module.name)  # type: ignore[call-arg]
-            if not module.ispkg and re.search(r"^def plan\(", pathlib.Path(spec.origin).read_text(), re.MULTILINE):
-                found[module.name] = f"{package}.{module.name}"
+        for folder in importlib.import_module(package).__path__:
+            for file in pathlib.Path(folder).glob("[!_]*.py"):
+                if re.search(r"^def plan\(", file.read_text(encoding="utf-8"), re.MULTILINE):
+                    found[file.stem] = f"{package}.{file.stem}"
     return dict(sorted(found.items(), key=lambda item: item[0].split("__")))
 
 

@@ -160,9 +160,7 @@ def main(config: ConfigDict, checkpoint: str = "") -> None:
     names = [folder.name for folder in speech]
     for system in SYSTEMS:
         data = root / system
-        tasks = discover.make_tasks(
-            data, embedder.preprocessor, MAX_BUDGET, own_data.BATCH, own_data.SYMMETRIC
-        )
+        tasks = discover.make_tasks(data, embedder.preprocessor, MAX_BUDGET, own_data.BATCH, own_data.SYMMETRIC)
         suite = load_suite(embedder, names, data)
         for seed in SEEDS:
             folder = root / f"{system}_{seed}"
