@@ -44,7 +44,7 @@ def line(batch: int, tokens: int, microbatch: int) -> str:
         pairs.query_hash[:], pairs.target_hash[:] = rng.integers(0, 2**32, (2, batch, 2))
         pairs.valid[:] = True
         placed = mesh.to_global(pairs)
-        step = loop.make_step(run.loss, run.optimizer, run.trains)
+        step = loop.make_step(run.loss, run.optimizer, run.trainable)
         state = loop.starting_state(run, loop.state_shapes(run)[0], None)
         key = jax.random.key(0)
         compiled = step.differentiate.lower(state.params, placed, task.candidates, key).compile()

@@ -32,7 +32,7 @@ def measure(tasks: tuple[Task, Task], folder: storage.Path, preprocessor: Prepro
     """A row of the table, of a padded and a packed task of one dataset."""
     config = cpu.get_config()
     run = own_data.plan(config, tasks)
-    step, key = loop.make_step(run.loss, run.optimizer, run.trains), jax.random.key(0)
+    step, key = loop.make_step(run.loss, run.optimizer, run.trainable), jax.random.key(0)
     state = loop.starting_state(dataclasses.replace(run, init=None), loop.state_shapes(run)[0], preprocessor)
     source, seconds, padding, lost = open_split(folder, "train"), ([], []), ([], []), 0.0
     for number in range(rounds + 1):  # the first compiles

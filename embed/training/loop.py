@@ -284,7 +284,9 @@ def describe_run(run: Run, preprocessor: Preprocessor, target: TrainState, sourc
 def starting_state(run: Run, base: dict, preprocessor: Preprocessor) -> TrainState:
     """A run's first state, of its seed or of what it starts from; `base` are shapes of the encoder's parameters."""
     key = jax.random.key(run.seed)
-    params = encoders.init_params(run.encoder, key) if run.init is None else starting_params(run.init, base, preprocessor)
+    params = (
+        encoders.init_params(run.encoder, key) if run.init is None else starting_params(run.init, base, preprocessor)
+    )
     params = run.init_transform(jax.random.fold_in(key, 1), params)
     return jax.jit(functools.partial(init_state, run), donate_argnums=0)(params)
 

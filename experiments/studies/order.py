@@ -93,7 +93,7 @@ def main(config: ConfigDict, checkpoint: str = "") -> None:
         train_arm(config, embedder, [TASK], data, folder, start=start, steps=STEPS, seed=seed)
         write_results(folder / "results.json", score_order(embedder, load_sharded(folder), suite))
     if hosts.is_primary():
-        print("\n\n".join(map(compare.markdown, compare_arms(storage.path(config.workdir)))))
+        print("\n\n".join(map(compare.format_markdown, compare_arms(storage.path(config.workdir)))))
 
 
 if __name__ == "__main__":

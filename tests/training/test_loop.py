@@ -150,7 +150,9 @@ def test_a_step_keeps_frozen_parameters_where_they_are():
 
 
 def test_a_run_with_frozen_parts_goes_on_bit_for_bit(tmp_path, preprocessor):
-    straight = fit(tmp_path / "straight", preprocessor, [GOOD], [Records()], steps=4, loss=every_leaf, trainable=backbone)
+    straight = fit(
+        tmp_path / "straight", preprocessor, [GOOD], [Records()], steps=4, loss=every_leaf, trainable=backbone
+    )
     fit(tmp_path / "stopped", preprocessor, [GOOD], [Records()], steps=2, loss=every_leaf, trainable=backbone)
     resumed = fit(tmp_path / "stopped", preprocessor, [GOOD], [Records()], steps=4, loss=every_leaf, trainable=backbone)
     assert all(same(resumed, straight)) and int(resumed.step) == 4
