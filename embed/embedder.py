@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 
@@ -33,7 +34,7 @@ from embed.data.preprocess import (
 from embed.data.records import Content, Text
 from embed.distributed import mesh, storage
 from embed.model.build import build
-from embed.model.encoder import Encoder, encode
+from embed.model.encoder import encode
 from embed.retrieval.search import truncate_dim
 from embed.training import checkpoint
 
@@ -57,7 +58,7 @@ class Embedder:
     same methods with the same items: each decodes a share of them, and gets all vectors.
     """
 
-    def __init__(self, encoder: Encoder, params: dict, preprocessor: Preprocessor):
+    def __init__(self, encoder: nn.Module, params: dict, preprocessor: Preprocessor):
         self.encoder, self.params, self.preprocessor, self.mesh = encoder, params, preprocessor, mesh.current_mesh()
 
     @classmethod

@@ -92,7 +92,8 @@ def run_script(main: Callable[..., Any], **comments: str) -> None:
             raise ConfigError(f"unexpected argument {arguments[1]!r}; settings are given as --config.name=value")
         config = config_flag.value
         set_up_logging()
-        set_up_jax(config)
+        set_up_jax(config.workdir)
+        check_folders(config)
         try:
             mesh = make_mesh(config.mesh)
         except ValueError as error:

@@ -20,11 +20,14 @@ def set_up_logging() -> None:
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # orbax's reads, whose errors are raised as well
 
 
-def set_up_jax(config: ConfigDict) -> None:
-    """Join the other hosts of a pod, and keep compiled programs so that stages and restarts do not compile twice."""
+def set_up_jax(workdir: str) -> None:
+    """Join the other hosts of a pod, and keep compiled programs so that stages and restarts do not compile twice.
+
+    Raises StorageError where `workdir` is in a bucket that cannot be used.
+    """
     join_pod()
-    check_folders(config)
-    jax.config.update("jax_compilation_cache_dir", storage.absolute(storage.path(config.workdir) / "compiled"))
+    storage.check_access(storage.path(workdir))
+    jax.config.update("jax_compilation_cache_dir", storage.absolute(storage.path(workdir) / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 

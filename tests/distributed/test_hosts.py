@@ -44,7 +44,7 @@ from embed.losses.contrastive import contrastive_loss
 from embed.losses.ring import ring_score
 from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs
 from embed.training import checkpoint, loop, optim, soup
-from embed.training import main as entry
+from embed.training.startup import join_pod
 
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS, SAVE = 6, 2
@@ -74,7 +74,7 @@ def prepare(folder: pathlib.Path) -> None:
 
 def main(data: pathlib.Path, folder: pathlib.Path, shape: tuple[int, int, int], steps: int, stall: float) -> None:
     """Trains `folder` to `steps` as one of the hosts, then averages and evaluates."""
-    entry.join_pod()
+    join_pod()
     encoder = Encoder(SMALL, remat=False)
 
     def loss(params, pairs, candidates, key):
