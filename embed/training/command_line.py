@@ -61,8 +61,12 @@ def config_errors() -> Iterator[None]:
         raise ConfigError(f"--config has no field {reason}; its fields: {', '.join(FIELDS)}") from error
     except OSError as error:
         reason = str(error).splitlines()[-1].strip()
-        choices = ", ".join(sorted(map(str, CONFIGS.glob("[!_]*.py")))) or f"none in {CONFIGS}/ here"
-        raise ConfigError(f"--config: {reason}; choices: {choices}") from error
+        raise ConfigError(f"--config: {reason}; choices: {list_configs()}") from error
+
+
+def list_configs() -> str:
+    """Return the files of configs by comma, for a message."""
+    return ", ".join(sorted(map(str, CONFIGS.glob("[!_]*.py")))) or f"none in {CONFIGS}/ of the working directory"
 
 
 def define_flags(defaults: Mapping[str, str], comments: Mapping[str, str]) -> dict[str, flags.FlagHolder]:
@@ -75,7 +79,7 @@ def format_help(docstring: str) -> str:
     by_module = flags.FLAGS.flags_by_module_dict()
     own = [flag for module in ("__main__", sys.argv[0], __name__) for flag in by_module.get(module, [])]
     lines = [(f"--{flag.name}={flag.default_as_str or repr('')}", flag.help) for flag in own if flag.name != "config"]
-    lines += [(f"--config={flags.FLAGS['config'].default}", f"a file of {CONFIGS}/; its fields are flags too:")]
+    lines += [("--config=FILE", f"one of {list_configs()}; its fields are flags too:")]
     lines += [(f"--config.{name}={value}", comment) for name, value, comment in config_fields(BASE)]
     width = max(len(flag) for flag, _ in lines) + 4
     rows = [
