@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from embed.data.files import is_media
-from embed.data.preprocess import Piece
+from embed.data.pieces import Piece
 from embed.distributed import storage
 from embed.distributed.storage import one_line
 from embed.embedder import Embedder

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from embed.data.discover import DatasetError
 from embed.data.media.decode import MediaError
-from embed.data.preprocess import LimitError
+from embed.data.pieces import LimitError
 from embed.data.records import RecordError
 from embed.distributed import storage
 from embed.hf import HubError

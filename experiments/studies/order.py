@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from embed.batch import Candidates
-from embed.data.preprocess import Budget
+from embed.data.budget import Budget
 from embed.data.records import content_hash, to_bytes
 from embed.data.sources import open_split, read_records, write_shards
 from embed.data.tasks import Task

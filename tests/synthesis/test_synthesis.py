@@ -11,7 +11,7 @@ from PIL import Image as Pillow
 
 from embed import __main__ as command
 from embed import toy_corpora
-from embed.data.records import Image, Text
+from embed.data.modalities import Image, Text
 from embed.data.sources import open_split, read_records
 from embed.synthesis import ask, datasets, grammar, offline, seeds
 from embed.synthesis.kinds import TASKS, Seed, parse, prompt, rating_prompt
