@@ -32,6 +32,8 @@ from embed.training import loop
 from embed.training.config_check import ConfigError
 from embed.training.flops import CHIPS, model_flops, program_flops
 from embed.training.main import define_config, load_experiment, start
+from embed.training.start import state_structs
+from embed.training.step import make_step
 from launch.hlo import moved, overflow, traffic
 
 GIB = 2**30
@@ -63,13 +65,13 @@ def compiled(f: Any, *args: Any) -> dict[str, Any]:
 
 def gradients(run: loop.Run, task: Task) -> tuple[Any, tuple]:
     """The jitted gradients of one task's batch, and what they are computed of, as ShapeDtypeStructs."""
-    step = loop.make_step(run.loss, run.optimizer, run.trainable)
+    step = make_step(run.loss, run.optimizer, run.trainable)
     key = jax.eval_shape(lambda: jax.random.key(run.seed))
 
     def differentiate(params: Params, pairs: Any, key: jax.Array) -> Any:
         return step.differentiate(params, pairs, task.candidates, key)
 
-    return jax.jit(differentiate), (loop.state_shapes(run)[1].params, batch_structs(task, run.encoder.arch.media), key)
+    return jax.jit(differentiate), (state_structs(run)[1].params, batch_structs(task, run.encoder.arch.media), key)
 
 
 def counted(run: loop.Run, task: Task) -> dict[str, float]:
@@ -102,7 +104,7 @@ def main(argv: list[str]) -> None:
     devices = topologies.get_topology_desc(TOPOLOGY.value, platform="tpu").devices
     chip = CHIPS[devices[0].device_kind]
     with jax.set_mesh(make_mesh(config.mesh, devices)):
-        _, state = loop.state_shapes(run)
+        _, state = state_structs(run)
         for task in run.tasks:
             if TASK.value and task.name not in TASK.value:
                 continue
