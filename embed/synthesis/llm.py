@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image as Pillow
 
-from embed.data.records import KEY_OF, Content, Image, Text
+from embed.data.modalities import Content, Image, Text, bytes_of, modality_of
 
 log = logging.getLogger(__name__)
 MAX_LOGGED_REFUSALS = 3  # often all have the same reason
@@ -82,7 +82,7 @@ def _openai_part(part: Any) -> dict[str, Any]:
         case Image(data):
             uri = f"data:{_mime_type(data)};base64,{base64.b64encode(data).decode()}"
             return {"type": "image_url", "image_url": {"url": uri}}
-    raise RefusedError(f"a prompt with {KEY_OF[type(part)]}: only text and images can be sent")
+    raise RefusedError(f"a prompt with {modality_of(part).name}: only text and images can be sent")
 
 
 def connect_google(model: str, url: str | None = None, key: str | None = None, retries: int = 6) -> Generate:
@@ -108,7 +108,7 @@ def connect_google(model: str, url: str | None = None, key: str | None = None, r
                 case Image(data):
                     contents.append(types.Part.from_bytes(data=data, mime_type=_mime_type(data)))
                 case _:
-                    raise RefusedError(f"a prompt with {KEY_OF[type(part)]}: only text and images can be sent")
+                    raise RefusedError(f"a prompt with {modality_of(part).name}: only text and images can be sent")
         try:
             response = await client.aio.models.generate_content(
                 model=model, contents=contents, config=types.GenerateContentConfig(temperature=1.0, seed=number)
@@ -184,5 +184,5 @@ class ReplyCache:
     def _key(self, prompt: Content, number: int) -> str:
         digest = hashlib.blake2b(f"{self.model} {number} ".encode(), digest_size=16)
         for part in prompt:
-            digest.update(part.text.encode() if isinstance(part, Text) else part.data)
+            digest.update(bytes_of(part))
         return digest.hexdigest()

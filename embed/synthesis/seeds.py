@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from embed.data.records import Image, Text
+from embed.data.modalities import Image, Text
 from embed.data.sources import Source
 from embed.synthesis.tasks import Seed
 

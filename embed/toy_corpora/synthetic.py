@@ -12,7 +12,8 @@ import random
 import tempfile
 from collections.abc import Iterable, Iterator
 
-from embed.data.records import Content, Image, Record, Text
+from embed.data.modalities import Content, Image, Text
+from embed.data.records import Record
 from embed.synthesis import grammar
 from embed.synthesis.generate import GenerationPlan, generate_records
 from embed.synthesis.llm import RefusedError, Reply, ReplyCache
