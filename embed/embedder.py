@@ -32,7 +32,8 @@ from embed.data.preprocess import (
 )
 from embed.data.records import Content, Text
 from embed.distributed import mesh, storage
-from embed.model.encoder import Encoder, encode
+from embed.model.build import EncoderModule, build
+from embed.model.encoder import encode
 from embed.retrieval.search import truncate_dim
 from embed.training import checkpoint
 
@@ -56,7 +57,7 @@ class Embedder:
     same methods with the same items: each decodes a share of them, and gets all vectors.
     """
 
-    def __init__(self, encoder: Encoder, params: dict, preprocessor: Preprocessor):
+    def __init__(self, encoder: EncoderModule, params: dict, preprocessor: Preprocessor):
         self.encoder, self.params, self.preprocessor, self.mesh = encoder, params, preprocessor, mesh.current_mesh()
 
     @classmethod
@@ -71,8 +72,8 @@ class Embedder:
         with jax.set_mesh(mesh.current_mesh()):
             if (path / "config.json").exists():
                 path = hf.resolve(path)
-                return cls(Encoder(hf.read_architecture(path), remat=False), hf.load(path), hf.load_preprocessor(path))
-            encoder = Encoder(checkpoint.architecture(checkpoint.metadata(path)), remat=False)
+                return cls(build(hf.read_architecture(path), remat=False), hf.load(path), hf.load_preprocessor(path))
+            encoder = build(checkpoint.architecture(checkpoint.metadata(path)), remat=False)
             return cls(encoder, checkpoint.load_sharded(path), checkpoint.load_preprocessor(path))
 
     def embed(
