@@ -10,8 +10,9 @@ import pytest
 from conftest import ARCH
 
 from embed.batch import Dropout, Inputs, Pairs
+from embed.data.budget import Budget
 from embed.data.collate import make_rows
-from embed.data.preprocess import Budget, TextPiece
+from embed.data.pieces import TextPiece
 from embed.distributed import mesh
 from embed.model.build import build
 from embed.model.encoder import encode_by_microbatch, encode_pairs, init_params

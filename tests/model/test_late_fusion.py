@@ -8,8 +8,8 @@ import pytest
 from conftest import ARCH
 from test_encoder import BUDGET, pieces, rows
 
+from embed.data.budget import Budget
 from embed.data.collate import packed_rows
-from embed.data.preprocess import Budget
 from embed.distributed import mesh
 from embed.model.build import build
 from embed.model.encoder import init_params
