@@ -9,11 +9,11 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import flax.linen as nn
 import jax
 from jax.extend import core
 
 from embed.batch import Inputs, Pairs
+from embed.model.build import EncoderModule
 from embed.model.encoder import encode_pairs
 
 
@@ -38,7 +38,7 @@ CHIPS = {
 }
 
 
-def model_flops(encoder: nn.Module, params: Any, pairs: Pairs) -> float:
+def model_flops(encoder: EncoderModule, params: Any, pairs: Pairs) -> float:
     """Operations that a batch's encoding takes forward and backward, with nothing made twice and without the loss."""
 
     def forward(params: Any, pairs: Pairs) -> Any:

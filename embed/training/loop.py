@@ -15,6 +15,7 @@ from embed.data.sources import Source
 from embed.distributed import hosts, mesh, storage
 from embed.distributed.preemption import Restart, watch_signals
 from embed.distributed.watchdog import watchdog
+from embed.model.build import check_encoder
 from embed.training import checkpoint
 from embed.training.evals import Evaluator
 from embed.training.flops import CHIPS, model_flops
@@ -39,6 +40,7 @@ def fit(run: Run, preprocessor: Preprocessor, sources: Sequence[Source]) -> Trai
     that are not finite; StorageError where nothing can be written or another process writes; Restart after a SIGTERM
     and KeyboardInterrupt after a Ctrl-C, both with the state saved.
     """
+    check_encoder(run.encoder)
     preprocessor.tokenizer.check_rows(run.encoder.arch.vocab_size)
     folder = _folder(run)
     structs, target = state_structs(run)

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import optax
 
@@ -12,6 +11,7 @@ from embed.data.preprocess import Preprocessor
 from embed.data.tasks import Task
 from embed.distributed import storage
 from embed.losses.loss import Loss
+from embed.model.build import EncoderModule
 from embed.model.params import ParamFilter, all_params
 
 
@@ -53,7 +53,7 @@ def identity(key: jax.Array, params: dict) -> dict:
 class Run:
     """An experiment: what is trained, on what, and how. It opens nothing and computes nothing."""
 
-    encoder: nn.Module
+    encoder: EncoderModule
     tasks: Sequence[Task]
     loss: Loss
     optimizer: optax.GradientTransformation

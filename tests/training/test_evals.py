@@ -10,7 +10,7 @@ from conftest import ARCH
 from test_loop import GOOD, Records, rows, same
 
 from embed.embedder import Embedder
-from embed.model.encoder import Encoder
+from embed.model.build import build
 from embed.training import checkpoint, loop, optim
 from embed.training.evals import read_best
 
@@ -38,7 +38,7 @@ def rise(params, pairs, candidates, key):
 
 def fit(folder, preprocessor, score, steps=7, every=2):
     run = loop.Run(
-        Encoder(ARCH, remat=False), [GOOD], rise, OPTIMIZER, steps, seed=0, data=folder, folder=folder,
+        build(ARCH), [GOOD], rise, OPTIMIZER, steps, seed=0, data=folder, folder=folder,
         init_transform=lambda key, params: params | {"vocabulary": jnp.zeros_like(params["vocabulary"])},
         evals=[loop.Eval("dev", every, score)], loop=loop.LoopConfig(save=3, keep=9),
     )  # fmt: skip
@@ -119,7 +119,7 @@ def test_evaluations_that_cannot_be_run_are_refused(tmp_path, preprocessor):
         loop.Eval("dev", 0, StepCounter())
     twice = [loop.Eval("dev", 1, StepCounter())] * 2
     with pytest.raises(ValueError, match="names of their own, not dev, dev"):
-        loop.Run(Encoder(ARCH), [GOOD], rise, OPTIMIZER, 1, seed=0, data=tmp_path, evals=twice)
+        loop.Run(build(ARCH), [GOOD], rise, OPTIMIZER, 1, seed=0, data=tmp_path, evals=twice)
     with pytest.raises(ValueError, match="evaluation dev returned no metric"):
         fit(tmp_path, preprocessor, lambda params, preprocessor: {})
 
