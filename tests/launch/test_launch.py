@@ -18,7 +18,7 @@ from embed.data.preprocess import Budget, Preprocessor
 from embed.data.records import Record, Text
 from embed.data.tasks import Task, batch_structs, make_pairs
 from embed.distributed import mesh
-from launch.hlo import overflow, traffic
+from launch.hlo import collectives, parse_overflow
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -34,7 +34,7 @@ def test_collectives_are_counted_by_their_trips_and_bytes():
     with jax.set_mesh(mesh.make_mesh((1, 8, 1))):
         spread = jax.shard_map(program, in_specs=P("data"), out_specs=P("data"), check_vma=False)
         x = jax.ShapeDtypeStruct((64,), jnp.float32, sharding=P("data"))
-        found = traffic(jax.jit(spread).lower(x).compile().as_text())
+        found = collectives(jax.jit(spread).lower(x).compile().as_text())
     assert found == {"all-reduce": (5, 5 * 256 * 4), "collective-permute": (1, 256 * 4)}
 
 
@@ -46,9 +46,9 @@ def test_collectives_are_counted_by_their_trips_and_bytes():
     ],
 )
 def test_what_does_not_fit_is_read(said):
-    assert overflow(RuntimeError(said)) == (70.67, 15.75)
+    assert parse_overflow(RuntimeError(said)) == (70.67, 15.75)
     with pytest.raises(KeyError):
-        overflow(KeyError("another"))
+        parse_overflow(KeyError("another"))
 
 
 class Records:
@@ -73,12 +73,11 @@ def test_an_experiment_compiles_for_a_slice(tmp_path):
     command = [sys.executable, "-m", "launch.compile", "finetune", "--config=configs/cpu.py", "--topology=v5e:2x2"]
     subprocess.run([*command, "--task=scenes_audio", f"--out={out}"], cwd=ROOT, check=True, timeout=500)
     (line,) = map(json.loads, out.read_text().splitlines())
-    assert line["fits"] and line["task"] == "scenes_audio" and 1 <= line["ratio"] < 1.5
-    assert line["traffic"] and line["temporary"] < 1
+    assert line["fits"] and line["task"] == "scenes_audio" and 1 <= line["flops_ratio"] < 1.5
+    assert line["collectives"] and line["temporary_gib"] < 1
 
 
 def test_a_mixture_says_what_its_batches_hold(preprocessor):
-    from launch.mixture import line  # not above: it has flags of its own
 
     tasks = [Task("one", 4, 3.0, Budget(8), Budget(16), negatives=1), Task("two", 4, 1.0, Budget(8), Budget(8))]
     run = types.SimpleNamespace(steps=40, tasks=tasks, seed=0)
