@@ -66,7 +66,9 @@ def load_results(file: storage.Path) -> Results:
 
 
 def compute_cells(comparison: Comparison) -> dict[str, dict[str, Cell]]:
-    """Returns row -> column -> Cell. Spreads, the deviation over their rows (n - 1) per replicate, precede the last row.
+    """Compute row -> column -> Cell.
+
+    A spread is the deviation over its rows (n - 1) in each replicate; spreads stand before the last row.
 
     Raises ValueError where columns differ in their number of replicates, KeyError where a value is missing.
     """

@@ -33,8 +33,8 @@ def sections(comparisons: Sequence[Comparison]) -> str:
         changes |= {fork: {CHANGE: summary[fork]} for fork in forks}
     return (
         '<section id="forks"><h2>Experiments and their forks</h2><p class="note">Change of the mean over all tasks by '
-        f"each fork, in points of {escape(comparisons[0].metric)}. Differences are paired by seed; bars are {LEVEL:.0%} "
-        f"intervals.</p>{figure(changes, [CHANGE])}{''.join(map(section, comparisons))}</section>"
+        f"each fork, in points of {escape(comparisons[0].metric)}. Differences are paired by seed; bars are "
+        f"{LEVEL:.0%} intervals.</p>{figure(changes, [CHANGE])}{''.join(map(section, comparisons))}</section>"
     )
 
 
