@@ -1,4 +1,4 @@
-"""Show what an experiment's mixture means before it runs: steps and epochs per task, and what its batches hold and lose.
+"""Show what an experiment's mixture means before it runs: steps and epochs per task, what its batches hold and lose.
 
   python -m launch.mixture EXPERIMENT [--config=configs/cpu.py] [--batches=4]
 

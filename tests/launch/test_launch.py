@@ -81,7 +81,7 @@ def test_a_mixture_says_what_its_batches_hold(preprocessor):
 
     tasks = [Task("one", 4, 3.0, Budget(8), Budget(16), negatives=1), Task("two", 4, 1.0, Budget(8), Budget(8))]
     run = types.SimpleNamespace(steps=40, tasks=tasks, seed=0)
-    name, records, pairs, steps, epochs, tokens, padding, *media, cut, lost = line(
+    name, records, pairs, steps, epochs, tokens, padding, *media, cut, lost = format_task(
         run, tasks[0], Records(), preprocessor, 2
     )
     assert (name, records, pairs, steps, epochs) == ("one", "4", "4", "30", "30.0")
