@@ -19,21 +19,14 @@ Prints one JSON line per task, for the gradients of its batch.
 """
 
 import dataclasses
-import importlib.util
 import json
 import math
-import os
 import pathlib
-import re
 import time
 from typing import Any
 
-# Read by libtpu when it is loaded: this host has no TPU, so libtpu must not look for one.
-os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
-
 import jax
 from absl import flags
-from jax.experimental import topologies
 
 from embed.data.tasks import Task, batch_structs
 from embed.distributed.mesh import make_mesh
@@ -43,27 +36,14 @@ from embed.training.config_check import ConfigError
 from embed.training.flops import CHIPS, model_flops, program_flops
 from embed.training.main import define_config, load_experiment, start
 from launch.hlo import collectives, hbm_bytes, parse_overflow
+from launch.tpu_slice import CHOICES, slice_devices
 
 GIB = 2**30
-SLICES = "v5e:4x4, v5p:4x4x4, v6e:16x16 and other shapes of v5e, v5p and v6e"
-TOPOLOGY = flags.DEFINE_string("topology", "v5e:4x4", f"TPU slice: {SLICES}")
+TOPOLOGY = flags.DEFINE_string("topology", "v5e:4x4", f"TPU slice: {CHOICES}")
 TASK = flags.DEFINE_multi_string("task", [], "task to compile, may be repeated; default: all tasks of the experiment")
 BATCH = flags.DEFINE_integer("batch", 0, "pairs per batch; default: the task's own", lower_bound=0)
 OUT = flags.DEFINE_string("out", "", "file that the lines are also appended to")
 CONFIG = define_config("configs/v5e_16.py")
-
-
-def slice_devices(topology: str) -> list[Any]:
-    """Return the devices of a TPU slice. Raises ConfigError where there is no such slice, or no libtpu."""
-    if not re.fullmatch(r"v(5e|5p|6e):\d+x\d+(x\d+)?", topology):
-        raise ConfigError(f"--topology={topology}: not a TPU slice; choices: {SLICES}")
-    if importlib.util.find_spec("libtpu") is None:
-        raise ConfigError('compiling for a TPU needs libtpu: pip install -e ".[tpu]"')
-    try:
-        return topologies.get_topology_desc(topology, platform="tpu").devices
-    except jax.errors.JaxRuntimeError as error:
-        reason = str(error).splitlines()[0].removeprefix("INVALID_ARGUMENT: ")
-        raise ConfigError(f"--topology={topology}: {reason}; choices: {SLICES}") from error
 
 
 def load_plan(experiment: str, config: Any, batch: int = 0) -> loop.Run:
@@ -108,7 +88,7 @@ def count_flops(run: loop.Run, task: Task) -> dict[str, float]:
     """Return the FLOPs of one task's gradients over all chips, without compiling, and their ratio to the model's."""
     f, (params, pairs, key) = make_gradients(run, task)
     flops = program_flops(f, params, pairs, key)
-    return {"flops": flops, "flops_ratio": flops / model_flops(run.encoder, params, pairs)}
+    return {"flops": flops, "flops_ratio": flops / model_flops(run.encoder, params.encoder, pairs)}
 
 
 def optimizer_gib(state: loop.TrainState) -> float:

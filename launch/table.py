@@ -20,6 +20,7 @@ import jax
 from tqdm import tqdm
 
 from embed.distributed.mesh import make_mesh
+from launch.tpu_slice import slice_devices
 
 TABLE = pathlib.Path(__file__).with_name("compiled.jsonl")
 PAGE = TABLE.with_suffix(".md")
@@ -107,7 +108,7 @@ def format_page(lines: list[dict[str, Any]]) -> str:
 
 def check_table() -> list[str]:
     """Return one message per measure that is more than TOLERANCE above the table's."""
-    from launch.compile import count_flops, load_plan, slice_devices  # importing it defines flags
+    from launch.compile import count_flops, load_plan  # importing it defines flags
 
     messages = []
     for line in tqdm([line for line in read_table() if line["is_own_batch"]], unit="line"):

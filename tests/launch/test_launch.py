@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import types
@@ -18,7 +19,9 @@ from embed.data.preprocess import Budget, Preprocessor
 from embed.data.records import Record, Text
 from embed.data.tasks import Task, batch_structs, make_pairs
 from embed.distributed import mesh
+from embed.training.config_check import ConfigError
 from launch.hlo import collectives, parse_overflow
+from launch.tpu_slice import slice_devices
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -77,7 +80,22 @@ def test_an_experiment_compiles_for_a_slice(tmp_path):
     assert line["collectives"] and line["temporary_gib"] < 1
 
 
+@pytest.mark.parametrize("topology", ["nope", "v5e", "v5e:4", "v9:2x2", "v5litepod-16"])
+def test_an_unknown_topology_is_refused_with_the_choices(topology):
+    """Without libtpu too."""
+    with pytest.raises(ConfigError, match=f"--topology={topology}: not a TPU slice; choices: v5e:4x4, "):
+        slice_devices(topology)
+
+
+def test_an_unknown_topology_is_one_line_of_the_command():
+    command = [sys.executable, "-m", "launch.compile", "finetune", "--config=configs/cpu.py", "--topology=nope"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0 and not done.stdout
+    assert re.fullmatch(r"error: --topology=nope: not a TPU slice; choices: v5e:4x4, .*\n", done.stderr)
+
+
 def test_a_mixture_says_what_its_batches_hold(preprocessor):
+    from launch.mixture import format_task  # not above: it defines flags
 
     tasks = [Task("one", 4, 3.0, Budget(8), Budget(16), negatives=1), Task("two", 4, 1.0, Budget(8), Budget(8))]
     run = types.SimpleNamespace(steps=40, tasks=tasks, seed=0)
