@@ -27,8 +27,9 @@ from PIL import Image as Pillow
 
 from embed.data import tokenizer
 from embed.data.mixture import Batch, batches, mixture
+from embed.data.modalities import Audio, Content, Image, Part, Text, Video
 from embed.data.preprocess import Preprocessor
-from embed.data.records import Audio, Content, Image, Part, Record, Text, Video
+from embed.data.records import Record
 from embed.data.tasks import texts
 from embed.model.presets import PRESETS
 from embed.toy_corpora import stdlib

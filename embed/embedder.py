@@ -13,24 +13,13 @@ import numpy as np
 from embed import hf
 from embed.batch import Inputs
 from embed.data import prompts
+from embed.data.budget import Budget, num_tokens, standard_budget, truncate_text
 from embed.data.collate import make_rows
 from embed.data.items import to_integer, to_parts, to_sequence
 from embed.data.media.decode import MediaError
-from embed.data.preprocess import (
-    MAX_CHARACTERS,
-    MAX_TOKENS,
-    Budget,
-    LimitError,
-    Piece,
-    Preprocessor,
-    check_images,
-    decode,
-    num_tokens,
-    standard_budget,
-    truncate_text,
-    video_pieces,
-)
-from embed.data.records import Content, Text
+from embed.data.modalities import VIDEO, Content, Text
+from embed.data.pieces import MAX_CHARACTERS, MAX_TOKENS, LimitError, Piece
+from embed.data.preprocess import Preprocessor, check_part_counts, cut_to_pieces, make_pieces
 from embed.distributed import mesh, storage
 from embed.model.encoder import Encoder, encode
 from embed.retrieval.search import truncate_dim
@@ -121,15 +110,15 @@ class Embedder:
         if task is not None and all(isinstance(part, Text) for part in parts):
             content = tuple(part for part in parts if isinstance(part, Text))
             parts = list(prompts.as_document(content) if task == "document" else prompts.as_query(content, task))
-        check_images(parts)
+        check_part_counts(part for part in parts if not isinstance(part, np.ndarray))
         if tokens is not None:
             parts = [Text(part.text[:MAX_CHARACTERS]) if isinstance(part, Text) else part for part in parts]
         pieces: list[Piece] = []
         for part in parts:
             if isinstance(part, np.ndarray):
-                pieces += video_pieces(part, range(len(part)), self.preprocessor, patches)
+                pieces += cut_to_pieces(VIDEO, (part, range(len(part))), self.preprocessor, patches)
             else:
-                pieces += decode((part,), self.preprocessor, patches)
+                pieces += make_pieces((part,), self.preprocessor, patches)
         if tokens is not None:
             pieces = truncate_text(pieces, tokens)
         num_tokens(pieces, self.preprocessor.tokenizer)

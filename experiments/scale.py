@@ -8,7 +8,7 @@ Made for a pod, and compiled for one on any host. The tasks' datasets are yours 
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from embed.data.preprocess import Budget
+from embed.data.budget import Budget
 from embed.data.tasks import Task
 from embed.distributed import storage
 from embed.losses.contrastive import contrastive_loss

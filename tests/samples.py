@@ -13,7 +13,8 @@ from conftest import ARCH
 from PIL import Image as Pillow
 
 from embed.data.media.decode import MediaError
-from embed.data.preprocess import LimitError, Preprocessor
+from embed.data.pieces import LimitError
+from embed.data.preprocess import Preprocessor
 from embed.distributed.mesh import make_mesh
 from embed.model.encoder import Encoder, init_params
 from embed.training import checkpoint
@@ -78,7 +79,7 @@ BAD = [
     ("a.txt", b"caf\xe9", ValueError, "neither a known media file nor text: not UTF-8 text"),
     ("a.wav", wav(SOUND)[:40] + struct.pack("<I", 2**30) + wav(SOUND)[44:], MediaError, "claims 1,073,741,824"),
     ("a.mp4", mp4(FRAMES)[:200], MediaError, "broken, cut short"),
-    ("a.png", b"a red square", ValueError, "a.png holds text, .*: give it one that does not end in .png"),
+    ("a.png", b"a red square", ValueError, "a.png holds text, but its name ends in .png: rename it"),
     ("a.txt", png(PHOTO), ValueError, "a.txt holds a PNG image, and its name is not that"),
     ("a.pdf", b"%PDF-1.4 no", MediaError, "cannot be read"),
     ("a.png", None, ValueError, "No such file"),

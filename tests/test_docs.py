@@ -119,7 +119,8 @@ def workspace(tmp_path_factory, tokenizer) -> pathlib.Path:
     from embed.model.build import build
     from samples import FILES
 
-    from embed.data.preprocess import Budget, Preprocessor
+    from embed.data.budget import Budget
+    from embed.data.preprocess import Preprocessor
     from embed.data.sources import open_split
     from embed.data.tasks import Task
     from embed.distributed.mesh import make_mesh

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from embed.data.records import Content
+from embed.data.modalities import Content
 from embed.distributed import storage
 from embed.eval import compare
 from embed.eval.benchmarks import Benchmark, Results, rank

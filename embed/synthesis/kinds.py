@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable
 
-from embed.data.records import Content, Text
+from embed.data.modalities import Content, Text
 
 Answer = dict[str, str]  # the JSON object that the model was asked for
 

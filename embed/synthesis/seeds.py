@@ -4,7 +4,7 @@ import itertools
 import random
 from collections.abc import Iterator
 
-from embed.data.records import Image, Text
+from embed.data.modalities import Image, Text
 from embed.data.sources import Source
 from embed.synthesis.kinds import Seed
 from embed.toy_corpora import stdlib

@@ -14,7 +14,8 @@ from fontTools.ttLib import TTFont
 from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
 
-from embed.data.records import Content, Image, Record, Text
+from embed.data.modalities import Content, Image, Text
+from embed.data.records import Record
 from embed.toy_corpora.splits import by_rank
 
 DEV, TEST = 100, 300  # names

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 import numpy as np
 import soundfile
 
-from embed.data.records import Audio, Content, Record, Text
+from embed.data.modalities import Audio, Content, Text
+from embed.data.records import Record
 from embed.toy_corpora.captions import LANGUAGES, Language
 from embed.toy_corpora.splits import SPLITS, by_rank
 

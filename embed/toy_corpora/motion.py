@@ -6,7 +6,8 @@ import itertools
 import random
 from collections.abc import Iterator
 
-from embed.data.records import Content, Record, Text, Video
+from embed.data.modalities import Content, Text, Video
+from embed.data.records import Record
 from embed.toy_corpora import render
 from embed.toy_corpora.captions import COLOURS, LANGUAGES, SHAPES, SIZES, Language
 from embed.toy_corpora.splits import SPLITS, by_rank

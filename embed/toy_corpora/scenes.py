@@ -10,7 +10,8 @@ import itertools
 import random
 from collections.abc import Iterator
 
-from embed.data.records import Content, Image, Record, Text
+from embed.data.modalities import Content, Image, Text
+from embed.data.records import Record
 from embed.toy_corpora import render
 from embed.toy_corpora.captions import (
     BACKGROUNDS,

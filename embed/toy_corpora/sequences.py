@@ -6,7 +6,8 @@ Every sequence is there in both orders, so that whoever knows what is shown, and
 import random
 from collections.abc import Iterator
 
-from embed.data.records import Content, Record, Text
+from embed.data.modalities import Content, Text
+from embed.data.records import Record
 from embed.toy_corpora.captions import LANGUAGES
 from embed.toy_corpora.scenes import Scene, picture, scenes
 

@@ -16,7 +16,8 @@ import sysconfig
 import textwrap
 from collections.abc import Iterator
 
-from embed.data.records import Content, Image, Record, Text, content_hash
+from embed.data.modalities import Content, Image, Text
+from embed.data.records import Record, content_hash
 from embed.toy_corpora import pages
 from embed.toy_corpora.splits import by_share, stable_hash
 

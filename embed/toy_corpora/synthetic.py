@@ -11,7 +11,8 @@ import pathlib
 import tempfile
 from collections.abc import Iterable, Iterator
 
-from embed.data.records import Content, Image, Record, Text
+from embed.data.modalities import Content, Image, Text
+from embed.data.records import Record
 from embed.synthesis import grammar, seeds
 from embed.synthesis.ask import Refused, Replies, Reply
 from embed.synthesis.kinds import TASKS, Seed

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict, config_flags
 
 from embed.data.discover import DatasetError
 from embed.data.media.decode import MediaError
-from embed.data.preprocess import LimitError
+from embed.data.pieces import LimitError
 from embed.data.records import RecordError
 from embed.distributed import storage
 from embed.distributed.mesh import make_mesh

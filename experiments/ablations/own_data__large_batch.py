@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from embed.batch import Candidates
 from embed.data import discover
-from embed.data.preprocess import Budget
+from embed.data.budget import Budget
 from embed.data.tasks import Task
 from embed.distributed import storage
 from embed.losses.contrastive import contrastive_loss

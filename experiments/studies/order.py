@@ -12,7 +12,7 @@ import logging
 import numpy as np
 from ml_collections import ConfigDict
 
-from embed.data.preprocess import Budget
+from embed.data.budget import Budget
 from embed.data.records import content_hash, to_bytes
 from embed.data.sources import open_split, read_records, write_shards
 from embed.data.tasks import Task

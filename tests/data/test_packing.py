@@ -13,10 +13,12 @@ from test_mixture import png, same
 
 from embed.batch import Pairs
 from embed.data import mixture
+from embed.data.budget import Budget
 from embed.data.collate import packed_rows
+from embed.data.modalities import Audio, Image, Text
 from embed.data.packing import OVERFLOWED, Packing, Rows, assign, pack, rows_for
-from embed.data.preprocess import Budget, TextPiece
-from embed.data.records import Audio, Image, Record, RecordError, Text
+from embed.data.pieces import TextPiece
+from embed.data.records import Record, RecordError
 from embed.data.tasks import Task, batch_structs, make_pairs
 from embed.distributed import mesh
 from embed.losses.contrastive import contrastive_loss

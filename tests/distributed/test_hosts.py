@@ -30,8 +30,10 @@ from flax.traverse_util import flatten_dict
 from jax._src import compilation_cache, compiler
 
 from embed.batch import Dropout
-from embed.data.preprocess import Budget, Preprocessor
-from embed.data.records import Record, Text
+from embed.data.budget import Budget
+from embed.data.modalities import Text
+from embed.data.preprocess import Preprocessor
+from embed.data.records import Record
 from embed.data.sources import open_split, write
 from embed.data.tasks import Task
 from embed.data.tokenizer import Tokenizer

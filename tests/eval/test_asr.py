@@ -11,8 +11,9 @@ from conftest import ARCH
 from configs import cpu
 from embed.data.discover import DatasetError
 from embed.data.media.decode import MediaError, decode_audio
+from embed.data.modalities import Audio, Image, Text
 from embed.data.preprocess import Preprocessor
-from embed.data.records import Audio, Image, Record, Text
+from embed.data.records import Record
 from embed.data.sources import open_split, read_records
 from embed.eval.asr import transcribe, with_noise
 from embed.eval.benchmarks import score

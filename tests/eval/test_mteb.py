@@ -15,7 +15,8 @@ from mteb._evaluators.retrieval_metrics import calculate_retrieval_scores
 from mteb.mocks.mock_run import mock_run
 from PIL import Image as Pillow
 
-from embed.data.records import Audio, Image, Record, Text, Video
+from embed.data.modalities import Audio, Image, Text, Video
+from embed.data.records import Record
 from embed.embedder import Embedder
 from embed.eval.benchmarks import from_pairs, score
 from embed.eval.mteb import BENCHMARKS, MtebModel, find_tasks
@@ -135,7 +136,7 @@ def test_what_is_too_long_is_cut(embedder):
     soundfile.write(start, np.sin(np.arange(8000 * 180) / 9), 8000, format="FLAC")
     model = MtebModel(embedder, "tiny")
     long, cut = (model._pieces([Audio(sound.getvalue())]) for sound in (out, start))
-    assert len(long) == len(cut) and sum(piece.tokens for piece in long) == 180 * 25
+    assert len(long) == len(cut) and sum(piece.num_tokens for piece in long) == 180 * 25
     for one, other in zip(long, cut, strict=True):
         np.testing.assert_allclose(one.frames, other.frames, atol=1e-3)  # the resampler sees the end in one of them
     assert len(model._pieces([Text("a red square " * 50_000)])[0].ids) == 8192 - 2

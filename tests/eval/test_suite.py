@@ -12,7 +12,8 @@ from configs import cpu
 from embed import toy_corpora
 from embed.data.discover import DatasetError
 from embed.data.media.decode import MediaError
-from embed.data.preprocess import MAX_CHARACTERS, MAX_TOKENS, LimitError, Preprocessor
+from embed.data.pieces import MAX_CHARACTERS, MAX_TOKENS, LimitError
+from embed.data.preprocess import Preprocessor
 from embed.data.records import RecordError
 from embed.distributed import storage
 from embed.distributed.mesh import make_mesh

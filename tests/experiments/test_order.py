@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from embed.data.records import Text
+from embed.data.modalities import Text
 from embed.eval.benchmarks import from_pairs
 from embed.toy_corpora.scenes import picture, scenes
 from embed.toy_corpora.sequences import sequences

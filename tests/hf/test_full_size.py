@@ -101,7 +101,9 @@ LOAD = """
 import pathlib, sys
 import jax, jax.numpy as jnp, numpy as np
 from embed import checkpoint, hf, mesh
-from embed.data.preprocess import Budget, Layout, Words
+from embed.data.budget import Budget
+from embed.data.pieces import TextPiece
+from embed.data.preprocess import Preprocessor
 from embed.data.collate import make_rows
 from embed.data.tokenizer import Tokenizer
 from embed.hf.load import load

@@ -8,7 +8,7 @@ import pytest
 
 from embed import hf
 from embed.batch import Inputs
-from embed.data.preprocess import Budget
+from embed.data.budget import Budget
 from embed.distributed import mesh
 from embed.hf.config import is_embedder
 from embed.model.encoder import Encoder

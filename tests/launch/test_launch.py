@@ -15,8 +15,10 @@ import pytest
 from conftest import ARCH
 from jax import P
 
-from embed.data.preprocess import Budget, Preprocessor
-from embed.data.records import Record, Text
+from embed.data.budget import Budget
+from embed.data.modalities import Text
+from embed.data.preprocess import Preprocessor
+from embed.data.records import Record
 from embed.data.tasks import Task, batch_structs, make_pairs
 from embed.distributed import mesh
 from embed.training.config_check import ConfigError

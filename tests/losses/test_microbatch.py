@@ -18,8 +18,9 @@ from flax.traverse_util import flatten_dict
 from formula import T, formula, random_pairs, relative
 
 from embed.batch import REPORT_CANDIDATES, Candidates, Dropout, Pairs
+from embed.data.budget import Budget
 from embed.data.collate import make_rows
-from embed.data.preprocess import Budget, ImagePiece, TextPiece
+from embed.data.pieces import ImagePiece, TextPiece
 from embed.distributed import mesh
 from embed.losses.contrastive import contrastive_loss
 from embed.losses.negatives import gather_and_score

@@ -10,8 +10,9 @@ import pytest
 from conftest import ARCH
 
 from embed.batch import Dropout, Inputs, Pairs
+from embed.data.budget import Budget
 from embed.data.collate import make_rows
-from embed.data.preprocess import Budget, TextPiece
+from embed.data.pieces import TextPiece
 from embed.distributed import mesh
 from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, init_params
 from embed.model.layers import apply_dropout

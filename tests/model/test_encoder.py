@@ -9,8 +9,9 @@ import pytest
 from conftest import ARCH
 
 from embed.batch import Inputs, Pairs
+from embed.data.budget import Budget
 from embed.data.collate import make_rows, packed_rows
-from embed.data.preprocess import AudioPiece, Budget, ImagePiece, TextPiece
+from embed.data.pieces import AudioPiece, ImagePiece, TextPiece
 from embed.distributed import mesh
 from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, init_params
 

@@ -6,8 +6,8 @@ import pytest
 from conftest import ARCH
 from test_encoder import BUDGET, pieces, rows
 
+from embed.data.budget import Budget
 from embed.data.collate import packed_rows
-from embed.data.preprocess import Budget
 from embed.distributed import mesh
 from embed.model.encoder import Encoder, init_params
 from embed.model.late_fusion import LateFusion

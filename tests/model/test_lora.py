@@ -11,9 +11,12 @@ from conftest import ARCH
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import P
 
+from embed.data.budget import Budget
 from embed.data.collate import make_rows
-from embed.data.preprocess import Budget, Preprocessor, TextPiece
-from embed.data.records import Record, Text
+from embed.data.modalities import Text
+from embed.data.pieces import TextPiece
+from embed.data.preprocess import Preprocessor
+from embed.data.records import Record
 from embed.data.tasks import Task
 from embed.distributed import mesh
 from embed.embedder import Embedder

@@ -10,8 +10,8 @@ import pytest
 from conftest import ARCH
 
 from embed.batch import Candidates
+from embed.data.budget import Budget
 from embed.data.packing import Packing, Rows
-from embed.data.preprocess import Budget
 from embed.data.tasks import Task, batch_structs
 from embed.distributed import mesh
 from embed.losses.contrastive import contrastive_loss

@@ -8,7 +8,7 @@ import pytest
 from conftest import ARCH
 
 from configs import cpu
-from embed.data.records import Text
+from embed.data.modalities import Text
 from embed.data.sources import JsonlSource, open_split, read_records
 from embed.embedder import Embedder
 from embed.model.encoder import Encoder, init_params

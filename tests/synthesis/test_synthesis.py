@@ -11,7 +11,7 @@ from PIL import Image as Pillow
 
 from configs import cpu
 from embed import toy_corpora
-from embed.data.records import Image, Text
+from embed.data.modalities import Image, Text
 from embed.data.sources import open_split, read_records
 from embed.model.presets import PRESETS
 from embed.synthesis import ask, grammar, offline, seeds

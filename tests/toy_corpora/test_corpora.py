@@ -14,7 +14,8 @@ import pytest
 
 from embed import toy_corpora
 from embed.data.media import decode
-from embed.data.records import Audio, Content, Image, Record, Text, Video, content_hash, to_bytes
+from embed.data.modalities import Audio, Content, Image, Text, Video
+from embed.data.records import Record, content_hash, to_bytes
 from embed.data.sources import open_split, read_records
 from embed.toy_corpora import glyphs, melody, motion, pages, render, scenes, stdlib
 from embed.toy_corpora.captions import LANGUAGES

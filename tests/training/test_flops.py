@@ -10,7 +10,7 @@ from conftest import ARCH
 from jax import P
 
 from embed.batch import Candidates, Pairs
-from embed.data.preprocess import Budget
+from embed.data.budget import Budget
 from embed.data.tasks import Task, batch_structs
 from embed.distributed import mesh
 from embed.losses.contrastive import contrastive_loss

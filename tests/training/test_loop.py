@@ -11,8 +11,9 @@ import pytest
 from conftest import ARCH
 
 from embed.batch import Candidates, Inputs, Pairs
-from embed.data.preprocess import Budget
-from embed.data.records import Record, RecordError, Text
+from embed.data.budget import Budget
+from embed.data.modalities import Text
+from embed.data.records import Record, RecordError
 from embed.data.tasks import Task
 from embed.losses import temperature
 from embed.losses.loss import Params

@@ -12,9 +12,10 @@ import pytest
 from conftest import ARCH
 from test_loop import GOOD, Records, fit, rows
 
+from embed.data.budget import Budget
+from embed.data.modalities import Text
 from embed.data.packing import Packing, Rows
-from embed.data.preprocess import Budget
-from embed.data.records import Record, RecordError, Text
+from embed.data.records import Record, RecordError
 from embed.data.sources import JsonlSource
 from embed.data.tasks import Task
 from embed.losses.contrastive import contrastive_loss

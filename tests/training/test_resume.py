@@ -24,8 +24,10 @@ from PIL import Image as Pillow
 
 from embed.batch import Dropout
 from embed.data import tokenizer as tokenizers
-from embed.data.preprocess import Budget, Preprocessor
-from embed.data.records import Image, Record, Text
+from embed.data.budget import Budget
+from embed.data.modalities import Image, Text
+from embed.data.preprocess import Preprocessor
+from embed.data.records import Record
 from embed.data.sources import ArrayRecordSource, read_records, write
 from embed.data.tasks import Task
 from embed.distributed.mesh import make_mesh
