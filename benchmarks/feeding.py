@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20)
     given = parser.parse_args()
     flags.FLAGS.mark_as_parsed()  # grain's processes ask for them
-    prose = [text for record in stdlib.text("train") for text in texts(record)]
+    prose = [text for record in stdlib.text_records("train") for text in texts(record)]
     words, records = tokenizer.train_tokenizer(prose, 32_768), sources(prose)
     rows = [json.loads(line) for line in STEPS.read_text().splitlines()]
     print("| model | slice | task | needed, pairs/s a vCPU | made ready | waiting |\n" + "|---" * 6 + "|", flush=True)

@@ -21,7 +21,8 @@ from embed.data.modalities import VIDEO, Content, Text
 from embed.data.pieces import MAX_CHARACTERS, MAX_TOKENS, LimitError, Piece
 from embed.data.preprocess import Preprocessor, check_part_counts, cut_to_pieces, make_pieces
 from embed.distributed import mesh, storage
-from embed.model.encoder import Encoder, encode
+from embed.model.build import EncoderModule, build
+from embed.model.encoder import encode
 from embed.retrieval.search import truncate_dim
 from embed.training import checkpoint
 
@@ -45,7 +46,7 @@ class Embedder:
     same methods with the same items: each decodes a share of them, and gets all vectors.
     """
 
-    def __init__(self, encoder: Encoder, params: dict, preprocessor: Preprocessor):
+    def __init__(self, encoder: EncoderModule, params: dict, preprocessor: Preprocessor):
         self.encoder, self.params, self.preprocessor, self.mesh = encoder, params, preprocessor, mesh.current_mesh()
 
     @classmethod
@@ -60,8 +61,8 @@ class Embedder:
         with jax.set_mesh(mesh.current_mesh()):
             if (path / "config.json").exists():
                 path = hf.resolve(path)
-                return cls(Encoder(hf.read_architecture(path), remat=False), hf.load(path), hf.load_preprocessor(path))
-            encoder = Encoder(checkpoint.architecture(checkpoint.metadata(path)), remat=False)
+                return cls(build(hf.read_architecture(path), remat=False), hf.load(path), hf.load_preprocessor(path))
+            encoder = build(checkpoint.architecture(checkpoint.metadata(path)), remat=False)
             return cls(encoder, checkpoint.load_sharded(path), checkpoint.load_preprocessor(path))
 
     def embed(

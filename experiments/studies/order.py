@@ -74,7 +74,7 @@ def main(config: ConfigDict) -> None:
     with hosts.primary_first("sequences"):
         if not (root / "data" / "manifest.json").exists():
             for split in ("train", "test"):
-                write_shards(root / "data" / TASK.name, split, map(to_bytes, sequences.sequences(split)))
+                write_shards(root / "data" / TASK.name, split, map(to_bytes, sequences.sequence_records(split)))
             (root / "data" / "manifest.json").write_text(json.dumps({"task": "interleaved"}))
     embedder = Embedder.load(path)
     suite = list(

@@ -18,7 +18,7 @@ from embed.data.tasks import Task
 from embed.losses import temperature
 from embed.losses.loss import Params
 from embed.model import params as partition
-from embed.model.encoder import Encoder
+from embed.model.build import build
 from embed.training import checkpoint, loop, metrics, optim
 
 GOOD = Task("good", 4, 1.0, Budget(8), Budget(8))
@@ -48,7 +48,7 @@ def loss(params, pairs, candidates, key):
 def fit(folder, preprocessor, tasks, sources, steps, loss=loss, trainable=partition.all_params, **config):
     optimizer = optim.adamw(1e-2, warmup=1, steps=100)
     often = loop.LoopConfig(save=1, keep=100, **config)
-    encoder = Encoder(ARCH, remat=False)
+    encoder = build(ARCH, remat=False)
     run = loop.Run(
         encoder, tasks, loss, optimizer, steps, seed=0, data=folder, trainable=trainable, loop=often, folder=folder
     )
@@ -185,7 +185,7 @@ def test_a_learned_temperature_is_the_runs_and_not_the_encoders(tmp_path, prepro
     def go(folder, steps, **more):
         optimizer = optim.adamw(1e-2, warmup=1, steps=100)
         run = loop.Run(
-            Encoder(ARCH, remat=False), [GOOD], Loss(), optimizer, steps, seed=0, data=folder, folder=folder, **more
+            build(ARCH, remat=False), [GOOD], Loss(), optimizer, steps, seed=0, data=folder, folder=folder, **more
         )
         return loop.fit(run, preprocessor, [Records()])
 

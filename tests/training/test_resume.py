@@ -32,7 +32,8 @@ from embed.data.sources import ArrayRecordSource, read_records, write
 from embed.data.tasks import Task
 from embed.distributed.mesh import make_mesh
 from embed.losses.contrastive import contrastive_loss
-from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs
+from embed.model.build import build
+from embed.model.encoder import encode_by_microbatch, encode_pairs
 from embed.model.presets import PRESETS
 from embed.training import checkpoint, loop, optim
 
@@ -63,7 +64,7 @@ def fit(
     loss=None,
     **more,
 ):
-    encoder = Encoder(ARCH, remat=False)
+    encoder = build(ARCH, remat=False)
     words = tokenizers.Tokenizer.load(data / "tokenizer.json")
     preprocessor = preprocessor or Preprocessor(words, ARCH.media)
 
