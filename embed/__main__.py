@@ -28,7 +28,8 @@ from embed.report import audit
 from embed.retrieval.folder_index import index_folder, printable, search_index
 from embed.retrieval.hard_negatives import MiningRule
 from embed.retrieval.mined_datasets import DEFAULT_RULE, Prompts, mine_datasets
-from embed.synthesis import ask, datasets, offline
+from embed.synthesis import datasets, llm, offline
+from embed.toy_corpora.seeds import read_seeds
 from embed.training import checkpoint, startup
 from embed.training.config_check import ConfigError, require_checkpoint
 from embed.training.errors import USER_ERROR_STATUS, USER_ERRORS
@@ -263,9 +264,9 @@ def run_synthesize(args: argparse.Namespace) -> None:
     with contextlib.ExitStack() as stack:
         url = args.endpoint or stack.enter_context(offline.serve()) + "/v1"
         path = pathlib.Path(storage.absolute(out)) / "replies.jsonl"
-        replies = ask.Replies(path, ask.ask_openai(url, args.model), args.model)
+        replies = llm.ReplyCache(path, llm.connect_openai(url, args.model), args.model)
         amounts = {"num_seeds": args.seeds, "keep": args.keep, "parallel": args.parallel}
-        asyncio.run(datasets.write_datasets(replies, storage.path(args.data), out, **amounts))
+        asyncio.run(datasets.write_datasets(replies, read_seeds(storage.path(args.data)), out, **amounts))
     print(datasets.format_cost(replies, args.prices))
 
 

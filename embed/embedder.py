@@ -4,10 +4,9 @@ import contextlib
 import dataclasses
 import os
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 
@@ -22,7 +21,7 @@ from embed.data.modalities import VIDEO, Content, Text
 from embed.data.pieces import MAX_CHARACTERS, MAX_TOKENS, LimitError, Piece
 from embed.data.preprocess import Preprocessor, check_part_counts, cut_to_pieces, make_pieces
 from embed.distributed import mesh, storage
-from embed.model.build import build
+from embed.model.build import EncoderModule, build
 from embed.model.encoder import encode
 from embed.retrieval.search import truncate_dim
 from embed.training import checkpoint
@@ -47,11 +46,11 @@ class Embedder:
     same methods with the same items: each decodes a share of them, and gets all vectors.
     """
 
-    def __init__(self, encoder: nn.Module, params: dict, preprocessor: Preprocessor):
+    def __init__(self, encoder: EncoderModule, params: dict, preprocessor: Preprocessor):
         self.encoder, self.params, self.preprocessor, self.mesh = encoder, params, preprocessor, mesh.current_mesh()
 
     @classmethod
-    def load(cls, path: str | os.PathLike, *, trust: Collection[str] = ()) -> "Embedder":
+    def load(cls, path: str | os.PathLike) -> "Embedder":
         """From a run's or soup's folder (its last step), one `checkpoints/STEP` of it, or a published model: its
         folder, or owner/model@COMMIT of the Hugging Face hub.
 
@@ -62,8 +61,8 @@ class Embedder:
         with jax.set_mesh(mesh.current_mesh()):
             if (path / "config.json").exists():
                 path = hf.resolve(path)
-                return cls(build(hf.read_architecture(path)), hf.load(path), hf.load_preprocessor(path))
-            encoder = build(checkpoint.architecture(checkpoint.metadata(path)), trust=trust)
+                return cls(build(hf.read_architecture(path), remat=False), hf.load(path), hf.load_preprocessor(path))
+            encoder = build(checkpoint.architecture(checkpoint.metadata(path)), remat=False)
             return cls(encoder, checkpoint.load_sharded(path), checkpoint.load_preprocessor(path))
 
     def embed(

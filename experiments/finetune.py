@@ -17,8 +17,9 @@ from embed.model.build import build
 from embed.model.config import Architecture
 from embed.model.encoder import encode_by_microbatch, encode_pairs, max_microbatch_rows
 from embed.model.presets import PRESETS
-from embed.training import loop, optim
+from embed.training import optim
 from embed.training.main import run
+from embed.training.run import LoopConfig, Run
 
 START = "prefinetune"
 STEPS = 300
@@ -73,10 +74,10 @@ def plan(
     steps: int = STEPS,
     learning_rate: float = LEARNING_RATE,
     make_loss=make_loss,
-) -> loop.Run:
+) -> Run:
     arch = arch or PRESETS[config.model]
     encoder = build(arch, jnp.dtype(config.dtype), config.remat, config.unroll, trust=(arch.encoder,))
-    return loop.Run(
+    return Run(
         encoder,
         tasks,
         make_loss(encoder, config),
@@ -85,7 +86,7 @@ def plan(
         seed=1,
         data=storage.path(config.data),
         init=storage.path(config.workdir) / START,
-        loop=loop.LoopConfig(config.save, config.keep, config.log, config.workers),
+        loop=LoopConfig(config.save, config.keep, config.log, config.workers),
     )
 
 

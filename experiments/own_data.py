@@ -17,9 +17,10 @@ from embed.distributed import storage
 from embed.model.build import build
 from embed.model.config import Architecture
 from embed.model.presets import PRESETS
-from embed.training import loop, optim
+from embed.training import optim
 from embed.training.main import run
 from embed.training.prepare import prepare_preprocessor
+from embed.training.run import LoopConfig, Run
 from experiments import finetune
 
 log = logging.getLogger(__name__)
@@ -53,10 +54,10 @@ def plan(
     tasks: Sequence[Task] | None = None,
     batch: int = BATCH,
     make_loss=finetune.make_loss,
-) -> loop.Run:
+) -> Run:
     arch = arch or PRESETS[config.model]
     encoder = build(arch, jnp.dtype(config.dtype), config.remat, config.unroll, trust=(arch.encoder,))
-    return loop.Run(
+    return Run(
         encoder,
         make_tasks(config, batch) if tasks is None else tasks,
         make_loss(encoder, config),
@@ -65,7 +66,7 @@ def plan(
         seed=2,
         data=storage.path(config.pairs),
         init=storage.path(config.workdir) / START,
-        loop=loop.LoopConfig(config.save, config.keep, config.log, config.workers),
+        loop=LoopConfig(config.save, config.keep, config.log, config.workers),
     )
 
 

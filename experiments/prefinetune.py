@@ -18,8 +18,9 @@ from embed.model.build import build
 from embed.model.config import Architecture
 from embed.model.encoder import encode_by_microbatch, encode_pairs, max_microbatch_rows
 from embed.model.presets import PRESETS
-from embed.training import loop, optim
+from embed.training import optim
 from embed.training.main import run
+from embed.training.run import LoopConfig, Run
 
 STEPS = 340
 LEARNING_RATE = 3e-3
@@ -66,10 +67,10 @@ def plan(
     steps: int = STEPS,
     learning_rate: float = LEARNING_RATE,
     make_loss=make_loss,
-) -> loop.Run:
+) -> Run:
     arch = arch or PRESETS[config.model]
     encoder = build(arch, jnp.dtype(config.dtype), config.remat, config.unroll, trust=(arch.encoder,))
-    return loop.Run(
+    return Run(
         encoder,
         tasks,
         make_loss(encoder, config),
@@ -77,7 +78,7 @@ def plan(
         steps=config.steps or steps,
         seed=0,
         data=storage.path(config.data),
-        loop=loop.LoopConfig(config.save, config.keep, config.log, config.workers),
+        loop=LoopConfig(config.save, config.keep, config.log, config.workers),
     )
 
 

@@ -14,8 +14,9 @@ from embed.losses.ring import ring_score
 from embed.model.build import build
 from embed.model.encoder import encode_by_microbatch, encode_pairs, max_microbatch_rows
 from embed.model.presets import PRESETS
-from embed.training import loop, optim
+from embed.training import optim
 from embed.training.main import run
+from embed.training.run import LoopConfig, Run
 
 STEPS = 20_000
 TEMPERATURE = 0.02
@@ -53,10 +54,10 @@ def make_loss(encoder, config):
     return loss
 
 
-def plan(config: ConfigDict, *, make_loss=make_loss) -> loop.Run:
+def plan(config: ConfigDict, *, make_loss=make_loss) -> Run:
     arch = PRESETS[config.model]
     encoder = build(arch, jnp.dtype(config.dtype), config.remat, config.unroll)
-    return loop.Run(
+    return Run(
         encoder,
         TASKS,
         make_loss(encoder, config),
@@ -65,7 +66,7 @@ def plan(config: ConfigDict, *, make_loss=make_loss) -> loop.Run:
         seed=0,
         data=storage.path(config.data),
         init=storage.path(config.pretrained) if config.pretrained else None,
-        loop=loop.LoopConfig(config.save, config.keep, config.log, config.workers),
+        loop=LoopConfig(config.save, config.keep, config.log, config.workers),
     )
 
 

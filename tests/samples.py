@@ -16,7 +16,8 @@ from embed.data.media.decode import MediaError
 from embed.data.pieces import LimitError
 from embed.data.preprocess import Preprocessor
 from embed.distributed.mesh import make_mesh
-from embed.model.encoder import Encoder, init_params
+from embed.model.build import build
+from embed.model.encoder import init_params
 from embed.training import checkpoint
 
 RNG = np.random.default_rng(0)
@@ -92,7 +93,7 @@ def save(folder: pathlib.Path, tokenizer, seed: int) -> None:
     preprocessor = Preprocessor(tokenizer, ARCH.media)
     rng = np.random.default_rng(seed)
     with jax.set_mesh(make_mesh((1, 1, 1))), checkpoint.checkpointer(folder, every=1, keep=1) as saver:
-        shapes = jax.eval_shape(lambda: init_params(Encoder(ARCH), jax.random.key(0)))
+        shapes = jax.eval_shape(lambda: init_params(build(ARCH), jax.random.key(0)))
         params = jax.tree.map(lambda leaf: rng.normal(0, 0.2, leaf.shape).astype(leaf.dtype), shapes)
         saver.save(1, {"encoder": params}, custom_metadata=checkpoint.metadata_for(ARCH, preprocessor), force=True)
     tokenizer.save(folder / "tokenizer.json")

@@ -116,7 +116,6 @@ def workspace(tmp_path_factory, tokenizer) -> pathlib.Path:
     import pyarrow
     import pyarrow.parquet
     from conftest import ARCH
-    from embed.model.build import build
     from samples import FILES
 
     from embed.data.budget import Budget
@@ -125,6 +124,7 @@ def workspace(tmp_path_factory, tokenizer) -> pathlib.Path:
     from embed.data.tasks import Task
     from embed.distributed.mesh import make_mesh
     from embed.losses.contrastive import contrastive_loss
+    from embed.model.build import build
     from embed.model.encoder import encode_pairs
     from embed.training import loop, optim
 

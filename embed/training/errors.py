@@ -10,7 +10,7 @@ from embed.data.pieces import LimitError
 from embed.data.records import RecordError
 from embed.distributed import storage
 from embed.hf import HubError
-from embed.synthesis.ask import AskError
+from embed.synthesis.llm import LLMError
 from embed.training.checkpoint import CheckpointError
 from embed.training.config_check import ConfigError
 from embed.training.metrics import Diverged
@@ -29,7 +29,7 @@ USER_ERRORS = (
     HubError,
     SoupError,
     Diverged,
-    AskError,
+    LLMError,
     storage.StorageError,
     FileNotFoundError,
     NotADirectoryError,

@@ -21,13 +21,15 @@ from embed.training import loop, prepare
 from embed.training.command_line import define_config, define_flags, run_with_flags
 from embed.training.config_check import ConfigError
 from embed.training.program import plan_file, program_source
+from embed.training.run import Run
 from embed.training.startup import check_folders, set_up_jax, set_up_logging
+from embed.training.step import TrainState
 
 DEFAULT_CONFIG = "configs/cpu.py"
 PACKAGES = ("experiments", "experiments.ablations")
 
 
-def run(plan: Callable[[ConfigDict], loop.Run]) -> None:
+def run(plan: Callable[[ConfigDict], Run]) -> None:
     """Train what `plan(config)` returns; the main of every experiment.
 
     `--config=configs/NAME.py` picks the config, `--config.field=value` changes a field, `--help` lists them. Joins the
@@ -37,13 +39,13 @@ def run(plan: Callable[[ConfigDict], loop.Run]) -> None:
     run_script(lambda config: train(load_run(plan, config), config))
 
 
-def train(run: loop.Run, config: ConfigDict) -> loop.TrainState:
+def train(run: Run, config: ConfigDict) -> TrainState:
     """Prepare what `run` needs and train it. Raises as `loop.fit` does. Needs a mesh (`jax.set_mesh`)."""
     preprocessor = prepare.preprocessor_for(run, config)
     return loop.fit(run, preprocessor, prepare.open_sources(run.tasks, run.data))
 
 
-def load_run(plan: Callable[[ConfigDict], loop.Run], config: ConfigDict) -> loop.Run:
+def load_run(plan: Callable[[ConfigDict], Run], config: ConfigDict) -> Run:
     """Return `plan(config)` with its folder, workdir/NAME, and its metadata; NAME is the stem of the plan's file.
 
     The metadata holds the name, the config, and the program: of this file and of the experiments it derives from, so

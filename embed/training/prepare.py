@@ -14,7 +14,7 @@ from embed.data.tasks import Task, texts
 from embed.data.tokenizer import train_tokenizer
 from embed.distributed import hosts, storage
 from embed.model.config import Architecture
-from embed.training.loop import Run
+from embed.training.run import Run
 
 log = logging.getLogger(__name__)
 SAMPLE = 1500  # records of each dataset to train the tokenizer on

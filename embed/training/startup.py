@@ -8,6 +8,7 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict
 
 from embed.distributed import storage
+from embed.distributed.devices import skip_absent_tpu
 
 
 def set_up_logging() -> None:
@@ -25,6 +26,7 @@ def set_up_jax(workdir: str) -> None:
 
     Raises StorageError where `workdir` is in a bucket that cannot be used.
     """
+    skip_absent_tpu()
     join_pod()
     storage.check_access(storage.path(workdir))
     jax.config.update("jax_compilation_cache_dir", storage.absolute(storage.path(workdir) / "compiled"))

@@ -25,9 +25,10 @@ from embed.eval import compare
 from embed.eval import suite as suites
 from embed.eval.benchmarks import Benchmark, dataset_of, from_pairs, score
 from embed.report import comparison, page
-from embed.training import checkpoint, loop, prepare, soup
+from embed.training import checkpoint, prepare, soup
 from embed.training.config_check import ConfigError
 from embed.training.main import load_experiment, load_run, run_script, train
+from embed.training.run import Run
 from experiments.studies.arms import SEEDS, write_results
 from experiments.studies.tables import (
     NAME,
@@ -57,7 +58,7 @@ def select_forks(forks: str, parent: str) -> list[str]:
     return [parent, *(name for name in names if not wanted or name in needed)]
 
 
-def plan_forks(config: ConfigDict, names: Sequence[str], must_run: bool) -> dict[str, loop.Run]:
+def plan_forks(config: ConfigDict, names: Sequence[str], must_run: bool) -> dict[str, Run]:
     """Return the runs of experiments by name. One that this config cannot run (no --config.pretrained, say) is left out
     with a log line, or raises ConfigError where it `must_run`."""
     runs = {}
@@ -71,7 +72,7 @@ def plan_forks(config: ConfigDict, names: Sequence[str], must_run: bool) -> dict
     return runs
 
 
-def train_fork(config: ConfigDict, name: str, run: loop.Run, seed: int) -> storage.Path:
+def train_fork(config: ConfigDict, name: str, run: Run, seed: int) -> storage.Path:
     """Train an experiment from a seed that its forks share; return its folder."""
     folder = run_folder(storage.path(config.workdir), name, seed)
     train(dataclasses.replace(run, folder=folder, seed=100 * seed + run.seed), config)

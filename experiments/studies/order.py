@@ -64,7 +64,7 @@ def build_sequences(folder: storage.Path) -> None:
     with hosts.primary_first("sequences"):
         if not (folder / "manifest.json").exists():
             for split in ("train", "test"):
-                write_shards(folder / TASK.name, split, map(to_bytes, sequences.sequences(split)))
+                write_shards(folder / TASK.name, split, map(to_bytes, sequences.sequence_records(split)))
             (folder / "manifest.json").write_text(json.dumps({"task": "interleaved"}))
 
 

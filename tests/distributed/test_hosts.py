@@ -44,7 +44,8 @@ from embed.embedder import Embedder
 from embed.eval import suite as evaluate
 from embed.losses.contrastive import contrastive_loss
 from embed.losses.ring import ring_score
-from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs
+from embed.model.build import build
+from embed.model.encoder import encode_by_microbatch, encode_pairs
 from embed.training import checkpoint, loop, optim, soup
 from embed.training.startup import join_pod
 
@@ -77,7 +78,7 @@ def prepare(folder: pathlib.Path) -> None:
 def main(data: pathlib.Path, folder: pathlib.Path, shape: tuple[int, int, int], steps: int, stall: float) -> None:
     """Trains `folder` to `steps` as one of the hosts, then averages and evaluates."""
     join_pod()
-    encoder = Encoder(SMALL, remat=False)
+    encoder = build(SMALL, remat=False)
 
     def loss(params, pairs, candidates, key):
         def embed(inputs):

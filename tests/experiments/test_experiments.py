@@ -19,13 +19,16 @@ from embed.data.tasks import batch_structs
 from embed.distributed.mesh import make_mesh
 from embed.hf.export import export
 from embed.losses.loss import Params
-from embed.model.encoder import Encoder, init_params
+from embed.model.build import build
+from embed.model.encoder import init_params
 from embed.model.presets import PRESETS
-from embed.training import checkpoint, loop
+from embed.training import checkpoint
 from embed.training.command_line import config_fields
 from embed.training.main import list_experiments, load_experiment, load_run, train
 from embed.training.prepare import prepare_preprocessor
-from embed.training.program import strip_prose
+from embed.training.program import program_source, strip_prose
+from embed.training.run import Run
+from embed.training.start import state_structs
 from experiments import finetune, own_data
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -59,7 +62,7 @@ def gemma(tmp_path_factory, tokenizer):
     folder = tmp_path_factory.mktemp("gemma")
     arch = PRESETS["tiny_embeddinggemma2"]
     with jax.set_mesh(make_mesh((1, 1, 1))):
-        params = init_params(Encoder(arch), jax.random.key(0))
+        params = init_params(build(arch), jax.random.key(0))
     preprocessor = Preprocessor(tokenizer, arch.media)
     checkpoint.save_params(folder / "run", params, checkpoint.metadata_for(arch, preprocessor), tokenizer)
     export(folder / "run", folder / "hub")
@@ -95,7 +98,7 @@ def test_runs_two_steps(small, gemma, name):
     assert (meta["init"] is None) == name.startswith(("prefinetune", "finetune__from_scratch"))
 
 
-def plan(name: str, monkeypatch, pretrained: str = "") -> loop.Run:
+def plan(name: str, monkeypatch, pretrained: str = "") -> Run:
     """An experiment's run on small models; that of own datasets on finetune's tasks."""
     monkeypatch.setitem(PRESETS, "tiny", ARCH)
     monkeypatch.setattr(own_data, "make_tasks", lambda config, batch: finetune.TASKS)
@@ -108,7 +111,7 @@ def plan(name: str, monkeypatch, pretrained: str = "") -> loop.Run:
 def test_a_fork_traces_to_a_loss(gemma, monkeypatch, name):
     """What the slow ones run is traced here, so that no fork can rot unseen."""
     run = plan(name, monkeypatch, str(gemma))
-    state, task, key = loop.state_shapes(run)[1], run.tasks[-1], jax.eval_shape(lambda: jax.random.key(0))
+    state, task, key = state_structs(run)[1], run.tasks[-1], jax.eval_shape(lambda: jax.random.key(0))
     pairs, params = batch_structs(task, run.encoder.arch.media), Params(state.encoder, state.loss)
     value, metrics = jax.eval_shape(lambda *args: run.loss(*args, task.candidates, key), params, pairs)
     assert value.shape == metrics["accuracy"].shape == ()
@@ -130,7 +133,7 @@ def test_a_fork_is_its_parent_with_one_change(gemma, monkeypatch, name):
     assert fields[0] != fields[1] or name == "own_data__large_batch"  # whose tasks are the data's
 
 
-def source_of_loss(run: loop.Run) -> str:
+def source_of_loss(run: Run) -> str:
     """The loss's values that a closure holds: its widths, temperature and contrast."""
     cells = getattr(run.loss, "__closure__", None)
     if cells is None:
@@ -163,8 +166,6 @@ def family(tmp_path, monkeypatch):
 
 def test_a_program_is_that_of_its_parents_too(family, tmp_path):
     """A changed constant of a parent, even of a parent's, is another program; words are not."""
-    from embed.training.program import program_source
-
     plan = importlib.import_module("experiments.child").plan
     before = program_source(plan)
     assert list(before) == ["child", "grandparent", "parent"] and before["grandparent"] == "TEMPERATURE = 0.05"

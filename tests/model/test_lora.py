@@ -23,10 +23,11 @@ from embed.embedder import Embedder
 from embed.losses.contrastive import contrastive_loss
 from embed.model import lora
 from embed.model import params as partition
-from embed.model.encoder import Encoder, encode, encode_pairs, init_params
+from embed.model.build import build
+from embed.model.encoder import encode, encode_pairs, init_params
 from embed.training import checkpoint, loop, optim, soup
 
-ENCODER = Encoder(ARCH, remat=False)
+ENCODER = build(ARCH, remat=False)
 MESHES = [(1, 1, 1), (1, 4, 2)]
 RANK = 4
 GROUPS = ("backbone", "groups")
