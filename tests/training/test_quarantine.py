@@ -13,8 +13,8 @@ from conftest import ARCH
 from test_loop import GOOD, Records, fit, rows
 
 from embed.data.budget import Budget
-from embed.data.modalities import Text
 from embed.data.mixture import task_order
+from embed.data.modalities import Text
 from embed.data.packing import Packing, Rows
 from embed.data.records import Record, RecordError
 from embed.data.sources import JsonlSource
