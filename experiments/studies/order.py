@@ -21,7 +21,7 @@ from embed.embedder import Embedder
 from embed.eval import compare
 from embed.eval import suite as evaluate
 from embed.eval.benchmarks import Benchmark, from_pairs
-from embed.retrieval.search import truncate_dim
+from embed.model.matryoshka import truncate_dim
 from embed.toy_corpora import sequences
 from embed.training import checkpoint, loop, optim
 from embed.training.config_check import require_checkpoint
