@@ -69,6 +69,17 @@ class Embedder:
             params = checkpoint.load_params(path, param_structs(encoder))
             return cls(encoder, params, checkpoint.load_preprocessor(path))
 
+    def load_params(self, path: str | os.PathLike) -> dict:
+        """The parameters of another run or soup of the same architecture, to `encode` with.
+
+        Raises CheckpointError where its architecture is another one: these parameters in this encoder would be a model
+        that was never trained.
+        """
+        path = storage.path(path)
+        with jax.set_mesh(self.mesh):
+            checkpoint.check_architecture(path, self.encoder.arch)
+            return checkpoint.load_params(path, param_structs(self.encoder))
+
     def embed(
         self, items: Iterable[Any], *, dim: int | None = None, task: str | None = None, patches: int | None = None
     ) -> np.ndarray:

@@ -268,6 +268,16 @@ def architecture(meta: dict[str, Any]) -> Architecture:
         ) from error
 
 
+def check_architecture(path: storage.Path, arch: Architecture) -> None:
+    """Raise CheckpointError, naming every field that differs, where a checkpoint is of another architecture."""
+    trained = architecture(metadata(path))
+    fields = [field.name for field in dataclasses.fields(arch)]
+    differing = [name for name in fields if getattr(trained, name) != getattr(arch, name)]
+    if differing:
+        listed = "; ".join(f"{name}: {getattr(trained, name)}, not {getattr(arch, name)}" for name in differing)
+        raise CheckpointError(f"{path} is of another architecture: {listed}")
+
+
 def load_preprocessor(path: storage.Path) -> Preprocessor:
     """The layout a checkpoint was trained with.
 
