@@ -33,6 +33,7 @@ from embed.toy_corpora.seeds import read_seeds
 from embed.training import checkpoint, startup
 from embed.training.config_check import ConfigError, require_checkpoint
 from embed.training.errors import USER_ERROR_STATUS, USER_ERRORS
+from embed.training.migrate import migrate
 
 CHECKPOINT = "a run or soup, or one checkpoints/STEP of it; or a published model's folder, or owner/model@COMMIT"
 TRUST = "encoder classes outside embed that the checkpoint may name, as module:Class; they are imported"
@@ -163,6 +164,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     command.add_argument("folder", help="a new or empty folder")
     command.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="bfloat16 halves the size")
 
+    command = add("migrate", "rewrite a checkpoint of an earlier version", run_migrate)
+    command.add_argument("old", type=storage.path, help="the earlier run or soup")
+    command.add_argument("new", type=storage.path, help="the folder of the new one")
     return parser.parse_args(argv)
 
 
@@ -288,6 +292,11 @@ def run_import(args: argparse.Namespace) -> None:
 def run_export(args: argparse.Namespace) -> None:
     log_conversion()
     export(args.checkpoint, args.folder, args.dtype)
+
+
+def run_migrate(args: argparse.Namespace) -> None:
+    log_conversion()
+    migrate(args.old, args.new)
 
 
 def log_conversion() -> None:

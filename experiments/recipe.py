@@ -106,7 +106,7 @@ class ResultsPage:
         vectors: suites.Vectors = []
         for name in names:
             folder = self.work / name
-            vectors = suites.encode_suite(embedder, checkpoint.load_sharded(folder), self.suite)
+            vectors = suites.encode_suite(embedder, embedder.load_params(folder), self.suite)
             results = suites.evaluate(self.suite, vectors, embedder.encoder.arch.matryoshka_dims)
             self.columns[name] = results
             log.info("evaluated %s: mean nDCG@10 %.3f", name, suites.mean_ndcg(results))

@@ -26,7 +26,8 @@ STEPS_PER_RUN = 2  # last checkpoints offered to the greedy soup
 def main(config: ConfigDict) -> None:
     work = storage.path(config.workdir)
     runs = [work / name for name in RUNS]
-    embedder = Embedder.load(runs[0], trust=trusted_classes(config))
+    trust = trusted_classes(config)
+    embedder = Embedder.load(runs[0], trust)
     suite = load_suite(embedder, storage.path(config.data), "dev")
 
     def score(params: dict) -> float:
@@ -35,10 +36,10 @@ def main(config: ConfigDict) -> None:
 
     last = [run / "checkpoints" / str(checkpoint.locate(run)[1]) for run in runs]
     for name, weights in {"soup_uniform": (1.0,) * len(runs), "soup_weighted": WEIGHTS}.items():
-        params = soup.average(last, weights)
+        params = soup.average(last, weights, trust)
         soup.save(work / name, params, last, weights=weights, score=score(params))
     offered = [run / "checkpoints" / str(step) for run in runs for step in checkpoint.saved_steps(run)[-STEPS_PER_RUN:]]
-    params, kept, trials = soup.greedy(offered, score)
+    params, kept, trials = soup.greedy(offered, score, trust)
     soup.save(work / "soup_greedy", params, kept, weights=[1.0] * len(kept), trials=trials)
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     log.info("soups of %s parameters: %s", f"{size:,}", json.dumps(trials))

@@ -20,7 +20,8 @@ from embed.distributed import storage
 from embed.distributed.storage import one_line
 from embed.embedder import Embedder
 from embed.retrieval.entries import read_entries
-from embed.retrieval.search import top_k, truncate_dim
+from embed.model.matryoshka import truncate_dim
+from embed.retrieval.search import top_k
 from embed.training import checkpoint
 
 CHUNK = 128  # entries that are decoded before they are embedded

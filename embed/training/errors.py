@@ -10,6 +10,7 @@ from embed.data.pieces import LimitError
 from embed.data.records import RecordError
 from embed.distributed import storage
 from embed.hf import HubError
+from embed.model.build import EncoderError
 from embed.synthesis.llm import LLMError
 from embed.training.checkpoint import CheckpointError
 from embed.training.config_check import ConfigError
@@ -27,6 +28,7 @@ USER_ERRORS = (
     MediaError,
     LimitError,
     HubError,
+    EncoderError,
     SoupError,
     Diverged,
     LLMError,

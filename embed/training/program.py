@@ -1,6 +1,7 @@
 """The source of an experiment's program: what two versions must share to be the same experiment."""
 
 import ast
+import functools
 import importlib.util
 import inspect
 import pathlib
@@ -14,8 +15,9 @@ PACKAGE = "experiments"
 def program_source(plan: Callable[..., Any]) -> dict[str, str]:
     """Return the program of the file that defines `plan` and of every module of experiments/ that it imports,
     directly or through others: module name -> source without prose (`strip_prose`)."""
+    plan = _undecorated(plan)
     file = plan_file(plan)
-    package = getattr(sys.modules.get(inspect.unwrap(plan).__module__), "__package__", None) or ""
+    package = getattr(sys.modules.get(plan.__module__), "__package__", None) or ""
     programs: dict[str, str] = {}
     waiting = [(file.stem, file, package)]
     while waiting:
@@ -32,7 +34,14 @@ def program_source(plan: Callable[..., Any]) -> dict[str, str]:
 
 def plan_file(plan: Callable[..., Any]) -> pathlib.Path:
     """Return the file that defines `plan`, whose stem is the experiment's name."""
-    return pathlib.Path(inspect.getfile(inspect.unwrap(plan)))
+    return pathlib.Path(inspect.getfile(_undecorated(plan)))
+
+
+def _undecorated(plan: Callable[..., Any]) -> Callable[..., Any]:
+    """The function beneath decorators and functools.partial."""
+    while isinstance(plan, functools.partial):
+        plan = plan.func
+    return inspect.unwrap(plan)
 
 
 def imported_names(source: str, package: str) -> Iterator[str]:

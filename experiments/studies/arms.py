@@ -13,7 +13,7 @@ from embed.distributed import hosts, storage
 from embed.embedder import Embedder
 from embed.eval import suite as suites
 from embed.eval.benchmarks import Results
-from embed.training import checkpoint, loop, optim
+from embed.training import loop, optim
 from embed.training.main import load_run
 from embed.training.prepare import open_sources
 from experiments import own_data
@@ -52,7 +52,7 @@ def train_arm(
 
 def score_arm(embedder: Embedder, folder: storage.Path, suite: list[suites.PreparedBenchmark]) -> Results:
     """Score an arm's last checkpoint on a suite and write FOLDER/results.json."""
-    vectors = suites.encode_suite(embedder, checkpoint.load_sharded(folder), suite)
+    vectors = suites.encode_suite(embedder, embedder.load_params(folder), suite)
     results = suites.evaluate(suite, vectors, embedder.encoder.arch.matryoshka_dims)
     log.info("%s: mean nDCG@10 %.3f", folder.name, suites.mean_ndcg(results))
     write_results(folder / "results.json", results)

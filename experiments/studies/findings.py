@@ -89,32 +89,35 @@ def make_soups(work: storage.Path, seed: int, dev: list[suites.PreparedBenchmark
         vectors = suites.encode_suite(embedder, params, dev)
         return suites.mean_ndcg(suites.evaluate(dev, vectors, embedder.encoder.arch.matryoshka_dims))
 
+    trust = (embedder.encoder.arch.encoder,)
     recipes: dict[str, tuple[list[storage.Path], Sequence[float]]] = {
         "soup_of_a_run": (steps[0], (1.0,) * len(steps[0])),
         "soup_uniform": (last, (1.0, 1.0)),
         "soup_weighted": (last, WEIGHTS),
     }
     for name, (parents, weights) in recipes.items():
-        average_checkpoints(run_folder(work, name, seed), parents, weights)
+        average_checkpoints(run_folder(work, name, seed), parents, weights, trust)
     greedy = run_folder(work, "soup_greedy", seed)
     if not (greedy / "tokenizer.json").exists():
-        params, kept, trials = soup.greedy([parent for checkpoints in steps for parent in checkpoints], mean_score)
+        params, kept, trials = soup.greedy(sum(steps, []), mean_score, trust)
         soup.save(greedy, params, kept, weights=[1.0] * len(kept), trials=trials)
 
 
-def average_seeds(work: storage.Path, name: str) -> storage.Path:
+def average_seeds(work: storage.Path, name: str, trust: Collection[str]) -> storage.Path:
     """Average an experiment's seeds, which start from one checkpoint; return the soup's folder."""
     runs = [run_folder(work, name, seed) for seed in SEEDS]
     last = [run / "checkpoints" / str(checkpoint.saved_steps(run)[-1]) for run in runs]
     folder = run_folder(work, name, "soup")
-    average_checkpoints(folder, last, (1.0,) * len(last))
+    average_checkpoints(folder, last, (1.0,) * len(last), trust)
     return folder
 
 
-def average_checkpoints(folder: storage.Path, parents: Sequence[storage.Path], weights: Sequence[float]) -> None:
+def average_checkpoints(
+    folder: storage.Path, parents: Sequence[storage.Path], weights: Sequence[float], trust: Collection[str]
+) -> None:
     """Write the soup of some checkpoints, unless it exists."""
     if not (folder / "tokenizer.json").exists():
-        soup.save(folder, soup.average(parents, weights), parents, weights=weights)
+        soup.save(folder, soup.average(parents, weights, trust), parents, weights=weights)
 
 
 def load_test_suite(embedder: Embedder, config: ConfigDict) -> list[suites.PreparedBenchmark]:
@@ -146,7 +149,7 @@ def score_run(folder: storage.Path, embedder: Embedder, suite: list[suites.Prepa
     """Write results.json of a run or soup, unless it exists: at every width, and of full vectors in fewer bits."""
     if (folder / "results.json").exists():
         return
-    params = checkpoint.load_params(folder, checkpoint.param_structs(embedder.encoder))
+    params = embedder.load_params(folder)
     widths, vectors = embedder.encoder.arch.matryoshka_dims, suites.encode_suite(embedder, params, suite)
     results = suites.evaluate(suite, vectors, widths)
     for (benchmark, *_), sides in zip(suite, vectors, strict=True):
@@ -202,7 +205,8 @@ def main(config: ConfigDict, forks: str = "") -> None:
             write_tables(work)
     for name, run in runs.items():
         if run.init:  # seeds that start from different random weights have no average
-            score_run(average_seeds(work, name), embedders[name], test_suite(embedders[name]))
+            folder = average_seeds(work, name, trust=(run.encoder.arch.encoder,))
+            score_run(folder, embedders[name], test_suite(embedders[name]))
     if hosts.is_primary():
         print(write_tables(work))
         print(f"The page of findings: {storage.absolute(work / NAME / 'findings.html')}")

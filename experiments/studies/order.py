@@ -22,9 +22,8 @@ from embed.embedder import Embedder
 from embed.eval import compare
 from embed.eval import suite as suites
 from embed.eval.benchmarks import Benchmark, Results, from_pairs
-from embed.retrieval.search import truncate_dim
+from embed.model.matryoshka import truncate_dim
 from embed.toy_corpora import sequences
-from embed.training.checkpoint import load_sharded
 from embed.training.config_check import require_checkpoint, trusted_classes
 from embed.training.main import run_script
 from experiments.studies.arms import CHECKPOINT_FLAG, SEEDS, train_arm, write_results
@@ -91,7 +90,7 @@ def main(config: ConfigDict, checkpoint: str = "") -> None:
     for seed in SEEDS:
         folder = root / str(seed)
         train_arm(config, embedder, [TASK], data, folder, start=start, steps=STEPS, seed=seed)
-        write_results(folder / "results.json", score_order(embedder, load_sharded(folder), suite))
+        write_results(folder / "results.json", score_order(embedder, embedder.load_params(folder), suite))
     if hosts.is_primary():
         print("\n\n".join(map(compare.format_markdown, compare_arms(storage.path(config.workdir)))))
 

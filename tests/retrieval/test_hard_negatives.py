@@ -14,6 +14,7 @@ from embed.data.sources import JsonlSource, open_split, read_records
 from embed.embedder import Embedder
 from embed.model.build import build
 from embed.model.encoder import init_params
+from embed.model.matryoshka import truncate_dim
 from embed.model.presets import PRESETS
 from embed.retrieval import corpus_embeddings, mined_datasets
 from embed.retrieval.corpus_embeddings import embed_contents, read_pairs
@@ -27,7 +28,6 @@ from embed.retrieval.hard_negatives import (
     mine,
     select,
 )
-from embed.retrieval.search import truncate_dim
 from embed.training import checkpoint
 from experiments.studies import arms, negatives
 
