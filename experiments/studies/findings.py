@@ -13,7 +13,7 @@ PARENT__CHANGE.py: the tables show the first line of its docstring and the line 
 import dataclasses
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from ml_collections import ConfigDict
 
@@ -99,7 +99,7 @@ def make_soups(work: storage.Path, seed: int, dev: list[suites.PreparedBenchmark
         average_checkpoints(run_folder(work, name, seed), parents, weights, trust)
     greedy = run_folder(work, "soup_greedy", seed)
     if not (greedy / "tokenizer.json").exists():
-        params, kept, trials = soup.greedy(sum(steps, []), mean_score, trust)
+        params, kept, trials = soup.greedy([*steps[0], *steps[1]], mean_score, trust)
         soup.save(greedy, params, kept, weights=[1.0] * len(kept), trials=trials)
 
 
