@@ -27,8 +27,8 @@ from embed.distributed.preemption import Restart
 from embed.distributed.watchdog import watchdog
 from embed.losses.loss import Loss, Params, init_loss
 from embed.model import encoder as encoders
-from embed.model.build import EncoderModule, check_encoder
 from embed.model import params as partition
+from embed.model.build import EncoderModule, check_encoder
 from embed.training import checkpoint, optim, resume
 from embed.training.flops import CHIPS, model_flops
 from embed.training.metrics import MetricsLogger, StepTiming

@@ -42,7 +42,7 @@ def small(tmp_path_factory):
     folder = tmp_path_factory.mktemp("experiments")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, "tiny", ARCH)
-        toy_corpora.build(folder / "data", most=16)
+        toy_corpora.build(folder / "data", max_records=16)
         prepare_preprocessor(ARCH, folder / "data")
         before = {name: getattr(jax.config, name) for name in ("jax_compilation_cache_dir",)}
         jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))

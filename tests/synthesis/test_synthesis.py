@@ -182,7 +182,7 @@ def test_the_experiment_writes_its_datasets_once(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(synthesize, "SEEDS", 12)
     for name in set(toy_corpora.CORPORA) - {"scenes_labels", "scenes_image", "stdlib_text"}:
         monkeypatch.delitem(toy_corpora.CORPORA, name)
-    toy_corpora.build(tmp_path / "data", most=16)
+    toy_corpora.build(tmp_path / "data", max_records=16)
     config = cpu.get_config()
     config.update({"workdir": str(tmp_path / "runs"), "data": str(tmp_path / "data")})
     synthesize.main(config)
