@@ -107,7 +107,7 @@ def needed(step: dict) -> float:
     """Pairs a second that a vCPU must make ready."""
     kind, shape = step["topology"].split(":")
     chips = math.prod(map(int, shape.split("x")))
-    return step["batch"] / max(step["seconds"]["compute"], step["seconds"]["wire"]) / chips / VCPUS[kind]
+    return step["batch"] / max(step["seconds"]["compute"], step["seconds"]["ici"]) / chips / VCPUS[kind]
 
 
 def waited(reading: Iterator[Batch], step: float, seconds: float) -> float:
@@ -132,7 +132,7 @@ def main() -> None:
     rows = [json.loads(line) for line in STEPS.read_text().splitlines()]
     print("| model | slice | task | needed, pairs/s a vCPU | made ready | waiting |\n" + "|---" * 6 + "|", flush=True)
     for row in rows:
-        if row["experiment"] != scale.NAME or not row["own_batch"]:
+        if row["experiment"] != scale.NAME or not row["is_own_batch"]:
             continue
         preprocessor = Preprocessor(words, PRESETS[row["model"]].media)
         task = next(task for task in scale.TASKS if task.name == row["task"])

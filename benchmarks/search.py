@@ -20,7 +20,8 @@ import faiss
 import jax.numpy as jnp
 import numpy as np
 
-from embed.retrieval.search import top_k, truncate_dim, two_stage_top_k
+from embed.model.matryoshka import truncate_dim
+from embed.retrieval.search import top_k, two_stage_top_k
 
 K = 10
 BLOCK = 65_536  # rows that are made at a time

@@ -36,6 +36,7 @@ from embed.model.build import build
 from embed.model.encoder import encode_by_microbatch, encode_pairs
 from embed.model.presets import PRESETS
 from embed.training import checkpoint, loop, optim
+from embed.training import start as start_state
 
 STEPS = 24
 SAVE = 3
@@ -256,8 +257,9 @@ def test_init_gives_the_parameters_and_nothing_else(data, short, tmp_path, monke
         assert isinstance(key, jax.core.Tracer)  # nothing random is made, to be replaced
         return made(encoder, key)
 
-    made = loop.encoders.init
-    monkeypatch.setattr(loop.encoders, "init", shapes_alone)
+    made = checkpoint.init_params
+    for module in (checkpoint, start_state):
+        monkeypatch.setattr(module, "init_params", shapes_alone)
     state = fit(tmp_path / "new", data, steps=0, init=short)
     loaded = checkpoint.load_params(short)
     assert all(map(np.array_equal, jax.tree.leaves(state.encoder), jax.tree.leaves(loaded)))
