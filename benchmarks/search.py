@@ -19,7 +19,8 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import numpy as np
 
-from embed.retrieval.search import top_k, truncate_dim, two_stage_top_k
+from embed.model.matryoshka import truncate_dim
+from embed.retrieval.search import top_k, two_stage_top_k
 
 K = 10
 BLOCK_ROWS = 65_536  # made at a time

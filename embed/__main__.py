@@ -21,8 +21,9 @@ from embed.data.pieces import Piece
 from embed.distributed import storage
 from embed.distributed.storage import one_line
 from embed.embedder import Embedder
+from embed.model.matryoshka import truncate_dim
 from embed.retrieval.entries import read_entries
-from embed.retrieval.search import top_k, truncate_dim
+from embed.retrieval.search import top_k
 from embed.training import checkpoint
 
 CHUNK = 128  # entries decoded before they are embedded

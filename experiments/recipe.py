@@ -79,7 +79,7 @@ def compare(
     """(stage -> its results on a suite, the vectors of the last one)."""
     columns = {}
     for name in stages:
-        vectors = evaluate.encode_suite(embedder, checkpoint.load_sharded(work / name), suite)
+        vectors = evaluate.encode_suite(embedder, embedder.load_params(work / name), suite)
         columns[name] = evaluate.evaluate(suite, vectors, embedder.encoder.arch.matryoshka_dims)
         log.info("evaluated %s: mean nDCG@10 %.3f", name, evaluate.mean_ndcg(columns[name]))
     return columns, vectors

@@ -35,6 +35,8 @@ from embed.training import loop
 from embed.training.config_check import ConfigError
 from embed.training.flops import CHIPS, model_flops, program_flops
 from embed.training.main import define_config, load_experiment, start
+from embed.training.start import state_structs
+from embed.training.step import make_step
 from launch.hlo import collectives, hbm_bytes, parse_overflow
 from launch.tpu_slice import CHOICES, slice_devices
 
@@ -55,13 +57,13 @@ def load_plan(experiment: str, config: Any, batch: int = 0) -> loop.Run:
 
 def make_gradients(run: loop.Run, task: Task) -> tuple[Any, tuple]:
     """Return the jitted gradients of one task's batch, and their arguments as ShapeDtypeStructs."""
-    step = loop.make_step(run.loss, run.optimizer, run.trainable)
+    step = make_step(run.loss, run.optimizer, run.trainable)
     key = jax.eval_shape(lambda: jax.random.key(run.seed))
 
     def differentiate(params: Params, pairs: Any, key: jax.Array) -> Any:
         return step.differentiate(params, pairs, task.candidates, key)
 
-    return jax.jit(differentiate), (loop.state_shapes(run)[1].params, batch_structs(task, run.encoder.arch.media), key)
+    return jax.jit(differentiate), (state_structs(run)[1].params, batch_structs(task, run.encoder.arch.media), key)
 
 
 def compile_function(f: Any, *args: Any) -> dict[str, Any]:
@@ -125,7 +127,7 @@ def main(argv: list[str]) -> None:
     if unknown:
         raise ConfigError(f"--task: {experiment} has no task {', '.join(unknown)}; choices: {', '.join(names)}")
     with jax.set_mesh(make_mesh(config.mesh, devices)):
-        _, state = loop.state_shapes(run)
+        _, state = state_structs(run)
         for task in run.tasks:
             if TASK.value and task.name not in TASK.value:
                 continue

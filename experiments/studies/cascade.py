@@ -29,7 +29,7 @@ from embed.eval import compare
 from embed.eval import suite as evaluate
 from embed.eval.asr import transcribe, with_noise
 from embed.eval.benchmarks import Benchmark
-from embed.training import checkpoint, loop, optim
+from embed.training import loop, optim
 from embed.training.config_check import ConfigError, require_checkpoint
 from embed.training.main import run
 from embed.training.prepare import open_sources
@@ -166,7 +166,7 @@ def main(config: ConfigDict) -> None:
                 init=path,
             )
             loop.fit(plan, embedder.preprocessor, open_sources(tasks, root / way))
-            vectors = evaluate.encode_suite(embedder, checkpoint.load_sharded(plan.folder), suite)
+            vectors = evaluate.encode_suite(embedder, embedder.load_params(plan.folder), suite)
             results = evaluate.evaluate(suite, vectors, embedder.encoder.arch.matryoshka_dims)
             if hosts.is_primary():
                 (plan.folder / "results.json").write_text(json.dumps(results))

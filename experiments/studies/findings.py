@@ -150,7 +150,7 @@ def scored(place: storage.Path, suite: Sequence[evaluate.PreparedBenchmark], emb
     """results.json of a run or soup that has none: at every width, and of whole vectors in fewer bits."""
     if (place / "results.json").exists():
         return
-    params = checkpoint.load_params(place, checkpoint.param_structs(embedder.encoder))
+    params = embedder.load_params(place)
     widths, vectors = embedder.encoder.arch.matryoshka_dims, evaluate.encode_suite(embedder, params, suite)
     results = evaluate.evaluate(suite, vectors, widths)
     for (one, *_), (queries, corpus) in zip(suite, vectors, strict=True):

@@ -19,7 +19,7 @@ from embed.eval import compare
 from embed.eval import suite as evaluate
 from embed.retrieval.corpus_embeddings import read_pairs
 from embed.retrieval.hard_negatives import sample_negatives
-from embed.training import checkpoint, loop, optim
+from embed.training import loop, optim
 from embed.training.config_check import require_checkpoint
 from embed.training.main import run
 from embed.training.prepare import open_sources
@@ -80,7 +80,7 @@ def main(config: ConfigDict) -> None:
                 init=path,
             )
             loop.fit(plan, embedder.preprocessor, open_sources(tasks, data))
-            vectors = evaluate.encode_suite(embedder, checkpoint.load_sharded(plan.folder), suite)
+            vectors = evaluate.encode_suite(embedder, embedder.load_params(plan.folder), suite)
             results = evaluate.evaluate(suite, vectors, embedder.encoder.arch.matryoshka_dims)
             log.info("%s, seed %d: mean nDCG@10 %.3f", arm, seed, evaluate.mean_ndcg(results))
             if hosts.is_primary():

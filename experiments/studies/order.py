@@ -21,9 +21,9 @@ from embed.embedder import Embedder
 from embed.eval import compare
 from embed.eval import suite as evaluate
 from embed.eval.benchmarks import Benchmark, from_pairs
-from embed.retrieval.search import truncate_dim
+from embed.model.matryoshka import truncate_dim
 from embed.toy_corpora import sequences
-from embed.training import checkpoint, loop, optim
+from embed.training import loop, optim
 from embed.training.config_check import require_checkpoint
 from embed.training.main import run
 from embed.training.prepare import open_sources
@@ -95,7 +95,7 @@ def main(config: ConfigDict) -> None:
             init=path,
         )
         loop.fit(plan, embedder.preprocessor, open_sources([TASK], root / "data"))
-        found = results(embedder, checkpoint.load_sharded(plan.folder), suite)
+        found = results(embedder, embedder.load_params(plan.folder), suite)
         if hosts.is_primary():
             (plan.folder / "results.json").write_text(json.dumps(found))
     if hosts.is_primary():

@@ -22,9 +22,10 @@ from embed.hf.export import export
 from embed.model.build import build
 from embed.model.encoder import init_params
 from embed.model.presets import PRESETS
-from embed.training import checkpoint, loop
+from embed.training import checkpoint
 from embed.training.main import strip_prose
 from embed.training.prepare import prepare_preprocessor
+from embed.training.start import state_structs
 from experiments import finetune
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -98,7 +99,7 @@ def test_a_fork_traces_to_a_loss(gemma, monkeypatch, name):
     config.update({"unroll": 1, "pretrained": str(gemma)})
     own = (finetune.TASKS,) if name in OF_PAIRS else ()  # what others learn from their datasets
     plan = importlib.import_module(f"experiments.{name}").plan(config, *own)
-    params, task, key = loop.state_shapes(plan)[1].params, plan.tasks[-1], jax.eval_shape(lambda: jax.random.key(0))
+    params, task, key = state_structs(plan)[1].params, plan.tasks[-1], jax.eval_shape(lambda: jax.random.key(0))
     pairs = batch_structs(task, plan.encoder.arch.media)
     value, metrics = jax.eval_shape(lambda *args: plan.loss(*args, task.candidates, key), params, pairs)
     assert value.shape == metrics["accuracy"].shape == ()

@@ -21,6 +21,7 @@ from embed.hf.__main__ import main
 from embed.hf.export import export
 from embed.hf.weights import open_tensors
 from embed.model.build import build
+from embed.model.params import param_structs
 from embed.training import checkpoint, loop, optim
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
@@ -156,7 +157,7 @@ def test_weights_that_overflow_as_they_are_read_are_refused(folder, arch):
     with pytest.raises(hf.HubError, match=f"{ONE} holds NaN or infinity .* float32"):
         hf.load(folder)
     save_file(tensors | {ONE: np.full_like(tensors[ONE], 1e6)}, folder / "model.safetensors")
-    like = jax.tree.map(lambda leaf: leaf.update(dtype=np.float16), checkpoint.param_structs(build(arch)))
+    like = jax.tree.map(lambda leaf: leaf.update(dtype=np.float16), param_structs(build(arch)))
     with pytest.raises(hf.HubError, match=f"{ONE} holds NaN or infinity .* float16"):
         hf.load(folder, like)
 

@@ -13,6 +13,7 @@ from embed.data.sources import JsonlSource, open_split, read_records
 from embed.embedder import Embedder
 from embed.model.build import build
 from embed.model.encoder import init_params
+from embed.model.matryoshka import truncate_dim
 from embed.model.presets import PRESETS
 from embed.retrieval import corpus_embeddings
 from embed.retrieval.corpus_embeddings import embed_contents, read_pairs
@@ -26,7 +27,6 @@ from embed.retrieval.hard_negatives import (
     mine,
     select,
 )
-from embed.retrieval.search import truncate_dim
 from embed.training import checkpoint
 from experiments import mine as experiment
 from experiments.studies import negatives

@@ -20,6 +20,7 @@ from embed.losses.loss import Params
 from embed.model import params as partition
 from embed.model.build import build
 from embed.training import checkpoint, loop, metrics, optim
+from embed.training.step import make_step
 
 GOOD = Task("good", 4, 1.0, Budget(8), Budget(8))
 BAD = dataclasses.replace(GOOD, name="bad", candidates=Candidates(margin=0.1))  # the mark that `loss` looks at
@@ -111,7 +112,7 @@ def test_quarantined_records_are_counted_by_source(tmp_path, preprocessor, caplo
 def test_the_journal_forgets_steps_after_the_checkpoint_and_a_torn_line(tmp_path):
     lines = [json.dumps({"step": step, "loss": 1.0}) for step in range(5)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 5, "lo')
-    with metrics.MetricsLogger(tmp_path, [GOOD], start=3, steps=9, every=10, patience=20):
+    with metrics.MetricsLogger(tmp_path, [GOOD], first=3, steps=9, every=10, patience=20):
         pass
     assert [row["step"] for row in rows(tmp_path)] == [0, 1, 2]
 
@@ -145,7 +146,7 @@ def test_a_step_keeps_frozen_parameters_where_they_are():
     where = params["vocabulary"].unsafe_buffer_pointer()
     side = Inputs(*(jnp.zeros((4, 8), jnp.int32),) * 4, *(jnp.zeros((4, 0)),) * 4)  # the loss looks at none of it
     pairs = Pairs(side, side, side, *(jnp.zeros((4, 2), jnp.uint32),) * 3, jnp.ones(4, bool))
-    state, _ = loop.make_step(loss, optimizer, backbone)(state, pairs, Candidates(), jax.random.key(0))
+    state, _ = make_step(loss, optimizer, backbone)(state, pairs, Candidates(), jax.random.key(0))
     assert state.encoder["vocabulary"].unsafe_buffer_pointer() == where
     assert params["backbone"]["weight"].is_deleted()
 

@@ -36,7 +36,9 @@ from embed.model.build import build
 from embed.model.encoder import encode_by_microbatch, encode_pairs
 from embed.model.presets import PRESETS
 from embed.training import checkpoint, loop, optim
+from embed.training import start as start_state
 
+ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 24
 SAVE = 3
 TASKS = (
@@ -98,13 +100,14 @@ def cheap(params, pairs, candidates, key):
 
 
 def start(data: pathlib.Path, run: pathlib.Path) -> subprocess.Popen:
-    compiling = {
+    environment = {
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
         "JAX_COMPILATION_CACHE_DIR": str(data / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     with (run.parent / f"{run.name}.log").open("a") as log:
         return subprocess.Popen(
-            [sys.executable, __file__, str(data), str(run)], env=os.environ | compiling, stdout=log, stderr=log
+            [sys.executable, __file__, str(data), str(run)], env=os.environ | environment, stdout=log, stderr=log
         )
 
 
@@ -256,8 +259,9 @@ def test_init_gives_the_parameters_and_nothing_else(data, short, tmp_path, monke
         assert isinstance(key, jax.core.Tracer)  # nothing random is made, to be replaced
         return made(encoder, key)
 
-    made = loop.encoders.init
-    monkeypatch.setattr(loop.encoders, "init", shapes_alone)
+    made = checkpoint.init_params
+    for module in (checkpoint, start_state):
+        monkeypatch.setattr(module, "init_params", shapes_alone)
     state = fit(tmp_path / "new", data, steps=0, init=short)
     loaded = checkpoint.load_params(short)
     assert all(map(np.array_equal, jax.tree.leaves(state.encoder), jax.tree.leaves(loaded)))
