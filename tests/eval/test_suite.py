@@ -207,7 +207,7 @@ def test_dev_scores_are_those_of_the_dev_split_and_open_nothing_before_they_are_
     embedder = Embedder.load(run)
     dev = suite.dev_eval(embedder.encoder, storage.path(tmp_path), 7)
     assert (dev.name, dev.every) == ("dev", 7)
-    toy_corpora.build(tmp_path, most=12)
+    toy_corpora.build(tmp_path, max_records=12)
     values = dev.score(embedder.params, embedder.preprocessor)
     assert list(values) == ["mean ndcg@10", "scenes_image ndcg@10", "stdlib_text ndcg@10"]
     prepared = suite.load_suite(embedder, storage.path(tmp_path), "dev")

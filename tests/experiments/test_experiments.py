@@ -46,7 +46,7 @@ def small(tmp_path_factory):
     folder = tmp_path_factory.mktemp("experiments")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, "tiny", ARCH)
-        toy_corpora.build(folder / "data", most=16)
+        toy_corpora.build(folder / "data", max_records=16)
         prepare_preprocessor(ARCH, folder / "data")
         before = jax.config.jax_compilation_cache_dir
         jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))

@@ -66,7 +66,7 @@ def small(folder: pathlib.Path) -> None:
     suite.SUITE = {name: suite.SUITE[name] for name in NAMES}
     join_pod()
     with hosts.primary_first("small corpora"):
-        toy_corpora.build(folder / "data", most=RECORDS)
+        toy_corpora.build(folder / "data", max_records=RECORDS)
     config = cpu.get_config()
     config.update(
         {"workdir": str(folder / "runs"), "data": str(folder / "data"), "pairs": str(folder.parent / "pairs")}

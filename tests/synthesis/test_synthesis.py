@@ -178,7 +178,7 @@ def test_the_corpus_is_code_of_its_split_alone(monkeypatch):
 def test_the_experiment_writes_its_datasets_once(tmp_path, monkeypatch, capsys, process_state):
     for name in set(toy_corpora.CORPORA) - {"scenes_labels", "scenes_image", "stdlib_text"}:
         monkeypatch.delitem(toy_corpora.CORPORA, name)
-    toy_corpora.build(tmp_path / "data", most=16)
+    toy_corpora.build(tmp_path / "data", max_records=16)
     line = ["synthesize", "--workdir", str(tmp_path / "runs"), "--data", str(tmp_path / "data"), "--seeds", "12"]
     assert command.main(line) == 0
     first = capsys.readouterr()
