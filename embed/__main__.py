@@ -25,6 +25,8 @@ from embed.model.matryoshka import truncate_dim
 from embed.retrieval.entries import read_entries
 from embed.retrieval.search import top_k
 from embed.training import checkpoint
+from embed.training.metadata import read_metadata
+from embed.training.weights import hash_params
 
 CHUNK = 128  # entries decoded before they are embedded
 
@@ -60,8 +62,8 @@ def index(path: storage.Path, folder: pathlib.Path, out: pathlib.Path, dim: int 
         raise ValueError(f"none of the {len(names)} files in {folder} can be embedded")
     about = {
         "checkpoint": storage.absolute(run / "checkpoints" / str(step)),
-        "parameters": checkpoint.fingerprint(embedder.params),
-        "input_spec": checkpoint.metadata(path)["input_spec"],
+        "parameters": hash_params(embedder.params),
+        "input_spec": read_metadata(path)["input_spec"],
     }
     write(out, np.concatenate(vectors), done, about)
     return len(names) - skipped, skipped
@@ -113,7 +115,7 @@ def search(path: pathlib.Path, words: Sequence[str], k: int, task: str) -> list[
     vectors, names, about = read(path)
     folder = storage.path(about["checkpoint"])
     embedder = Embedder.load(folder)
-    now = checkpoint.fingerprint(embedder.params), checkpoint.metadata(folder)["input_spec"]
+    now = hash_params(embedder.params), read_metadata(folder)["input_spec"]
     if now != (about["parameters"], about["input_spec"]):
         raise ValueError(f"{folder} has changed since {path} was written: index the folder again")
     query = parse_query(words)

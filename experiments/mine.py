@@ -21,9 +21,9 @@ from embed.embedder import Embedder
 from embed.report import audit
 from embed.retrieval.corpus_embeddings import PairTable, embed_contents, read_pairs
 from embed.retrieval.hard_negatives import NONE, MiningRule, mine
-from embed.training import checkpoint
 from embed.training.config_check import require_checkpoint
 from embed.training.main import run
+from embed.training.weights import hash_params
 
 log = logging.getLogger(__name__)
 NAME = "mined"
@@ -51,7 +51,7 @@ def main(config: ConfigDict) -> None:
     path = require_checkpoint(config)
     folders = require_datasets(config.pairs, "train")
     embedders = [Embedder.load(one) for one in (path, SECOND) if one]
-    by = f"{storage.absolute(path)} {checkpoint.fingerprint(embedders[0].params)}"
+    by = f"{storage.absolute(path)} {hash_params(embedders[0].params)}"
     out, pages = storage.path(config.workdir) / NAME, {}
     for folder in folders:
         source = open_split(folder, "train")

@@ -20,8 +20,8 @@ from embed.eval import suite as evaluate
 from embed.eval.compare import Comparison
 from embed.report import page as report
 from embed.report import space
-from embed.training import checkpoint
 from embed.training.main import run
+from embed.training.metadata import code_version, read_lineage
 from experiments import finetune, own_data, prefinetune, soup
 from experiments.ablations import finetune__more_media
 from experiments.studies import findings
@@ -48,7 +48,7 @@ def main(config: ConfigDict) -> None:
     columns, vectors = compare(embedder, work, STAGES, suite)
     facts = {
         "parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(embedder.params)):,}",
-        "code": checkpoint.code_version(),
+        "code": code_version(),
         "shown in detail": FINAL,
         "its mean nDCG@10": f"{evaluate.mean_ndcg(columns[FINAL]):.3f}",
         "minutes of this call": f"{(time.monotonic() - started) / 60:.1f}",
@@ -65,7 +65,7 @@ def main(config: ConfigDict) -> None:
         suite = evaluate.load_datasets(embedder, config.pairs, "test")
         columns, vectors = compare(embedder, work, PAIRS_STAGES, suite)
         page, curves = work / "report_pairs.html", [report.read_curves(work / "pairs")]
-        facts = {"code": checkpoint.code_version(), "datasets": config.pairs}
+        facts = {"code": code_version(), "datasets": config.pairs}
         show(page, facts, columns, suite, vectors, curves, [work / name for name in PAIRS_STAGES])
         if hosts.is_primary():
             (work / "results_pairs.json").write_text(json.dumps(columns, indent=1))
@@ -111,7 +111,7 @@ def show(
             gallery=gallery,
             wrong=wrong,
             found=space.project(benchmarks, vectors),
-            lineage=[checkpoint.lineage(run) for run in runs],
+            lineage=[read_lineage(run) for run in runs],
             ablations=ablations,
         )
 
