@@ -47,7 +47,7 @@ from embed.losses.ring import ring_score
 from embed.model.build import build
 from embed.model.encoder import encode_by_microbatch, encode_pairs
 from embed.training import checkpoint, loop, optim, soup
-from embed.training import main as entry
+from embed.training.startup import join_pod
 from embed.training.weights import load_params
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -78,7 +78,7 @@ def prepare(folder: pathlib.Path) -> None:
 
 def main(data: pathlib.Path, folder: pathlib.Path, shape: tuple[int, int, int], steps: int, stall: float) -> None:
     """Trains `folder` to `steps` as one of the hosts, then averages and evaluates."""
-    entry.join_pod()
+    join_pod()
     encoder = build(SMALL, remat=False)
 
     def loss(params, pairs, candidates, key):

@@ -28,7 +28,7 @@ from embed.distributed.mesh import make_mesh
 from embed.embedder import Embedder
 from embed.report.page import read_curves
 from embed.training import checkpoint, soup
-from embed.training import main as entry
+from embed.training.main import run_script
 from embed.training.metadata import read_metadata
 
 pytestmark = pytest.mark.skipif(
@@ -287,7 +287,7 @@ def main(config: ConfigDict) -> None:
 
 if __name__ == "__main__":
     storage.RETRY_SECONDS = 5.0
-    entry.run(main)
+    run_script(main)
 
 
 def test_a_file_of_a_bucket_is_what_its_name_says(emulator):

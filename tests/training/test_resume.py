@@ -32,6 +32,7 @@ from embed.data.sources import ArrayRecordSource, read_records, write
 from embed.data.tasks import Task
 from embed.distributed.mesh import make_mesh
 from embed.losses.contrastive import contrastive_loss
+from embed.model import params as model_params
 from embed.model.build import build
 from embed.model.encoder import encode_by_microbatch, encode_pairs
 from embed.model.presets import PRESETS

@@ -94,7 +94,7 @@ def test_parents_of_another_form_are_refused(tmp_path, parents, preprocessor):
     words = tokenizers.train_tokenizer(["other words than those, in another order"] * 20, ARCH.vocab_size)
     foreign = save(tmp_path / "foreign", dataclasses.replace(preprocessor, tokenizer=words), 1.0)
     for other, message in [
-        (wider, "differ in architecture: hidden"),
+        (wider, "differ in architecture: d_ff"),
         (foreign, "differ in input_spec: tokenizer"),
     ]:
         with pytest.raises(soup.SoupError, match=message) as error:
