@@ -154,7 +154,7 @@ def test_bad_files(embedder, tmp_path, name, data, error, why):
         ((np.zeros(800, np.float32), 10), "10 Hz"),
         ((np.zeros(800, np.float32), 2**40), "Hz"),
         ([Image(png(PHOTO))] * 7, "7 images in one input"),
-        ("x " * 9000, "tokens; at most 8,192"),
+        ("x " * 9000, "tokens is too long: at most 8,192"),
     ],
 )
 def test_bad_items(embedder, item, why):
@@ -175,7 +175,7 @@ def test_bad_dim(embedder, dim):
         (True, "got bool"),
         (4.0, "got float 4.0"),
         ("4", "got str '4'"),
-        (200, "200 patches in a row"),
+        (200, "image is 200 patches long"),
     ],
 )
 def test_bad_patches(embedder, patches, why):

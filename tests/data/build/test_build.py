@@ -175,7 +175,7 @@ def rows():
 
 WANTED = [Record(f"r{i}", (Text(f"picture {i}"),), (Image(png(i)),), lang="en") for i in range(25)]
 MAP = """
-from embed.data import formats
+from embed.data.build import formats
 from embed.data.modalities import Image, Text
 from embed.data.records import Record
 from embed.data.build.spec import Spec
