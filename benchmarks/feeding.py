@@ -26,11 +26,11 @@ from absl import flags
 from PIL import Image as Pillow
 
 from embed.data import tokenizer
-from embed.data.mixture import Batch, batches, mixture
+from embed.data.mixture import Batch, iterate_batches, mixture
 from embed.data.modalities import Audio, Content, Image, Part, Text, Video
 from embed.data.preprocess import Preprocessor
 from embed.data.records import Record
-from embed.data.tasks import texts
+from embed.data.tasks import collect_texts
 from embed.model.presets import PRESETS
 from embed.toy_corpora import stdlib
 from experiments import scale
@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20)
     given = parser.parse_args()
     flags.FLAGS.mark_as_parsed()  # grain's processes ask for them
-    prose = [text for record in stdlib.text_records("train") for text in texts(record)]
+    prose = [text for record in stdlib.text_records("train") for text in collect_texts(record)]
     words, records = tokenizer.train_tokenizer(prose, 32_768), sources(prose)
     rows = [json.loads(line) for line in STEPS.read_text().splitlines()]
     print("| model | slice | task | needed, pairs/s a vCPU | made ready | waiting |\n" + "|---" * 6 + "|", flush=True)
@@ -144,7 +144,7 @@ def main() -> None:
         begin = time.process_time()
         data[0], data[1]
         made = 2 * PAIRS / (time.process_time() - begin)
-        with contextlib.closing(batches(some, 0, 10_000, workers=1)) as reading:
+        with contextlib.closing(iterate_batches(some, 0, 10_000, workers=1)) as reading:
             share = waited(reading, some[0][1].valid.size / rate, given.seconds)
         cells = [row["model"], row["topology"], task.name, f"{rate:.2f}", f"{made:.1f}", f"{share:.2%}"]
         print("| " + " | ".join(cells) + " |", flush=True)

@@ -15,7 +15,8 @@ from ml_collections import ConfigDict
 
 from embed.data.discover import require_datasets
 from embed.data.records import Record, to_bytes
-from embed.data.sources import Source, open_split, splits_in, write_shards
+from embed.data.sources import Source, list_splits, open_split
+from embed.data.writing import write_shards
 from embed.distributed import hosts, storage
 from embed.embedder import Embedder
 from embed.report import audit
@@ -55,7 +56,7 @@ def main(config: ConfigDict) -> None:
     out, pages = storage.path(config.workdir) / NAME, {}
     for folder in folders:
         source = open_split(folder, "train")
-        found = read_pairs(source, open_split(folder, "corpus") if "corpus" in splits_in(folder) else None)
+        found = read_pairs(source, open_split(folder, "corpus") if "corpus" in list_splits(folder) else None)
         log.info("%s: %d queries, %d candidates", folder.name, len(found.asked), len(found.corpus))
         sides = [
             (embed_contents(one, found.asked, QUERY, TOKENS), embed_contents(one, found.corpus, DOCUMENT, TOKENS))

@@ -20,7 +20,8 @@ from collections.abc import Iterator
 from ml_collections import ConfigDict
 
 from embed.data.records import to_bytes
-from embed.data.sources import open_split, write_shards
+from embed.data.sources import open_split
+from embed.data.writing import write_shards
 from embed.distributed import hosts, storage
 from embed.model.presets import PRESETS
 from embed.synthesis import llm, offline, seeds

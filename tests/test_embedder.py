@@ -11,9 +11,10 @@ from samples import BAD, FILES, FRAMES, PHOTO, RNG, SOUND, mp4, pdf, png, save, 
 
 from embed import embedder as api
 from embed.data.budget import MIN_ROW_TOKENS
+from embed.data.jsonl import parse_parts
 from embed.data.modalities import Audio, Image, Pdf, Text, Video
 from embed.data.prompts import QUERY_TASKS
-from embed.data.records import RecordError, parse_parts
+from embed.data.records import RecordError
 from embed.embedder import Embedder
 from embed.training import checkpoint
 

@@ -22,7 +22,8 @@ from embed.data import discover
 from embed.data.budget import Budget
 from embed.data.modalities import Audio, Text
 from embed.data.records import Record, content_hash, to_bytes
-from embed.data.sources import open_split, read_records, write_shards
+from embed.data.sources import open_split, read_records
+from embed.data.writing import write_shards
 from embed.distributed import hosts, storage
 from embed.embedder import Embedder
 from embed.eval import compare
@@ -58,7 +59,10 @@ def with_speech(root: str) -> list[storage.Path]:
     """
     chosen = []
     for folder in discover.require_datasets(root, "train"):
-        if any(english_speech(record) for record in discover.sample(open_split(folder, "train"), discover.SAMPLE)):
+        if any(
+            english_speech(record)
+            for record in discover.sample_records(open_split(folder, "train"), discover.BUDGET_SAMPLE)
+        ):
             chosen.append(folder)
         else:
             log.info("%s has no English speech among its queries", folder.name)
