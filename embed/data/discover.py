@@ -66,7 +66,7 @@ def has_benchmark(folder: storage.Path) -> bool:
         )
         raise DatasetError(
             f"{folder}: a benchmark is corpus.jsonl, queries.jsonl and {QRELS}, and there is no {missing}; "
-            "python -m embed.data build writes all three of BEIR's form"
+            "python -m embed build writes all three of BEIR's form"
         )
     return all(there.values())
 

@@ -19,7 +19,8 @@ from embed.data.records import Record, RecordError, content_hash
 from embed.data.sources import open_split, read_records
 from embed.distributed import storage
 from embed.eval.metrics import chance_hit, evaluate_ranking
-from embed.retrieval.search import top_k, truncate_dim
+from embed.model.matryoshka import truncate_dim
+from embed.retrieval.search import top_k
 
 KS = (1, 10)  # cutoffs of rankings
 Results = Mapping[str, Mapping[int, Mapping[str, float]]]  # benchmark -> width -> metric -> value

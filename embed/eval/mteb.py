@@ -27,7 +27,8 @@ from embed.data.modalities import AUDIO, IMAGE, TEXT, VIDEO, Audio, Modality, Pa
 from embed.data.pieces import MAX_CHARACTERS, MAX_TOKENS, LimitError, Piece, TextPiece
 from embed.data.preprocess import cut_to_pieces, make_pieces
 from embed.embedder import Embedder
-from embed.retrieval.search import top_k, truncate_dim
+from embed.model.matryoshka import truncate_dim
+from embed.retrieval.search import top_k
 from embed.training.checkpoint import fingerprint
 
 REPORT = "google/gemini-embedding-2"

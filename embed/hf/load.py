@@ -18,6 +18,7 @@ from embed.hf.weights import Tensors, find_tensors, read_tensor
 from embed.model.build import build
 from embed.model.config import Architecture
 from embed.model.encoder import init_projection
+from embed.model.params import param_structs
 from embed.training import checkpoint
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ def load(folder: str | os.PathLike, like: dict[str, Any] | None = None, seed: in
     quantised or not finite, OSError where a file is missing.
     """
     folder, arch = pathlib.Path(folder), read_architecture(folder)
-    like = checkpoint.param_structs(build(arch)) if like is None else like
+    like = param_structs(build(arch)) if like is None else like
     reader = Reader(folder, arch)
     new = []
 

@@ -23,7 +23,7 @@ from embed.data.records import Record, RecordError, content_hash
 from embed.data.sources import Source
 from embed.distributed import hosts, storage
 from embed.embedder import Embedder
-from embed.retrieval.search import truncate_dim
+from embed.model.matryoshka import truncate_dim
 from embed.training.checkpoint import fingerprint
 
 log = logging.getLogger(__name__)

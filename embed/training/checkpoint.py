@@ -10,9 +10,7 @@ import hashlib
 import json
 import pathlib
 import subprocess
-import types
-import typing
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import jax
@@ -28,8 +26,8 @@ from embed.distributed import hosts, mesh, storage
 from embed.model import lora
 from embed.model import params as partition
 from embed.model.build import EncoderModule, build
-from embed.model.config import Architecture
-from embed.model.encoder import init_params
+from embed.model.config import Architecture, from_json
+from embed.model.params import param_structs, to_shape_dtype
 
 GLOB_CHARACTERS = "*?[\\"  # characters of glob
 
@@ -91,7 +89,7 @@ def metadata_for(arch: Architecture, preprocessor: Preprocessor, **more: Any) ->
     """Metadata of a checkpoint: architecture, input contract, code version, and what the caller adds, as plain JSON."""
     described = {
         "architecture": dataclasses.asdict(arch),
-        "input_spec": {**preprocessor.input_spec(), "widths": arch.matryoshka_dims},
+        "input_spec": {**preprocessor.input_spec(), "matryoshka_dims": arch.matryoshka_dims},
         "code": code_version(),
         **more,
     }
@@ -106,23 +104,6 @@ def code_version() -> str:
     except OSError:  # no git here, or none that may be run
         return "unknown"
     return done.stdout.strip() or "unknown"
-
-
-def to_shape_dtype(tree: Any) -> Any:
-    """ShapeDtypeStructs on the present mesh, as restore targets (abstract meshes would fall back to the saved
-    layout)."""
-    mesh = jax.sharding.get_mesh()
-
-    def leaf(x: Any) -> jax.ShapeDtypeStruct:
-        spec = getattr(getattr(x, "sharding", None), "spec", None) or jax.P()
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=jax.NamedSharding(mesh, spec))
-
-    return jax.tree.map(leaf, tree)
-
-
-def param_structs(encoder: EncoderModule) -> dict:
-    """An encoder's parameters as ShapeDtypeStructs on the present mesh; nothing is made."""
-    return to_shape_dtype(jax.eval_shape(lambda: init_params(encoder, jax.random.key(0))))
 
 
 def saved_steps(run: storage.Path) -> list[int]:
@@ -153,6 +134,7 @@ def load_params(path: storage.Path, like: Any = None) -> dict:
     Raises CheckpointError where there is none, where its parameters are not those of `like`, or are not finite.
     """
     run, step = locate(path)
+    metadata(path)  # refuses what has to be migrated
     context = ocp.Context()
     context.pytree_options.loading.partial_load = True
     folder = orbax_path(run / "checkpoints" / str(step))
@@ -203,12 +185,21 @@ def _usable(flat: dict[str, jax.Array]) -> dict[str, jax.Array]:
     return {name: _is_usable(name, leaf, jnp) for name, leaf in flat.items()}
 
 
-def load_sharded(path: storage.Path) -> dict:
-    """Parameters of a checkpoint, adapters merged, as f32 on the present mesh in the layout of its encoder.
+def load_encoder(path: storage.Path, trust: Collection[str] = ()) -> EncoderModule:
+    """Build the encoder that a checkpoint was trained with; it holds no parameters.
 
-    Every device reads its own part. Raises what `load_params` does.
+    `trust` holds the import paths ("module:Class") of encoders outside embed that may be imported. Raises
+    CheckpointError where there is no checkpoint, EncoderError where its encoder cannot be used.
     """
-    return load_params(path, param_structs(build(architecture(metadata(path)))))
+    return build(architecture(metadata(path)), trust=trust)
+
+
+def load_sharded(path: storage.Path, trust: Collection[str] = ()) -> dict:
+    """Parameters of a checkpoint, adapters merged, as f32 on the current mesh, sharded as its encoder says.
+
+    Every device reads its own part. Raises what `load_encoder` and `load_params` do.
+    """
+    return load_params(path, param_structs(load_encoder(path, trust)))
 
 
 def save_params(run: storage.Path, params: dict, meta: dict[str, Any], tokenizer: Tokenizer, *, step: int = 0) -> None:
@@ -239,9 +230,17 @@ def delete_steps(run: storage.Path, first: int) -> None:
 
 
 def metadata(path: storage.Path) -> dict[str, Any]:
-    """What `metadata_for` wrote into a checkpoint."""
+    """Return what `metadata_for` wrote into a checkpoint. Raises CheckpointError where it has to be migrated."""
     run, step = locate(path)
-    return dict(ocp.metadata(orbax_path(run / "checkpoints" / str(step))).custom_metadata or {})
+    meta = dict(ocp.metadata(orbax_path(run / "checkpoints" / str(step))).custom_metadata or {})
+    if is_version_0_1(meta):
+        raise CheckpointError(f"{path} was made by embed 0.1: convert it with `python -m embed migrate {run} NEW`")
+    return meta
+
+
+def is_version_0_1(meta: dict[str, Any]) -> bool:
+    """Return whether a checkpoint's metadata are of version 0.1, which `embed.training.migrate` converts."""
+    return "contract" in meta
 
 
 def lineage(path: storage.Path) -> dict[str, str]:
@@ -270,28 +269,22 @@ def _short(path: str) -> str:
 
 def architecture(meta: dict[str, Any]) -> Architecture:
     """The architecture a checkpoint was trained with. Raises CheckpointError where it is not of this version's form."""
-    return from_json(Architecture, meta["architecture"])
-
-
-def from_json(kind: Any, value: Any) -> Any:
-    """What plain JSON says, as its type hint has it: a dataclass, a tuple, None, a number or a string.
-
-    Raises CheckpointError where the fields are not those of the dataclass.
-    """
-    if isinstance(kind, types.UnionType):  # X | None
-        (kind,) = (each for each in typing.get_args(kind) if each is not types.NoneType)
-        return None if value is None else from_json(kind, value)
-    if typing.get_origin(kind) is tuple:
-        return tuple(from_json(typing.get_args(kind)[0], each) for each in value)
-    if not isinstance(kind, type) or not dataclasses.is_dataclass(kind):
-        return value
-    hints = typing.get_type_hints(kind)
-    if hints.keys() != value.keys():
-        odd = ", ".join(sorted(hints.keys() ^ value.keys()))
+    try:
+        return from_json(Architecture, meta["architecture"])
+    except ValueError as error:
         raise CheckpointError(
-            f"a checkpoint of another version of embed: {kind.__name__} differs in {odd}; use that version"
-        )
-    return kind(**{name: from_json(hints[name], each) for name, each in value.items()})
+            f"a checkpoint of another version of embed: {error}; make it this version's with python -m embed migrate"
+        ) from error
+
+
+def check_architecture(path: storage.Path, arch: Architecture) -> None:
+    """Raise CheckpointError, naming every field that differs, where a checkpoint is of another architecture."""
+    trained = architecture(metadata(path))
+    fields = [field.name for field in dataclasses.fields(arch)]
+    differing = [name for name in fields if getattr(trained, name) != getattr(arch, name)]
+    if differing:
+        listed = "; ".join(f"{name}: {getattr(trained, name)}, not {getattr(arch, name)}" for name in differing)
+        raise CheckpointError(f"{path} is of another architecture: {listed}")
 
 
 def load_preprocessor(path: storage.Path) -> Preprocessor:

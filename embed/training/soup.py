@@ -5,7 +5,7 @@ weights and scores (report §3.3; Wortsman et al., arXiv 2203.05482, for the gre
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
@@ -32,7 +32,7 @@ def check_same_shape(parents: Sequence[storage.Path]) -> None:
                 raise SoupError(f"{parents[0]} and {other} differ in {part}: {', '.join(sorted(keys))}")
 
 
-def average(parents: Sequence[storage.Path], weights: Sequence[float]) -> dict:
+def average(parents: Sequence[storage.Path], weights: Sequence[float], trust: Collection[str] = ()) -> dict:
     """The weighted mean of the parents' parameters, f32 in the encoder's layout; weights are normalised to sum to one.
 
     Needs a mesh (`jax.set_mesh`): every device averages its own part, and on many hosts all take part. Raises SoupError
@@ -43,9 +43,9 @@ def average(parents: Sequence[storage.Path], weights: Sequence[float]) -> dict:
         raise SoupError(f"{len(parents)} parents need as many weights, all above zero; got {list(weights)}")
     check_same_shape(parents)
     shares = [np.float32(weight / sum(weights)) for weight in weights]
-    total = _scaled(checkpoint.load_sharded(parents[0]), shares[0])
+    total = _scaled(checkpoint.load_sharded(parents[0], trust), shares[0])
     for parent, share in zip(parents[1:], shares[1:], strict=True):
-        total = _added(total, checkpoint.load_sharded(parent), share)
+        total = _added(total, checkpoint.load_sharded(parent, trust), share)
     return total
 
 
@@ -59,23 +59,25 @@ def _added(total: dict, params: dict, share: jax.Array) -> dict:
     return jax.tree.map(lambda sofar, leaf: sofar + share * leaf, total, params)
 
 
-def greedy(parents: Sequence[storage.Path], score: Score) -> tuple[dict, list[storage.Path], list[dict[str, Any]]]:
+def greedy(
+    parents: Sequence[storage.Path], score: Score, trust: Collection[str] = ()
+) -> tuple[dict, list[storage.Path], list[dict[str, Any]]]:
     """Best parent first, then each next one stays if the uniform mean with it does not score lower.
 
     `score` takes parameters and returns the validation score, the same on every host. Returns (parameters, those that
     stayed, every trial). Raises what `average` does.
     """
-    alone = [(score(checkpoint.load_sharded(parent)), parent) for parent in parents]
+    alone = [(score(checkpoint.load_sharded(parent, trust)), parent) for parent in parents]
     trials: list[dict[str, Any]] = [{"parents": [str(parent)], "score": value} for value, parent in alone]
     ranked = [parent for _, parent in sorted(alone, key=lambda pair: -pair[0])]
     kept, best = ranked[:1], max(value for value, _ in alone)
     for parent in ranked[1:]:
         tried = [*kept, parent]
-        value = score(average(tried, [1.0] * len(tried)))
+        value = score(average(tried, [1.0] * len(tried), trust))
         trials.append({"parents": [str(p) for p in tried], "score": value})
         if value >= best:
             kept, best = tried, value
-    return average(kept, [1.0] * len(kept)), kept, trials
+    return average(kept, [1.0] * len(kept), trust), kept, trials
 
 
 def save(folder: storage.Path, params: dict, parents: Sequence[storage.Path], **lineage: Any) -> None:

@@ -15,7 +15,7 @@ from embed.data.sources import Source
 from embed.distributed import storage
 from embed.losses.loss import Params, init_loss
 from embed.model.encoder import init_params
-from embed.model.params import param_shapes, split_params
+from embed.model.params import param_shapes, param_structs, split_params, to_shape_dtype
 from embed.training import checkpoint
 from embed.training.run import Run
 from embed.training.step import TrainState
@@ -54,10 +54,10 @@ def state_from_params(run: Run, encoder: dict) -> TrainState:
 
 def state_structs(run: Run) -> tuple[dict, TrainState]:
     """Return the encoder's parameters and the run's first state as ShapeDtypeStructs on the current mesh."""
-    params = checkpoint.param_structs(run.encoder)
+    params = param_structs(run.encoder)
     key = jax.eval_shape(lambda: jax.random.key(run.seed))
     state = jax.eval_shape(lambda key, params: state_from_params(run, run.init_transform(key, params)), key, params)
-    return params, checkpoint.to_shape_dtype(state)
+    return params, to_shape_dtype(state)
 
 
 def run_metadata(run: Run, preprocessor: Preprocessor, state: TrainState, sources: Sequence[Source]) -> dict[str, Any]:

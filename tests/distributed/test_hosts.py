@@ -48,7 +48,7 @@ from embed.losses.ring import ring_score
 from embed.model.build import build
 from embed.model.encoder import encode_by_microbatch, encode_pairs
 from embed.training import checkpoint, loop, optim, soup
-from embed.training import main as entry
+from embed.training.startup import join_pod
 
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS, SAVE = 6, 2
@@ -78,7 +78,7 @@ def prepare(folder: pathlib.Path) -> None:
 
 def main(data: pathlib.Path, folder: pathlib.Path, shape: tuple[int, int, int], steps: int, stall: float) -> None:
     """Trains `folder` to `steps` as one of the hosts, then averages and evaluates."""
-    entry.join_pod()
+    join_pod()
     encoder = build(SMALL, remat=False)
 
     def loss(params, pairs, candidates, key):
@@ -142,7 +142,7 @@ def keep_programs(folder: pathlib.Path) -> None:
 def started(command: list, data: pathlib.Path, **environment: str) -> subprocess.Popen:
     environment = {
         **os.environ,
-        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}:{ROOT / 'tests/distributed'}",
+        "PYTHONPATH": ":".join(map(str, (ROOT, *(ROOT / "tests" / name for name in ("", "distributed", "training"))))),
         "VIRTUAL_ENV": sys.prefix,
         "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}",
         **environment,

@@ -29,7 +29,7 @@ from embed.distributed.mesh import make_mesh
 from embed.embedder import Embedder
 from embed.report.page import read_curves
 from embed.training import checkpoint, soup
-from embed.training import main as entry
+from embed.training.main import run_script
 
 pytestmark = pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ("gcsfs", "gcp_storage_emulator"))),
@@ -99,10 +99,10 @@ def data(emulator, tokenizer) -> storage.Path:
 def start(work: storage.Path, data: storage.Path, log: pathlib.Path) -> subprocess.Popen:
     command = [sys.executable, __file__, f"--config.workdir={work}", f"--config.data={data}", "--config.mesh=(1,1,1)"]
     root = pathlib.Path(__file__).parents[2]
+    paths = [root, *(root / "tests" / name for name in ("", "training", "distributed"))]
+    environment = os.environ | {"PYTHONPATH": ":".join(map(str, paths))}
     with log.open("a") as file:
-        return subprocess.Popen(
-            command, cwd=root, env=os.environ | {"PYTHONPATH": str(root)}, stdout=file, stderr=subprocess.STDOUT
-        )
+        return subprocess.Popen(command, cwd=root, env=environment, stdout=file, stderr=subprocess.STDOUT)
 
 
 @pytest.fixture(scope="module")
@@ -287,7 +287,7 @@ def main(config: ConfigDict) -> None:
 
 if __name__ == "__main__":
     storage.RETRY_SECONDS = 5.0
-    entry.run(main)
+    run_script(main)
 
 
 def test_a_file_of_a_bucket_is_what_its_name_says(emulator):

@@ -18,7 +18,7 @@ from embed.data.preprocess import Preprocessor  # noqa: E402
 from embed.embedder import Embedder  # noqa: E402
 from embed.hf.export import export  # noqa: E402
 from embed.hf.load import import_checkpoint  # noqa: E402
-from embed.model.build import build
+from embed.model.build import build  # noqa: E402
 from embed.model.encoder import init_params  # noqa: E402
 from embed.model.presets import PRESETS  # noqa: E402
 from embed.training import checkpoint  # noqa: E402

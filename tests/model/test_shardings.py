@@ -18,8 +18,8 @@ from embed.losses.contrastive import contrastive_loss
 from embed.losses.ring import ring_score
 from embed.model.build import build
 from embed.model.encoder import encode_by_microbatch, encode_pairs
+from embed.model.params import param_structs
 from embed.model.presets import PRESETS
-from embed.training import checkpoint
 
 MESHES = [(1, 1, 1), (2, 2, 2)]
 ONE_KV_HEAD = dataclasses.replace(
@@ -66,7 +66,7 @@ def check(model, task: Task, microbatch: int | None = None) -> None:
         assert all(jax.tree.leaves(same)), same
         return found
 
-    params = checkpoint.param_structs(model)
+    params = param_structs(model)
     jax.eval_shape(grads, params, batch_structs(task, model.arch.media))
 
 

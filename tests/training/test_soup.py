@@ -10,6 +10,7 @@ from conftest import ARCH
 
 from embed.data import tokenizer as tokenizers
 from embed.model.build import build
+from embed.model.params import param_structs, to_shape_dtype
 from embed.training import checkpoint, soup
 
 
@@ -17,7 +18,7 @@ def save(run: pathlib.Path, preprocessor, value: float, arch=ARCH, step: int = 1
     """A checkpoint whose parameters are all `value`, with a ramp so that no two leaves are alike."""
     params = jax.tree.map(
         lambda leaf: np.full(leaf.shape, value, np.float32) * np.arange(leaf.shape[-1], dtype=np.float32),
-        checkpoint.param_structs(build(arch)),
+        param_structs(build(arch)),
     )
     if extra:
         params["more"] = np.ones(2, np.float32)
@@ -109,7 +110,7 @@ def test_a_saved_soup_is_read_like_a_run(tmp_path, parents, preprocessor):
     soup.save(folder, params, parents, weights=[1.0] * 3, score=0.7)  # again: the last one stands
     assert checkpoint.saved_steps(folder) == [0]
     assert equal(checkpoint.load_params(folder), params)
-    assert equal(jax.tree.map(np.asarray, checkpoint.load_params(folder, checkpoint.to_shape_dtype(params))), params)
+    assert equal(jax.tree.map(np.asarray, checkpoint.load_params(folder, to_shape_dtype(params))), params)
     meta = checkpoint.metadata(folder)
     assert meta["soup"] == {"parents": [str(p) for p in parents], "weights": [1.0] * 3, "score": 0.7}
     assert checkpoint.architecture(meta) == ARCH

@@ -1,4 +1,4 @@
-"""Any source to a dataset to train on: `python -m embed.data build SPEC OUT`; see `spec.py` for what a SPEC is.
+"""Any source to a dataset to train on: `python -m embed build SPEC OUT`; see `spec.py` for what a SPEC is.
 
 Parts are read side by side and kept in OUT/.parts until all are there, so that a build that was stopped goes on. Then
 what trains is chosen: no duplicates, nothing that an evaluation asks. OUT gets shards of ArrayRecord, quarantine.jsonl,

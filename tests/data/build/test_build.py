@@ -17,7 +17,7 @@ import pytest
 import tensorflow_datasets
 from PIL import Image as Pillow
 
-from embed.data import __main__ as command
+from embed import __main__ as command
 from embed.data import writing
 from embed.data.budget import Budget
 from embed.data.build import formats, spec
@@ -127,7 +127,7 @@ SPEC = Spec({"train": [part for n in range(8) for part in by_index(f"part {n}", 
 
 def test_a_killed_build_goes_on_and_ends_as_one_that_was_not(tmp_path):
     (tmp_path / "slow.py").write_text(SLOW)
-    line = [sys.executable, "-m", "embed.data", "build", str(tmp_path / "slow.py")]
+    line = [sys.executable, "-m", "embed", "build", str(tmp_path / "slow.py")]
     process = subprocess.Popen([*line, str(tmp_path / "out"), "--workers=2"], start_new_session=True)
     while len(list((tmp_path / "out").glob(".parts/train/*.npz"))) < 3:
         assert process.poll() is None
