@@ -34,10 +34,11 @@ from embed.data.budget import Budget
 from embed.data.modalities import Text
 from embed.data.preprocess import Preprocessor
 from embed.data.records import Record
-from embed.data.sources import open_split, write
+from embed.data.sources import open_split
 from embed.data.tasks import Task
 from embed.data.tokenizer import Tokenizer
 from embed.data.tokenizer import train_tokenizer as train_tokenizer
+from embed.data.writing import write_records
 from embed.distributed import mesh
 from embed.distributed.preemption import RESTART_STATUS
 from embed.embedder import Embedder
@@ -72,7 +73,7 @@ def prepare(folder: pathlib.Path) -> None:
         for split, count in (("train", 60), ("test", 21)):
             parts = [[(Text(" ".join(rng.choices(WORDS, k=4))),) for _ in range(3)] for _ in range(count)]
             records = [Record(f"{task.name}{i}", q, p, (n,)) for i, (q, p, n) in enumerate(parts)]
-            write(folder / task.name / f"{split}.array_record", records)
+            write_records(folder / task.name / f"{split}.array_record", records)
     train_tokenizer(SENTENCES, ARCH.vocab_size).save(folder / "tokenizer.json")
 
 
