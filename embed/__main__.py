@@ -34,6 +34,7 @@ from embed.training import checkpoint, startup
 from embed.training.config_check import ConfigError, require_checkpoint
 from embed.training.errors import USER_ERROR_STATUS, USER_ERRORS
 from embed.training.migrate import migrate
+from embed.training.weights import hash_params
 
 CHECKPOINT = "a run or soup, or one checkpoints/STEP of it; or a published model's folder, or owner/model@COMMIT"
 TRUST = "encoder classes outside embed that the checkpoint may name, as module:Class; they are imported"
@@ -250,7 +251,7 @@ def run_mine(args: argparse.Namespace) -> None:
     rule = MiningRule(args.count, args.depth, args.positive_ratio)
     with all_devices(args.workdir):
         embedders = [Embedder.load(each, trust=args.trust) for each in (path, args.second) if each]
-        provenance = f"{storage.absolute(path)} {checkpoint.fingerprint(embedders[0].params)}"
+        provenance = f"{storage.absolute(path)} {hash_params(embedders[0].params)}"
         prompted = Prompts(args.query_prompt, "document" if args.document_prompt else None)
         mined = mine_datasets(embedders, args.folder, out, provenance, rule, prompted)
         if hosts.is_primary():

@@ -8,7 +8,8 @@ import numpy as np
 
 from embed.data.discover import require_datasets
 from embed.data.records import Record, to_bytes
-from embed.data.sources import Source, open_split, splits_in, write_shards
+from embed.data.sources import Source, list_splits, open_split
+from embed.data.writing import write_shards
 from embed.distributed import hosts, storage
 from embed.embedder import Embedder
 from embed.retrieval.corpus_embeddings import PairTable, embed_contents, read_pairs
@@ -47,7 +48,7 @@ def mine_datasets(
     mined = {}
     for folder in require_datasets(pairs, "train"):
         source = open_split(folder, "train")
-        table = read_pairs(source, open_split(folder, "corpus") if "corpus" in splits_in(folder) else None)
+        table = read_pairs(source, open_split(folder, "corpus") if "corpus" in list_splits(folder) else None)
         log.info("%s: %d queries, %d candidates", folder.name, len(table.asked), len(table.corpus))
         queries = [embed_contents(each, table.asked, prompts.query, MAX_TEXT_TOKENS) for each in embedders]
         corpora = [embed_contents(each, table.corpus, prompts.document, MAX_TEXT_TOKENS) for each in embedders]

@@ -89,7 +89,7 @@ def test_pairs_and_a_benchmark_in_one_folder_are_all_built(tmp_path):
 
 
 MAP = """
-from embed.data import formats
+from embed.data.build import formats
 from embed.data.modalities import Image, Text
 from embed.data.records import Record
 from embed.data.build.spec import Spec
