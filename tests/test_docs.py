@@ -116,7 +116,6 @@ def workspace(tmp_path_factory, tokenizer) -> pathlib.Path:
     import pyarrow
     import pyarrow.parquet
     from conftest import ARCH
-    from embed.model.build import build
     from samples import FILES
 
     from embed.data.budget import Budget
@@ -125,6 +124,7 @@ def workspace(tmp_path_factory, tokenizer) -> pathlib.Path:
     from embed.data.tasks import Task
     from embed.distributed.mesh import make_mesh
     from embed.losses.contrastive import contrastive_loss
+    from embed.model.build import build
     from embed.model.encoder import encode_pairs
     from embed.training import loop, optim
 
@@ -171,7 +171,7 @@ def test_every_block_is_checked():
 
 @pytest.mark.parametrize("block", [block for block in RUN if block.language == "json"], ids=str)
 def test_records_are_of_the_package(block, workspace):
-    from embed.data.records import parse_line
+    from embed.data.jsonl import parse_line
 
     for number, line in enumerate(block.text.encode().splitlines(), 1):
         assert parse_line(line, workspace / "pairs", f"{block}, line {number}").positive

@@ -21,7 +21,8 @@ from embed.embedder import Embedder
 from embed.eval.benchmarks import from_pairs, score
 from embed.eval.mteb import BENCHMARKS, MtebModel, find_tasks
 from embed.eval.mteb_tasks import as_task
-from embed.model.encoder import Encoder, init_params
+from embed.model.build import build
+from embed.model.encoder import init_params
 
 try:  # mteb decodes with it in places, so its audio and video tasks need it; it is found only beside ffmpeg's libraries
     import torchcodec  # noqa: F401
@@ -36,7 +37,7 @@ GERMAN = ["rot", "grün", "blau", "klein", "groß", "Stern", "Kreis", "links", "
 
 @pytest.fixture
 def embedder(preprocessor):
-    encoder = Encoder(ARCH, remat=False)
+    encoder = build(ARCH, remat=False)
     return Embedder(encoder, init_params(encoder, jax.random.key(0)), preprocessor)
 
 

@@ -10,12 +10,13 @@ from conftest import ARCH
 
 from embed.batch import Inputs, Pairs
 from embed.data.budget import Budget
-from embed.data.collate import make_rows, packed_rows
+from embed.data.collate import make_packed_rows, make_rows
 from embed.data.pieces import AudioPiece, ImagePiece, TextPiece
 from embed.distributed import mesh
-from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, init_params
+from embed.model.build import build
+from embed.model.encoder import encode_by_microbatch, encode_pairs, init_params
 
-MODEL = Encoder(ARCH, remat=True)
+MODEL = build(ARCH, remat=True)
 
 
 def pieces(preprocessor, rng, order="wpsw"):
@@ -54,7 +55,7 @@ def test_packed_equals_unpacked(preprocessor, params):
     rng = np.random.default_rng(1)
     one, two = pieces(preprocessor, rng, "wpw"), pieces(preprocessor, rng, "sw")
     alone = embed(params, rows(preprocessor, [one, two]))[:, 0]
-    found = embed(params, packed_rows([[one, two]], Budget(48, 2, 4, 1, 4), preprocessor, max_segments=3))[0]
+    found = embed(params, make_packed_rows([[one, two]], Budget(48, 2, 4, 1, 4), preprocessor, max_segments=3))[0]
     np.testing.assert_allclose(found[:2], alone, atol=2e-5)
     assert not found[2].any()
 
@@ -87,7 +88,7 @@ def test_every_token_sees_both_sides_and_no_other_segment(preprocessor, params):
 
 def test_a_hidden_state_depends_on_what_is_before_and_behind_it(preprocessor, params):
     inputs = mesh.to_global(rows(preprocessor, [[TextPiece(tuple(range(30, 58)))]] * 2))
-    module = Encoder(ARCH, remat=False)
+    module = build(ARCH, remat=False)
 
     def middle(table):
         variables = {"params": {**params, "vocabulary": table}}
@@ -174,7 +175,7 @@ def test_groups_written_out_give_the_same_numbers(preprocessor, params):
     inputs = mesh.to_global(rows(preprocessor, [pieces(preprocessor, np.random.default_rng(5))]))
 
     def value(params, unroll):
-        return jnp.sum(jnp.sin(Encoder(ARCH, remat=False, unroll=unroll).apply({"params": params}, inputs)))
+        return jnp.sum(jnp.sin(build(ARCH, remat=False, unroll=unroll).apply({"params": params}, inputs)))
 
     (scanned, grads), (written, others) = (
         jax.jit(jax.value_and_grad(value), static_argnums=1)(params, u) for u in (1, 2)

@@ -1,5 +1,7 @@
 """Late fusion: what a tower sees, what it doesn't, and that an experiment can take it for an encoder."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -7,12 +9,12 @@ from conftest import ARCH
 from test_encoder import BUDGET, pieces, rows
 
 from embed.data.budget import Budget
-from embed.data.collate import packed_rows
+from embed.data.collate import make_packed_rows
 from embed.distributed import mesh
-from embed.model.encoder import Encoder, init_params
-from embed.model.late_fusion import LateFusion
+from embed.model.build import build
+from embed.model.encoder import init_params
 
-MODEL = LateFusion(ARCH, remat=False)
+MODEL = build(dataclasses.replace(ARCH, encoder="embed.model.late_fusion:LateFusion"))
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ def test_words_and_media_meet_in_a_sum_of_unit_vectors(preprocessor, params):
 
 def test_words_are_those_of_an_encoder_of_their_own(preprocessor, params):
     words = rows(preprocessor, [pieces(preprocessor, np.random.default_rng(1), "w")] * 2, Budget(16))
-    plain = np.asarray(Encoder(ARCH).apply({"params": params["words"]}, mesh.to_global(words)))
+    plain = np.asarray(build(ARCH).apply({"params": params["words"]}, mesh.to_global(words)))
     found = embed(params, words)
     np.testing.assert_allclose(found, plain / np.linalg.norm(plain, axis=-1, keepdims=True), atol=2e-5)
     assert "vision" in params["media"] and "vision" not in params["words"]
@@ -48,7 +50,7 @@ def test_packed_equals_unpacked_and_nothing_is_zero(preprocessor, params):
     rng = np.random.default_rng(2)
     one, two = pieces(preprocessor, rng, "wp"), pieces(preprocessor, rng, "s")
     alone = embed(params, rows(preprocessor, [one, two]))[:, 0]
-    found = embed(params, packed_rows([[one, two]], Budget(48, 2, 4, 1, 4), preprocessor, max_segments=3))[0]
+    found = embed(params, make_packed_rows([[one, two]], Budget(48, 2, 4, 1, 4), preprocessor, max_segments=3))[0]
     np.testing.assert_allclose(found[:2], alone, atol=2e-5)
     assert not found[2].any()
 
