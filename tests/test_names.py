@@ -14,7 +14,8 @@ EMPTY = "found one own there made told kind said each both whole late nobody her
 # Words of this project alone, whose standard is in parentheses in CONTRIBUTING.md.
 PRIVATE = (
     "rivals meet meeting travellers residents onwards leads leader_first grouped ungrouped slots banded sandwich "
-    "unbounded halve widen locals theta at_peak patiently as_found sharp layout film taken_for firsts alike lay_out colour"
+    "unbounded halve widen locals theta at_peak patiently as_found sharp layout film taken_for firsts alike "
+    "lay_out colour"
 )
 BANNED = frozenset(f"{EMPTY} {PRIVATE}".split())
 PHRASES = re.compile(

@@ -2,9 +2,6 @@
 
 import ast
 import pathlib
-import re
-
-import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 # From the bottom up: a room may import itself and those before it.
