@@ -120,7 +120,7 @@ def model(tmp_path, tokenizer, preprocessor, monkeypatch):
 
 
 def test_vectors_are_made_once_and_gone_on_with(folder, model, monkeypatch):
-    monkeypatch.setattr(corpus_embeddings, "BLOCK", 3)
+    monkeypatch.setattr(corpus_embeddings, "BLOCK_ROWS", 3)
     embedder, contents = Embedder.load(model), read_pairs(JsonlSource(folder / "letters", "train")).corpus
     wanted = embedder.embed([contents[i][0].text for i in range(8)], task="document")
     made, blocks = corpus_embeddings._block, []
