@@ -1,7 +1,7 @@
-"""One content as HTML that needs no other file: thumbnails, film strips, page pictures, players, text and code.
+"""One content as HTML that needs no other file: thumbnails, film strips, page images, players, text and code.
 
-Every text is escaped and every medium is decoded and encoded anew, small, as a data URI: nothing of a file that
-somebody else made reaches the browser as it is.
+Every text is escaped, and every image, video and audio is decoded and encoded anew, small, as a data URI: no byte of
+a dataset's file reaches the browser.
 """
 
 import base64
@@ -19,41 +19,41 @@ from embed.data.media.pdf import render_pdf
 from embed.data.records import Audio, Content, Image, Part, Pdf, Text, Video
 
 MAX_SIDE = 320  # px of a thumbnail's longer side
-MAX_PAGE_SIDE = 460  # px, of what looks like a page: its layout is what there is to see
-TINY = 64  # px; pictures up to this are shown enlarged, pixel by pixel
-MAX_CHARACTERS = 900
-MAX_SOUND_SECONDS = 12
+MAX_PAGE_SIDE = 460  # px, of an image with the proportions of a page, so that its layout can be seen
+TINY = 64  # px; images up to this size are enlarged without smoothing
+MAX_CHARACTERS = 420
+MAX_AUDIO_SECONDS = 12
 STRIP_FRAMES = 6
-MOVING_SECONDS, MOVING_RATE, MOVING_LONGEST = 4.0, 8.0, 176  # of the animated preview of a video
+PREVIEW_SECONDS, PREVIEW_RATE, PREVIEW_SIDE = 4.0, 8.0, 176  # of a video's animated preview: s, Hz, px
 BARS = 72  # of a waveform
-CONTROL = dict.fromkeys([*range(9), 11, 12, *range(14, 32), 127])  # characters HTML has no place for
+CONTROL = dict.fromkeys([*range(9), 11, 12, *range(14, 32), 127])  # characters that HTML does not allow
 
 
 def escape(text: str) -> str:
-    """Any string as HTML text or a quoted attribute; control characters and lone surrogates are taken out."""
+    """Any string as HTML text or a quoted attribute, without control characters and lone surrogates."""
     return html.escape(text.encode("utf-8", "replace").decode().translate(CONTROL))
 
 
-def content(parts: Content) -> str:
-    """Parts in their order."""
-    return f'<div class="parts">{"".join(map(_part, parts))}</div>'
+def content(parts: Content, max_characters: int = MAX_CHARACTERS) -> str:
+    """Draw the parts in order; texts longer than `max_characters` end in an ellipsis."""
+    return f'<div class="parts">{"".join(_part(part, max_characters) for part in parts)}</div>'
 
 
-@functools.lru_cache(maxsize=256)  # a favourite answer shows up under many queries
-def _part(part: Part) -> str:
+@functools.lru_cache(maxsize=256)  # one candidate appears under many queries
+def _part(part: Part, max_characters: int) -> str:
     try:
         match part:
             case Text(text):
-                return _text(text)
+                return _text(text, max_characters)
             case Image(data):
-                return _picture(decode.decode_image(data), "image")
+                return _image(decode.decode_image(data), "image")
             case Video(data):
                 return _video(data)
             case Audio(data):
-                return _sound(decode.decode_audio(data))
+                return _audio(decode.decode_audio(data))
             case Pdf(data):
                 pages = render_pdf(data, longest=MAX_PAGE_SIDE)
-                return f'{_picture(pages[0], "PDF page")}<p class="meta">PDF · {_count(len(pages), "page")}</p>'
+                return f'{_image(pages[0], "PDF page")}<p class="meta">PDF · {_count(len(pages), "page")}</p>'
     except decode.MediaError as error:
         return f'<p class="meta">cannot be drawn: {escape(str(error))}</p>'
 
@@ -62,13 +62,20 @@ def _count(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
-def _text(text: str) -> str:
-    left = len(text) - MAX_CHARACTERS
-    more = f'<p class="meta">… {left:,} more characters</p>' if left > 0 else ""
-    shown = escape(text[:MAX_CHARACTERS])
+def _text(text: str, max_characters: int) -> str:
+    shown = escape(truncate(text, max_characters))
     if looks_like_code(text):
-        return f'<pre tabindex="0"><code>{shown}</code></pre>{more}'
-    return f'<p class="text" dir="auto">{shown}</p>{more}'
+        return f'<pre tabindex="0"><code>{shown}</code></pre>'
+    return f'<p class="text" dir="auto">{shown}</p>'
+
+
+def truncate(text: str, max_characters: int) -> str:
+    """The text, or its beginning up to the last space or line break within reach and an ellipsis."""
+    if len(text) <= max_characters:
+        return text
+    head = text[:max_characters]
+    word_end = max(head.rfind(" "), head.rfind("\n"))
+    return (head[:word_end] if word_end > max_characters // 2 else head).rstrip() + " …"
 
 
 def looks_like_code(text: str) -> bool:
@@ -79,8 +86,8 @@ def looks_like_code(text: str) -> bool:
     )
 
 
-def _picture(pixels: np.ndarray, name: str, longest: int = MAX_SIDE) -> str:
-    """u8[h,w,3] -> an img. Sizes that look like a page are kept larger."""
+def _image(pixels: np.ndarray, name: str, longest: int = MAX_SIDE) -> str:
+    """u8[h,w,3] -> an img. One with the proportions of a page stays larger."""
     height, width = pixels.shape[:2]
     is_page = name == "PDF page" or (width >= 500 and height > 1.2 * width)
     image = Pillow.fromarray(pixels)
@@ -93,7 +100,7 @@ def _picture(pixels: np.ndarray, name: str, longest: int = MAX_SIDE) -> str:
 
 
 def thumbnail(parts: Content, longest: int) -> str:
-    """A data URI of the first picture, frame or page, or "" where there is none that can be drawn."""
+    """A data URI of the first image, frame or page; "" without one that can be decoded."""
     for part in parts:
         try:
             match part:
@@ -124,19 +131,19 @@ def data_uri(kind: str, data: bytes) -> str:
 
 
 def _video(data: bytes) -> str:
-    """The clip moving (still where the reader prefers that), and below it up to STRIP_FRAMES of its frames."""
+    """The animated clip (still for readers who prefer reduced motion), and below it up to STRIP_FRAMES frames."""
     frames, times = decode.decode_video(data, STRIP_FRAMES)
-    still = _picture(frames[0], "first frame", MOVING_LONGEST)
-    moving = _moving(data)
+    still = _image(frames[0], "first frame", PREVIEW_SIDE)
+    moving = _preview_frames(data)
     if len(moving) > 1:
-        gap = round(1000 / MOVING_RATE)
+        gap = round(1000 / PREVIEW_RATE)
         uri = _uri(
             moving[0], "WEBP", save_all=True, append_images=moving[1:], duration=gap, loop=0, quality=72, method=3
         )
         width, height = moving[0].size
-        calm = still.split('src="')[1].split('"')[0]
+        still_uri = still.split('src="')[1].split('"')[0]
         still = (
-            f'<picture><source media="(prefers-reduced-motion: reduce)" srcset="{calm}">'
+            f'<picture><source media="(prefers-reduced-motion: reduce)" srcset="{still_uri}">'
             f'<img class="photo" src="{uri}" width="{width}" height="{height}" alt="video, moving"></picture>'
         )
     if len(frames) == 1:
@@ -155,9 +162,9 @@ def _video(data: bytes) -> str:
     )
 
 
-def _moving(data: bytes) -> list[Pillow.Image]:
-    """The first seconds at a low rate; nothing where the file cannot be played through, which is not worth a word."""
-    found: list[Pillow.Image] = []
+def _preview_frames(data: bytes) -> list[Pillow.Image]:
+    """The first seconds at a low frame rate; nothing where the file cannot be decoded so far or changes its size."""
+    frames: list[Pillow.Image] = []
     try:
         with av.open(io.BytesIO(data), "r") as container:
             stream = container.streams.video[0]
@@ -165,23 +172,23 @@ def _moving(data: bytes) -> list[Pillow.Image]:
             start = None
             for frame in container.decode(stream):
                 start = frame.time if start is None else start
-                if frame.time - start >= MOVING_SECONDS:
+                if frame.time - start >= PREVIEW_SECONDS:
                     break
-                if frame.time - start >= len(found) / MOVING_RATE - 1e-6:
-                    found.append(Pillow.fromarray(frame.to_ndarray(format="rgb24")))
-                    found[-1].thumbnail((MOVING_LONGEST,) * 2)
+                if frame.time - start >= len(frames) / PREVIEW_RATE - 1e-6:
+                    frames.append(Pillow.fromarray(frame.to_ndarray(format="rgb24")))
+                    frames[-1].thumbnail((PREVIEW_SIDE,) * 2)
     except (av.FFmpegError, ValueError, TypeError, IndexError):
         return []
-    return found if len({image.size for image in found}) == 1 else []
+    return frames if len({image.size for image in frames}) == 1 else []
 
 
-def _sound(samples: np.ndarray) -> str:
-    """f32[n] at 16 kHz -> its waveform and a player; the sound as mono MP3, which every browser plays."""
+def _audio(samples: np.ndarray) -> str:
+    """f32[n] at 16 kHz -> its waveform and a player of mono MP3, which every browser plays."""
     seconds = len(samples) / decode.SAMPLE_RATE
-    cut = samples[: MAX_SOUND_SECONDS * decode.SAMPLE_RATE]
+    cut = samples[: MAX_AUDIO_SECONDS * decode.SAMPLE_RATE]
     out = io.BytesIO()
     soundfile.write(out, cut, decode.SAMPLE_RATE, format="MP3")
-    short = f", first {MAX_SOUND_SECONDS} s kept" if len(cut) < len(samples) else ""
+    short = f", first {MAX_AUDIO_SECONDS} s kept" if len(cut) < len(samples) else ""
     return (
         f'{_waveform(cut)}<audio controls preload="none" src="{data_uri("audio/mpeg", out.getvalue())}"></audio>'
         f'<p class="meta">audio · {seconds:.1f} s{short}</p>'
@@ -189,7 +196,7 @@ def _sound(samples: np.ndarray) -> str:
 
 
 def _waveform(samples: np.ndarray) -> str:
-    """The loudest sample of each of BARS stretches, scaled to the loudest of all."""
+    """One bar per stretch of samples: its peak, relative to the largest."""
     peaks = np.array([np.abs(chunk).max(initial=0) for chunk in np.array_split(samples, BARS)])
     peaks = np.maximum(peaks / max(peaks.max(), 1e-4), 0.04) * 20
     path = "".join(f"M{4 * i + 2} {21 - top:.1f}V{21 + top:.1f}" for i, top in enumerate(peaks))
