@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from configs import cpu
-from embed.data.preprocess import Budget
+from embed.data.budget import Budget
 from embed.data.tasks import batch_structs
 from embed.distributed import mesh
 from embed.training import loop

@@ -27,7 +27,7 @@ from embed.training.main import run
 
 log = logging.getLogger(__name__)
 NAME = "mined"
-RULE = MiningRule(count=4, depth=400, share=0.95)
+RULE = MiningRule(count=4, depth=400, positive_ratio=0.95)
 SECOND = ""  # another checkpoint, whose ranking is fused with the first one's
 QUERY, DOCUMENT = (
     None,
@@ -56,9 +56,9 @@ def main(config: ConfigDict) -> None:
     for folder in folders:
         source = open_split(folder, "train")
         found = read_pairs(source, open_split(folder, "corpus") if "corpus" in splits_in(folder) else None)
-        log.info("%s: %d queries, %d candidates", folder.name, len(found.asked), len(found.corpus))
+        log.info("%s: %d queries, %d candidates", folder.name, len(found.queries), len(found.corpus))
         sides = [
-            (embed_contents(one, found.asked, QUERY, TOKENS), embed_contents(one, found.corpus, DOCUMENT, TOKENS))
+            (embed_contents(one, found.queries, QUERY, TOKENS), embed_contents(one, found.corpus, DOCUMENT, TOKENS))
             for one in embedders
         ]
         known = sides[0][1][1]
@@ -70,7 +70,11 @@ def main(config: ConfigDict) -> None:
                 "%s: %.0f %% of the records have negatives", folder.name, 100 * (mined.negatives[:, 0] != NONE).mean()
             )
     if hosts.is_primary():
-        facts = {"by": config.checkpoint, "share of the positive's score": f"{RULE.share}", "depth": f"{RULE.depth}"}
+        facts = {
+            "by": config.checkpoint,
+            "share of the positive's score": f"{RULE.positive_ratio}",
+            "depth": f"{RULE.depth}",
+        }
         audit.write(out / "audit.html", facts, pages, SHOWN)
         print(f"Datasets with mined negatives, and a page to look at: {storage.absolute(out / 'audit.html')}")
 

@@ -67,9 +67,10 @@ def chance_hit(counts: np.ndarray, n: np.ndarray | int, k: int) -> float:
 
 
 def wilson_interval(mean: float, count: float, z: float = 1.96) -> tuple[float, float]:
-    """The 95 % interval of a mean over `count` values in 0..1 (Wilson 1927).
+    """Compute the 95 % interval of a mean over `count` values in 0..1 (Wilson 1927).
 
-    For hits, which are 0 or 1. Other values in 0..1 vary less, so for nDCG and MRR it is wider than needed. Raises ValueError for a mean outside 0..1 or a count below 1.
+    It is that of hits, which are 0 or 1. Other values in 0..1 vary less: for nDCG and MRR it is wider than needed.
+    Raises ValueError for a mean outside 0..1 or a count below 1.
     """
     if not 0 <= mean <= 1 or count < 1:
         raise ValueError(f"the interval of a mean in 0..1 over at least one value, not {mean} over {count}")

@@ -11,13 +11,14 @@ from embed.report.draw import escape
 WIDTH, HEIGHT = 400, 232
 LEFT, RIGHT, TOP, BOTTOM = 38, 12, 12, 26
 COLORS = 12  # the page defines --c0 .. --c11
+MODALITIES = ("text", "code", "document", "image", "video", "audio", "interleaved", "classification", "pdf")
 MAX_POINTS = 160
 
 
 @dataclasses.dataclass(frozen=True)
 class Line:
     name: str
-    color: int
+    color: str
     xs: Sequence[float]
     ys: Sequence[float]
 
@@ -26,9 +27,16 @@ def color(number: int) -> str:
     return f"var(--c{number % COLORS})"
 
 
-def legend(names: Sequence[str]) -> str:
-    """Names in the order of their colors."""
-    items = (f'<li><i style="background:{color(i)}"></i>{escape(name)}</li>' for i, name in enumerate(names))
+def modality_color(name: str) -> str:
+    """One color per modality throughout the page."""
+    return color(MODALITIES.index(name) if name in MODALITIES else len(MODALITIES))
+
+
+def legend(names: Sequence[str], colors: Sequence[str] | None = None) -> str:
+    """Names with their colors, by default in order."""
+    colors = colors or [color(i) for i in range(len(names))]
+    pairs = zip(names, colors, strict=True)
+    items = (f'<li><i style="background:{shade}"></i>{escape(name)}</li>' for name, shade in pairs)
     return f'<ul class="legend">{"".join(items)}</ul>'
 
 
@@ -75,14 +83,14 @@ def chart(
     )
     for line in kept:
         xs, ys = _thin(np.asarray(line.xs, float), np.asarray(line.ys, float))
-        style = f'style="stroke:{color(line.color)}"'
+        style = f'style="stroke:{line.color}"'
         if noisy:
             drawn.append(f'<path class="raw" {style} d="{_path(xs, ys, x_at, y_at)}"/>')
             ys = _running_mean(ys)
         name = f"<title>{escape(line.name)}</title>"
         drawn.append(f'<path class="line" {style} d="{_path(xs, ys, x_at, y_at)}">{name}</path>')
         points = [(xs[-1], ys[-1])] if noisy else zip(xs, ys, strict=True)
-        fill = f'style="fill:{color(line.color)}"'
+        fill = f'style="fill:{line.color}"'
         drawn += [f'<circle {fill} cx="{x_at(x):.1f}" cy="{y_at(y):.1f}" r="3">{name}</circle>' for x, y in points]
     return (
         f'<figure><figcaption>{escape(title)}</figcaption><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from embed.data.records import Content
+from embed.data.modalities import Content
 from embed.eval.benchmarks import Benchmark, rank
 from embed.eval.suite import even_steps
 from embed.retrieval.search import truncate_dim

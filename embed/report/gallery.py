@@ -2,28 +2,28 @@
 
 from collections.abc import Mapping, Sequence
 
-from embed.data.records import Text
+from embed.data.modalities import Text
 from embed.eval.benchmarks import Benchmark, dataset_of
 from embed.report import charts, draw
 from embed.report.draw import escape
 from embed.report.examples import TOP, Example, Result
 
-STRIP_CHARACTERS = 260  # of a text in the strip, which shows little of much
+STRIP_CHARACTERS = 260  # of a text in the strip
+PICKED = "Picked: the clearest success in each modality. Queries that are not picked, and mistakes, are below."
+NUM_RESULTS = {"text": 1, "audio": 1, "document": 2}  # on a card; the others show three
 
 
 def strip(examples: Mapping[str, Example], benchmarks: Sequence[Benchmark]) -> str:
-    """One card per modality: a query and its nearest candidates."""
+    """HTML: one card per modality with a query and its nearest candidates."""
     sizes = {benchmark.name: len(benchmark.corpus) for benchmark in benchmarks}
-    cards = "".join(
-        _card(i, modality, example, sizes[example.benchmark]) for i, (modality, example) in enumerate(examples.items())
-    )
-    return f'<div class="strip" tabindex="0">{cards}</div>' if cards else ""
+    cards = "".join(_card(modality, example, sizes[example.benchmark]) for modality, example in examples.items())
+    return f'<div class="strip" tabindex="0">{cards}</div><p class="meta picked">{PICKED}</p>' if cards else ""
 
 
-def _card(number: int, modality: str, example: Example, size: int) -> str:
+def _card(modality: str, example: Example, size: int) -> str:
     is_text = all(isinstance(part, Text) for result in example.results for part in result.content)
-    is_audio = any(modality == "audio" for _ in example.results)
-    results = example.results[:1] if is_text or is_audio else example.results
+    count = NUM_RESULTS.get("text" if is_text else modality, len(example.results))
+    results = example.results[:count]
     figures = "".join(
         f'<div class="answer{" right" if result.relevant else ""}">'
         f"{draw.content(result.content, STRIP_CHARACTERS)}</div>"
@@ -32,16 +32,16 @@ def _card(number: int, modality: str, example: Example, size: int) -> str:
     first = example.results[0]
     mark = '<b class="yes">✓ right</b>' if first.relevant else '<b class="no">✗ wrong</b>'
     return (
-        f'<article class="card"><p class="tag"><i style="background:{charts.color(number)}"></i><b>{escape(modality)}'
-        f"</b><span>{escape(dataset_of(example.benchmark))}</span></p>"
+        f'<article class="card"><p class="tag"><i style="background:{charts.modality_color(modality)}"></i>'
+        f"<b>{escape(modality)}</b><span>{escape(dataset_of(example.benchmark))}</span></p>"
         f'<div class="ask">{draw.content(example.query, STRIP_CHARACTERS)}</div>'
         f'<div class="answers n{len(results)}">{figures}</div>'
-        f'<p class="meta">{mark} first of {size:,}, cosine {first.score:.2f}</p></article>'
+        f'<p class="meta">{mark} · first of {size:,} candidates · cosine {first.score:.2f}</p></article>'
     )
 
 
-def examples_by_dataset(examples: Sequence[Example], benchmarks: Sequence[Benchmark], noun: str) -> str:
-    """What unfolds: one entry per dataset with the examples of its benchmarks."""
+def examples_by_dataset(examples: Sequence[Example], benchmarks: Sequence[Benchmark]) -> str:
+    """HTML: one entry per dataset that unfolds, with the examples of its benchmarks."""
     sizes = {benchmark.name: len(benchmark.corpus) for benchmark in benchmarks}
     datasets: dict[str, list[Example]] = {}
     for example in examples:
@@ -53,8 +53,9 @@ def examples_by_dataset(examples: Sequence[Example], benchmarks: Sequence[Benchm
             size = f"<small>{sizes[name]:,} candidates</small>" if name in sizes else ""
             parts.append(f"<h3>{escape(name)}{size}</h3>")
             parts += [_example(example) for example in members if example.benchmark == name]
-        count = f"{len(members)} {noun}{'s' if len(members) > 1 else ''}"
-        entries.append(f"<details><summary>{escape(dataset)}<small>{count}</small></summary>{''.join(parts)}</details>")
+        entries.append(
+            f"<details><summary>{escape(dataset)}<small>{len(members)}</small></summary>{''.join(parts)}</details>"
+        )
     return f'<div class="folds">{"".join(entries)}</div>' if entries else ""
 
 

@@ -114,15 +114,15 @@ def _sections(report: Report) -> list[tuple[str, str, str, str]]:
             "examples",
             "Examples",
             f"Queries in even steps through each test set, not picked, with the five nearest candidates of {shown} "
-            "and their cosines. Right answers are green; where none is among the five, the first follows with its rank.",
-            gallery.examples_by_dataset(report.examples, benchmarks, "query"),
+            "and their cosines. Right answers are green; where none is among the five, the first one follows.",
+            gallery.examples_by_dataset(report.examples, benchmarks),
         ),
         (
             "failures",
             "Mistakes",
             "From each test set, the query whose first candidate is wrong and exceeds the right one by the most: a "
             "mistake, or a right answer without a label.",
-            gallery.examples_by_dataset(report.failures, benchmarks, "mistake"),
+            gallery.examples_by_dataset(report.failures, benchmarks),
         ),
     ]
 

@@ -12,7 +12,7 @@ from embed.report.draw import escape
 from embed.report.runs import Curves
 from embed.report.table import by_group
 
-MODALITIES = ("text", "code", "document", "image", "video", "audio")
+MODALITIES = charts.MODALITIES[:6]
 
 
 def header(title: str, lead: str, below: str = "", emblem: str = "") -> str:
@@ -62,18 +62,27 @@ def section(name: str, title: str, note: str, body: str) -> str:
 def widths(columns: Mapping[str, Results], benchmarks: Sequence[Benchmark], detail: str) -> str:
     """Mean nDCG@10 by Matryoshka width: of every modality for the checkpoint `detail`, and of all for every one."""
     groups = by_group(benchmarks)
-    modalities = [_line(name, i, columns[detail], members) for i, (name, members) in enumerate(groups.items())]
-    checkpoints = [_line(name, i, results, benchmarks) for i, (name, results) in enumerate(columns.items())]
-    label = "dimensions"
-    parts = [
-        (charts.chart(f"{detail}, by modality", modalities, x_label=label, share=True, log_x=True), list(groups)),
-        (charts.chart("mean of all, by checkpoint", checkpoints, x_label=label, share=True, log_x=True), list(columns)),
+    colors = [charts.modality_color(name) for name in groups]
+    modalities = [
+        _line(name, color, columns[detail], members)
+        for (name, members), color in zip(groups.items(), colors, strict=True)
     ]
-    drawn = "".join(f"<div>{figure}{charts.legend(names)}</div>" for figure, names in parts if figure)
-    return f'<div class="charts">{drawn}</div>' if drawn else ""
+    checkpoints = [
+        _line(name, charts.color(i), results, benchmarks) for i, (name, results) in enumerate(columns.items())
+    ]
+    by_modality = charts.chart(f"{detail}, by modality", modalities, x_label="dimensions", share=True, log_x=True)
+    by_checkpoint = charts.chart(
+        "mean of all, by checkpoint", checkpoints, x_label="dimensions", share=True, log_x=True
+    )
+    if not by_modality and not by_checkpoint:
+        return ""
+    return (
+        f'<div class="charts"><div>{by_modality}{charts.legend(list(groups), colors)}</div>'
+        f"<div>{by_checkpoint}{charts.legend(list(columns))}</div></div>"
+    )
 
 
-def _line(name: str, color: int, results: Results, benchmarks: Sequence[Benchmark]) -> charts.Line:
+def _line(name: str, color: str, results: Results, benchmarks: Sequence[Benchmark]) -> charts.Line:
     scored = [results[benchmark.name] for benchmark in benchmarks if results.get(benchmark.name)]
     shared = sorted(set.intersection(*(set(by_width) for by_width in scored))) if scored else []
     means = [float(np.mean([by_width[width].get("ndcg@10", np.nan) for by_width in scored])) for width in shared]
@@ -81,35 +90,45 @@ def _line(name: str, color: int, results: Results, benchmarks: Sequence[Benchmar
 
 
 def training(curves: Sequence[Curves]) -> str:
-    """Evaluations and loss of every run, then what unfolds: values per task and per dataset."""
-    tasks = list(dict.fromkeys(task for run in curves for task in run.tasks))
+    """HTML: evaluations and loss of every run, then what unfolds: values per task and per dataset."""
+    colors = {run.name: charts.color(i) for i, run in enumerate(curves)}
     evaluated = [run for run in curves if run.evals]
-    names = list(dict.fromkeys(name for run in evaluated for name in run.evals))
+    metrics = list(dict.fromkeys(metric for run in evaluated for metric in run.evals))
     main = []
-    if names:
-        lines = [
-            charts.Line(run.name, i, *run.evals[names[0]]) for i, run in enumerate(evaluated) if names[0] in run.evals
-        ]
-        figure = charts.chart(f"evaluation: {names[0]}", lines, x_label="step", share=True)
-        main.append(f"<div>{figure}{charts.legend([run.name for run in evaluated])}</div>")
-    merged = [charts.Line(run.name, i, *run.mean("loss")) for i, run in enumerate(curves)]
-    figure = charts.chart("loss, all tasks", merged, x_label="step", noisy=True)
-    if figure:
-        main.append(f"<div>{figure}{charts.legend([run.name for run in curves])}</div>")
-    folded = []
+    for metric in metrics[:1]:
+        lines = [charts.Line(run.name, colors[run.name], *run.evals.get(metric, ([], []))) for run in evaluated]
+        figure = charts.chart(f"evaluation: {metric}", lines, x_label="step", share=True)
+        legend = charts.legend([run.name for run in evaluated], [colors[run.name] for run in evaluated])
+        main.append(f"<div>{figure}{legend}</div>")
+    lines = [charts.Line(run.name, colors[run.name], *run.mean("loss")) for run in curves]
+    if figure := charts.chart("loss, all tasks", lines, x_label="step", noisy=True):
+        main.append(f"<div>{figure}{charts.legend(list(colors), list(colors.values()))}</div>")
+    folded = _per_task(curves) + _per_metric(evaluated, metrics)
+    details = f"<details><summary>Every task of every run</summary>{folded}</details>" if folded else ""
+    return f'<div class="charts">{"".join(main)}</div>{details}' if main or folded else ""
+
+
+def _per_task(curves: Sequence[Curves]) -> str:
+    """One figure per run and metric, one line per task."""
+    tasks = list(dict.fromkeys(task for run in curves for task in run.tasks))
+    figures = []
+    for metric, heading in (("loss", "loss"), ("accuracy", "in-batch accuracy")):
+        for run in curves:
+            lines = [
+                charts.Line(task, charts.color(tasks.index(task)), *series[metric])
+                for task, series in run.tasks.items()
+            ]
+            share = metric == "accuracy"
+            figures.append(charts.chart(f"{run.name}: {heading}", lines, x_label="step", share=share, noisy=True))
+    drawn = "".join(figures)
+    return f'{charts.legend(tasks)}<div class="charts">{drawn}</div>' if drawn else ""
+
+
+def _per_metric(curves: Sequence[Curves], metrics: Sequence[str]) -> str:
+    """One figure per run, one line per metric of its evaluations."""
+    figures = []
     for run in curves:
-        for metric, heading, share in (("loss", "loss", False), ("accuracy", "in-batch accuracy", True)):
-            lines = [charts.Line(task, tasks.index(task), *run.tasks[task][metric]) for task in run.tasks]
-            folded.append(charts.chart(f"{run.name}: {heading}", lines, x_label="step", share=share, noisy=True))
-    for run in evaluated:
-        lines = [charts.Line(name, names.index(name), *values) for name, values in run.evals.items()]
-        folded.append(charts.chart(f"{run.name}: evaluations", lines, x_label="step", share=True))
-    evals = charts.legend(names) if len(names) > 1 else ""
-    drawn = "".join(filter(None, folded))
-    details = (
-        f"<details><summary>Every task of every run</summary>{charts.legend(tasks)}{evals}"
-        f'<div class="charts">{drawn}</div></details>'
-        if drawn
-        else ""
-    )
-    return f'<div class="charts">{"".join(main)}</div>{details}' if main or drawn else ""
+        lines = [charts.Line(name, charts.color(metrics.index(name)), *series) for name, series in run.evals.items()]
+        figures.append(charts.chart(f"{run.name}: evaluations", lines, x_label="step", share=True))
+    drawn = "".join(figures)
+    return f'{charts.legend(metrics)}<div class="charts">{drawn}</div>' if drawn else ""

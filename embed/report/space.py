@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from embed.data.records import KEY_OF, Content
+from embed.data.modalities import MODALITIES, Content, modality_of
 from embed.eval.benchmarks import Benchmark
 from embed.eval.suite import even_steps
 from embed.report import charts, draw
@@ -16,6 +16,7 @@ SIZE, MARGIN = 640, 26  # of the figure
 MAX_THUMBNAILS = 40
 THUMBNAIL = 26
 MAX_MEASURED = 500  # queries, and candidates, of a benchmark between which distances are taken
+VISUAL = {modality.name for modality in MODALITIES if modality.is_visual}
 MAX_LABEL = 80  # characters of a point's tooltip
 
 
@@ -38,8 +39,9 @@ class Space:
     gaps: tuple[ModalityGap, ...]
 
 
-def modality_of(content: Content) -> str:
-    names = {KEY_OF[type(part)] for part in content}
+def name_modality(content: Content) -> str:
+    """The modality of the parts; `interleaved` where there are several."""
+    names = {modality_of(part).name for part in content}
     return names.pop() if len(names) == 1 else "interleaved"
 
 
@@ -63,7 +65,7 @@ def project(
     _, singular_values, axes = np.linalg.svd(centered, full_matrices=False)
     variance = singular_values**2
     explained = float(variance[:2].sum() / max(variance.sum(), 1e-12))
-    return Space(centered @ axes[:2].T, explained, tuple(map(modality_of, items)), tuple(items), tuple(gaps))
+    return Space(centered @ axes[:2].T, explained, tuple(map(name_modality, items)), tuple(items), tuple(gaps))
 
 
 def _measure_gap(benchmark: Benchmark, queries: np.ndarray, corpus: np.ndarray) -> ModalityGap:
@@ -88,9 +90,10 @@ def section(space: Space) -> str:
         f"<td>{gap.any:.2f}</td></tr>"
         for gap in space.gaps
     )
+    legend = charts.legend(modalities, [charts.modality_color(name) for name in modalities])
     return (
-        f'<div class="space">{_map(space, modalities)}<div>{charts.legend(modalities)}'
-        f'<p class="note">{len(space.contents):,} items; the two directions hold {space.explained:.0%} of the variance. '
+        f'<div class="space">{_map(space)}<div>{legend}<p class="note">{len(space.contents):,} items; the two '
+        f"directions hold {space.explained:.0%} of the variance. "
         "Where colors lie apart there is a modality gap: a right answer of another modality is then farther away than "
         "a wrong one of the same.</p></div></div>"
         '<div class="folds"><details><summary>Distances between modalities</summary><p class="note">Of unit vectors: '
@@ -100,24 +103,24 @@ def section(space: Space) -> str:
     )
 
 
-def _map(space: Space, modalities: Sequence[str]) -> str:
+def _map(space: Space) -> str:
     low = space.points.min(axis=0)
     extent = np.maximum(space.points.max(axis=0) - low, 1e-9)
     positions = MARGIN + (SIZE - 2 * MARGIN) * (space.points - low) / extent
-    drawn = "".join([*_circles(space, modalities, positions), *_thumbnails(space, positions)])
+    drawn = "".join([*_circles(space, positions), *_thumbnails(space, positions)])
     return f'<figure><svg viewBox="0 0 {SIZE} {SIZE}" role="img" aria-label="map of the space">{drawn}</svg></figure>'
 
 
-def _circles(space: Space, modalities: Sequence[str], positions: np.ndarray) -> Iterator[str]:
+def _circles(space: Space, positions: np.ndarray) -> Iterator[str]:
     for (x, y), modality, content in zip(positions.tolist(), space.modalities, space.contents, strict=True):
-        text = " ".join(getattr(part, "text", f"[{KEY_OF[type(part)]}]") for part in content)
-        fill = f"fill:{charts.color(modalities.index(modality))};opacity:.7"
+        text = " ".join(getattr(part, "text", f"[{modality_of(part).name}]") for part in content)
+        fill = f"fill:{charts.modality_color(modality)};opacity:.7"
         title = f"<title>{escape(draw.truncate(f'{modality}: {text}', MAX_LABEL))}</title>"
         yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" style="{fill}">{title}</circle>'
 
 
 def _thumbnails(space: Space, positions: np.ndarray) -> Iterator[str]:
-    visual = [i for i, modality in enumerate(space.modalities) if modality in ("image", "video", "pdf")]
+    visual = [i for i, modality in enumerate(space.modalities) if modality in VISUAL]
     for i in even_steps(len(visual), MAX_THUMBNAILS):
         if uri := draw.thumbnail(space.contents[visual[i]], 2 * THUMBNAIL):
             x, y = positions[visual[i]] - THUMBNAIL / 2

@@ -7,6 +7,7 @@ import numpy as np
 
 from embed.eval.benchmarks import Benchmark, Results, dataset_of
 from embed.eval.metrics import wilson_interval
+from embed.report.charts import MODALITIES
 from embed.report.draw import escape
 
 # Metric -> its heading, its value at random where that is known, and what it means.
@@ -16,7 +17,6 @@ METRICS = {
     "ndcg@10": ("nDCG@10", None, "How high all right items stand among the first ten; 100 is a perfect order."),
     "mrr@10": ("MRR@10", None, "One over the rank of the first right item, where that is among the first ten."),
 }
-ORDER = ("text", "code", "document", "image", "video", "audio", "interleaved", "classification")
 INTERVALS = (
     "Below each score its 95 % interval over queries (Wilson; both directions of a dataset count as one, and for nDCG "
     "and MRR it is an upper bound). Percent, at full width; the best of a row is bold."
@@ -24,10 +24,10 @@ INTERVALS = (
 
 
 def by_group(benchmarks: Sequence[Benchmark]) -> dict[str, list[Benchmark]]:
-    """Benchmarks by modality, in the order of ORDER, others after it as they come."""
+    """Benchmarks by modality, in the order of `charts.MODALITIES`, others after them as they come."""
     names = dict.fromkeys(benchmark.group for benchmark in benchmarks)
-    known = [name for name in ORDER if name in names]
-    others = [name for name in names if name not in ORDER]
+    known = [name for name in MODALITIES if name in names]
+    others = [name for name in names if name not in MODALITIES]
     return {name: [benchmark for benchmark in benchmarks if benchmark.group == name] for name in known + others}
 
 
@@ -65,6 +65,7 @@ def _panel(
     )
     chance = '<th class="faint">chance</th>' if METRICS[metric][1] else ""
     head = f"<thead><tr><th></th>{chance}{heads}</tr></thead>"
+    table = f'<table class="scores" style="min-width:{250 + 96 * len(columns)}px">'
     groups = by_group(benchmarks)
     summary = "".join(
         _row(name, ", ".join(dict.fromkeys(dataset_of(b.name) for b in members)), metric, columns, members)
@@ -77,9 +78,9 @@ def _panel(
         for b in members
     )
     return (
-        f'<div class="scroll" tabindex="0"><table>{head}<tbody>{summary}</tbody></table></div>'
+        f'<div class="scroll" tabindex="0">{table}{head}<tbody>{summary}</tbody></table></div>'
         "<details><summary>Every dataset, both directions</summary>"
-        f'<div class="scroll" tabindex="0"><table>{head}<tbody>{every}</tbody></table></div></details>'
+        f'<div class="scroll" tabindex="0">{table}{head}<tbody>{every}</tbody></table></div></details>'
     )
 
 
@@ -151,13 +152,16 @@ def datasets_list(benchmarks: Sequence[Benchmark], descriptions: Mapping[str, st
         for dataset in dict.fromkeys(dataset_of(benchmark.name) for benchmark in members):
             benchmark = first[dataset]
             size = f"{len(benchmark.queries):,} queries, {len(benchmark.corpus):,} candidates"
-            text = f"{escape(descriptions[dataset])} · " if descriptions.get(dataset) else ""
+            text = escape(descriptions[dataset]) if descriptions.get(dataset) else ""
             entries.append(f"<div><dt>{breakable(dataset)}</dt><dd>{text}<small>{size}</small></dd></div>")
     return f'<dl class="datasets">{"".join(entries)}</dl>'
 
 
 def shorten_origin(origin: str) -> str:
-    """ "1 × finetune/300 + 1 × finetune__more_media/300" -> "finetune/300 + more_media/300", "from X" for one parent."""
+    """What a checkpoint is made of, briefly.
+
+    "1 × finetune/300 + 1 × finetune__more_media/300" becomes "finetune/300 + more_media/300".
+    """
     if " × " not in origin:
         return f"from {origin}" if origin else ""
     parts = [part.partition(" × ") for part in origin.split(" + ")]

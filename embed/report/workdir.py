@@ -1,17 +1,20 @@
 """The page of a workdir: every run with results side by side, one of them in detail."""
 
+import datetime
 import os
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from embed.distributed import hosts, storage
-from embed.eval.benchmarks import Benchmark
+from embed.eval.benchmarks import Benchmark, Results
 from embed.eval.compare import Comparison
 from embed.report import examples, page, space
 from embed.report.examples import Example
-from embed.report.runs import read_curves, read_results
+from embed.report.runs import read_curves
 from embed.report.sections import MODALITIES
 from embed.training import checkpoint
 
@@ -22,20 +25,19 @@ FAILURES = 1
 def write_page(
     path: str | os.PathLike,
     work: storage.Path,
-    detail: str,
+    columns: Mapping[str, Results],
     benchmarks: Sequence[Benchmark],
     vectors: Sequence[tuple[np.ndarray, np.ndarray]],
+    detail: str,
+    facts: Mapping[str, str],
     *,
-    facts: Mapping[str, str] | None = None,
-    config: Mapping[str, Any] | None = None,
     descriptions: Mapping[str, str] | None = None,
-    first: Sequence[str] = (),
     comparisons: Sequence[Comparison] = (),
 ) -> None:
-    """Write the page of every run in `work` that has a results.json, in the order `first`, then by name.
+    """Write the page of runs in `work`, the keys of `columns` (`runs.read_results` has all that are scored).
 
-    `vectors` f32[q,e] and f32[n,e] of the benchmarks are those of the run `detail`. All hosts must call this: each
-    searches with its share of the mesh, and the primary one writes.
+    `vectors` f32[q,e] and f32[n,e] of the benchmarks are those of the run `detail`. Date and command are added to the
+    facts. All hosts must call this: each searches with its share of the mesh, and the primary one writes.
     """
     pairs = list(zip(benchmarks, vectors, strict=True))
     best = select_best(benchmarks, vectors)
@@ -43,17 +45,15 @@ def write_page(
     failures = [example for b, sides in pairs for example in examples.select_failures(b, *sides, FAILURES)]
     if not hosts.is_primary():
         return
-    columns = read_results(work, first)
-    curves = [read_curves(work / name) for name in columns if (work / name / "metrics.jsonl").exists()]
     report = page.Report(
         columns,
         benchmarks,
         detail,
-        facts or {},
-        config or {},
+        {"date": datetime.date.today().isoformat(), **facts, "command": running_command()},
+        _latest_config([work / name for name in columns]),
         descriptions or {},
         lineage=[checkpoint.lineage(work / name) for name in columns],
-        curves=curves,
+        curves=[read_curves(work / name) for name in columns if (work / name / "metrics.jsonl").exists()],
         best=best,
         examples=evenly,
         failures=failures,
@@ -61,6 +61,19 @@ def write_page(
         comparisons=comparisons,
     )
     page.write(path, report)
+
+
+def running_command() -> str:
+    """The command line of this process, as one would type it."""
+    spec = sys.modules["__main__"].__spec__
+    program = ["-m", spec.name.removesuffix(".__main__")] if spec else sys.argv[:1]
+    return shlex.join(["python", *program, *sys.argv[1:]])
+
+
+def _latest_config(runs: Sequence[storage.Path]) -> Mapping[str, Any]:
+    """The config of the last run that has one; soups have none."""
+    configs = [checkpoint.metadata(run).get("config") for run in runs]
+    return next((config for config in reversed(configs) if config), {})
 
 
 def select_best(

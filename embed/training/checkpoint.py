@@ -26,8 +26,9 @@ from embed.data.tokenizer import Tokenizer
 from embed.distributed import hosts, mesh, storage
 from embed.model import lora
 from embed.model import params as partition
+from embed.model.build import EncoderModule, build
 from embed.model.config import Architecture
-from embed.model.encoder import Encoder, init_params
+from embed.model.encoder import init_params
 
 GLOB_CHARACTERS = "*?[\\"  # characters of glob
 
@@ -118,7 +119,7 @@ def to_shape_dtype(tree: Any) -> Any:
     return jax.tree.map(leaf, tree)
 
 
-def param_structs(encoder: Encoder) -> dict:
+def param_structs(encoder: EncoderModule) -> dict:
     """An encoder's parameters as ShapeDtypeStructs on the present mesh; nothing is made."""
     return to_shape_dtype(jax.eval_shape(lambda: init_params(encoder, jax.random.key(0))))
 
@@ -206,7 +207,7 @@ def load_sharded(path: storage.Path) -> dict:
 
     Every device reads its own part. Raises what `load_params` does.
     """
-    return load_params(path, param_structs(Encoder(architecture(metadata(path)))))
+    return load_params(path, param_structs(build(architecture(metadata(path)))))
 
 
 def save_params(run: storage.Path, params: dict, meta: dict[str, Any], tokenizer: Tokenizer) -> None:

@@ -27,6 +27,7 @@ from embed.distributed.preemption import Restart
 from embed.distributed.watchdog import watchdog
 from embed.losses.loss import Loss, Params, init_loss
 from embed.model import encoder as encoders
+from embed.model.build import EncoderModule, check_encoder
 from embed.model import params as partition
 from embed.training import checkpoint, optim, resume
 from embed.training.flops import CHIPS, model_flops
@@ -75,7 +76,7 @@ def identity(key: jax.Array, params: dict) -> dict:
 class Run:
     """An experiment: what is trained, on what, and how. It opens nothing and computes nothing."""
 
-    encoder: encoders.Encoder
+    encoder: EncoderModule
     tasks: Sequence[Task]
     loss: Loss
     optimizer: optax.GradientTransformation
@@ -200,6 +201,7 @@ def fit(run: Run, preprocessor: Preprocessor, sources: Sequence[Source]) -> Trai
     after `loop.patience` updates in a row that were not finite, StorageError where nothing more can be written or
     another process writes, Restart where it was asked to stop (SIGTERM) and has saved, and KeyboardInterrupt.
     """
+    check_encoder(run.encoder)
     preprocessor.tokenizer.check_rows(run.encoder.arch.vocab_size)
     folder, tasks, schedule, steps = run.folder, run.tasks, run.loop, run.steps
     if folder is None:

@@ -19,13 +19,13 @@ from ml_collections import ConfigDict, config_flags
 
 from embed.data.discover import DatasetError
 from embed.data.media.decode import MediaError
-from embed.data.preprocess import LimitError
+from embed.data.pieces import LimitError
 from embed.data.records import RecordError
 from embed.distributed import storage
 from embed.distributed.mesh import make_mesh
 from embed.distributed.preemption import RESTART_STATUS, Restart
 from embed.hf import HubError
-from embed.synthesis.ask import AskError
+from embed.synthesis.llm import LLMError
 from embed.training.checkpoint import CheckpointError
 from embed.training.config_check import FIELDS, ConfigError, check_config
 from embed.training.metrics import Diverged
@@ -44,7 +44,7 @@ USER_ERRORS = (
     HubError,
     SoupError,
     Diverged,
-    AskError,
+    LLMError,
     storage.StorageError,
     FileNotFoundError,
     NotADirectoryError,

@@ -10,12 +10,13 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from embed.batch import Candidates
-from embed.data.preprocess import Budget
+from embed.data.budget import Budget
 from embed.data.tasks import Task
 from embed.distributed import storage
 from embed.losses import temperature
 from embed.losses.contrastive import contrastive_loss
-from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, max_microbatch_rows
+from embed.model.build import build
+from embed.model.encoder import encode_by_microbatch, encode_pairs, max_microbatch_rows
 from embed.model.presets import PRESETS
 from embed.training import loop, optim
 from embed.training.main import experiment_metadata, run
@@ -88,7 +89,7 @@ TASKS = (
 
 def plan(config: ConfigDict) -> loop.Run:
     arch, work = PRESETS[config.model], storage.path(config.workdir)
-    encoder = Encoder(arch, jnp.dtype(config.dtype), config.remat, config.unroll)
+    encoder = build(arch, jnp.dtype(config.dtype), config.remat, config.unroll)
 
     def loss(params, pairs, candidates, key):
         def embed(inputs):
@@ -96,7 +97,7 @@ def plan(config: ConfigDict) -> loop.Run:
             return encode_by_microbatch(lambda part: encoder.apply({"params": params.encoder}, part), inputs, rows)
 
         query, target, negative = encode_pairs(embed, pairs)
-        each = temperature.clipped_exp(params.loss[temperature.NAME]["scale"])
+        each = temperature.clipped_exp(params.loss["temperature"]["scale"])
         scale = 1 / temperature.pair_temperature(each, *map(temperature.has_modalities, (pairs.query, pairs.target)))
         return contrastive_loss(
             query,
@@ -110,7 +111,7 @@ def plan(config: ConfigDict) -> loop.Run:
         )
 
     modalities = len(temperature.MODALITIES)
-    loss.init = lambda key: {temperature.NAME: {"scale": temperature.init_log_temperature(TEMPERATURE, modalities)}}
+    loss.init = lambda key: {"temperature": {"scale": temperature.init_log_temperature(TEMPERATURE, modalities)}}
     return loop.Run(
         encoder,
         TASKS,

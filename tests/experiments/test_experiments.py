@@ -19,7 +19,8 @@ from embed.data.preprocess import Preprocessor
 from embed.data.tasks import batch_structs
 from embed.distributed.mesh import make_mesh
 from embed.hf.export import export
-from embed.model.encoder import Encoder, init_params
+from embed.model.build import build
+from embed.model.encoder import init_params
 from embed.model.presets import PRESETS
 from embed.training import checkpoint, loop
 from embed.training.main import strip_prose
@@ -57,7 +58,7 @@ def gemma(tmp_path_factory, tokenizer):
     folder = tmp_path_factory.mktemp("gemma")
     arch = PRESETS["tiny_embeddinggemma2"]
     with jax.set_mesh(make_mesh((1, 1, 1))):
-        params = init_params(Encoder(arch), jax.random.key(0))
+        params = init_params(build(arch), jax.random.key(0))
     preprocessor = Preprocessor(tokenizer, arch.media)
     checkpoint.save_params(folder / "run", params, checkpoint.metadata_for(arch, preprocessor), tokenizer)
     export(folder / "run", folder / "hub")

@@ -27,7 +27,7 @@ from embed.data.tokenizer import Tokenizer
 from embed.distributed import storage
 from embed.distributed.mesh import make_mesh
 from embed.distributed.preemption import RESTART_STATUS
-from embed.model.encoder import Encoder
+from embed.model.build import build
 from embed.training import checkpoint, loop, optim
 from embed.training import main as entry
 
@@ -44,7 +44,7 @@ class SlowRecords(Records):
 
 def plan(config) -> loop.Run:
     return loop.Run(
-        Encoder(ARCH, remat=False), [GOOD], loss,
+        build(ARCH, remat=False), [GOOD], loss,
         optim.adamw(1e-2, warmup=1, steps=100), steps=config.steps or STEPS, seed=0,
         data=pathlib.Path(config.data), folder=pathlib.Path(config.workdir) / "run",
         loop=loop.LoopConfig(save=config.save, keep=config.keep, workers=config.workers),
@@ -207,7 +207,7 @@ def test_a_changed_experiment_is_refused_by_what_changed(tmp_path, preprocessor)
     for said, changes in {
         "seed was 0 and is 1": {"seed": 1},
         "tasks[0].weight was 1.0 and is 2.0": {"tasks": [dataclasses.replace(GOOD, weight=2.0)]},
-        "dtype was 'float32' and is 'bfloat16'": {"encoder": Encoder(ARCH, jnp.bfloat16, remat=False)},
+        "dtype was 'float32' and is 'bfloat16'": {"encoder": build(ARCH, jnp.bfloat16, remat=False)},
         "optimizer was": {"optimizer": optax.apply_if_finite(optax.sgd(1.0), 9)},
     }.items():
         with pytest.raises(checkpoint.CheckpointError, match="of another run than this one") as error:

@@ -24,13 +24,16 @@ from PIL import Image as Pillow
 
 from embed.batch import Dropout
 from embed.data import tokenizer as tokenizers
-from embed.data.preprocess import Budget, Preprocessor
-from embed.data.records import Image, Record, Text
+from embed.data.budget import Budget
+from embed.data.modalities import Image, Text
+from embed.data.preprocess import Preprocessor
+from embed.data.records import Record
 from embed.data.sources import ArrayRecordSource, read_records, write
 from embed.data.tasks import Task
 from embed.distributed.mesh import make_mesh
 from embed.losses.contrastive import contrastive_loss
-from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs
+from embed.model.build import build
+from embed.model.encoder import encode_by_microbatch, encode_pairs
 from embed.model.presets import PRESETS
 from embed.training import checkpoint, loop, optim
 
@@ -61,7 +64,7 @@ def fit(
     loss=None,
     **more,
 ):
-    encoder = Encoder(ARCH, remat=False)
+    encoder = build(ARCH, remat=False)
     words = tokenizers.Tokenizer.load(data / "tokenizer.json")
     preprocessor = preprocessor or Preprocessor(words, ARCH.media)
 

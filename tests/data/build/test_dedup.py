@@ -8,21 +8,20 @@ from PIL import Image as Pillow
 
 from embed.data.build.dedup import (
     NUM_HASHES,
-    jaccard_estimate,
-    decode_parts,
-    first_occurrence,
-    near_first_occurrence,
     contains_near_duplicate,
+    first_occurrence,
+    jaccard_estimate,
+    near_first_occurrence,
     signature,
 )
 from embed.data.build.formats import audio_of
-from embed.data.records import Audio, Image, Text
+from embed.data.modalities import Audio, Image, Text
 
 rng = np.random.default_rng(0)
 
 
 def of(*parts) -> np.ndarray:
-    return signature(decode_parts(parts))
+    return signature(parts)
 
 
 def runs(words: str) -> set[str]:
