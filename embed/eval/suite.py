@@ -18,7 +18,7 @@ from embed.distributed import storage
 from embed.embedder import Embedder, Prepared
 from embed.eval.benchmarks import KS, Benchmark, Results, dataset_of, from_folder, from_pairs, score
 from embed.model.build import EncoderModule
-from embed.training.loop import Eval
+from embed.training.run import Eval
 
 
 class SuiteDataset(NamedTuple):

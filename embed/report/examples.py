@@ -8,7 +8,7 @@ import numpy as np
 from embed.data.modalities import Content
 from embed.eval.benchmarks import Benchmark, rank
 from embed.eval.suite import even_steps
-from embed.retrieval.search import truncate_dim
+from embed.model.matryoshka import truncate_dim
 
 TOP = 5
 NUM_BEST = 3  # results beside a query that succeeds

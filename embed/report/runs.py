@@ -1,14 +1,12 @@
-"""The runs of a workdir as the page shows them: their scores, curves and origins."""
+"""What a run logged, read for the page."""
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
 from embed.distributed import storage
-from embed.eval.benchmarks import Results
-from embed.eval.compare import load_results
 
 Series = tuple[list[float], list[float]]  # steps, values
 
@@ -54,10 +52,3 @@ def _append(series: Series, step: float, value: float) -> None:
     steps, values = series
     steps.append(step)
     values.append(value)
-
-
-def read_results(work: storage.Path, first: Sequence[str] = ()) -> dict[str, Results]:
-    """Read the results.json of every run in a workdir: those of `first` in that order, then the others by name."""
-    runs = sorted(file.parent.name for file in work.glob("*/results.json"))
-    ordered = [name for name in first if name in runs] + [name for name in runs if name not in first]
-    return {name: load_results(work / name / "results.json") for name in ordered}

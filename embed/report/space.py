@@ -8,9 +8,9 @@ import numpy as np
 from embed.data.modalities import MODALITIES, Content, modality_of
 from embed.eval.benchmarks import Benchmark
 from embed.eval.suite import even_steps
+from embed.model.matryoshka import truncate_dim
 from embed.report import charts, draw
 from embed.report.draw import escape
-from embed.retrieval.search import truncate_dim
 
 SIZE, MARGIN = 640, 26  # of the figure
 MAX_THUMBNAILS = 40

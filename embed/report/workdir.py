@@ -16,7 +16,7 @@ from embed.report import examples, page, space
 from embed.report.examples import Example
 from embed.report.runs import read_curves
 from embed.report.sections import MODALITIES
-from embed.training import checkpoint
+from embed.training.metadata import read_lineage, read_metadata
 
 EXAMPLES = 3  # of each benchmark
 FAILURES = 1
@@ -34,7 +34,7 @@ def write_page(
     descriptions: Mapping[str, str] | None = None,
     comparisons: Sequence[Comparison] = (),
 ) -> None:
-    """Write the page of runs in `work`, the keys of `columns` (`runs.read_results` has all that are scored).
+    """Write the page of runs in `work`, the keys of `columns`.
 
     `vectors` f32[q,e] and f32[n,e] of the benchmarks are those of the run `detail`. Date and command are added to the
     facts. All hosts must call this: each searches with its share of the mesh, and the primary one writes.
@@ -52,7 +52,7 @@ def write_page(
         {"date": datetime.date.today().isoformat(), **facts, "command": running_command()},
         _latest_config([work / name for name in columns]),
         descriptions or {},
-        lineage=[checkpoint.lineage(work / name) for name in columns],
+        lineage=[read_lineage(work / name) for name in columns],
         curves=[read_curves(work / name) for name in columns if (work / name / "metrics.jsonl").exists()],
         best=best,
         examples=evenly,
@@ -72,7 +72,7 @@ def running_command() -> str:
 
 def _latest_config(runs: Sequence[storage.Path]) -> Mapping[str, Any]:
     """The config of the last run that has one; soups have none."""
-    configs = [checkpoint.metadata(run).get("config") for run in runs]
+    configs = [read_metadata(run).get("config") for run in runs]
     return next((config for config in reversed(configs) if config), {})
 
 

@@ -23,8 +23,8 @@ from embed.data.records import Record, RecordError, content_hash
 from embed.data.sources import Source
 from embed.distributed import hosts, storage
 from embed.embedder import Embedder
-from embed.retrieval.search import truncate_dim
-from embed.training.checkpoint import fingerprint
+from embed.model.matryoshka import truncate_dim
+from embed.training.weights import hash_params
 
 log = logging.getLogger(__name__)
 BLOCK_ROWS = 2048  # contents decoded and written together
@@ -142,7 +142,7 @@ def embed_contents(
     keyed by checkpoint, contents and prompt; what it already holds is not computed again. All hosts must call this, and
     each has its own file.
     """
-    key = [fingerprint(embedder.params), embedder.preprocessor.input_spec(), task, tokens, MAX_CHARACTERS]
+    key = [hash_params(embedder.params), embedder.preprocessor.input_spec(), task, tokens, MAX_CHARACTERS]
     digest = hashlib.blake2b(json.dumps(key).encode() + contents.hashes.tobytes(), digest_size=12).hexdigest()
     stem = storage.cache() / "vectors" / f"{digest}-{jax.process_index()}"
     vectors_file = stem.with_suffix(".npy")

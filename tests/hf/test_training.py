@@ -14,7 +14,7 @@ from embed.losses.loss import Params
 from embed.model import params as partition
 from embed.model.build import build
 from embed.training import optim
-from embed.training.loop import TrainState, make_step
+from embed.training.step import TrainState, make_step
 
 
 def start(kind):

@@ -16,9 +16,9 @@ from embed.data.records import Record
 from embed.eval import compare
 from embed.eval.benchmarks import from_pairs, rank, score
 from embed.eval.metrics import wilson_interval
+from embed.model.matryoshka import truncate_dim
 from embed.report import charts, draw, examples, page, space, table
-from embed.report.runs import read_curves, read_results
-from embed.retrieval.search import truncate_dim
+from embed.report.runs import read_curves
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&amp;\x00\x1b http://evil.example/"
 VOID = {"meta", "img", "input", "source", "br", "wbr"}
@@ -355,12 +355,3 @@ def test_the_clearest_success_opens_the_page():
     assert margins.argmax() == i and example.results[0].relevant and len(example.results) == 3
     (wrong,) = examples.select_best(forward, queries, np.roll(queries, 1, axis=0))
     assert not wrong.results[0].relevant
-
-
-def test_every_run_with_results_is_a_column(tmp_path):
-    for name in ("b", "a", "first", "none"):
-        (tmp_path / name).mkdir()
-        if name != "none":
-            (tmp_path / name / "results.json").write_text(json.dumps({name: {"8": {"hit@1": 0.5}}}))
-    assert list(read_results(tmp_path, ["first", "missing"])) == ["first", "a", "b"]
-    assert read_results(tmp_path)["a"] == {"a": {8: {"hit@1": 0.5}}}
