@@ -18,13 +18,13 @@ from embed import toy_corpora
 from embed.data.preprocess import Preprocessor
 from embed.data.tasks import batch_structs
 from embed.distributed.mesh import make_mesh
-from embed.hf.export import export
 from embed.model.build import build
 from embed.model.encoder import init_params
 from embed.model.presets import PRESETS
 from embed.training import checkpoint
 from embed.training.main import strip_prose
 from embed.training.prepare import prepare_preprocessor
+from embed.training.published import export_checkpoint
 from embed.training.start import state_structs
 from experiments import finetune
 
@@ -62,7 +62,7 @@ def gemma(tmp_path_factory, tokenizer):
         params = init_params(build(arch), jax.random.key(0))
     preprocessor = Preprocessor(tokenizer, arch.media)
     checkpoint.save_params(folder / "run", params, checkpoint.metadata_for(arch, preprocessor), tokenizer)
-    export(folder / "run", folder / "hub")
+    export_checkpoint(folder / "run", folder / "hub")
     return folder / "hub"
 
 

@@ -12,21 +12,22 @@ import pytest
 from text_model import save_run
 
 from embed import hf
-from embed.hf.__main__ import main
-from embed.hf.export import export
+from embed.__main__ import main
 from embed.training import checkpoint
+from embed.training.published import export_checkpoint
 
 KILLED = """
 import os, signal, sys
-from embed.hf import export
+import embed.hf.export
+from embed.training.published import export_checkpoint
 
 def kill(event, args):
     if event == "os.chmod" and str(args[0]).endswith(".safetensors"):  # the first file of weights is written
         os.kill(os.getpid(), signal.{signal})
 
-export.SHARD = 10_000
+sys.modules["embed.hf.export"].SHARD = 10_000
 sys.addaudithook(kill)
-export.export(sys.argv[1], sys.argv[2])
+export_checkpoint(sys.argv[1], sys.argv[2])
 """
 
 
@@ -46,7 +47,7 @@ def test_every_file_has_the_mode_that_the_umask_says(run, tmp_path, monkeypatch,
     monkeypatch.setattr("embed.hf.export.SHARD", 20_000)
     before = os.umask(umask)
     try:
-        export(run, tmp_path / "out")
+        export_checkpoint(run, tmp_path / "out")
     finally:
         os.umask(before)
     modes = {path: path.stat().st_mode & 0o777 for path in (tmp_path / "out", *(tmp_path / "out").rglob("*"))}
@@ -61,30 +62,28 @@ def test_an_export_that_is_stopped_leaves_no_model_and_the_next_one_goes_through
     assert done.returncode == -getattr(signal, name), done.stderr
     left = list(tmp_path.iterdir())
     assert [path.name.startswith("out.partial-") for path in left] == ([True] if name == "SIGKILL" else [])
-    export(run, tmp_path / "out")
+    export_checkpoint(run, tmp_path / "out")
     same_weights(run, tmp_path / "out")
 
 
-def test_a_disk_without_room_is_one_line_and_leaves_nothing(run, tmp_path, monkeypatch):
+def test_a_disk_without_room_is_one_line_and_leaves_nothing(run, tmp_path, capsys):
     """A limit on the size of a file, as a quota has it, is below that of the weights."""
-    monkeypatch.setattr(sys, "argv", ["embed.hf", "export", str(run), str(tmp_path / "out")])
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, hard))
     try:
-        with pytest.raises(SystemExit) as ended:
-            main()
+        assert main(["export", str(run), str(tmp_path / "out")]) != 0
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    line = str(ended.value.code)
+    line = capsys.readouterr().err.strip()
     assert line.startswith("error: ") and "model.safetensors cannot be written" in line and "\n" not in line
     assert not list(tmp_path.iterdir())
 
 
 def test_an_empty_folder_is_replaced_and_a_full_one_refused(run, tmp_path):
     (tmp_path / "out").mkdir()
-    export(run, tmp_path / "out", "bfloat16")
+    export_checkpoint(run, tmp_path / "out", "bfloat16")
     first = (tmp_path / "out" / "model.safetensors").read_bytes()
     with pytest.raises(FileExistsError, match="out is not empty; give a new folder"):
-        export(run, tmp_path / "out")
+        export_checkpoint(run, tmp_path / "out")
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == first
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
