@@ -89,7 +89,7 @@ def metadata_for(arch: Architecture, preprocessor: Preprocessor, **more: Any) ->
     """Metadata of a checkpoint: architecture, input contract, code version, and what the caller adds, as plain JSON."""
     described = {
         "architecture": dataclasses.asdict(arch),
-        "input_spec": {**preprocessor.input_spec(), "widths": arch.matryoshka_dims},
+        "input_spec": {**preprocessor.input_spec(), "matryoshka_dims": arch.matryoshka_dims},
         "code": code_version(),
         **more,
     }
@@ -134,6 +134,7 @@ def load_params(path: storage.Path, like: Any = None) -> dict:
     Raises CheckpointError where there is none, where its parameters are not those of `like`, or are not finite.
     """
     run, step = locate(path)
+    metadata(path)  # refuses what has to be migrated
     context = ocp.Context()
     context.pytree_options.loading.partial_load = True
     folder = orbax_path(run / "checkpoints" / str(step))
@@ -229,9 +230,17 @@ def delete_steps(run: storage.Path, first: int) -> None:
 
 
 def metadata(path: storage.Path) -> dict[str, Any]:
-    """What `metadata_for` wrote into a checkpoint."""
+    """Return what `metadata_for` wrote into a checkpoint. Raises CheckpointError where it has to be migrated."""
     run, step = locate(path)
-    return dict(ocp.metadata(orbax_path(run / "checkpoints" / str(step))).custom_metadata or {})
+    meta = dict(ocp.metadata(orbax_path(run / "checkpoints" / str(step))).custom_metadata or {})
+    if is_version_0_1(meta):
+        raise CheckpointError(f"{path} was made by embed 0.1: convert it with `python -m embed migrate {run} NEW`")
+    return meta
+
+
+def is_version_0_1(meta: dict[str, Any]) -> bool:
+    """Return whether a checkpoint's metadata are of version 0.1, which `embed.training.migrate` converts."""
+    return "contract" in meta
 
 
 def lineage(path: storage.Path) -> dict[str, str]:

@@ -141,7 +141,7 @@ def keep_programs(folder: pathlib.Path) -> None:
 def started(command: list, data: pathlib.Path, **environment: str) -> subprocess.Popen:
     environment = {
         **os.environ,
-        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}:{ROOT / 'tests/distributed'}",
+        "PYTHONPATH": ":".join(map(str, (ROOT, *(ROOT / "tests" / name for name in ("", "distributed", "training"))))),
         "VIRTUAL_ENV": sys.prefix,
         "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}",
         **environment,

@@ -98,10 +98,10 @@ def data(emulator, tokenizer) -> storage.Path:
 def start(work: storage.Path, data: storage.Path, log: pathlib.Path) -> subprocess.Popen:
     command = [sys.executable, __file__, f"--config.workdir={work}", f"--config.data={data}", "--config.mesh=(1,1,1)"]
     root = pathlib.Path(__file__).parents[2]
+    paths = [root, *(root / "tests" / name for name in ("", "training", "distributed"))]
+    environment = os.environ | {"PYTHONPATH": ":".join(map(str, paths))}
     with log.open("a") as file:
-        return subprocess.Popen(
-            command, cwd=root, env=os.environ | {"PYTHONPATH": str(root)}, stdout=file, stderr=subprocess.STDOUT
-        )
+        return subprocess.Popen(command, cwd=root, env=environment, stdout=file, stderr=subprocess.STDOUT)
 
 
 @pytest.fixture(scope="module")

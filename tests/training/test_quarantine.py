@@ -13,6 +13,7 @@ from conftest import ARCH
 from test_loop import GOOD, Records, fit, rows
 
 from embed.data.budget import Budget
+from embed.data.mixture import task_order
 from embed.data.modalities import Text
 from embed.data.packing import Packing, Rows
 from embed.data.records import Record, RecordError
@@ -84,7 +85,7 @@ def test_more_bad_records_than_allowed_stop_the_run_after_an_epoch_of_a_small_ta
 def test_of_a_large_task_the_last_200_records_count(tmp_path, preprocessor):
     task = dataclasses.replace(GOOD, batch=16)
     source = Some(10_000, unreadable=set(range(0, 10_000, 2)) | set(range(0, 10_000, 3)))
-    order = loop.order([task], [source], 0)
+    order = task_order([task], [source], 0)
     watched = quarantine.Quarantine([task], [source], preprocessor, order, 0.5)
     for step in range(12):  # 192 records, two thirds of them bad
         watched.check(step, 0, 11)

@@ -38,6 +38,7 @@ from embed.model.presets import PRESETS
 from embed.training import checkpoint, loop, optim
 from embed.training import start as start_state
 
+ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 24
 SAVE = 3
 TASKS = (
@@ -99,13 +100,14 @@ def cheap(params, pairs, candidates, key):
 
 
 def start(data: pathlib.Path, run: pathlib.Path) -> subprocess.Popen:
-    compiling = {
+    environment = {
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
         "JAX_COMPILATION_CACHE_DIR": str(data / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     with (run.parent / f"{run.name}.log").open("a") as log:
         return subprocess.Popen(
-            [sys.executable, __file__, str(data), str(run)], env=os.environ | compiling, stdout=log, stderr=log
+            [sys.executable, __file__, str(data), str(run)], env=os.environ | environment, stdout=log, stderr=log
         )
 
 
