@@ -10,7 +10,7 @@ import pathlib
 from typing import Any
 
 from embed.batch import MediaFormat
-from embed.hf.fields import HubError, read_json
+from embed.hf.fields import HubError, Kinds, check_fields, read_json
 from embed.model.attention import find_reach
 from embed.model.config import Architecture, AttentionSpec, AudioTower, VisionTower, from_json
 from embed.model.pooling import find_pooling
@@ -26,6 +26,12 @@ EPSILON = 1e-6
 FIXED = {"rms_norm_eps": EPSILON, "hidden_activation": "gelu_pytorch_tanh", "attention_bias": False}
 NOT_KNOWN = {"enable_moe_block": False}
 POOLING_MODES = {"mean": "mean", "last": "lasttoken", "first": "cls", "max": "max"}  # ours -> sentence-transformers'
+EXTRA_KINDS: Kinds = {
+    "matryoshka_dims": ("a list of numbers", lambda x: isinstance(x, list) and {type(item) for item in x} == {int}),
+    "media": ("an object", lambda x: isinstance(x, dict)),
+    "pooling": ("a string", lambda x: isinstance(x, str)),
+    "attention": ("a string", lambda x: isinstance(x, str)),
+}
 # The same, in the folders of sentence-transformers before version 5.
 EARLIER_POOLING_FIELDS = {
     "mean": "pooling_mode_mean_tokens",
@@ -78,7 +84,7 @@ def read_architecture(folder: str | os.PathLike, attention: str | None = None) -
 
 def _read_extra(path: pathlib.Path) -> dict[str, Any]:
     """What our export adds to a model's folder; {} where there is no embed.json."""
-    fields = read_json(path)
+    fields = check_fields(read_json(path, {}), path, EXTRA_KINDS)
     if not fields:
         return {}
     if "widths" in fields:

@@ -30,7 +30,7 @@ def config(tmp_path, monkeypatch):
     monkeypatch.setitem(PRESETS, "tiny", ARCH)
     for name in set(toy_corpora.CORPORA) - set(NAMES):
         monkeypatch.delitem(toy_corpora.CORPORA, name)
-    toy_corpora.build(tmp_path / "data", most=16)
+    toy_corpora.build(tmp_path / "data", max_records=16)
     preprocessor = prepare_preprocessor(ARCH, tmp_path / "data")
     start, described = init_params(build(ARCH), jax.random.key(0)), checkpoint.metadata_for(ARCH, preprocessor)
     checkpoint.save_params(tmp_path / "runs" / finetune.START, start, described, preprocessor.tokenizer)

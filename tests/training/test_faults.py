@@ -29,7 +29,8 @@ from embed.distributed.mesh import make_mesh
 from embed.distributed.preemption import RESTART_STATUS
 from embed.model.build import build
 from embed.training import checkpoint, flops, loop, optim
-from embed.training import main as entry
+from embed.training.main import run_script
+from embed.training.program import strip_prose
 
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 400
@@ -48,7 +49,7 @@ def plan(config) -> loop.Run:
         optim.adamw(1e-2, warmup=1, steps=100), steps=config.steps or STEPS, seed=0,
         data=pathlib.Path(config.data), folder=pathlib.Path(config.workdir) / "run",
         loop=loop.LoopConfig(save=config.save, keep=config.keep, workers=config.workers),
-        metadata=entry.experiment_metadata(__file__, config),
+        metadata={"experiment": "faults", "config": config.to_dict()},
     )  # fmt: skip
 
 
@@ -187,7 +188,7 @@ def test_a_changed_experiment_is_refused_by_what_changed(tmp_path, preprocessor)
 
     def go(steps=1, **changes):
         run = dataclasses.replace(
-            plan(config), metadata=entry.experiment_metadata(str(file), config), steps=steps, **changes
+            plan(config), metadata={"program": {"small": strip_prose(file.read_text())}}, steps=steps, **changes
         )
         loop.fit(run, preprocessor, [Records()])
 
@@ -200,8 +201,8 @@ def test_a_changed_experiment_is_refused_by_what_changed(tmp_path, preprocessor)
     file.write_text("TEMPERATURE = 0.02\nSTEPS = 10\n")
     with pytest.raises(checkpoint.CheckpointError) as error:
         go(steps=3)
-    assert "code_of_experiment: -TEMPERATURE = 0.05" in str(error.value)
-    assert "code_of_experiment: +TEMPERATURE = 0.02" in str(error.value) and "STEPS" not in str(error.value)
+    assert "program.small: -TEMPERATURE = 0.05" in str(error.value)
+    assert "program.small: +TEMPERATURE = 0.02" in str(error.value) and "STEPS" not in str(error.value)
     file.write_text("TEMPERATURE = 0.05\nSTEPS = 10\n")
 
     for said, changes in {
@@ -236,4 +237,4 @@ def test_what_a_run_gets_out_of_its_machine(tmp_path, preprocessor, monkeypatch)
 
 
 if __name__ == "__main__":
-    entry.run(main)
+    run_script(main)

@@ -15,7 +15,7 @@ from test_loop import GOOD, Records, fit, rows
 from embed.data.budget import Budget
 from embed.data.mixture import task_order
 from embed.data.modalities import Text
-from embed.data.packing import Packing, Rows
+from embed.data.packing import PackedRows, Packing
 from embed.data.records import Record, RecordError
 from embed.data.sources import JsonlSource
 from embed.data.tasks import Task
@@ -119,7 +119,7 @@ def test_a_batch_of_bad_records_alone_changes_nothing_and_the_run_goes_on(tmp_pa
 
 
 def test_pairs_that_find_no_room_are_not_bad(tmp_path, preprocessor):
-    small = Rows(1, 1, Budget(16))
+    small = PackedRows(1, 1, Budget(16))
     task = Task("packed", 4, 1.0, Budget(16), Budget(16), packing=Packing(4, small, small))
     fit(tmp_path, preprocessor, [task], [Records()], steps=2)
     assert [(row["quarantined"], row["overflowed"], row["pairs"]) for row in rows(tmp_path)] == [(0, 3, 1)] * 2

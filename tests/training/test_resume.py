@@ -28,8 +28,9 @@ from embed.data.budget import Budget
 from embed.data.modalities import Image, Text
 from embed.data.preprocess import Preprocessor
 from embed.data.records import Record
-from embed.data.sources import ArrayRecordSource, read_records, write
+from embed.data.sources import ArrayRecordSource, read_records
 from embed.data.tasks import Task
+from embed.data.writing import write_records
 from embed.distributed.mesh import make_mesh
 from embed.losses.contrastive import contrastive_loss
 from embed.model.build import build
@@ -127,7 +128,7 @@ def data(tmp_path_factory, tokenizer) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("resume")
     images = [Image(png(shade)) for shade in range(0, 240, 10)]
     pairs = zip(images, images[5:] + images[:5], strict=True)
-    write(
+    write_records(
         folder / "train.array_record",
         [Record(str(i), (Text(f"a red square {i}"),), (a,), ((b,),)) for i, (a, b) in enumerate(pairs)],
     )
@@ -186,7 +187,7 @@ def written(folder: pathlib.Path, data: pathlib.Path, records: list[Record]) -> 
     """The data folder with other records."""
     folder.mkdir()
     shutil.copy(data / "tokenizer.json", folder)
-    write(folder / "train.array_record", records)
+    write_records(folder / "train.array_record", records)
     return folder
 
 
