@@ -33,6 +33,7 @@ from embed.training.config_check import ConfigError, require_checkpoint
 from embed.training.errors import USER_ERROR_STATUS, USER_ERRORS
 from embed.training.migrate import migrate
 from embed.training.published import export_checkpoint, import_checkpoint
+from embed.training.weights import hash_params
 
 CHECKPOINT = "a run or soup, or one checkpoints/STEP of it; or a published model's folder, or owner/model@COMMIT"
 TRUST = "encoder classes outside embed that the checkpoint may name, as module:Class; they are imported"
@@ -156,7 +157,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "import", "turn a published model into a checkpoint: to train, average, evaluate, embed with", run_import
     )
     command.add_argument("folder", help="config.json, safetensors, tokenizer.json; or owner/model@COMMIT")
-    command.add_argument("run", help="the checkpoint's folder")
+    command.add_argument("out", help="the checkpoint's folder")
     command.add_argument(
         "--attention",
         choices=("bidirectional", "causal"),
@@ -254,7 +255,7 @@ def run_mine(args: argparse.Namespace) -> None:
     rule = MiningRule(args.count, args.depth, args.positive_ratio)
     with all_devices(args.workdir):
         embedders = [Embedder.load(each, trust=args.trust) for each in (path, args.second) if each]
-        provenance = f"{storage.absolute(path)} {checkpoint.fingerprint(embedders[0].params)}"
+        provenance = f"{storage.absolute(path)} {hash_params(embedders[0].params)}"
         prompted = Prompts(args.query_prompt, "document" if args.document_prompt else None)
         mined = mine_datasets(embedders, args.folder, out, provenance, rule, prompted)
         if hosts.is_primary():
@@ -290,7 +291,7 @@ def run_build(args: argparse.Namespace) -> None:
 
 def run_import(args: argparse.Namespace) -> None:
     log_conversion()
-    import_checkpoint(hf.resolve(args.folder), args.run, args.attention)
+    import_checkpoint(hf.resolve(args.folder), args.out, args.attention)
 
 
 def run_export(args: argparse.Namespace) -> None:

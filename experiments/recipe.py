@@ -27,6 +27,7 @@ from embed.report import space
 from embed.training import checkpoint
 from embed.training.config_check import trusted_classes
 from embed.training.main import load_run, run_script, train
+from embed.training.metadata import code_version, read_lineage
 from experiments import finetune, own_data, prefinetune, soup
 from experiments.ablations import finetune__more_media
 from experiments.studies.tables import compare_findings
@@ -134,7 +135,7 @@ class ResultsPage:
                 gallery=gallery,
                 wrong=failures,
                 found=space.project(benchmarks, vectors),
-                lineage=[checkpoint.lineage(self.work / name) for name in columns],
+                lineage=[read_lineage(self.work / name) for name in columns],
                 ablations=[] if self.pairs else list(compare_findings(self.work)),
             )
             log.info("wrote %s", storage.absolute(self.path))
@@ -143,7 +144,7 @@ class ResultsPage:
         """Return the page's facts, by label."""
         return {
             "parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(embedder.params)):,}",
-            "code": checkpoint.code_version(),
+            "code": code_version(),
             **({"datasets": self.pairs} if self.pairs else {}),
             "shown in detail": shown,
             "its mean nDCG@10": f"{suites.mean_ndcg(self.columns[shown]):.3f}",

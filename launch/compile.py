@@ -118,9 +118,8 @@ def compile_task(run: loop.Run, task: Task, state: loop.TrainState, devices: lis
 
 def main(argv: list[str]) -> None:
     if len(argv) != 2:
-        raise ConfigError(
-            f"usage: python -m launch.compile EXPERIMENT --config=... --topology=...; experiments: {', '.join(list_experiments())}"
-        )
+        usage = "python -m launch.compile EXPERIMENT --config=... --topology=..."
+        raise ConfigError(f"usage: {usage}; experiments: {', '.join(list_experiments())}")
     experiment = argv[1]
     devices = slice_devices(TOPOLOGY.value)
     config = CONFIG.value

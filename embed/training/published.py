@@ -8,7 +8,8 @@ import jax
 from embed import hf
 from embed.distributed import mesh, storage
 from embed.hf.export import export
-from embed.training import checkpoint
+from embed.training.metadata import load_preprocessor, metadata_for, read_architecture, read_metadata
+from embed.training.weights import load_params, save_params
 
 
 def import_checkpoint(folder: str | os.PathLike, run: str | os.PathLike, attention: str | None = None) -> None:
@@ -20,8 +21,8 @@ def import_checkpoint(folder: str | os.PathLike, run: str | os.PathLike, attenti
     preprocessor = hf.load_preprocessor(folder)
     with jax.set_mesh(mesh.make_mesh((1, -1, 1))):
         params = hf.load(folder)
-        metadata = checkpoint.metadata_for(arch, preprocessor, init=folder)
-        checkpoint.save_params(storage.path(run), params, metadata, preprocessor.tokenizer)
+        metadata = metadata_for(arch, preprocessor, init=folder)
+        save_params(storage.path(run), params, metadata, preprocessor.tokenizer)
 
 
 def export_checkpoint(path: str | os.PathLike, folder: str | os.PathLike, dtype: str = "float32") -> None:
@@ -30,12 +31,12 @@ def export_checkpoint(path: str | os.PathLike, folder: str | os.PathLike, dtype:
     Raises CheckpointError where there is no checkpoint, else as `embed.hf.export.export` does.
     """
     path = storage.path(path)
-    metadata = checkpoint.metadata(path)
+    metadata = read_metadata(path)
     export(
         pathlib.Path(folder),
-        checkpoint.architecture(metadata),
-        checkpoint.load_preprocessor(path).tokenizer,
-        lambda: checkpoint.load_params(path),
+        read_architecture(metadata),
+        load_preprocessor(path).tokenizer,
+        lambda: load_params(path),
         dtype=dtype,
         name=os.path.basename(storage.absolute(path)),
         metadata=metadata,

@@ -49,6 +49,7 @@ from embed.model.build import build
 from embed.model.encoder import encode_by_microbatch, encode_pairs
 from embed.training import checkpoint, loop, optim, soup
 from embed.training.startup import join_pod
+from embed.training.weights import load_params
 
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS, SAVE = 6, 2
@@ -192,7 +193,7 @@ def lines(run: pathlib.Path) -> list[str]:
 
 def difference(one: pathlib.Path, other: pathlib.Path, but: tuple[str, ...] = ()) -> float:
     """The largest of two runs' parameters, relative to the leaf's largest value or 1; `but` names a leaf left out."""
-    a, b = (flatten_dict(checkpoint.load_params(run)) for run in (one, other))
+    a, b = (flatten_dict(load_params(run)) for run in (one, other))
     assert a.keys() == b.keys() and {but} - {()} <= a.keys()
     return max(np.abs(a[path] - b[path]).max() / max(1, np.abs(b[path]).max()) for path in a if path != but)
 

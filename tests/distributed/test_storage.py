@@ -30,6 +30,7 @@ from embed.embedder import Embedder
 from embed.report.page import read_curves
 from embed.training import checkpoint, soup
 from embed.training.main import run_script
+from embed.training.metadata import read_metadata
 
 pytestmark = pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ("gcsfs", "gcp_storage_emulator"))),
@@ -193,7 +194,7 @@ def test_a_soup_and_an_embedder_read_and_write_the_bucket(here, there):
         made.append(Embedder.load(str(run.parent / "soup")))
     assert all(map(np.array_equal, jax.tree.leaves(made[0].encoder), jax.tree.leaves(made[1].encoder)))
     assert np.array_equal(*(one.embed(["a red square 3"]) for one in made))
-    parents = checkpoint.metadata(there / "soup")["soup"]["parents"]
+    parents = read_metadata(there / "soup")["soup"]["parents"]
     assert all(name.startswith("gs://bucket/runs/run/checkpoints/") for name in parents)
 
 

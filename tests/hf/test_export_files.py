@@ -13,8 +13,8 @@ from text_model import save_run
 
 from embed import hf
 from embed.__main__ import main
-from embed.training import checkpoint
 from embed.training.published import export_checkpoint
+from embed.training.weights import load_params
 
 KILLED = """
 import os, signal, sys
@@ -37,7 +37,7 @@ def run(tmp_path_factory, tokenizer):
 
 
 def same_weights(run, folder):
-    jax.tree.map(np.testing.assert_array_equal, hf.load(folder), checkpoint.load_params(run))
+    jax.tree.map(np.testing.assert_array_equal, hf.load(folder), load_params(run))
 
 
 @pytest.mark.parametrize(

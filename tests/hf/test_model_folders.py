@@ -20,8 +20,10 @@ from embed.embedder import Embedder
 from embed.hf.weights import open_tensors
 from embed.model.build import build
 from embed.model.params import param_structs
-from embed.training import checkpoint, loop, optim
+from embed.training import loop, optim
+from embed.training.metadata import read_metadata
 from embed.training.published import export_checkpoint
+from embed.training.weights import load_params
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
 ONE = "language_model.layers.0.mlp.up_proj.weight"
@@ -118,9 +120,9 @@ def test_a_whole_folder_is_read_however_it_is_cut(folder, run, caplog):
     (folder / "consolidated.safetensors").unlink()
     (folder / "adapter_model.safetensors").unlink()
     for params in (first, second, hf.load(folder)):
-        jax.tree.map(np.testing.assert_array_equal, params, checkpoint.load_params(run))
+        jax.tree.map(np.testing.assert_array_equal, params, load_params(run))
     to_run(folder)
-    assert checkpoint.metadata(folder.parent / "run")["init"] == str(folder)
+    assert read_metadata(folder.parent / "run")["init"] == str(folder)
 
 
 @pytest.mark.parametrize(

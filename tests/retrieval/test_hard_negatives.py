@@ -28,7 +28,8 @@ from embed.retrieval.hard_negatives import (
     mine,
     select,
 )
-from embed.training import checkpoint
+from embed.training.metadata import metadata_for, read_metadata
+from embed.training.weights import save_params
 from experiments.studies import arms, negatives
 
 
@@ -110,10 +111,10 @@ def test_what_is_known_to_be_right_is_no_negative(folder):
 @pytest.fixture
 def model(tmp_path, tokenizer, preprocessor, monkeypatch):
     monkeypatch.setenv("EMBED_CACHE", str(tmp_path / "cache"))
-    checkpoint.save_params(
+    save_params(
         tmp_path / "model",
         init_params(build(ARCH), jax.random.key(0)),
-        checkpoint.metadata_for(ARCH, preprocessor),
+        metadata_for(ARCH, preprocessor),
         tokenizer,
     )
     return tmp_path / "model"
@@ -193,5 +194,5 @@ def test_negatives_are_compared(folder, model, tmp_path, monkeypatch, capsys):
     )
     assert sum(line.startswith("| letters: ") and line.count("±") == 9 for line in table) == 2
     for name, (_, count) in negatives.ARMS.items():
-        told = checkpoint.metadata(tmp_path / "runs" / "negatives" / f"{name}_1")
+        told = read_metadata(tmp_path / "runs" / "negatives" / f"{name}_1")
         assert [task["negatives"] for task in told["tasks"]] == [count]
