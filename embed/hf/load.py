@@ -44,7 +44,7 @@ def load(folder: str | os.PathLike, like: dict[str, Any] | None = None, seed: in
 
     The projection of a model that has none is made from `seed`, and what the model has beyond an encoder is left out;
     both are said. Raises HubError naming the tensors that are missing, misshapen or unexpected, or the first that is
-    quantised or not finite, OSError where a file is missing.
+    quantized or not finite, OSError where a file is missing.
     """
     folder, arch = pathlib.Path(folder), read_architecture(folder)
     like = param_structs(build(arch)) if like is None else like

@@ -128,7 +128,7 @@ def test_a_whole_folder_is_read_however_it_is_cut(folder, run, caplog):
 @pytest.mark.parametrize(
     ("dtype", "size"), [("F8_E4M3", 1), ("F8_E5M2", 1), ("I8", 1), ("U8", 1), ("I32", 4), ("C64", 8)]
 )
-def test_quantised_weights_are_refused(folder, refusal, dtype, size):
+def test_quantized_weights_are_refused(folder, refusal, dtype, size):
     write_as(folder / "model.safetensors", dtype, size)
     line = refusal(folder)
     # safetensors 0.6 does not know all of these
@@ -137,9 +137,9 @@ def test_quantised_weights_are_refused(folder, refusal, dtype, size):
 
 
 @pytest.mark.parametrize("method", ["bitsandbytes", "gptq", "fp8"])
-def test_a_config_that_says_quantised_is_refused(folder, refusal, method):
+def test_a_config_that_says_quantized_is_refused(folder, refusal, method):
     change(folder, "config.json", lambda config: config.update(quantization_config={"quant_method": method}))
-    assert f"config.json: quantization_config: weights quantised by {method}" in refusal(folder)
+    assert f"config.json: quantization_config: weights quantized by {method}" in refusal(folder)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
