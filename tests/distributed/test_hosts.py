@@ -118,11 +118,11 @@ def main(data: pathlib.Path, folder: pathlib.Path, shape: tuple[int, int, int], 
 
 
 def watch_batches(folder: pathlib.Path) -> None:
-    """Makes `train.fit` write down a digest of every part of every batch that it reads, as JSON [step, part, digest];
+    """Makes `loop.fit` write down a digest of every part of every batch that it reads, as JSON [step, part, digest];
     the file's name ends in the process's number."""
-    read = loop.batches
+    read = loop.iterate_batches
 
-    def batches(data, start, stop, workers):
+    def record_batches(data, start, stop, workers):
         own, parts = mesh.local_batch_shards()
         with (folder.parent / f"{folder.name}.read.{jax.process_index()}.{os.getpid()}").open("w", 1) as out:
             for step, (number, pairs) in enumerate(read(data, start, stop, workers), start):
@@ -133,7 +133,7 @@ def watch_batches(folder: pathlib.Path) -> None:
                     out.write(json.dumps([step, part, digest.hexdigest()]) + "\n")
                 yield number, pairs
 
-    loop.batches = batches
+    loop.iterate_batches = record_batches
 
 
 def keep_programs(folder: pathlib.Path) -> None:
