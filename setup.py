@@ -12,6 +12,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["embed", "embed.*"]),
+    package_data={"embed.report": ["style.css"]},
     python_requires=">=3.11",
     install_requires=[
         # Ranges of what works with Python 3.11 and newer; launch/constraints/ has what was tested together.

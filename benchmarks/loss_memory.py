@@ -15,7 +15,8 @@ from jax.experimental import topologies
 
 from embed.batch import Pairs
 from embed.distributed import mesh
-from embed.losses.contrastive import contrastive_loss, gather_and_score
+from embed.losses.contrastive import contrastive_loss
+from embed.losses.negatives import gather_and_score
 from embed.losses.ring import ring_score
 from embed.training.flops import program_flops
 from launch.hlo import overflow

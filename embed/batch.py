@@ -82,7 +82,7 @@ class PackedIndices:
 
 @dataclasses.dataclass(frozen=True)
 class Candidates:
-    """What a query's positive is contrasted with, beside the query's own hard negatives. The default is the report's."""
+    """Which keys are a query's negatives, beside its own hard negatives. The default is the report's."""
 
     in_batch: bool = True  # other rows' targets; False = own negatives only, for classification with few labels
     cross_query_hard_negatives: bool = False  # other rows' hard negatives too

@@ -20,8 +20,8 @@ from embed.data.tasks import Task, batch_structs
 from embed.distributed import storage
 from embed.distributed.mesh import make_mesh
 from embed.training import loop
-from embed.training.main import define_config, load_experiment, start
 from embed.training.config_check import ConfigError
+from embed.training.main import define_config, load_experiment, start
 from embed.training.prepare import open_sources, prepare_preprocessor
 
 BATCHES = flags.DEFINE_integer("batches", 4, "batches of each task that are read", lower_bound=1)

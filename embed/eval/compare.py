@@ -1,235 +1,188 @@
-"""An experiment beside its forks, over seeds: means, deviations, and intervals of the differences.
+"""Compare checkpoints: one against others, or an experiment against its forks over several seeds.
 
-Runs of one number share their seed, so differences are taken run by run: what a seed does to both falls out.
+Replicates with the same seed are paired: differences are taken replicate by replicate, so the seed's effect cancels.
 """
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from scipy import stats
 
 from embed.distributed import storage
 from embed.eval.benchmarks import Results
-from embed.report import charts
-from embed.report.draw import escape
 
 LEVEL = 0.95
-CHANGE = "change"
 MetricKey = tuple[str, int, str]  # of a value in results: benchmark, Matryoshka width, metric
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Results of some runs a column, the first one being what the others are compared with."""
+    """Results of several replicates per column. The first column is the baseline."""
 
     title: str
-    claim: str  # what is expected, in a sentence; "" where nothing is said
-    columns: Mapping[str, Sequence[Results]]  # name -> a run's results a seed, seeds in one order
-    rows: Mapping[str, Sequence[MetricKey]]  # name -> the values whose mean it shows; the last row sums the others up
+    claim: str  # the expectation in one sentence; "" if there is none
+    columns: Mapping[str, Sequence[Results]]  # name -> results per replicate, in the same order in every column
+    rows: Mapping[str, Sequence[MetricKey]]  # name -> values that the row averages; the last row is the summary
     metric: str = "nDCG@10"
-    spreads: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)  # name -> rows it is the spread of
-    over: str = "seed"  # what a column has a run of each of
+    spreads: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)  # name -> rows of its deviation
+    replicates: str = "seed"  # what differs between the results of a column: a seed, an experiment
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One benchmark of one column, in percent."""
+    """One row of one column, in percent."""
 
     mean: float
-    deviation: float  # over seeds, with n - 1; nan of one run
+    deviation: float  # over replicates, with n - 1; nan for one replicate
     difference: float  # to the first column
-    margin: float  # half of the interval of the difference; nan of one run
+    margin: float  # half the width of the difference's interval; nan for one replicate
 
     @property
-    def clear(self) -> bool:
-        """Whether the interval leaves out zero."""
+    def significant(self) -> bool:
+        """Whether the interval of the difference excludes zero."""
         return bool(abs(self.difference) > self.margin)
 
 
 def parse_docstring(docstring: str | None) -> tuple[str, str]:
-    """An experiment's question, the first line of its docstring, and its claim, the line that begins with
-    "Hypothesis: "; "" where there is none."""
+    """Returns an experiment's question, the first line, and its claim, the line that begins with "Hypothesis: "; "" if
+    there is none."""
     lines = (docstring or "").strip().splitlines()
     claim = next((line.removeprefix("Hypothesis: ") for line in lines if line.startswith("Hypothesis: ")), "")
     return (lines or [""])[0], claim
 
 
 def read_results(columns: Mapping[str, Sequence[storage.Path]]) -> dict[str, list[Results]]:
-    """Results of the seeds (or experiments) that every column has a file of; each is what an evaluation has written."""
-    names, seeds = list(columns), list(zip(*columns.values(), strict=True))
-    whole = [[_results(file) for file in files] for files in seeds if all(file.exists() for file in files)]
-    return {name: [row[i] for row in whole] for i, name in enumerate(names)}
+    """Reads the results.json files of the replicates for which every column has one."""
+    replicates = [files for files in zip(*columns.values(), strict=True) if all(file.exists() for file in files)]
+    return {name: [load_results(files[i]) for files in replicates] for i, name in enumerate(columns)}
 
 
-def _results(file: storage.Path) -> Results:
-    found = json.loads(file.read_text())  # JSON makes strings of the widths
-    return {name: {int(width): row for width, row in by_width.items()} for name, by_width in found.items()}
+def load_results(file: storage.Path) -> Results:
+    """Reads one results.json: benchmark -> width -> metric -> value."""
+    results = json.loads(file.read_text())  # JSON has strings for widths
+    return {name: {int(width): row for width, row in by_width.items()} for name, by_width in results.items()}
 
 
-def compute_cells(found: Comparison) -> dict[str, dict[str, Cell]]:
-    """Row -> column -> Cell; spreads, the deviation over their rows (n - 1) run by run, stand before the last row.
+def compute_cells(comparison: Comparison) -> dict[str, dict[str, Cell]]:
+    """Compute row -> column -> Cell.
 
-    Raises ValueError where columns have not the same number of runs, KeyError where a run lacks a value.
+    A spread is the deviation over its rows (n - 1) in each replicate; spreads stand before the last row.
+
+    Raises ValueError where columns differ in their number of replicates, KeyError where a value is missing.
     """
-    counts = {name: len(runs) for name, runs in found.columns.items()}
+    counts = {name: len(replicates) for name, replicates in comparison.columns.items()}
     if len(set(counts.values())) != 1:
-        raise ValueError(f"{found.title}: every column needs the same seeds; there are {counts}")
+        raise ValueError(f"{comparison.title}: every column needs the same seeds; there are {counts}")
     values = {
-        label: {name: np.array([_mean(run, places) for run in runs]) for name, runs in found.columns.items()}
-        for label, places in found.rows.items()
+        label: {
+            name: np.array([_mean_percent(results, keys) for results in replicates])
+            for name, replicates in comparison.columns.items()
+        }
+        for label, keys in comparison.rows.items()
     }
-    last, total = values.popitem()
+    summary_label, summary = values.popitem()
     spreads = {
-        label: {name: np.std([values[row][name] for row in apart], axis=0, ddof=1) for name in found.columns}
-        for label, apart in found.spreads.items()
+        label: {name: np.std([values[row][name] for row in rows], axis=0, ddof=1) for name in comparison.columns}
+        for label, rows in comparison.spreads.items()
     }
     return {
-        label: {name: _cell(one, next(iter(row.values()))) for name, one in row.items()}
-        for label, row in (values | spreads | {last: total}).items()
+        label: {name: _compare_to(next(iter(row.values())), column) for name, column in row.items()}
+        for label, row in (values | spreads | {summary_label: summary}).items()
     }
 
 
-def _mean(run: Results, places: Sequence[MetricKey]) -> float:
-    return 100 * float(np.mean([run[name][width][metric] for name, width, metric in places]))
+def _mean_percent(results: Results, keys: Sequence[MetricKey]) -> float:
+    return 100 * float(np.mean([results[name][width][metric] for name, width, metric in keys]))
 
 
-def _cell(values: np.ndarray, first: np.ndarray) -> Cell:
-    n, change = len(values), values - first
+def _compare_to(baseline: np.ndarray, values: np.ndarray) -> Cell:
+    n = len(values)
+    change = values - baseline
     if n < 2:
         return Cell(values.mean(), np.nan, change.mean(), np.nan)
     margin = stats.t.ppf((1 + LEVEL) / 2, n - 1) * change.std(ddof=1) / np.sqrt(n)
     return Cell(float(values.mean()), float(values.std(ddof=1)), float(change.mean()), float(margin))
 
 
-def comparable(found: Sequence[Comparison]) -> list[Comparison]:
-    """Those whose tables have the rows of the first one's, and runs of the same, so that one table can show all."""
-    return [one for one in found if (one.rows, one.over) == (found[0].rows, found[0].over)]
+def select_comparable(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Returns those that share the first one's rows and replicates, so that one table can hold them."""
+    first = comparisons[0]
+    return [each for each in comparisons if (each.rows, each.replicates) == (first.rows, first.replicates)]
 
 
-def overview(found: Sequence[Comparison]) -> str:
-    """Markdown of those alike, transposed: a parent's means, then what each of its forks changes, a line each."""
+def format_overview(comparisons: Sequence[Comparison]) -> str:
+    """Markdown, one line per column of the comparable ones: a parent's means, then the changes by each fork."""
     lines: dict[str, str] = {}
-    for one in comparable(found):
-        table, (first, *forks) = compute_cells(one), one.columns
-        lines[first] = f"| {first} | " + " | ".join(
-            _plus_minus(row[first].mean, row[first].deviation) for row in table.values()
-        )
+    for comparison in select_comparable(comparisons) if comparisons else ():
+        cells = compute_cells(comparison)
+        baseline, *forks = comparison.columns
+        means = [format_mean(row[baseline]) for row in cells.values()]
+        lines[baseline] = _markdown_row([baseline, *means])
         for name in forks:
-            shown = (f"**{_signed(row[name])}**" if row[name].clear else _signed(row[name]) for row in table.values())
-            lines[name] = f"| {name} − {first} | " + " | ".join(shown)
-    count = len(next(iter(found[0].columns.values()))) if found else 0
-    heads = [f"{found[0].metric}, {found[0].over}s: {count}", *found[0].rows] if found else []
-    return "\n".join([f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *(f"{line} |" for line in lines.values())])
+            changes = [format_difference(row[name], bold=True) for row in cells.values()]
+            lines[name] = _markdown_row([f"{name} − {baseline}", *changes])
+    first = comparisons[0] if comparisons else None
+    count = len(next(iter(first.columns.values()))) if first else 0
+    heads = [f"{first.metric}, {first.replicates}s: {count}", *first.rows] if first else []
+    return "\n".join([_markdown_row(heads), "|---" * len(heads) + "|", *lines.values()])
 
 
-def sections(found: Sequence[Comparison]) -> str:
-    """HTML: what all forks did at a glance, then each; nothing where there are none."""
-    if not found:
-        return ""
-    changes = {  # in the last row of a table, which sums it up
-        fork: {CHANGE: cell}
-        for one in comparable(found)
-        for fork, cell in list(list(compute_cells(one).values())[-1].items())[1:]
-    }
-    return (
-        '<h2>Experiments and their forks</h2><p class="note">What a fork changes in the mean over all tasks, in points '
-        f"of {escape(found[0].metric)}: differences are taken seed by seed, bars are {LEVEL:.0%} intervals.</p>"
-        f"{figure(changes, [CHANGE])}{''.join(map(section, found))}"
-    )
+def format_markdown(comparison: Comparison) -> str:
+    """Markdown: the claim, then means and deviations, then each fork's difference and the margin of its interval."""
+    baseline, *forks = comparison.columns
+    heads = [comparison.metric, *comparison.columns, *(f"{name} − {baseline}" for name in forks)]
+    lines = [f"**{comparison.title}** {describe(comparison)}", "", _markdown_row(heads), "|---" * len(heads) + "|"]
+    for label, row in compute_cells(comparison).items():
+        means = [format_mean(cell) for cell in row.values()]
+        changes = [format_difference(row[name], bold=True) for name in forks]
+        lines.append(_markdown_row([label, *means, *changes]))
+    return "\n".join([*lines, "", f"± one deviation; of differences, the {LEVEL:.0%} interval (bold: excludes zero)."])
 
 
-def markdown(found: Comparison) -> str:
-    """The claim and a table: means and deviations, then of each fork the difference and its interval's half."""
-    first, *forks = found.columns
-    heads = [found.metric, *found.columns, *(f"{name} − {first}" for name in forks)]
-    lines = [f"**{found.title}** {_claim(found)}", "", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    for label, row in compute_cells(found).items():
-        shown = [_plus_minus(one.mean, one.deviation) for one in row.values()]
-        shown += [f"**{_signed(row[name])}**" if row[name].clear else _signed(row[name]) for name in forks]
-        lines.append(f"| {label} | " + " | ".join(shown) + " |")
-    return "\n".join([*lines, "", f"± one deviation, of differences {LEVEL:.0%} (bold: zero is outside)."])
+def format_comparison(results_by_name: Mapping[str, Results]) -> str:
+    """Markdown: nDCG@10 at full width of several checkpoints, and each one's difference to the first, in percent.
+
+    The last row is the mean over the benchmarks on which all were scored.
+    """
+    baseline, *others = results_by_name
+    heads = ["nDCG@10", *results_by_name, *(f"{name} − {baseline}" for name in others)]
+    scores = {name: _ndcg_by_benchmark(results) for name, results in results_by_name.items()}
+    benchmarks = dict.fromkeys(benchmark for row in scores.values() for benchmark in row)
+    shared = [benchmark for benchmark in benchmarks if all(benchmark in row for row in scores.values())]
+    table = {benchmark: [row.get(benchmark) for row in scores.values()] for benchmark in benchmarks}
+    if shared:
+        table["mean"] = [float(np.mean([row[benchmark] for benchmark in shared])) for row in scores.values()]
+    lines = [_markdown_row(heads), "|---" * len(heads) + "|"]
+    for label, (first, *rest) in table.items():
+        changes = ["–" if first is None or score is None else f"{score - first:+.1f}" for score in rest]
+        values = ["–" if score is None else f"{score:.1f}" for score in (first, *rest)]
+        lines.append(_markdown_row([label, *values, *changes]))
+    return "\n".join(lines)
 
 
-def _claim(found: Comparison) -> str:
-    count = len(next(iter(found.columns.values())))
-    claim = [f"Hypothesis: {found.claim}"] if found.claim else []
-    return " ".join([*claim, f"{count} {found.over}{'s' if count > 1 else ''}."])
+def _ndcg_by_benchmark(results: Results) -> dict[str, float]:
+    return {name: 100 * by_width[max(by_width)]["ndcg@10"] for name, by_width in results.items()}
 
 
-def _plus_minus(mean: float, deviation: float) -> str:
-    return f"{mean:.1f}" + ("" if np.isnan(deviation) else f" ± {deviation:.1f}")
+def _markdown_row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
-def _signed(cell: Cell) -> str:
-    return f"{cell.difference:+.1f}" + ("" if np.isnan(cell.margin) else f" ± {cell.margin:.1f}")
+def describe(comparison: Comparison) -> str:
+    """The claim, and over how many replicates the means are."""
+    count = len(next(iter(comparison.columns.values())))
+    claim = [f"Hypothesis: {comparison.claim}"] if comparison.claim else []
+    return " ".join([*claim, f"{count} {comparison.replicates}{'s' if count > 1 else ''}."])
 
 
-def section(found: Comparison) -> str:
-    """HTML that unfolds: the claim, a figure of every fork's differences with their intervals, and the table."""
-    table, (first, *forks) = compute_cells(found), found.columns
-    heads = "".join(f"<th>{_short(name)}</th>" for name in found.columns)
-    heads += "".join(f"<th>{_short(name)} − {_short(first)}</th>" for name in forks)
-    rows = []
-    for label, row in table.items():
-        shown = "".join(f"<td>{_plus_minus(one.mean, one.deviation)}</td>" for one in row.values())
-        changes = "".join(f"<td{' class=best' if row[name].clear else ''}>{_signed(row[name])}</td>" for name in forks)
-        kind = ' class="all"' if label == next(reversed(table)) else ""
-        rows.append(f"<tr{kind}><th>{escape(label)}</th>{shown}{changes}</tr>")
-    return (
-        f"<details><summary>{escape(found.title)}</summary>"
-        f'<p class="note">{escape(_claim(found))}</p>'
-        f"{charts.legend(forks) if len(forks) > 1 else ''}{figure(table, forks)}"
-        f'<div class="scroll"><table><thead><tr><th>{escape(found.metric)}</th>{heads}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div></details>"
-    )
+def format_mean(cell: Cell) -> str:
+    """The mean and its deviation over replicates."""
+    return f"{cell.mean:.1f}" + ("" if np.isnan(cell.deviation) else f" ± {cell.deviation:.1f}")
 
 
-def _short(name: str) -> str:
-    """A fork without its parent's name, with places where a line may break."""
-    return escape(name.rpartition("__")[2]).replace("_", "_<wbr>")
-
-
-LEFT, WIDE = 184, 200  # of a figure: room for labels, and for the bars; a phone shows both
-
-
-def figure(table: Mapping[str, Mapping[str, Cell]], forks: Sequence[str]) -> str:
-    """Of every row a line, of every fork its difference to the first column as a dot with its interval."""
-    ends = [end for row in table.values() for name in forks for end in _ends(row[name])]
-    low, high = min([*ends, 0]), max([*ends, 0, min([*ends, 0]) + 1e-9])
-    step = 13 * len(forks) + 9
-    height = step * len(table) + 24
-
-    def at(value: float) -> float:
-        return LEFT + WIDE * (value - low) / (high - low)
-
-    ticks = sorted({low, 0, high})
-    axis = f'<path class="grid" d="M{at(0):.1f} 4V{height - 20}"/>' + "".join(
-        f'<text x="{at(tick):.1f}" y="{height - 4}" text-anchor="middle">{tick:+.1f}</text>'
-        for tick in ticks
-        if not tick or abs(at(tick) - at(0)) > 40
-    )
-    return (
-        f'<figure class="differences"><svg viewBox="0 0 {LEFT + WIDE + 30} {height}" role="img" '
-        'aria-label="differences with intervals">'
-        f"{axis}{''.join(_marks(table, forks, step, at))}</svg></figure>"
-    )
-
-
-def _ends(cell: Cell) -> tuple[float, float]:
-    margin = float(np.nan_to_num(cell.margin))
-    return cell.difference - margin, cell.difference + margin
-
-
-def _marks(
-    table: Mapping[str, Mapping[str, Cell]], forks: Sequence[str], step: int, at: Callable[[float], float]
-) -> Iterator[str]:
-    for i, (label, row) in enumerate(table.items()):
-        shown = escape(label.rpartition("__")[2])
-        yield f'<text x="{LEFT - 12}" y="{step * (i + 0.5) + 4}" text-anchor="end">{shown}</text>'
-        for j, name in enumerate(forks):
-            y, (low, high) = step * i + 13 * j + 11, _ends(row[name])
-            colour = charts.color(j)
-            yield f'<path style="stroke:{colour};stroke-width:2" d="M{at(low):.1f} {y}H{at(high):.1f}"/>'
-            yield f'<circle cx="{at(row[name].difference):.1f}" cy="{y}" r="4" style="fill:{colour}"/>'
+def format_difference(cell: Cell, bold: bool = False) -> str:
+    """The difference and its margin; `bold` sets significant ones in Markdown's bold."""
+    text = f"{cell.difference:+.1f}" + ("" if np.isnan(cell.margin) else f" ± {cell.margin:.1f}")
+    return f"**{text}**" if bold and cell.significant else text

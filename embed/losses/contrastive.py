@@ -1,123 +1,62 @@
-"""The report's contrastive loss with all its masks.
+"""The contrastive loss of the Gemini Embedding 2 report (arXiv 2605.27295, Eq. 2-3).
 
-Gemini Embedding 2 (arXiv 2605.27295), Eq. 2-3: for query i with cosine s and temperature t, cross-entropy of the
-positive against its own hard negatives and every other target j, except those with an equal query or an equal target
-(by content hash), which would be false negatives. The positive enters the denominator exactly once.
-
-A query's positive and its own hard negatives are on its device. What others bring goes through `scorer`: here all at
-once (`gather_and_score`, the reference you can read), in embed/losses/ring.py in constant memory.
+`report_loss` is the loss as the report prints it. `contrastive_loss` is what trains: the same numbers by default
+(tests/losses/test_report_loss.py), at every Matryoshka width, sharded over the mesh, with the options of `Candidates`,
+a scale per query, and a choice of how negatives are scored.
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 from einops import rearrange, repeat
-from jax import P
 
 from embed.batch import REPORT_CANDIDATES, Candidates, Pairs
 from embed.distributed import mesh
-
-MASKED_LOGIT = -1e30  # a logit that is not there; finite, so that its gradient is zero and never NaN
-
-
-@flax.struct.dataclass
-class KeyBatch:
-    """Queries, or what they are compared with: n rows, w Matryoshka widths.
-
-    The logit of a query and a key at a width is the dot product of their prefixes times both factors.
-    """
-
-    vector: jax.Array  # [n,e]         not normalised
-    factor: jax.Array  # f32[n,w]      1 / norm of each prefix; a query's times its scale over the temperature
-    ceiling: jax.Array  # f32[n,w]     cosine above which a candidate is taken for a false negative
-    query_hash: jax.Array  # u32[n,2]  content of the pair's query
-    content_hash: jax.Array  # u32[n,2]  of a query, its positive; of a key, itself
-    valid: jax.Array  # bool[n]
-    pair: jax.Array  # i32[n]          the row of the batch that it belongs to
+from embed.losses.masking import MASKED_LOGIT, mean_over_valid, zero_invalid
+from embed.losses.negatives import KeyBatch, NegativeScorer, QueryBatch, gather_and_score, score_own_negatives
+from embed.losses.prefixes import inverse_norms, prefix_products, uniform_weights
 
 
-@flax.struct.dataclass
-class QueryBatch(KeyBatch):
-    sharp: jax.Array  # f32[n]         scale over the temperature
+def report_loss(
+    queries: jax.Array, targets: jax.Array, hard_negatives: jax.Array, pairs: Pairs, temperature: float | jax.Array
+) -> jax.Array:
+    """Compute the loss as the report prints it: queries [q,e], targets [q,e], hard_negatives [q,h,e] -> f32[]."""
+    queries, targets, hard_negatives = map(_normalize, (queries, targets, hard_negatives))
+    positive = jnp.einsum("qe,qe->q", queries, targets) / temperature
+    in_batch = jnp.einsum("qe,pe->qp", queries, targets) / temperature
+    hard = jnp.einsum("qe,qhe->qh", queries, hard_negatives) / temperature
+
+    # Eq. 3: another pair's target is no negative if the queries or the targets are equal; so mask(i, i) = 0.
+    mask = ~_equal_rows(pairs.query_hash, pairs.query_hash) & ~_equal_rows(pairs.target_hash, pairs.target_hash)
+    in_batch = jnp.where(mask & pairs.valid[None], in_batch, -jnp.inf)
+    is_positive = jnp.all(pairs.negative_hash.reshape(*hard.shape, 2) == pairs.target_hash[:, None], axis=-1)
+    hard = jnp.where(is_positive, -jnp.inf, hard)
+
+    # Eq. 2: -log of the positive's share of positive + hard negatives + other pairs' targets.
+    denominator = jax.nn.logsumexp(jnp.concatenate([positive[:, None], hard, in_batch], axis=1), axis=1)
+    return jnp.mean(denominator - positive, where=pairs.valid)
 
 
-@flax.struct.dataclass
-class NegativeStats:
-    """What queries and keys have found in each other."""
-
-    total: jax.Array  # f32[q,w]       logsumexp of a query's logits
-    count: jax.Array  # f32[q,w]       how many they are
-    best: jax.Array  # f32[q]          the largest one at the widest width
-    back: jax.Array  # f32[n,w]        logsumexp of a key's logits against valid queries; EXCLUDED where not asked for
-    back_count: jax.Array  # f32[n,w]  how many they are
+def _normalize(x: jax.Array) -> jax.Array:
+    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
 
 
-NegativeScorer = Callable[
-    [QueryBatch, KeyBatch, Sequence[int], bool], NegativeStats
-]  # at these widths; whether keys look back
+def _equal_rows(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Compare content hashes u32[q,2] and u32[n,2] -> bool[q,n]."""
+    return jnp.all(a[:, None] == b[None], axis=-1)
 
 
-def logits(query: jax.Array, factor: jax.Array, key: jax.Array, other: jax.Array, widths: Sequence[int]) -> jax.Array:
-    """query [q,e], factor f32[q,w], key [n,e], other f32[n,w] -> f32[w,q,n]. Products over nested prefixes add up."""
-    product, found = jnp.float32(0), []
-    for start, stop in pairwise([0, *widths]):
-        q, k = query[:, start:stop], key[:, start:stop]
-        product = product + jnp.einsum("qe,ne->qn", q, k, preferred_element_type=jnp.float32)
-        found.append(product)
-    return jnp.stack(found) * rearrange(factor, "q w -> w q 1") * rearrange(other, "n w -> w 1 n")
+def unweighted(scorer: NegativeScorer) -> NegativeScorer:
+    """Leave hard negatives as `scorer` scores them. Alternative: `regularizers.hard_negative_weighting`."""
+    return scorer
 
 
-def negative_masks(queries: QueryBatch, keys: KeyBatch, scores: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """bool[w,q,n] twice: which keys a query is compared with, and which queries a key is, at logits f32[w,q,n].
-
-    A key counts where it is the query's own or comes from a valid pair with another query, and is not equal to the
-    positive; above the ceiling it does not.
-    """
-
-    def equal(a: jax.Array, b: jax.Array) -> jax.Array:
-        return jnp.all(rearrange(a, "q ... -> q 1 ...") == rearrange(b, "n ... -> 1 n ..."), axis=range(2, a.ndim + 1))
-
-    others = ~equal(queries.query_hash, keys.query_hash) & rearrange(keys.valid, "n -> 1 n")
-    keep = rearrange(
-        (equal(queries.pair, keys.pair) | others) & ~equal(queries.content_hash, keys.content_hash), "q n -> 1 q n"
-    )
-    cosine = scores / rearrange(queries.sharp, "q -> 1 q 1")
-    forth = keep & (cosine <= rearrange(queries.ceiling, "q w -> w q 1"))
-    back = keep & rearrange(queries.valid, "q -> 1 q 1") & (cosine <= rearrange(keys.ceiling, "n w -> w 1 n"))
-    return forth, back
-
-
-def score_negatives(queries: QueryBatch, keys: KeyBatch, widths: Sequence[int], columns: bool) -> NegativeStats:
-    """What queries and keys find in each other, with all logits at once; `columns` says whether keys look back."""
-    scores = logits(queries.vector, queries.factor, keys.vector, keys.factor, widths)
-    forth, back = negative_masks(queries, keys, scores)
-    back &= columns
-    found, column = jnp.where(forth, scores, MASKED_LOGIT), jnp.where(back, scores, MASKED_LOGIT)
-    return NegativeStats(
-        total=rearrange(jax.nn.logsumexp(found, axis=2), "w q -> q w"),
-        count=rearrange(jnp.sum(forth, axis=2, dtype=jnp.float32), "w q -> q w"),
-        best=jnp.max(found[-1], axis=1),
-        back=rearrange(jax.nn.logsumexp(column, axis=1), "w n -> n w"),
-        back_count=rearrange(jnp.sum(back, axis=1, dtype=jnp.float32), "w n -> n w"),
-    )
-
-
-def gather_and_score(queries: QueryBatch, keys: KeyBatch, widths: Sequence[int], columns: bool) -> NegativeStats:
-    """Of the whole batch: every device sees every key."""
-    everywhere = jax.tree.map(lambda leaf: jax.reshard(leaf, P()), keys)
-    found = score_negatives(queries, everywhere, widths, columns)
-    back, count = (jax.reshard(x, mesh.EMBEDDINGS) for x in (found.back, found.back_count))
-    return dataclasses.replace(found, back=back, back_count=count)
-
-
-def identity(total: jax.Array, count: jax.Array, positive: jax.Array, sharp: jax.Array) -> jax.Array:
-    """The logsumexp of the negatives as it is; what may be in its place is embed/losses/regularizers.py's."""
-    return total
+def identity(row_lse: jax.Array, num_negatives: jax.Array, positive: jax.Array, logit_scale: jax.Array) -> jax.Array:
+    """Leave the negatives' logsumexp unchanged. Alternative: `regularizers.debiased`."""
+    return row_lse
 
 
 def contrastive_loss(
@@ -132,106 +71,92 @@ def contrastive_loss(
     candidates: Candidates = REPORT_CANDIDATES,
     scale: jax.Array | None = None,
     scorer: NegativeScorer = gather_and_score,
-    hard_negative_weight: Callable[[NegativeScorer], NegativeScorer] = lambda scorer: scorer,
+    hard_negative_weight: Callable[[NegativeScorer], NegativeScorer] = unweighted,
     negatives_transform: Callable[..., jax.Array] = identity,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Mean loss over the valid pairs, and over Matryoshka widths with `weights` (equal ones if none are given).
+    """Compute the contrastive loss, averaged over valid pairs and Matryoshka widths.
 
-    query [q,e], target [q,e] and negative [q·h,e] (h >= 0) need not be normalised; products are made in their dtype
-    and added up in float32. `pairs` gives content hashes and validity; `scale` f32[q] multiplies each query's logits.
-    Each width is a loss of its own on renormalised prefixes; all come from one pass. `scorer` is `gather_and_score` or `ring`.
-    `hard_negative_weight` changes how hard negatives count (`regularizers.hard_negative_weighting`), `negatives_transform` the
-    negatives' logsumexp (`regularizers.debiased`).
+    query [q,e], target [q,e], negative [q·h,e] with h >= 0: vectors, not necessarily normalized; row i of `target` is
+        the positive of query i, rows i·h .. i·h+h-1 of `negative` its hard negatives. Products are made in their dtype
+        and accumulated in float32.
+    pairs: content hashes and validity.
+    temperature: f32[], a constant or a parameter.
+    widths, weights: the Matryoshka widths, ascending, each a loss of its own on renormalized prefixes; and the weights
+        of their losses, equal by default.
+    candidates: which keys are negatives.
+    scale: f32[q], multiplies each query's logits; 1 by default.
+    scorer: `negatives.gather_and_score`, or `ring.ring_score` for constant memory.
+    hard_negative_weight: changes how hard negatives are scored.
+    negatives_transform: (row_lse f32[q,w], num_negatives f32[q,w], positive f32[q,w], logit_scale f32[q]) -> f32[q,w],
+        changes the logsumexp of the negatives.
 
-    Returns f32[] and metrics of the widest width over valid pairs: `accuracy`, the share of queries whose positive
-    beats every candidate; `effective_negatives`, the mean number of candidates left to a query after masking;
-    `masked`, the share of the others' targets and of hard negatives that was masked out.
+    Returns the loss f32[] and metrics at the widest width over valid pairs: `accuracy`, the share of queries whose
+    positive beats every negative; `effective_negatives`, the mean number of negatives per query after masking;
+    `masked`, the share of candidates that was masked out.
     """
-    rows, widths = query.shape[0], tuple(widths)
-    h = negative.shape[0] // rows
-    weights = [1 / len(widths)] * len(widths) if weights is None else weights
-    valid, pair = pairs.valid, jnp.arange(rows, out_sharding=mesh.ROWS)
+    num_queries, widths = query.shape[0], tuple(widths)
+    h = negative.shape[0] // num_queries
+    weights = uniform_weights(widths) if weights is None else weights
+    valid = pairs.valid
+    pair_index = jnp.arange(num_queries, out_sharding=mesh.ROWS)
     query, target, negative = (zero_invalid(x, valid) for x in (query, target, negative))
     scale = jnp.ones_like(query[:, 0], jnp.float32) if scale is None else jax.reshard(scale, mesh.ROWS)
-    sharp = jnp.where(valid, scale, 1) / temperature
+    logit_scale = jnp.where(valid, scale, 1) / temperature
 
-    unit_query, unit_target = inverse_norms(query, widths), inverse_norms(target, widths)
-    cosine = _prefix_products(query, target, widths) * unit_query * unit_target
-    positive = cosine * rearrange(sharp, "q -> q 1")
-    ceiling = jax.lax.stop_gradient(cosine) + (jnp.inf if candidates.margin is None else candidates.margin)
+    query_inv_norm, target_inv_norm = inverse_norms(query, widths), inverse_norms(target, widths)
+    positive_cosine = prefix_products(query, target, widths) * query_inv_norm * target_inv_norm
+    positive = positive_cosine * rearrange(logit_scale, "q -> q 1")
+    margin = jnp.inf if candidates.margin is None else candidates.margin
+    threshold = jax.lax.stop_gradient(positive_cosine) + margin
 
-    factor = unit_query * rearrange(sharp, "q -> q 1")
-    queries = QueryBatch(query, factor, ceiling, pairs.query_hash, pairs.target_hash, valid, pair, sharp)
-    targets = KeyBatch(target, unit_target, ceiling, pairs.query_hash, pairs.target_hash, valid, pair)
-    found = []
+    inv_norm_scale = query_inv_norm * rearrange(logit_scale, "q -> q 1")
+    pair_fields = (threshold, pairs.query_hash, pairs.target_hash, valid, pair_index)
+    queries = QueryBatch(query, inv_norm_scale, *pair_fields, logit_scale)
+    targets = KeyBatch(target, target_inv_norm, *pair_fields)
+    stats = []
     if candidates.in_batch:
-        found.append(scorer(queries, targets, widths, candidates.symmetric))
+        stats.append(scorer(queries, targets, widths, candidates.symmetric))
     if h:
-        meeting = hard_negative_weight(scorer if candidates.cross_query_hard_negatives else score_own_negatives)
-        found.append(meeting(queries, _hard_negative_keys(negative, pairs, targets, widths), widths, False))
+        hard_scorer = hard_negative_weight(scorer if candidates.cross_query_hard_negatives else score_own_negatives)
+        stats.append(hard_scorer(queries, _hard_negative_keys(negative, pairs, targets, widths), widths, False))
 
-    def against(total: jax.Array, count: jax.Array) -> jax.Array:
-        return jnp.logaddexp(negatives_transform(total, count, positive, sharp), positive) - positive
+    def nll(negatives_lse: jax.Array, count: jax.Array) -> jax.Array:
+        """Compute -log of the positive's share of positive + negatives: f32[q,w]."""
+        transformed = negatives_transform(negatives_lse, count, positive, logit_scale)
+        return jnp.logaddexp(transformed, positive) - positive
 
-    nothing = jnp.full_like(positive, MASKED_LOGIT)
-    total = functools.reduce(jnp.logaddexp, (one.total for one in found), nothing)
-    count = sum((one.count for one in found), jnp.zeros_like(positive))
-    each = against(total, count)
+    no_negatives, zero_count = jnp.full_like(positive, MASKED_LOGIT), jnp.zeros_like(positive)
+    row_lse = functools.reduce(jnp.logaddexp, (part.row_lse for part in stats), no_negatives)
+    num_negatives = sum((part.num_negatives for part in stats), zero_count)
+    per_example = nll(row_lse, num_negatives)
     if candidates.symmetric:
-        # The same scores read by column: a target against the queries. The positive joins its column's sum.
-        back = (found[0].back, found[0].back_count) if candidates.in_batch else (nothing, jnp.zeros_like(positive))
-        each = (each + against(*back)) / 2
-    loss = jnp.sum(jnp.asarray(weights, jnp.float32) * mean_over_valid(each, valid))
+        # The columns of the same logits: each target against the queries. The positive joins its column's sum.
+        col_lse, col_count = no_negatives, zero_count
+        if candidates.in_batch:
+            col_lse, col_count = stats[0].col_lse, stats[0].col_count
+        per_example = (per_example + nll(col_lse, col_count)) / 2
+    loss = jnp.sum(jnp.asarray(weights, jnp.float32) * mean_over_valid(per_example, valid))
 
-    best = functools.reduce(jnp.maximum, (one.best for one in found), jnp.full_like(sharp, MASKED_LOGIT))
-    offered = jnp.sum(valid) - 1 if candidates.in_batch else 0
-    offered += jnp.sum(valid) * h if candidates.cross_query_hard_negatives else h
+    max_logit = functools.reduce(
+        jnp.maximum, (part.max_logit for part in stats), jnp.full_like(logit_scale, MASKED_LOGIT)
+    )
+    num_candidates = jnp.sum(valid) - 1 if candidates.in_batch else 0
+    num_candidates += jnp.sum(valid) * h if candidates.cross_query_hard_negatives else h
     metrics = {
-        "accuracy": mean_over_valid(positive[:, -1] > best, valid),
-        "effective_negatives": mean_over_valid(count[:, -1], valid),
-        "masked": 1 - mean_over_valid(count[:, -1], valid) / jnp.maximum(offered, 1),
+        "accuracy": mean_over_valid(positive[:, -1] > max_logit, valid),
+        "effective_negatives": mean_over_valid(num_negatives[:, -1], valid),
+        "masked": 1 - mean_over_valid(num_negatives[:, -1], valid) / jnp.maximum(num_candidates, 1),
     }
     return loss, metrics
 
 
-def inverse_norms(x: jax.Array, widths: Sequence[int]) -> jax.Array:
-    """[n,e] -> f32[n,w]: 1 / norm of every prefix."""
-    return jax.lax.rsqrt(jnp.maximum(_prefix_products(x, x, widths), 1e-24))
-
-
-def _prefix_products(a: jax.Array, b: jax.Array, widths: Sequence[int]) -> jax.Array:
-    """a [n,e], b [n,e] -> f32[n,w]: row by row, the dot product of every prefix."""
-    product = a.astype(jnp.float32) * b.astype(jnp.float32)
-    sums = [jnp.sum(product[:, start:stop], axis=1) for start, stop in pairwise([0, *widths])]
-    return jnp.cumsum(jnp.stack(sums, axis=1), axis=1)
-
-
 def _hard_negative_keys(negative: jax.Array, pairs: Pairs, targets: KeyBatch, widths: Sequence[int]) -> KeyBatch:
-    """negative [q·h,e] as keys; what they share with their pair is repeated."""
-    h = negative.shape[0] // targets.pair.shape[0]
-    each = jax.tree.map(lambda leaf: repeat(leaf, "q ... -> (q h) ...", h=h), targets)
+    """Make keys of negative [q·h,e]; the fields of their pair are repeated h times."""
+    h = negative.shape[0] // targets.pair_index.shape[0]
+    repeated = jax.tree.map(lambda leaf: repeat(leaf, "q ... -> (q h) ...", h=h), targets)
     return dataclasses.replace(
-        each, vector=negative, factor=inverse_norms(negative, widths), content_hash=pairs.negative_hash
+        repeated,
+        vector=negative,
+        inv_norm_scale=inverse_norms(negative, widths),
+        content_hash=pairs.negative_hash,
     )
-
-
-def score_own_negatives(
-    queries: QueryBatch, negatives: KeyBatch, widths: Sequence[int], columns: bool
-) -> NegativeStats:
-    """Every query against its own h hard negatives alone."""
-    rows = queries.pair.shape[0]
-    one_query, own = jax.tree.map(lambda leaf: mesh.split_leading(leaf, rows), (queries, negatives))
-    found = jax.vmap(lambda query, keys: score_negatives(query, keys, widths, columns))(one_query, own)
-    return jax.tree.map(lambda leaf: leaf[:, 0], found)
-
-
-def zero_invalid(x: jax.Array, valid: jax.Array) -> jax.Array:
-    """x[q·h,...], h rows a pair, with zeros in the rows of pairs that are not valid: what is there, NaN even, reaches
-    neither a value nor a gradient."""
-    rows = mesh.split_leading(x, len(valid))
-    return mesh.merge_leading(jnp.where(valid.reshape(-1, *(1,) * x.ndim), rows, 0))
-
-
-def mean_over_valid(x: jax.Array, valid: jax.Array) -> jax.Array:
-    """x [q,...] -> f32[...]"""
-    return jnp.sum(zero_invalid(x, valid).astype(jnp.float32), axis=0) / jnp.maximum(jnp.sum(valid), 1)

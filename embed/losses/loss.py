@@ -1,15 +1,15 @@
-"""What a loss is: a function of all parameters that train and of a batch of pairs, which may have parameters of its own.
+"""The interface of a loss: a function of parameters and a batch, which may have parameters of its own.
 
     @dataclasses.dataclass(frozen=True)
     class Contrastive:
         encoder: nn.Module
 
         def init(self, key):
-            return {"scale": init_log_temperature(0.05)}
+            return {"temperature": {"scale": init_log_temperature(0.05)}}
 
         def __call__(self, params, pairs, candidates, key):
             sides = encode_pairs(lambda rows: self.encoder.apply({"params": params.encoder}, rows), pairs)
-            temperature = clipped_exp(params.loss["scale"])
+            temperature = clipped_exp(params.loss["temperature"]["scale"])
             return contrastive_loss(*sides, pairs, temperature=temperature, widths=(768,), candidates=candidates)
 
 A function with the same arguments is a loss too. What an `init` returns trains beside the encoder and is saved and
@@ -40,7 +40,7 @@ class Loss(Protocol):
     key: key[] of the step, for dropout and sampling.
     A metric is a scalar array over the whole batch, logged under its name; no metric is required.
 
-    A loss with parameters also has `init(key) -> dict`, which returns arrays made on the current mesh (`out_sharding=`).
+    A loss with parameters also has `init(key) -> dict`: arrays made on the current mesh (`out_sharding=`).
     """
 
     def __call__(

@@ -1,10 +1,10 @@
-"""`contrast.dense` in constant memory: keys travel round the devices, and logits exist a tile at a time.
+"""`negatives.gather_and_score` in constant memory: keys rotate around the devices, logits exist one tile at a time.
 
-Every device holds its queries and one block of keys. A tile of keys meets all queries that are there and goes on to the
-next device; after as many rounds as there are devices it has met all there are and is home again. The backward pass
-makes the same journey with the logsumexps of the first: it recomputes each tile's logits, and the keys' gradients
-travel along with the keys. Widths share their products (see `contrast.logits`). After Inf-CL (arXiv 2410.17243) and
-ring attention (arXiv 2310.01889).
+Every device keeps its queries and starts with its block of keys. A tile of keys is scored against all queries of the
+device and sent to the next device; after as many rounds as there are devices it has met every query and is back home.
+The backward pass rotates the keys once more, with the logsumexps of the forward pass: it recomputes each tile's logits,
+and the keys' gradients rotate along with the keys. All widths share their products (`prefixes.prefix_logits`).
+After Inf-CL (arXiv 2410.17243) and ring attention (arXiv 2310.01889).
 """
 
 import dataclasses
@@ -19,152 +19,172 @@ from einops import rearrange
 from jax import P
 
 from embed.distributed import mesh
-from embed.losses.contrastive import (
-    MASKED_LOGIT,
-    KeyBatch,
-    NegativeStats,
-    QueryBatch,
-    logits,
-    negative_masks,
-    score_negatives,
-)
+from embed.losses.masking import MASKED_LOGIT
+from embed.losses.negatives import KeyBatch, NegativeStats, QueryBatch, negative_masks, score_negatives
+from embed.losses.prefixes import prefix_logits
+
+RowStats = tuple[jax.Array, jax.Array, jax.Array]  # row_lse, num_negatives, max_logit of NegativeStats
+ColStats = tuple[jax.Array, jax.Array]  # col_lse, col_count
+Grads = tuple[jax.Array, jax.Array]  # of vector and inv_norm_scale
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def ring_score(
-    queries: QueryBatch, keys: KeyBatch, widths: Sequence[int], columns: bool, tile: int = 512
+    queries: QueryBatch, keys: KeyBatch, widths: Sequence[int], symmetric: bool, tile: int = 512
 ) -> NegativeStats:
-    """`contrast.dense`, with at most `tile` x `tile` logits a width at a time on each device.
+    """Score every query of the batch against every key, with at most w x `tile` x `tile` logits per device at once.
 
-    Queries and keys are cut over all devices, those along `model` too where their number allows. There is no gradient
-    through `best` and the counts.
+    Queries and keys are sharded over all devices, those along `model` too where their number divides. `max_logit` and
+    the counts have no gradient.
     """
-    return _forward(queries, keys, widths, columns, tile)[0]
+    return _forward(queries, keys, widths, symmetric, tile)[0]
 
 
 def _forward(
-    queries: QueryBatch, keys: KeyBatch, widths: Sequence[int], columns: bool, tile: int
+    queries: QueryBatch, keys: KeyBatch, widths: Sequence[int], symmetric: bool, tile: int
 ) -> tuple[NegativeStats, Any]:
-    axes = _axes(queries)
+    axes = _row_axes(queries)
 
-    def local(queries: QueryBatch, keys: KeyBatch) -> NegativeStats:
-        queries, keys = _tiles((queries, keys), tile)
+    def score_shard(queries: QueryBatch, keys: KeyBatch) -> NegativeStats:
+        queries, keys = _split_tiles((queries, keys), tile)
 
-        def meet(traveller: tuple[KeyBatch, Any], found: Any) -> tuple[tuple[KeyBatch, Any], Any]:
-            key, back = traveller
+        def score_tile(
+            rotating: tuple[KeyBatch, ColStats], row_stats: RowStats
+        ) -> tuple[tuple[KeyBatch, ColStats], RowStats]:
+            key, col_stats = rotating
 
-            def one(back: Any, here: tuple[QueryBatch, Any]) -> tuple[Any, Any]:
-                query, (total, count, best) = here
-                more = score_negatives(query, key, widths, columns)
-                found = jnp.logaddexp(total, more.total), count + more.count, jnp.maximum(best, more.best)
-                return (jnp.logaddexp(back[0], more.back), back[1] + more.back_count), found
+            def add_queries(col_stats: ColStats, stationary: tuple[QueryBatch, RowStats]) -> tuple[ColStats, RowStats]:
+                query, (row_lse, num_negatives, max_logit) = stationary
+                col_lse, col_count = col_stats
+                stats = score_negatives(query, key, widths, symmetric)
+                row_lse = jnp.logaddexp(row_lse, stats.row_lse)
+                num_negatives = num_negatives + stats.num_negatives
+                max_logit = jnp.maximum(max_logit, stats.max_logit)
+                col_lse = jnp.logaddexp(col_lse, stats.col_lse)
+                return (col_lse, col_count + stats.col_count), (row_lse, num_negatives, max_logit)
 
-            back, found = jax.lax.scan(one, back, (queries, found))
-            return (key, back), found
+            col_stats, row_stats = jax.lax.scan(add_queries, col_stats, (queries, row_stats))
+            return (key, col_stats), row_stats
 
-        nobody, none = ([_filled(side.factor, x, axes) for side in (queries, keys)] for x in (MASKED_LOGIT, 0))
-        found = nobody[0], none[0], nobody[0][..., 0]
-        (_, back), found = ring_scan(meet, (keys, (nobody[1], none[1])), found, axes)
-        return NegativeStats(*_rows((*found, *back)))
+        init_row_lse = _full_like(queries.inv_norm_scale, MASKED_LOGIT, axes)
+        init_col_lse = _full_like(keys.inv_norm_scale, MASKED_LOGIT, axes)
+        init_row_count = _full_like(queries.inv_norm_scale, 0, axes)
+        init_col_count = _full_like(keys.inv_norm_scale, 0, axes)
+        row_stats = (init_row_lse, init_row_count, init_row_lse[..., 0])
+        (_, col_stats), row_stats = ring_scan(score_tile, (keys, (init_col_lse, init_col_count)), row_stats, axes)
+        return NegativeStats(*_merge_tiles((*row_stats, *col_stats)))
 
-    found = _on_every_device(local, axes, queries, keys)
-    return found, (queries, keys, found.total, found.back)
+    stats = _map_shards(score_shard, axes, queries, keys)
+    return stats, (queries, keys, stats.row_lse, stats.col_lse)
 
 
 def _backward(
-    widths: Sequence[int], columns: bool, tile: int, kept: Any, by: NegativeStats
-) -> tuple[KeyBatch, KeyBatch]:
-    queries, keys, total, back = kept
-    axes = _axes(queries)
+    widths: Sequence[int], symmetric: bool, tile: int, residuals: Any, grad: NegativeStats
+) -> tuple[QueryBatch, KeyBatch]:
+    queries, keys, row_lse, col_lse = residuals
+    axes = _row_axes(queries)
 
-    def local(queries: Any, keys: Any) -> tuple[Any, Any]:
-        """Of queries and of keys: the side, its logsumexps f32[n,w], and the loss's gradients by them f32[n,w]."""
-        queries, keys = _tiles((queries, keys), tile)
+    def differentiate_shard(queries: Any, keys: Any) -> tuple[Grads, Grads]:
+        """Take (QueryBatch or KeyBatch, its logsumexp f32[n,w], the loss's gradient by the logsumexp) of both sides."""
+        queries, keys = _split_tiles((queries, keys), tile)
 
-        def meet(traveller: tuple[Any, Any], by_queries: Any) -> tuple[tuple[Any, Any], Any]:
-            there, by_key = traveller
-            key, back, by_back = there
+        def differentiate_tile(rotating: tuple[Any, Grads], query_grads: Grads) -> tuple[tuple[Any, Grads], Grads]:
+            key_tile, key_grads = rotating
+            key, col_lse, col_lse_grad = key_tile
 
-            def one(i: jax.Array, grads: tuple[Any, Any]) -> tuple[Any, Any]:
-                query, total, by_total = _at(queries, i)
-                score = functools.partial(logits, widths=widths)
-                scores, pull = jax.vjp(score, query.vector, query.factor, key.vector, key.factor)
-                forth, reverse = negative_masks(query, key, scores)
-                row, column = (lambda x: rearrange(x, "q w -> w q 1")), (lambda x: rearrange(x, "n w -> w 1 n"))
-                by_score = jnp.where(forth, jnp.exp(scores - row(total)) * row(by_total), 0)
-                if columns:
-                    by_score += jnp.where(reverse, jnp.exp(scores - column(back)) * column(by_back), 0)
-                parts = pull(by_score)
-                by_queries = jax.tree.map(lambda x, part: x.at[i].add(part), grads[0], parts[:2])
-                return by_queries, jax.tree.map(jnp.add, grads[1], parts[2:])
+            def add_queries(i: jax.Array, grads: tuple[Grads, Grads]) -> tuple[Grads, Grads]:
+                query, row_lse, row_lse_grad = _take_tile(queries, i)
+                score = functools.partial(prefix_logits, widths=widths)
+                logits, pullback = jax.vjp(score, query.vector, query.inv_norm_scale, key.vector, key.inv_norm_scale)
+                query_to_key, key_to_query = negative_masks(query, key, logits)
+                row_softmax = jnp.exp(logits - rearrange(row_lse, "q w -> w q 1"))
+                logits_grad = jnp.where(query_to_key, row_softmax * rearrange(row_lse_grad, "q w -> w q 1"), 0)
+                if symmetric:
+                    col_softmax = jnp.exp(logits - rearrange(col_lse, "n w -> w 1 n"))
+                    logits_grad += jnp.where(key_to_query, col_softmax * rearrange(col_lse_grad, "n w -> w 1 n"), 0)
+                tile_grads = pullback(logits_grad)
+                query_grads = jax.tree.map(lambda x, part: x.at[i].add(part), grads[0], tile_grads[:2])
+                return query_grads, jax.tree.map(jnp.add, grads[1], tile_grads[2:])
 
-            by_queries, by_key = jax.lax.fori_loop(0, len(queries[0].pair), one, (by_queries, by_key))
-            return (there, by_key), by_queries
+            num_tiles = len(queries[0].pair_index)
+            query_grads, key_grads = jax.lax.fori_loop(0, num_tiles, add_queries, (query_grads, key_grads))
+            return (key_tile, key_grads), query_grads
 
-        none = [tuple(_filled(x, 0, axes) for x in (side.vector, side.factor)) for side in (queries[0], keys[0])]
-        (_, by_keys), by_queries = ring_scan(meet, (keys, none[1]), none[0], axes)
-        return _rows((by_queries, by_keys))
+        init_query_grads = _zero_grads(queries[0], axes)
+        init_key_grads = _zero_grads(keys[0], axes)
+        (_, key_grads), query_grads = ring_scan(differentiate_tile, (keys, init_key_grads), init_query_grads, axes)
+        return _merge_tiles((query_grads, key_grads))
 
-    grads = _on_every_device(local, axes, (queries, total, by.total), (keys, back, by.back))
-    return tuple(
-        dataclasses.replace(jax.tree.map(lambda _: None, side), vector=vector.astype(side.vector.dtype), factor=factor)
-        for side, (vector, factor) in zip((queries, keys), grads, strict=True)
+    query_grads, key_grads = _map_shards(
+        differentiate_shard, axes, (queries, row_lse, grad.row_lse), (keys, col_lse, grad.col_lse)
     )
+    return _as_cotangent(queries, query_grads), _as_cotangent(keys, key_grads)
 
 
 ring_score.defvjp(_forward, _backward)
 
 
-def _axes(queries: KeyBatch) -> tuple[str, ...]:
-    """The mesh's axes that rows are cut along: all where they divide, else those of the batch."""
-    return mesh.AXES if len(queries.pair) % jax.sharding.get_abstract_mesh().size == 0 else mesh.BATCH
+def _as_cotangent(batch: Any, grads: Grads) -> Any:
+    """Put gradients into a QueryBatch or KeyBatch whose other fields have none."""
+    vector, inv_norm_scale = grads
+    no_gradient = jax.tree.map(lambda _: None, batch)
+    return dataclasses.replace(no_gradient, vector=vector.astype(batch.vector.dtype), inv_norm_scale=inv_norm_scale)
 
 
-def _on_every_device(local: Callable, axes: tuple[str, ...], *sides: Any) -> Any:
-    """`local` on each device's rows of `sides`; the result lies as the batch does."""
-    cut = jax.tree.map(lambda leaf: jax.reshard(leaf, P(axes)), sides)
-    found = jax.shard_map(local, in_specs=P(axes), out_specs=P(axes))(*cut)
-    return jax.tree.map(lambda leaf: jax.reshard(leaf, mesh.ROWS), found)
+def _row_axes(queries: QueryBatch) -> tuple[str, ...]:
+    """Choose the mesh axes that rows are sharded over: all where they divide the rows, else the batch axes."""
+    return mesh.AXES if len(queries.pair_index) % jax.sharding.get_abstract_mesh().size == 0 else mesh.BATCH
 
 
-def ring_scan(meet: Callable, travellers: Any, residents: Any, axes: tuple[str, ...]) -> tuple[Any, Any]:
-    """(travellers, residents) after every tile of travellers has met the residents of every device.
+def _map_shards(fn: Callable, axes: tuple[str, ...], *batches: Any) -> Any:
+    """Call `fn` on each device's rows of `batches`; the result is sharded as the batch is."""
+    sharded = jax.tree.map(lambda leaf: jax.reshard(leaf, P(axes)), batches)
+    result = jax.shard_map(fn, in_specs=P(axes), out_specs=P(axes))(*sharded)
+    return jax.tree.map(lambda leaf: jax.reshard(leaf, mesh.ROWS), result)
 
-    `meet(tile, residents)` gives both back. A tile goes on alone, into the place of the one that comes: no second
-    buffer of all travellers.
+
+def ring_scan(score_tile: Callable, rotating: Any, stationary: Any, axes: tuple[str, ...]) -> tuple[Any, Any]:
+    """Return (rotating, stationary) after every tile of every device's `rotating` has met every device's `stationary`.
+
+    `score_tile(tile, stationary)` returns both, updated. Each tile is sent on by itself, into the place of the one that
+    arrives: there is no second buffer of all rotating tiles.
     """
-    devices, count = jax.lax.axis_size(axes), len(jax.tree.leaves(travellers)[0])
-    onwards = [(i, (i + 1) % devices) for i in range(devices)]
+    num_devices, num_tiles = jax.lax.axis_size(axes), len(jax.tree.leaves(rotating)[0])
+    permutation = [(i, (i + 1) % num_devices) for i in range(num_devices)]
 
-    def one(number: jax.Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
-        travellers, residents = carry
-        j = number % count
-        tile, residents = meet(_at(travellers, j), residents)
-        tile = jax.lax.ppermute(tile, axes, onwards)
-        return jax.tree.map(lambda x, part: x.at[j].set(part), travellers, tile), residents
+    def step(i: jax.Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+        rotating, stationary = carry
+        j = i % num_tiles
+        tile, stationary = score_tile(_take_tile(rotating, j), stationary)
+        tile = jax.lax.ppermute(tile, axes, permutation)
+        return jax.tree.map(lambda x, part: x.at[j].set(part), rotating, tile), stationary
 
-    return jax.lax.fori_loop(0, devices * count, one, (travellers, residents))
-
-
-def _filled(like: jax.Array, value: float, axes: tuple[str, ...]) -> jax.Array:
-    """f32 of the shape of `like`, of which every device may make another thing."""
-    return jax.lax.pcast(jnp.full(like.shape, value, jnp.float32), axes, to="varying")
+    return jax.lax.fori_loop(0, num_devices * num_tiles, step, (rotating, stationary))
 
 
-def _tiles(sides: Any, tile: int) -> Any:
-    """Every leaf [n,...] -> [tiles,rows of one,...]; a tile is the largest divisor of n that is not above `tile`."""
+def _full_like(x: jax.Array, value: float, axes: tuple[str, ...]) -> jax.Array:
+    """Make an f32 array of x's shape that may come to differ between devices."""
+    return jax.lax.pcast(jnp.full(x.shape, value, jnp.float32), axes, to="varying")
 
-    def cut(leaf: jax.Array) -> jax.Array:
+
+def _zero_grads(batch: KeyBatch, axes: tuple[str, ...]) -> Grads:
+    return _full_like(batch.vector, 0, axes), _full_like(batch.inv_norm_scale, 0, axes)
+
+
+def _split_tiles(batches: Any, tile: int) -> Any:
+    """Split every leaf [n,...] -> [tiles,rows,...]; `rows` is the largest divisor of n up to `tile`."""
+
+    def split(leaf: jax.Array) -> jax.Array:
         n = len(leaf)
-        count = next(count for count in range(math.ceil(n / tile), n + 1) if n % count == 0)
-        return rearrange(leaf, "(t n) ... -> t n ...", t=count)
+        num_tiles = next(count for count in range(math.ceil(n / tile), n + 1) if n % count == 0)
+        return rearrange(leaf, "(t n) ... -> t n ...", t=num_tiles)
 
-    return jax.tree.map(cut, sides)
+    return jax.tree.map(split, batches)
 
 
-def _rows(tiles: Any) -> Any:
+def _merge_tiles(tiles: Any) -> Any:
     return jax.tree.map(lambda leaf: rearrange(leaf, "t n ... -> (t n) ..."), tiles)
 
 
-def _at(tiles: Any, i: jax.Array) -> Any:
+def _take_tile(tiles: Any, i: jax.Array) -> Any:
     return jax.tree.map(lambda leaf: leaf[i], tiles)

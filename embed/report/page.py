@@ -1,6 +1,7 @@
 """The page of results: one HTML file that needs nothing else, no script, no server, no network; readable on a phone."""
 
 import dataclasses
+import importlib.resources
 import json
 import os
 from collections import defaultdict
@@ -12,11 +13,11 @@ from embed.data.records import Content
 from embed.distributed import storage
 from embed.eval import compare
 from embed.eval.benchmarks import Benchmark, Results, rank
-from embed.report import sections, space
-from embed.report.style import CSS
+from embed.report import comparison, sections, space
 from embed.retrieval.search import truncate_dim
 
 TOP = 5
+STYLE = importlib.resources.files(__package__) / "style.css"
 # A browser that is told so refuses everything that is not in this file.
 POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
 
@@ -127,7 +128,7 @@ def write(
         "<main>",
         sections.table(columns, benchmarks),
         sections.widths(columns, benchmarks),
-        compare.sections(ablations),
+        comparison.sections(ablations),
         sections.training(curves),
         space.section(found) if found else "",
         sections.gallery(gallery, benchmarks),
@@ -144,7 +145,7 @@ def save(path: str | os.PathLike, title: str, body: Sequence[str]) -> None:
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>embed: {title}</title><style>{CSS}</style></head><body>{''.join(body)}</body></html>"
+        f"<title>embed: {title}</title><style>{STYLE.read_text()}</style></head><body>{''.join(body)}</body></html>"
     )
     path = storage.path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -120,8 +120,8 @@ def _percent(value: float | None) -> str:
 
 
 def _by_kind(benchmarks: Sequence[Benchmark]) -> Iterator[tuple[str, list[Benchmark]]]:
-    for kind in dict.fromkeys(benchmark.kind for benchmark in benchmarks):
-        yield kind, [benchmark for benchmark in benchmarks if benchmark.kind == kind]
+    for kind in dict.fromkeys(benchmark.group for benchmark in benchmarks):
+        yield kind, [benchmark for benchmark in benchmarks if benchmark.group == kind]
 
 
 def widths(columns: Mapping[str, Results], benchmarks: Sequence[Benchmark]) -> str:

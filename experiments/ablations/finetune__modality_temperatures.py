@@ -96,7 +96,7 @@ def plan(config: ConfigDict) -> loop.Run:
             return encode_by_microbatch(lambda part: encoder.apply({"params": params.encoder}, part), inputs, rows)
 
         query, target, negative = encode_pairs(embed, pairs)
-        each = temperature.clipped_exp(params.loss[temperature.NAME]["scale"])
+        each = temperature.clipped_exp(params.loss["temperature"]["scale"])
         scale = 1 / temperature.pair_temperature(each, *map(temperature.has_modalities, (pairs.query, pairs.target)))
         return contrastive_loss(
             query,
@@ -110,7 +110,7 @@ def plan(config: ConfigDict) -> loop.Run:
         )
 
     modalities = len(temperature.MODALITIES)
-    loss.init = lambda key: {temperature.NAME: {"scale": temperature.init_log_temperature(TEMPERATURE, modalities)}}
+    loss.init = lambda key: {"temperature": {"scale": temperature.init_log_temperature(TEMPERATURE, modalities)}}
     return loop.Run(
         encoder,
         TASKS,

@@ -29,7 +29,7 @@ from embed.eval import compare
 from embed.eval import suite as evaluate
 from embed.eval.benchmarks import Benchmark, dataset_of, from_pairs, score
 from embed.model.presets import PRESETS
-from embed.report import page
+from embed.report import comparison, page
 from embed.retrieval import quantize
 from embed.training import checkpoint, loop, soup
 from embed.training.config_check import ConfigError
@@ -180,7 +180,7 @@ def rows(results: compare.Results) -> dict[str, list[compare.MetricKey]]:
         },
         **({"texts without task string": mean(bare)} if bare else {}),
         **({f"mean{UNSEEN}": mean(new)} if new else {}),
-        **{f"mean of {short} numbers": mean(whole, short) for short in narrow},
+        **{f"mean at {short} dimensions": mean(whole, short) for short in narrow},
         **{f"mean in {bits}": mean(whole, metric=f"ndcg@10, {bits}") for bits in COARSE},
         "mean": mean(whole),
     }
@@ -197,7 +197,7 @@ def compared(work: storage.Path) -> Iterator[compare.Comparison]:
             table = rows(found[0])
             apart = [row for row in table if row.endswith(UNSEEN) and row != f"mean{UNSEEN}"]
             spreads = {f"spread{UNSEEN}": apart} if len(apart) > 1 else {}
-            yield compare.Comparison(title, claim, columns, table, spreads=spreads, over=over)
+            yield compare.Comparison(title, claim, columns, table, spreads=spreads, replicates=over)
 
     def by_seed(*names: str) -> dict[str, list[storage.Path]]:
         return {name: [folder(work, name, seed) for seed in SEEDS] for name in names}
@@ -218,13 +218,13 @@ def compared(work: storage.Path) -> Iterator[compare.Comparison]:
 
 def written(work: storage.Path, found: Sequence[compare.Comparison]) -> str:
     """The page, and the tables that are also returned."""
-    text = "\n\n".join([compare.overview(found), *map(compare.markdown, found)]) + "\n"
+    text = "\n\n".join([compare.format_overview(found), *map(compare.format_markdown, found)]) + "\n"
     (work / NAME / "findings.md").write_text(text)
     head = (
         '<header class="hero"><div><h1>Findings</h1><p class="lead">Experiments beside their parent. Differences are '
         "taken seed by seed; bars are 95 % intervals.</p></div></header><main>"
     )
-    page.save(work / NAME / "findings.html", "findings", [head, compare.sections(found), "</main>"])
+    page.save(work / NAME / "findings.html", "findings", [head, comparison.sections(found), "</main>"])
     return text
 
 

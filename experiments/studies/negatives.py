@@ -86,7 +86,7 @@ def main(config: ConfigDict) -> None:
             if hosts.is_primary():
                 (plan.folder / "results.json").write_text(json.dumps(results))
     if hosts.is_primary():
-        print("\n\n".join(map(compare.markdown, compared(work))))
+        print("\n\n".join(map(compare.format_markdown, compared(work))))
 
 
 if __name__ == "__main__":

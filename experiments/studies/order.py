@@ -99,7 +99,7 @@ def main(config: ConfigDict) -> None:
         if hosts.is_primary():
             (plan.folder / "results.json").write_text(json.dumps(found))
     if hosts.is_primary():
-        print("\n\n".join(map(compare.markdown, compared(storage.path(config.workdir)))))
+        print("\n\n".join(map(compare.format_markdown, compared(storage.path(config.workdir)))))
 
 
 if __name__ == "__main__":

@@ -40,8 +40,8 @@ def test_pairs_of_equal_content_are_one_candidate_with_all_its_answers():
 )
 def test_kind_is_found_from_the_contents(query, kind):
     records = [Record("1", query, (Text("a"),))]
-    assert from_pairs("one", records)[0].kind == kind
-    assert from_pairs("one", records, kind="mine")[1].kind == "mine"
+    assert from_pairs("one", records)[0].group == kind
+    assert from_pairs("one", records, group="mine")[1].group == "mine"
 
 
 def test_a_query_is_not_its_own_answer():
@@ -57,7 +57,7 @@ def test_a_query_is_not_its_own_answer():
     scores, order = rank(forward, queries, corpus, 9, 3)
     assert order.shape == (4, 4) and (order[:, -1] == -1).all() and np.isneginf(scores[:, -1]).all()
     # A query that is paired with itself does answer itself.
-    assert from_pairs("id", [Record("1", cat, cat)])[0].own.tolist() == [-1]
+    assert from_pairs("id", [Record("1", cat, cat)])[0].self_index.tolist() == [-1]
 
 
 def test_few_label_classification_is_accuracy():
@@ -130,6 +130,6 @@ def test_folder_json_errors(tmp_path):
 
 def test_own_is_looked_up_once(monkeypatch):
     forward, _ = from_pairs("one", [Record("1", *text("a", "b"))])
-    assert forward.own.tolist() == [-1]
+    assert forward.self_index.tolist() == [-1]
     monkeypatch.setattr(benchmarks, "content_hash", None)
-    assert forward.own.tolist() == [-1]
+    assert forward.self_index.tolist() == [-1]

@@ -6,6 +6,7 @@ from scipy import stats
 
 from embed.eval import compare
 from embed.eval.compare import Comparison
+from embed.report.comparison import sections
 
 ROWS = {
     "b0": [("b0", 16, "ndcg@10")],
@@ -41,12 +42,12 @@ def test_differences_are_paired_by_seed_with_students_intervals():
         low, high = paired.confidence_interval(0.95)
         assert cell.difference - cell.margin == pytest.approx(low)
         assert cell.difference + cell.margin == pytest.approx(high)
-        assert cell.clear == bool(paired.pvalue < 0.05)
+        assert cell.significant == bool(paired.pvalue < 0.05)
         assert cell.deviation == pytest.approx(100 * fork[:, i].std(ddof=1))
     assert table["mean"]["base__<fork>"].mean == pytest.approx(100 * fork.mean())
     assert table["mean"]["base__<fork>"].difference == pytest.approx(100 * (fork - base).mean())
     assert table["narrow"]["base__<fork>"].mean == pytest.approx(50 * fork.mean())
-    assert table["mean"]["base"].difference == 0 and not table["mean"]["base"].clear
+    assert table["mean"]["base"].difference == 0 and not table["mean"]["base"].significant
 
 
 def test_a_spread_is_over_the_rows_it_names_run_by_run_and_stands_before_the_last():
@@ -58,20 +59,20 @@ def test_a_spread_is_over_the_rows_it_names_run_by_run_and_stands_before_the_las
     assert table["spread"]["base"].mean == pytest.approx(own.mean())
     assert table["spread"]["base__<fork>"].difference == pytest.approx((other - own).mean())
     assert table["spread"]["base__<fork>"].deviation == pytest.approx(other.std(ddof=1))
-    assert "| spread |" in compare.markdown(found) and ">spread<" in compare.sections([found])
+    assert "| spread |" in compare.format_markdown(found) and ">spread<" in sections([found])
 
 
 def test_one_seed_has_no_interval():
     found, base, _ = comparison(1)
     cell = compare.compute_cells(found)["b1"]["base"]
     assert cell.mean == pytest.approx(100 * base[0, 1]) and np.isnan(cell.deviation) and np.isnan(cell.margin)
-    assert not cell.clear
-    assert "nan" not in compare.markdown(found) + compare.overview([found]) + compare.sections([found])
+    assert not cell.significant
+    assert "nan" not in compare.format_markdown(found) + compare.format_overview([found]) + sections([found])
 
 
 def test_table_figure_and_overview_say_the_same_and_escape_names():
     found, _, _ = comparison(3)
-    text, page, glance = compare.markdown(found), compare.sections([found]), compare.overview([found])
+    text, page, glance = compare.format_markdown(found), sections([found]), compare.format_overview([found])
     table = compare.compute_cells(found)
     own, mean = table["b0"]["base__<fork>"], table["mean"]["base__<fork>"]
     assert f"**{own.difference:+.1f} ± {own.margin:.1f}**" in text
@@ -80,7 +81,7 @@ def test_table_figure_and_overview_say_the_same_and_escape_names():
     heads, _, parent, fork = (line.strip("| ").split(" | ") for line in glance.splitlines())
     assert heads == ["nDCG@10, seeds: 3", *ROWS] and parent[0] == "base" and fork[0] == "base__<fork> − base"
     assert parent[-1] == f"{table['mean']['base'].mean:.1f} ± {table['mean']['base'].deviation:.1f}"
-    assert f"{mean.difference:+.1f} ± {mean.margin:.1f}" in fork[-1] and fork[-1].startswith("**") == mean.clear
+    assert f"{mean.difference:+.1f} ± {mean.margin:.1f}" in fork[-1] and fork[-1].startswith("**") == mean.significant
     assert f"**{own.difference:+.1f} ± {own.margin:.1f}**" == fork[1]
     assert "<fork>" not in page and "&lt;fork&gt;" in page and page.count("<circle") == 1 + len(ROWS)
 
@@ -88,12 +89,12 @@ def test_table_figure_and_overview_say_the_same_and_escape_names():
 def test_other_tables_are_not_in_the_overview():
     found, _, _ = comparison(3)
     other = Comparison("o", "", {"x": found.columns["base"], "y": found.columns["base"]}, {"b0": ROWS["b0"]})
-    assert compare.overview([found, other]) == compare.overview([found])
-    assert compare.sections([found, other]).count("<figure") == 3 and compare.sections([found, other]).count(">y<") == 1
+    assert compare.format_overview([found, other]) == compare.format_overview([found])
+    assert sections([found, other]).count("<figure") == 3 and sections([found, other]).count(">y<") == 1
 
 
 def test_nothing_compared_is_no_section():
-    assert compare.sections([]) == ""
+    assert sections([]) == ""
 
 
 def test_columns_need_the_same_seeds():
@@ -101,3 +102,18 @@ def test_columns_need_the_same_seeds():
     columns = {"a": found.columns["base"], "b": found.columns["base"][:2]}
     with pytest.raises(ValueError, match="every column needs the same seeds"):
         compare.compute_cells(Comparison("t", "c", columns, ROWS))
+
+
+def test_checkpoints_are_compared_to_the_first_on_what_they_share():
+    def results(*scores: float) -> dict:
+        return {f"b{i}": {8: {"ndcg@10": 0.0}, 16: {"ndcg@10": score}} for i, score in enumerate(scores)}
+
+    lines = compare.format_comparison({"a": results(0.5, 0.25), "b": results(0.625, 0.125, 1.0)}).splitlines()
+    assert lines[0] == "| nDCG@10 | a | b | b − a |"
+    assert lines[2:] == [
+        "| b0 | 50.0 | 62.5 | +12.5 |",
+        "| b1 | 25.0 | 12.5 | -12.5 |",
+        "| b2 | – | 100.0 | – |",
+        "| mean | 37.5 | 37.5 | +0.0 |",
+    ]
+    assert compare.format_comparison({"a": results(0.5)}).splitlines()[2:] == ["| b0 | 50.0 |", "| mean | 50.0 |"]

@@ -7,6 +7,7 @@ installs it is shown wherever launch/test.sh is run.
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -51,6 +52,37 @@ PYTHONPATH={folder} exec {sys.executable} "$@"
     return str(path)
 
 
+@pytest.fixture
+def tree(tmp_path) -> pathlib.Path:
+    """A copy of what sourcing environment.sh needs, and fast/python, which makes environments without pip."""
+    folder = tmp_path / "tree"
+    (folder / "launch").mkdir(parents=True)
+    for name in ("environment.sh", "shell.sh", "constraints"):
+        (folder / "launch" / name).symlink_to(ROOT / "launch" / name)
+    (tmp_path / "fast").mkdir()
+    path = tmp_path / "fast" / "python"
+    path.write_text(f"""#!/bin/sh
+[ "$1 $2" != "-m venv" ] || exec {sys.executable} -m venv --without-pip "$3"
+exec {sys.executable} "$@"
+""")
+    path.chmod(0o755)
+    return folder
+
+
+def source(shell: str, tree: pathlib.Path, before: str, after: str, **environment: str) -> tuple[int, str]:
+    """Sources environment.sh in tree/../caller, where nothing is, as a user does between two commands."""
+    caller = tree.parent / "caller"
+    caller.mkdir(exist_ok=True)
+    names = ("VIRTUAL_ENV", "CONSTRAINTS", "VENV", "PYTHON")
+    clean = {name: value for name, value in os.environ.items() if name not in names}
+    done = subprocess.run(
+        [shell, "-c", f"{before}\n. {tree}/launch/environment.sh\n{after}"], cwd=caller, text=True, env=clean | environment,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    assert not list(caller.iterdir())
+    return done.returncode, done.stdout
+
+
 def floors() -> list[Requirement]:
     """What setup.py asks for, extras included."""
     words = re.findall(r'"([A-Za-z][\w.-]*(?:\[\w+\])?(?:[>=]=[\w.]+)?)"', (ROOT / "setup.py").read_text())
@@ -85,6 +117,41 @@ def test_a_python_that_is_too_old_is_named(enter, tmp_path):
 def test_no_python_is_said(enter):
     status, said = enter(PYTHON="python3.0")
     assert status == 1 and said.startswith("no python3.0 here") and said.count("\n") == 1
+
+
+def test_sourced_elsewhere_it_makes_the_environment_in_its_own_folder(tree):
+    status, said = source("bash", tree, ":", 'echo "$VIRTUAL_ENV"; pwd', PYTHON=str(tree.parent / "fast" / "python"))
+    assert status == 0 and said == f"{tree}/.venv\n{tree.parent}/caller\n"
+    assert source("bash", tree, ":", 'echo "$VIRTUAL_ENV"') == (0, f"{tree}/.venv\n")  # it is there, without PYTHON
+
+
+@pytest.mark.parametrize("relative", [True, False])
+def test_venv_names_another_folder(tree, tmp_path, relative):
+    folder = tree / "other" if relative else tmp_path / "absolute"
+    values = {"VENV": "other" if relative else str(folder), "PYTHON": str(tmp_path / "fast" / "python")}
+    assert source("bash", tree, ":", 'echo "$VIRTUAL_ENV"', **values) == (0, f"{folder}\n")
+
+
+def test_a_sourcing_that_fails_leaves_the_shell_open_and_its_options_alone(tree):
+    status, said = source("bash", tree, "options=$-", '[ "$options" = "$-" ] && echo open', PYTHON="python3.0")
+    assert status == 0 and said.splitlines()[1:] == ["open"] and said.startswith("no python3.0 here")
+    status, said = source("bash", tree, ":", "echo status $?", PYTHON=python(tree.parent / "old", "3.10"))
+    assert status == 0 and said.splitlines()[1:] == ["status 1"] and not (tree / ".venv").exists()
+
+
+def test_a_sourcing_that_succeeds_leaves_the_options_and_commands_of_the_shell_alone(tree):
+    after = '[ "$options" = "$-" ] && type -t install'
+    status, said = source("bash", tree, "options=$-", after, PYTHON=str(tree.parent / "fast" / "python"))
+    assert (status, said) == (0, "file\n")  # the program of coreutils
+
+
+@pytest.mark.parametrize("shell", ["dash", "ksh", "zsh"])
+def test_other_shells_are_refused_by_name_and_stay_open(tree, shell):
+    if shutil.which(shell) is None:
+        pytest.skip(f"no {shell} here")
+    status, said = source(shell, tree, ":", "echo status $?")
+    assert status == 0 and said.splitlines()[1:] == ["status 1"]
+    assert "needs bash" in said.splitlines()[0] and "source .venv/bin/activate" in said.splitlines()[0]
 
 
 def test_a_python_that_was_not_tested_takes_the_newest_of_everything(enter, tmp_path):

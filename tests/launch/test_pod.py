@@ -331,6 +331,40 @@ def test_dry_run_prints_what_gcloud_takes_and_runs_nothing(cloud, monkeypatch):
         assert status == 0 and all(parse(shlex.split(line)[1:]) for line in said.splitlines()[:1]) and not cloud.calls()
 
 
+@pytest.mark.parametrize("script", ["pod.sh", "gke.sh"])
+@pytest.mark.parametrize(
+    "spoil", ["touch embed/new.py; echo >>setup.py", "rm -rf .git", "echo experiments/counter.py >>.gitignore"]
+)
+def test_dry_run_of_an_uncommitted_tree_says_that_a_launch_is_refused(cloud, script, spoil):
+    subprocess.run(["bash", "-c", spoil], cwd=cloud.tree, check=True)
+    words = cloud.count("--config.steps=6")
+    refused, reason = cloud.run(*words, script=script)
+    assert refused == 2 and "a launch runs a commit" in reason
+    status, said = cloud.run("--dry-run", *words, script=script)
+    assert status == 0 and said.startswith(f"without --dry-run, this is refused: {reason}") and not cloud.calls()
+    commands = [
+        shlex.split(line)[0] for line in said.removeprefix("without --dry-run, this is refused: " + reason).splitlines()
+    ]
+    assert commands[-1] == {"pod.sh": "gcloud", "gke.sh": "xpk"}[script] and set(commands) <= {
+        "gcloud",
+        "git",
+        "mkdir",
+        "tar",
+        "xpk",
+    }
+
+
+@pytest.mark.parametrize("room", ["ablations", "studies"])
+def test_forks_and_studies_are_found_by_their_name(cloud, room):
+    """The worker runs the module in its own package."""
+    move = f"git mv experiments/counter.py experiments/{room}/counter__fork.py"
+    move += f"; echo 'print(\"module\", __spec__.name)' >>experiments/{room}/counter__fork.py; git add ."
+    move += "; git -c user.name=t -c user.email=t@localhost commit -qm moved"
+    subprocess.run(["bash", "-c", move], cwd=cloud.tree, check=True)
+    status, said = cloud.run("counter__fork", *cloud.count("--config.steps=2")[1:])
+    assert status == 0 and f"\nmodule experiments.{room}.counter__fork\n" in said
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -3,7 +3,6 @@
 import pathlib
 import shutil
 import subprocess
-import sys
 
 import pytest
 
@@ -123,8 +122,12 @@ def test_git_ignores_what_the_readme_makes(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["experiments/ablations/finetune__mine.py", "docs/images/page.png", "tests/hf/golden/new/inputs.npz"]
-    + ["embed/data/build/new.py"],
+    [
+        "experiments/ablations/finetune__mine.py",
+        "docs/images/page.png",
+        "tests/hf/golden/new/inputs.npz",
+        "embed/data/build/new.py",
+    ],
 )
 def test_git_does_not_ignore_what_belongs_to_the_project(name):
     assert run(["git", "check-ignore", "--no-index", "--quiet", name], ROOT)[0] == 1

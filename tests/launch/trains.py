@@ -6,7 +6,7 @@ import sys
 
 sys.path[:0] = ["tests", "tests/distributed"]
 
-import test_hosts
+import test_hosts  # noqa: E402
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, force=True)

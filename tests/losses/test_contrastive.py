@@ -7,8 +7,10 @@ import pytest
 
 from embed.batch import Candidates, Pairs
 from embed.distributed import mesh
-from embed.losses.contrastive import contrastive_loss, gather_and_score
-from embed.losses.regularizers import embedding_matching, kl_distillation, spread_out
+from embed.losses.contrastive import contrastive_loss
+from embed.losses.distillation import embedding_matching, kl_distillation
+from embed.losses.negatives import gather_and_score
+from embed.losses.regularizers import spread_out
 from embed.losses.ring import ring_score
 
 T = 0.1

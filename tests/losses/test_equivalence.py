@@ -11,7 +11,8 @@ from formula import T, formula, random_case, relative
 
 from embed.batch import Candidates
 from embed.distributed import mesh
-from embed.losses.contrastive import contrastive_loss, gather_and_score
+from embed.losses.contrastive import contrastive_loss
+from embed.losses.negatives import gather_and_score
 from embed.losses.ring import ring_score
 
 MESHES = [(1, 1, 1), (1, 2, 1), (1, 4, 1), (1, 8, 1), (1, 2, 2), (1, 4, 2), (2, 2, 2)]

@@ -21,7 +21,8 @@ from embed.batch import REPORT_CANDIDATES, Candidates, Dropout, Pairs
 from embed.data.collate import make_rows
 from embed.data.preprocess import Budget, ImagePiece, TextPiece
 from embed.distributed import mesh
-from embed.losses.contrastive import contrastive_loss, gather_and_score
+from embed.losses.contrastive import contrastive_loss
+from embed.losses.negatives import gather_and_score
 from embed.losses.ring import ring_score
 from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, init_params
 

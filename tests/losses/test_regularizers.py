@@ -14,8 +14,10 @@ from embed.data.collate import make_rows
 from embed.data.preprocess import AudioPiece, Budget, ImagePiece, TextPiece
 from embed.distributed import mesh
 from embed.losses import temperature as temperatures
-from embed.losses.contrastive import contrastive_loss, gather_and_score, identity
-from embed.losses.regularizers import debiased, embedding_matching, hard_negative_weighting, kl_distillation, spread_out
+from embed.losses.contrastive import contrastive_loss, identity
+from embed.losses.distillation import embedding_matching, kl_distillation
+from embed.losses.negatives import gather_and_score
+from embed.losses.regularizers import debiased, hard_negative_weighting, spread_out
 from embed.losses.ring import ring_score
 
 EVERYTHING = Candidates(cross_query_hard_negatives=True, margin=0.3, symmetric=True)
@@ -137,7 +139,7 @@ def test_a_prior_of_nothing_changes_nothing_and_an_impossible_one_is_an_error():
         for correct in (identity, debiased(0.0))
     )
     np.testing.assert_allclose(plain, other, rtol=1e-6)
-    with pytest.raises(ValueError, match="share of positives of 1"):
+    with pytest.raises(ValueError, match="prior=1"):
         debiased(1)
 
 
@@ -157,7 +159,7 @@ def test_a_floor_stands_under_the_corrected_sum():
 
 
 def test_a_teacher_of_another_size_is_an_error():
-    with pytest.raises(ValueError, match=r"\(4, 8\) cannot match a teacher's \(4, 6\)"):
+    with pytest.raises(ValueError, match=r"\(4, 8\) cannot match the teacher's \(4, 6\)"):
         embedding_matching(jnp.ones((4, 8)), jnp.ones((4, 6)), jnp.ones(4, bool))
 
 

@@ -107,7 +107,7 @@ def made(tmp_path_factory):
         "hostile": (Text(HOSTILE),),
     }
     records = [Record(key, (Text(f"query of {key}"),), target) for key, target in everything.items()]
-    benchmarks = [*from_pairs(f"all {HOSTILE}", records), *from_pairs("again", records[:6], kind=HOSTILE)]
+    benchmarks = [*from_pairs(f"all {HOSTILE}", records), *from_pairs("again", records[:6], group=HOSTILE)]
     rng = np.random.default_rng(0)
     columns, gallery, vectors = {}, [], {}
     for column in ("first", HOSTILE):

@@ -13,7 +13,8 @@ from embed.batch import Candidates, Pairs
 from embed.data.preprocess import Budget
 from embed.data.tasks import Task, batch_structs
 from embed.distributed import mesh
-from embed.losses.contrastive import contrastive_loss, gather_and_score
+from embed.losses.contrastive import contrastive_loss
+from embed.losses.negatives import gather_and_score
 from embed.losses.ring import ring_score
 from embed.model.attention import AttentionMaskInfo, full_attention, sliding_window, splash_attention
 from embed.model.config import Architecture, AttentionSpec

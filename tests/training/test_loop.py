@@ -176,10 +176,10 @@ def test_where_nothing_trains_the_paths_are_named(tmp_path, preprocessor):
 def test_a_learned_temperature_is_the_runs_and_not_the_encoders(tmp_path, preprocessor):
     class Loss:
         def init(self, key):
-            return {temperature.NAME: {"scale": temperature.init_log_temperature(0.5)}}
+            return {"temperature": {"scale": temperature.init_log_temperature(0.5)}}
 
         def __call__(self, params, pairs, candidates, key):
-            return temperature.clipped_exp(params.loss[temperature.NAME]["scale"]), {"warmth": jnp.float32(7)}
+            return temperature.clipped_exp(params.loss["temperature"]["scale"]), {"warmth": jnp.float32(7)}
 
     def go(folder, steps, **more):
         optimizer = optim.adamw(1e-2, warmup=1, steps=100)
@@ -190,9 +190,9 @@ def test_a_learned_temperature_is_the_runs_and_not_the_encoders(tmp_path, prepro
 
     go(tmp_path / "one", 2)
     state = go(tmp_path / "one", 4)
-    assert 0.3 < float(jnp.exp(state.loss[temperature.NAME]["scale"])) < 0.5  # 0.5 less three steps and no decay
+    assert 0.3 < float(jnp.exp(state.loss["temperature"]["scale"])) < 0.5  # 0.5 less three steps and no decay
     assert checkpoint.load_params(tmp_path / "one").keys() == state.encoder.keys()
     assert [row["warmth"] for row in rows(tmp_path / "one")] == [7] * 4  # any metric is logged, and none is required
     following = go(tmp_path / "two", 0, init=tmp_path / "one")
-    np.testing.assert_allclose(following.loss[temperature.NAME]["scale"], np.log(0.5), rtol=1e-6)
+    np.testing.assert_allclose(following.loss["temperature"]["scale"], np.log(0.5), rtol=1e-6)
     assert all(same(following.encoder, state.encoder))

@@ -23,7 +23,7 @@ def rank(path: tuple[str, ...], leaf) -> int:
 def test_what_has_one_axis_or_none_in_its_layer_is_not_decayed_and_all_else_is(name):
     params = checkpoint.param_structs(Encoder(PRESETS.get(name, ARCH)))
     params = jax.eval_shape(lambda params: lora.add_adapters(jax.random.key(0), params, 2), params)
-    params |= {temperature.NAME: {"scale": jax.eval_shape(lambda: temperature.init_log_temperature(0.05, 3))}}
+    params |= {"temperature": {"scale": jax.eval_shape(lambda: temperature.init_log_temperature(0.05, 3))}}
     decayed = flatten_dict(optim.is_matrix(params))
     wrong = {path for path, leaf in flatten_dict(params).items() if decayed[path] != (rank(path, leaf) >= 2)}
     assert not wrong

@@ -22,12 +22,12 @@ import numpy as np
 from grain.sources import ArrayRecordDataSource
 from tqdm import tqdm
 
-from embed.distributed import storage
 from embed.data.build import spec
-from embed.data.build.dedup import NUM_HASHES, first_occurrence, near_first_occurrence, contains_near_duplicate
-from embed.data.build.read_parts import PartJob, read_parts, load_info
+from embed.data.build.dedup import NUM_HASHES, contains_near_duplicate, first_occurrence, near_first_occurrence
+from embed.data.build.read_parts import PartJob, load_info, read_parts
 from embed.data.records import parse_json
-from embed.data.sources import ArrayRecordSource, read_judgements, open_split, read_qrels, read_records, write_shards
+from embed.data.sources import ArrayRecordSource, open_split, read_judgements, read_qrels, read_records, write_shards
+from embed.distributed import storage
 
 
 class BuildError(ValueError):

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image as Pillow
 
 from embed.data.media import decode
-from embed.data.preprocess import MAX_FRAMES
 from embed.data.media.pdf import render_pdf
+from embed.data.preprocess import MAX_FRAMES
 from embed.data.records import Audio, Content, Image, Part, Pdf, Text, Video
 
 NUM_HASHES = 128  # of a signature: an estimate's standard deviation is 0.03 at 0.9

@@ -22,10 +22,10 @@ import pyarrow.parquet
 import soundfile
 from PIL import Image as Pillow
 
-from embed.distributed import storage
 from embed.data.records import MAX_MEDIA_BYTES, Audio, Content, Image, Record, RecordError, parse_beir
 from embed.data.sources import JsonlSource, Parse, open_split, read_qrels
 from embed.data.textfile import decode_text
+from embed.distributed import storage
 
 log = logging.getLogger(__name__)
 TEXTS = {"txt", "text", "transcript", "cls", "json", "jsonl", "csv", "tsv", "md", "html", "xml"}  # suffixes in a tar

@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from embed.distributed import storage
 from embed.data.build import formats, spec
 from embed.data.build.dedup import NUM_HASHES, decode_parts, signature
 from embed.data.media.decode import MediaError
 from embed.data.records import KEY_OF, Content, Record, RecordError, content_hash, to_bytes, validate
 from embed.data.sources import write_bytes
+from embed.distributed import storage
 
 log = logging.getLogger(__name__)
 CRASHES = 100  # rows of a part that may end a process

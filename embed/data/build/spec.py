@@ -12,10 +12,10 @@ import importlib.util
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from embed.distributed import storage
 from embed.data.build import formats
 from embed.data.records import RecordError, parse_json
 from embed.data.sources import splits_in
+from embed.distributed import storage
 
 
 class SpecError(ValueError):

@@ -18,12 +18,12 @@ import tensorflow_datasets
 from PIL import Image as Pillow
 
 from embed.data import __main__ as command
-from embed.data.build import formats, spec
-from embed.data.media import decode
 from embed.data import sources
+from embed.data.build import formats, spec
 from embed.data.build.build import BuildError, Options, build
-from embed.data.preprocess import Budget
+from embed.data.media import decode
 from embed.data.mixture import mixture
+from embed.data.preprocess import Budget
 from embed.data.records import Image, Record, Text
 from embed.data.sources import JsonlSource, open_split, read_records
 from embed.data.tasks import Task

@@ -19,8 +19,8 @@ from test_build import SLOW, png
 
 from embed.data import __main__ as command
 from embed.data.build import formats, read_parts, spec
-from embed.data.media import decode
 from embed.data.build.build import BuildError, Options, build
+from embed.data.media import decode
 from embed.data.records import Image, Record, RecordError, Text, from_bytes
 from embed.data.sources import open_split, read_records
 

@@ -8,11 +8,11 @@ from PIL import Image as Pillow
 
 from embed.data.build.dedup import (
     NUM_HASHES,
-    jaccard_estimate,
+    contains_near_duplicate,
     decode_parts,
     first_occurrence,
+    jaccard_estimate,
     near_first_occurrence,
-    contains_near_duplicate,
     signature,
 )
 from embed.data.build.formats import audio_of
