@@ -16,10 +16,11 @@ import jax
 import numpy as np
 
 from configs import cpu
-from embed.data.preprocess import Budget
+from embed.data.budget import Budget
 from embed.data.tasks import batch_structs
 from embed.distributed import mesh
-from embed.training import loop
+from embed.training.start import initial_state, state_structs
+from embed.training.step import make_step
 from experiments import scale
 
 MIB = 2**20
@@ -44,8 +45,8 @@ def line(batch: int, tokens: int, microbatch: int) -> str:
         pairs.query_hash[:], pairs.target_hash[:] = rng.integers(0, 2**32, (2, batch, 2))
         pairs.valid[:] = True
         placed = mesh.to_global(pairs)
-        step = loop.make_step(run.loss, run.optimizer, run.trainable)
-        state = loop.starting_state(run, loop.state_shapes(run)[0], None)
+        step = make_step(run.loss, run.optimizer, run.trainable)
+        state = initial_state(run, state_structs(run)[0], None)
         key = jax.random.key(0)
         compiled = step.differentiate.lower(state.params, placed, task.candidates, key).compile()
         grads, metrics = compiled(state.params, placed, key)

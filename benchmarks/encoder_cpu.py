@@ -20,7 +20,8 @@ from transformers.models.embedding_gemma2.modeling_embedding_gemma2 import Embed
 
 from embed.batch import Inputs
 from embed.distributed import mesh
-from embed.model.encoder import Encoder, init_params
+from embed.model.build import build
+from embed.model.encoder import init_params
 from embed.model.presets import EMBEDDINGGEMMA2
 
 
@@ -33,7 +34,7 @@ def seconds(run: Callable[[], object]) -> float:
 def ours(tokens: np.ndarray) -> tuple[Callable, Callable]:
     """Forward, and forward with backward, of our encoder on tokens i32[b,l]."""
     arch = EMBEDDINGGEMMA2
-    encoder = Encoder(arch, remat=False, unroll=arch.num_layers)
+    encoder = build(arch, remat=False, unroll=arch.num_layers)
     params = init_params(encoder, jax.random.key(0))
     params = {name: params[name] for name in ("backbone", "projection", "vocabulary")}  # the text model alone
     b, l = tokens.shape

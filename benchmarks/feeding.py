@@ -27,8 +27,9 @@ from PIL import Image as Pillow
 
 from embed.data import tokenizer
 from embed.data.mixture import Batch, batches, mixture
+from embed.data.modalities import Audio, Content, Image, Part, Text, Video
 from embed.data.preprocess import Preprocessor
-from embed.data.records import Audio, Content, Image, Part, Record, Text, Video
+from embed.data.records import Record
 from embed.data.tasks import texts
 from embed.model.presets import PRESETS
 from embed.toy_corpora import stdlib
@@ -106,7 +107,7 @@ def needed(step: dict) -> float:
     """Pairs a second that a vCPU must make ready."""
     kind, shape = step["topology"].split(":")
     chips = math.prod(map(int, shape.split("x")))
-    return step["batch"] / max(step["seconds"]["compute"], step["seconds"]["wire"]) / chips / VCPUS[kind]
+    return step["batch"] / max(step["seconds"]["compute"], step["seconds"]["ici"]) / chips / VCPUS[kind]
 
 
 def waited(reading: Iterator[Batch], step: float, seconds: float) -> float:
@@ -126,12 +127,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20)
     given = parser.parse_args()
     flags.FLAGS.mark_as_parsed()  # grain's processes ask for them
-    prose = [text for record in stdlib.text("train") for text in texts(record)]
+    prose = [text for record in stdlib.text_records("train") for text in texts(record)]
     words, records = tokenizer.train_tokenizer(prose, 32_768), sources(prose)
     rows = [json.loads(line) for line in STEPS.read_text().splitlines()]
     print("| model | slice | task | needed, pairs/s a vCPU | made ready | waiting |\n" + "|---" * 6 + "|", flush=True)
     for row in rows:
-        if row["experiment"] != scale.NAME or not row["own_batch"]:
+        if row["experiment"] != scale.NAME or not row["is_own_batch"]:
             continue
         preprocessor = Preprocessor(words, PRESETS[row["model"]].media)
         task = next(task for task in scale.TASKS if task.name == row["task"])

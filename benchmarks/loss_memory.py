@@ -19,7 +19,7 @@ from embed.losses.contrastive import contrastive_loss
 from embed.losses.negatives import gather_and_score
 from embed.losses.ring import ring_score
 from embed.training.flops import program_flops
-from launch.hlo import overflow
+from launch.hlo import parse_overflow
 
 WIDTHS = ((3072,), (768, 1536, 3072))
 
@@ -44,7 +44,7 @@ def line(topology: str, batch: int, widths: tuple[int, ...], name: str) -> str:
         taken = jax.jit(both).lower(sides, pairs).compile().memory_analysis().temp_size_in_bytes
         memory = f"{taken / 2**30:.3f}"
     except jax.errors.JaxRuntimeError as error:
-        memory = "does not fit: {:.1f} of {:.1f}".format(*overflow(error))
+        memory = "does not fit: {:.1f} of {:.1f}".format(*parse_overflow(error))
     return f"| {topology} | {batch:,} | {len(widths)} | {name} | {memory} | {program_flops(both, sides, pairs) / 1e15:.2f} |"
 
 

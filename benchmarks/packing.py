@@ -22,7 +22,8 @@ from embed.data.sources import open_split
 from embed.data.tasks import Task, texts
 from embed.distributed import mesh, storage
 from embed.model.presets import PRESETS
-from embed.training import loop
+from embed.training.start import initial_state, state_structs
+from embed.training.step import make_step
 from experiments import own_data
 
 READ = 1 << 16  # records the tokenizer is trained on at most: those it has not seen come out longer
@@ -32,8 +33,8 @@ def measure(tasks: tuple[Task, Task], folder: storage.Path, preprocessor: Prepro
     """A row of the table, of a padded and a packed task of one dataset."""
     config = cpu.get_config()
     run = own_data.plan(config, tasks)
-    step, key = loop.make_step(run.loss, run.optimizer, run.trainable), jax.random.key(0)
-    state = loop.starting_state(dataclasses.replace(run, init=None), loop.state_shapes(run)[0], preprocessor)
+    step, key = make_step(run.loss, run.optimizer, run.trainable), jax.random.key(0)
+    state = initial_state(dataclasses.replace(run, init=None), state_structs(run)[0], preprocessor)
     source, seconds, padding, lost = open_split(folder, "train"), ([], []), ([], []), 0.0
     for number in range(rounds + 1):  # the first compiles
         for i, task in enumerate(tasks):

@@ -27,10 +27,12 @@ from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImagePr
 
 from embed.data import discover
 from embed.data import tokenizer as tokenizers
+from embed.data.budget import Budget
 from embed.data.media.decode import sample_times
 from embed.data.mixture import mixture
-from embed.data.preprocess import Budget, Preprocessor
-from embed.data.records import Audio, Content, Image, Pdf, Record, Text, Video
+from embed.data.modalities import Audio, Content, Image, Pdf, Text, Video
+from embed.data.preprocess import Preprocessor
+from embed.data.records import Record
 from embed.data.sources import Source, open_split
 from embed.data.tasks import texts
 from embed.distributed import storage

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from embed.data import prompts
 from embed.data.files import is_media
-from embed.data.preprocess import Piece
+from embed.data.pieces import Piece
 from embed.distributed import storage
 from embed.distributed.storage import one_line
 from embed.embedder import Embedder

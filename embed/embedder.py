@@ -13,26 +13,16 @@ import numpy as np
 from embed import hf
 from embed.batch import Inputs
 from embed.data import prompts
+from embed.data.budget import Budget, num_tokens, standard_budget, truncate_text
 from embed.data.collate import make_rows
 from embed.data.items import to_integer, to_parts, to_sequence
 from embed.data.media.decode import MediaError
-from embed.data.preprocess import (
-    MAX_CHARACTERS,
-    MAX_TOKENS,
-    Budget,
-    LimitError,
-    Piece,
-    Preprocessor,
-    check_images,
-    decode,
-    num_tokens,
-    standard_budget,
-    truncate_text,
-    video_pieces,
-)
-from embed.data.records import Content, Text
+from embed.data.modalities import VIDEO, Content, Text
+from embed.data.pieces import MAX_CHARACTERS, MAX_TOKENS, LimitError, Piece
+from embed.data.preprocess import Preprocessor, check_part_counts, cut_to_pieces, make_pieces
 from embed.distributed import mesh, storage
-from embed.model.encoder import Encoder, encode
+from embed.model.build import EncoderModule, build
+from embed.model.encoder import encode
 from embed.retrieval.search import truncate_dim
 from embed.training import checkpoint
 
@@ -56,7 +46,7 @@ class Embedder:
     same methods with the same items: each decodes a share of them, and gets all vectors.
     """
 
-    def __init__(self, encoder: Encoder, params: dict, preprocessor: Preprocessor):
+    def __init__(self, encoder: EncoderModule, params: dict, preprocessor: Preprocessor):
         self.encoder, self.params, self.preprocessor, self.mesh = encoder, params, preprocessor, mesh.current_mesh()
 
     @classmethod
@@ -71,8 +61,8 @@ class Embedder:
         with jax.set_mesh(mesh.current_mesh()):
             if (path / "config.json").exists():
                 path = hf.resolve(path)
-                return cls(Encoder(hf.read_architecture(path), remat=False), hf.load(path), hf.load_preprocessor(path))
-            encoder = Encoder(checkpoint.architecture(checkpoint.metadata(path)), remat=False)
+                return cls(build(hf.read_architecture(path), remat=False), hf.load(path), hf.load_preprocessor(path))
+            encoder = build(checkpoint.architecture(checkpoint.metadata(path)), remat=False)
             return cls(encoder, checkpoint.load_sharded(path), checkpoint.load_preprocessor(path))
 
     def embed(
@@ -121,15 +111,15 @@ class Embedder:
         if task is not None and all(isinstance(part, Text) for part in parts):
             content = tuple(part for part in parts if isinstance(part, Text))
             parts = list(prompts.as_document(content) if task == "document" else prompts.as_query(content, task))
-        check_images(parts)
+        check_part_counts(part for part in parts if not isinstance(part, np.ndarray))
         if tokens is not None:
             parts = [Text(part.text[:MAX_CHARACTERS]) if isinstance(part, Text) else part for part in parts]
         pieces: list[Piece] = []
         for part in parts:
             if isinstance(part, np.ndarray):
-                pieces += video_pieces(part, range(len(part)), self.preprocessor, patches)
+                pieces += cut_to_pieces(VIDEO, (part, range(len(part))), self.preprocessor, patches)
             else:
-                pieces += decode((part,), self.preprocessor, patches)
+                pieces += make_pieces((part,), self.preprocessor, patches)
         if tokens is not None:
             pieces = truncate_text(pieces, tokens)
         num_tokens(pieces, self.preprocessor.tokenizer)

@@ -1,6 +1,6 @@
 """Training pairs that a language model writes about real contents, rated by it, without near duplicates, balanced.
 
-Kinds and prompts are in embed/synthesis/kinds.py. Without an ENDPOINT a place-holder answers
+Kinds and prompts are in embed/synthesis/tasks.py. Without an ENDPOINT a place-holder answers
 by grammar, on this machine: the loop as it is, in wooden English. Every reply is kept: a stopped run goes on, and asks
 and pays for nothing twice.
   run   python -m experiments.synthesize
@@ -23,9 +23,10 @@ from embed.data.records import to_bytes
 from embed.data.sources import open_split, write_shards
 from embed.distributed import hosts, storage
 from embed.model.presets import PRESETS
-from embed.synthesis import ask, offline, seeds
-from embed.synthesis.kinds import TASKS, Seed
-from embed.synthesis.loop import Plan, write
+from embed.synthesis import llm, offline, seeds
+from embed.synthesis.generate import GenerationPlan, generate_records
+from embed.synthesis.tasks import TASKS, Seed
+from embed.toy_corpora import synthetic
 from embed.training.config_check import ConfigError
 from embed.training.main import run
 from embed.training.prepare import prepare_preprocessor
@@ -42,26 +43,26 @@ DATASETS = {"code": ("contest", "feedback", "sql"), "text": ("retrieval", "class
 
 def chosen(data: storage.Path) -> dict[str, Iterator[Seed]]:
     """What is asked about, for each kind."""
-    labels = seeds.labels(open_split(data / "scenes_labels", "train"))
+    labels = seeds.label_seeds(open_split(data / "scenes_labels", "train"))
     return {
-        "contest": itertools.islice(seeds.functions("train"), 0, None, 2),
-        "feedback": itertools.islice(seeds.functions("train"), 1, None, 2),
-        "sql": seeds.tables("train"),
-        "retrieval": seeds.passages(open_split(data / "stdlib_text", "train")),
+        "contest": itertools.islice(synthetic.function_seeds("train"), 0, None, 2),
+        "feedback": itertools.islice(synthetic.function_seeds("train"), 1, None, 2),
+        "sql": synthetic.table_seeds("train"),
+        "retrieval": seeds.passage_seeds(open_split(data / "stdlib_text", "train")),
         "classification": itertools.chain.from_iterable(
             (dataclasses.replace(seed, id=f"{seed.id}/{i}") for seed in labels) for i in itertools.count()
         ),
-        "caption": seeds.pictures(open_split(data / "scenes_image", "train")),
+        "caption": seeds.image_seeds(open_split(data / "scenes_image", "train")),
     }
 
 
-async def pairs(replies: ask.Replies, found: dict[str, Iterator[Seed]], out: storage.Path) -> None:
+async def pairs(replies: llm.ReplyCache, found: dict[str, Iterator[Seed]], out: storage.Path) -> None:
     """Writes every dataset, and beside it what became of the answers."""
     for name, kinds in DATASETS.items():
         records, counts = [], {}
         for kind in kinds:
-            plan = Plan(TASKS[kind], list(itertools.islice(found[kind], SEEDS)), KEPT)
-            made, counts[kind] = await write(plan, replies, PARALLEL)
+            plan = GenerationPlan(TASKS[kind], list(itertools.islice(found[kind], SEEDS)), KEPT)
+            made, counts[kind] = await generate_records(plan, replies, PARALLEL)
             records += made
             print(f"{name}: {kind}: " + ", ".join(f"{count:,} {what}" for what, count in counts[kind].items()))
         write_shards(out / name, "train", map(to_bytes, records))
@@ -77,11 +78,14 @@ def main(config: ConfigDict) -> None:
         return
     with contextlib.ExitStack() as stack:
         url = ENDPOINT or stack.enter_context(offline.serve()) + "/v1"
-        replies = ask.Replies(pathlib.Path(storage.absolute(out)) / "replies.jsonl", ask.ask_openai(url, MODEL), MODEL)
+        path = pathlib.Path(storage.absolute(out)) / "replies.jsonl"
+        replies = llm.ReplyCache(path, llm.connect_openai(url, MODEL), MODEL)
         asyncio.run(pairs(replies, chosen(data), out))
-    spent = replies.tokens()
+    spent = replies.total_tokens()
     cost = sum(tokens * price / 1e6 for tokens, price in zip(spent, PRICE, strict=True))
-    print(f"{replies.asked:,} questions asked now; {spent[0]:,} tokens in, {spent[1]:,} out, {cost:.2f} dollars in all")
+    print(
+        f"{replies.num_sent:,} questions asked now; {spent[0]:,} tokens in, {spent[1]:,} out, {cost:.2f} dollars in all"
+    )
 
 
 if __name__ == "__main__":

@@ -1,29 +1,32 @@
-"""Compiles an experiment's step for a TPU slice on a host without one, and says what a chip would hold and do.
+"""Compile an experiment's step for a TPU slice, on a host without one, and print what a chip would hold and do.
 
   pip install -e ".[tpu]"
-  python -m launch.compile EXPERIMENT --config=configs/NAME.py --topology=v5p:4x4x4 [--task=NAME] [--batch=N]
+  python -m launch.compile EXPERIMENT --config=configs/v5e_16.py --topology=v5e:4x4 [--task=NAME] [--batch=N]
 
-A JSON line for each task, of its gradients, also added to the file `--out`. Memory of a chip in GiB: `arguments`
-(parameters and the batch), `temporary` (with the gradients), `waiting` (optimizer state), and `total` of `hbm`; or what
-it lacks. Operations (`program_flops`, over all chips) and their `ratio` to three times the model's forward ones. `traffic`: how
-many collectives of a kind, and the bytes they bring to a chip; `moved`: bytes through its main memory. `seconds` that
-each would take alone at the chip's peaks; a step takes at least the longest.
+Prints one JSON line per task, for the gradients of its batch.
+  total_gib         memory of a chip, the sum of the next three; or what would be needed, where it does not fit
+  arguments_gib     parameters and the batch
+  temporary_gib     activations and gradients
+  optimizer_gib     optimizer state, which waits while gradients are computed
+  hbm_gib, fits     the memory that a chip has, and whether the total fits into it
+  flops             of matrix products, over all chips, recomputation included
+  flops_ratio       these FLOPs over three times those of the model's forward pass
+  collectives       per kind, how many a chip starts, and the bytes that it receives
+  hbm_bytes         bytes that a chip reads from and writes to its main memory
+  seconds           that compute, hbm (memory traffic) and ici (collectives) would take alone at the chip's peaks; a
+                    step takes at least the longest
+  compile_s         seconds that compiling took
 """
 
+import dataclasses
 import json
 import math
-import os
 import pathlib
 import time
 from typing import Any
 
-os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
-
-import dataclasses
-
 import jax
 from absl import flags
-from jax.experimental import topologies
 
 from embed.data.tasks import Task, batch_structs
 from embed.distributed.mesh import make_mesh
@@ -32,101 +35,121 @@ from embed.training import loop
 from embed.training.config_check import ConfigError
 from embed.training.flops import CHIPS, model_flops, program_flops
 from embed.training.main import define_config, load_experiment, start
-from launch.hlo import moved, overflow, traffic
+from embed.training.start import state_structs
+from embed.training.step import make_step
+from launch.hlo import collectives, hbm_bytes, parse_overflow
+from launch.tpu_slice import CHOICES, slice_devices
 
 GIB = 2**30
-TOPOLOGY = flags.DEFINE_string("topology", "v5e:4x4", "a TPU slice as libtpu names it: v5e:4x4, v5p:4x4x4, v6e:16x16")
-TASK = flags.DEFINE_multi_string("task", [], "tasks to compile; all of the experiment's if none is given")
-BATCH = flags.DEFINE_integer("batch", 0, "pairs of a batch instead of the tasks' own", lower_bound=0)
-OUT = flags.DEFINE_string("out", "", "a file to which the lines are added")
+TOPOLOGY = flags.DEFINE_string("topology", "v5e:4x4", f"TPU slice: {CHOICES}")
+TASK = flags.DEFINE_multi_string("task", [], "task to compile, may be repeated; default: all tasks of the experiment")
+BATCH = flags.DEFINE_integer("batch", 0, "pairs per batch; default: the task's own", lower_bound=0)
+OUT = flags.DEFINE_string("out", "", "file that the lines are also appended to")
 CONFIG = define_config("configs/v5e_16.py")
 
 
-def compiled(f: Any, *args: Any) -> dict[str, Any]:
-    """Memory of a chip in GiB, bytes it moves and receives and seconds to compile of a jitted function; or what
-    overflowed."""
-    start = time.perf_counter()
-    try:
-        program = f.lower(*args).compile()
-    except jax.errors.JaxRuntimeError as error:
-        needs, has = overflow(error)
-        return {"fits": False, "total": needs, "hbm": has}
-    memory, text = program.memory_analysis(), program.as_text()
-    return {
-        "arguments": memory.argument_size_in_bytes / GIB,
-        "temporary": (memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes) / GIB,
-        "traffic": traffic(text),
-        "moved": moved(text),
-        "compile_s": round(time.perf_counter() - start),
-    }
+def load_plan(experiment: str, config: Any, batch: int = 0) -> loop.Run:
+    """Return an experiment's plan, with batches of `batch` pairs unless that is 0."""
+    run = load_experiment(experiment).plan(config)
+    tasks = tuple(dataclasses.replace(task, batch=batch or task.batch) for task in run.tasks)
+    return dataclasses.replace(run, tasks=tasks)
 
 
-def gradients(run: loop.Run, task: Task) -> tuple[Any, tuple]:
-    """The jitted gradients of one task's batch, and what they are computed of, as ShapeDtypeStructs."""
-    step = loop.make_step(run.loss, run.optimizer, run.trainable)
+def make_gradients(run: loop.Run, task: Task) -> tuple[Any, tuple]:
+    """Return the jitted gradients of one task's batch, and their arguments as ShapeDtypeStructs."""
+    step = make_step(run.loss, run.optimizer, run.trainable)
     key = jax.eval_shape(lambda: jax.random.key(run.seed))
 
     def differentiate(params: Params, pairs: Any, key: jax.Array) -> Any:
         return step.differentiate(params, pairs, task.candidates, key)
 
-    return jax.jit(differentiate), (loop.state_shapes(run)[1].params, batch_structs(task, run.encoder.arch.media), key)
+    return jax.jit(differentiate), (state_structs(run)[1].params, batch_structs(task, run.encoder.arch.media), key)
 
 
-def counted(run: loop.Run, task: Task) -> dict[str, float]:
-    """Operations of one task's gradients over all chips, without compiling, and their ratio to the model's."""
-    f, (params, pairs, key) = gradients(run, task)
-    taken = program_flops(f, params, pairs, key)
-    return {"flops": taken, "ratio": taken / model_flops(run.encoder, params, pairs)}
+def compile_function(f: Any, *args: Any) -> dict[str, Any]:
+    """Compile a jitted function; return its memory and traffic per chip, or by how much it does not fit."""
+    start_time = time.perf_counter()
+    try:
+        program = f.lower(*args).compile()
+    except jax.errors.JaxRuntimeError as error:
+        needed, available = parse_overflow(error)
+        return {"fits": False, "total_gib": needed, "hbm_gib": available}
+    memory = program.memory_analysis()
+    text = program.as_text()
+    temporary = memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return {
+        "arguments_gib": memory.argument_size_in_bytes / GIB,
+        "temporary_gib": temporary / GIB,
+        "collectives": collectives(text),
+        "hbm_bytes": hbm_bytes(text),
+        "compile_s": round(time.perf_counter() - start_time),
+    }
 
 
-def plan(experiment: str, config: Any, batch: int = 0) -> loop.Run:
-    """What an experiment says, with batches of `batch` pairs where that is not 0."""
-    run = load_experiment(experiment).plan(config)
-    return dataclasses.replace(run, tasks=[dataclasses.replace(t, batch=batch or t.batch) for t in run.tasks])
+def count_flops(run: loop.Run, task: Task) -> dict[str, float]:
+    """Return the FLOPs of one task's gradients over all chips, without compiling, and their ratio to the model's."""
+    f, (params, pairs, key) = make_gradients(run, task)
+    flops = program_flops(f, params, pairs, key)
+    return {"flops": flops, "flops_ratio": flops / model_flops(run.encoder, params.encoder, pairs)}
 
 
-def waiting(state: loop.TrainState) -> float:
-    """GiB of a chip that the optimizer's state takes while gradients are computed."""
+def optimizer_gib(state: loop.TrainState) -> float:
+    """Return the GiB of a chip that the optimizer's state takes while gradients are computed."""
     leaves = jax.tree.leaves(state.optimizer)
     return sum(leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves) / GIB
+
+
+def compile_task(run: loop.Run, task: Task, state: loop.TrainState, devices: list[Any]) -> dict[str, Any]:
+    """Return the measures of one task's gradients on a slice; its mesh is the current one."""
+    chip = CHIPS[devices[0].device_kind]
+    f, args = make_gradients(run, task)
+    measures = compile_function(f, *args) | count_flops(run, task)
+    seconds = {"compute": measures["flops"] / len(devices) / chip.flops}
+    if "temporary_gib" in measures:
+        measures |= {"optimizer_gib": optimizer_gib(state), "hbm_gib": chip.memory / GIB}
+        parts = ("arguments_gib", "temporary_gib", "optimizer_gib")
+        measures["total_gib"] = sum(measures[name] for name in parts)
+        measures["fits"] = measures["total_gib"] <= measures["hbm_gib"]
+        received = sum(size for _, size in measures["collectives"].values())
+        seconds |= {"hbm": measures["hbm_bytes"] / chip.bandwidth, "ici": received / chip.wire}
+    return measures | {"seconds": seconds}
 
 
 def main(argv: list[str]) -> None:
     if len(argv) != 2:
         raise ConfigError("name one experiment: python -m launch.compile EXPERIMENT --config=... --topology=...")
+    experiment = argv[1]
+    devices = slice_devices(TOPOLOGY.value)
     config = CONFIG.value
-    run = plan(argv[1], config, BATCH.value)
-    unknown = set(TASK.value) - {task.name for task in run.tasks}
+    run = load_plan(experiment, config, BATCH.value)
+    names = [task.name for task in run.tasks]
+    unknown = sorted(set(TASK.value) - set(names))
     if unknown:
-        raise ConfigError(f"{argv[1]} has no task {', '.join(unknown)}; it has {', '.join(t.name for t in run.tasks)}")
-    devices = topologies.get_topology_desc(TOPOLOGY.value, platform="tpu").devices
-    chip = CHIPS[devices[0].device_kind]
+        raise ConfigError(f"--task: {experiment} has no task {', '.join(unknown)}; choices: {', '.join(names)}")
     with jax.set_mesh(make_mesh(config.mesh, devices)):
-        _, state = loop.state_shapes(run)
+        _, state = state_structs(run)
         for task in run.tasks:
             if TASK.value and task.name not in TASK.value:
                 continue
-            about = {"experiment": argv[1], "model": config.model, "topology": TOPOLOGY.value}
-            about |= {"mesh": list(config.mesh), "task": task.name, "batch": task.batch}
-            f, args = gradients(run, task)
-            line = about | {"microbatch": config.microbatch} | compiled(f, *args) | counted(run, task)
-            seconds = {"compute": line["flops"] / len(devices) / chip.flops}
-            if "temporary" in line:
-                line |= {"waiting": waiting(state), "hbm": chip.memory / GIB}
-                line["total"] = line["arguments"] + line["temporary"] + line["waiting"]
-                line["fits"] = line["total"] <= line["hbm"]
-                received = sum(size for _, size in line["traffic"].values())
-                seconds |= {"memory": line["moved"] / chip.bandwidth, "wire": received / chip.wire}
-            text = json.dumps(_rounded(line | {"seconds": seconds}))
+            line = {
+                "experiment": experiment,
+                "model": config.model,
+                "topology": TOPOLOGY.value,
+                "mesh": list(config.mesh),
+                "task": task.name,
+                "batch": task.batch,
+                "microbatch": config.microbatch,
+            }
+            text = json.dumps(_round_floats(line | compile_task(run, task, state, devices)))
             print(text, flush=True)
             if OUT.value:
                 with pathlib.Path(OUT.value).open("a") as file:
                     file.write(text + "\n")
 
 
-def _rounded(value: Any) -> Any:
+def _round_floats(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _rounded(one) for name, one in value.items()}
+        return {name: _round_floats(item) for name, item in value.items()}
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 

@@ -1,11 +1,15 @@
-"""What an experiment's mixture means before it runs: steps and epochs of every task, what its batches hold and lose.
+"""Show what an experiment's mixture means before it runs: steps and epochs per task, what its batches hold and lose.
 
-  python -m launch.mixture EXPERIMENT [--config=configs/NAME.py] [--batches=4]
+  python -m launch.mixture EXPERIMENT [--config=configs/cpu.py] [--batches=4]
 
-`padding` is the share of tokens that are none, `images` and `clips` the shares of their places that are empty, `cut`
-the share of pairs of which an input is longer than its budget, and `lost` of those that cannot be read or find no room,
-measured over some batches of each task. Tasks with the same shapes, rules of candidates and batch share their compiled
-program.
+Prints one row per task, measured over some of its batches.
+  records, pairs    of the dataset; of a batch
+  steps, epochs     of the whole run, on average
+  tokens, padding   tokens of a batch, and the share of positions without one
+  images, clips     the shares of image and audio slots that are empty
+  truncated         the share of pairs with an input longer than its budget
+  lost              the share of pairs that cannot be read, or did not fit into a packed row
+  program           tasks with the same number share one compiled program: same shapes, candidates and batch
 """
 
 import jax
@@ -24,27 +28,32 @@ from embed.training.config_check import ConfigError
 from embed.training.main import define_config, load_experiment, start
 from embed.training.prepare import open_sources, prepare_preprocessor
 
-BATCHES = flags.DEFINE_integer("batches", 4, "batches of each task that are read", lower_bound=1)
+BATCHES = flags.DEFINE_integer("batches", 4, "batches of each task to read", lower_bound=1)
 CONFIG = define_config("configs/cpu.py")
-HEAD = ["task", "records", "pairs", "steps", "epochs", "tokens", "padding", "images", "clips", "cut", "lost", "program"]
+HEAD = ("task", "records", "pairs", "steps", "epochs", "tokens", "padding", "images", "clips", "truncated", "lost")
 
 
-def empty_share(there: np.ndarray) -> str:
-    """The share of places for media, bool[n], that hold nothing; no words where there are no places."""
-    return f"{100 * (1 - there.mean()):.0f} %" if there.size else ""
+def format_share(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
-def line(run: loop.Run, task: Task, source: Source, preprocessor: Preprocessor, batches: int) -> list[str]:
-    """The cells of a task, but for its program."""
-    steps = run.steps * task.weight / sum(one.weight for one in run.tasks)
+def format_empty_share(is_filled: np.ndarray) -> str:
+    """Return the share of media slots, bool[n], that are empty; nothing where there are no slots."""
+    return format_share(1 - is_filled.mean()) if is_filled.size else ""
+
+
+def format_task(run: loop.Run, task: Task, source: Source, preprocessor: Preprocessor, batches: int) -> list[str]:
+    """Return the cells of HEAD for a task, measured over its first `batches` batches."""
+    steps = run.steps * task.weight / sum(other.weight for other in run.tasks)
     data = mixture([task], [source], preprocessor, run.seed)
-    found = [data[step][1] for step in range(batches)]
-    sides: list[Inputs] = [side for pairs in found for side in (pairs.query, pairs.target, pairs.negative)]
+    read = [data[step][1] for step in range(batches)]
+    sides: list[Inputs] = [side for pairs in read for side in (pairs.query, pairs.target, pairs.negative)]
     tokens = sum(int((side.segments > 0).sum()) for side in sides)
+    positions = sum(side.segments.size for side in sides)
     images = np.concatenate([(side.patch_xy >= 0).any(axis=(2, 3)).reshape(-1) for side in sides])
     clips = np.concatenate([side.audio_mask.any(axis=2).reshape(-1) for side in sides])
-    cut = sum(int(pairs.truncated.sum()) for pairs in found if pairs.truncated is not None)
-    lost = sum(int((~pairs.valid).sum()) for pairs in found)
+    truncated = sum(int(pairs.truncated.sum()) for pairs in read if pairs.truncated is not None)
+    lost = sum(int((~pairs.valid).sum()) for pairs in read)
     return [
         task.name,
         f"{len(source):,}",
@@ -52,11 +61,15 @@ def line(run: loop.Run, task: Task, source: Source, preprocessor: Preprocessor, 
         f"{steps:,.0f}",
         f"{steps * task.batch / len(source):.1f}",
         f"{tokens / batches:,.0f}",
-        f"{100 * (1 - tokens / sum(side.segments.size for side in sides)):.0f} %",
-        empty_share(images),
-        empty_share(clips),
-        *(f"{100 * count / (batches * task.batch):.1f} %" for count in (cut, lost)),
+        format_share(1 - tokens / positions),
+        format_empty_share(images),
+        format_empty_share(clips),
+        *(f"{100 * count / (batches * task.batch):.1f} %" for count in (truncated, lost)),
     ]
+
+
+def format_row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def main(argv: list[str]) -> None:
@@ -67,14 +80,13 @@ def main(argv: list[str]) -> None:
     data = storage.path(config.data)
     preprocessor = prepare_preprocessor(run.encoder.arch, data, config.pairs)
     programs: dict[tuple, int] = {}
-    print("| " + " | ".join(HEAD) + " |\n" + "|---" * len(HEAD) + "|")
+    print(format_row([*HEAD, "program"]) + "\n" + "|---" * (len(HEAD) + 1) + "|")
     with jax.set_mesh(make_mesh((1, 1, 1))):
         for task, source in zip(run.tasks, open_sources(run.tasks, data), strict=True):
-            number = programs.setdefault((batch_structs(task, preprocessor.media), task.candidates), len(programs) + 1)
-            print(
-                "| " + " | ".join([*line(run, task, source, preprocessor, BATCHES.value), str(number)]) + " |",
-                flush=True,
-            )
+            key = (batch_structs(task, preprocessor.media), task.candidates)
+            program = programs.setdefault(key, len(programs) + 1)
+            cells = format_task(run, task, source, preprocessor, BATCHES.value)
+            print(format_row([*cells, str(program)]), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
-"""The table of what the report's batches take on slices that are not there: models x slices x tasks, each compiled.
+"""Compile the table of what the report's batches take on TPU slices: models x slices x tasks.
 
-  python -m launch.table            # compiles what launch/compiled.jsonl lacks, and writes launch/compiled.md of it
-  python -m launch.table --check    # what is cheap to find again is no more than 5 % above it, or the status is 1
+  python -m launch.table            # compiles what launch/compiled.jsonl lacks, and writes launch/compiled.md
+  python -m launch.table --check    # compares with the table; status 1 where a measure is more than 5 % above it
 
-To make a line again, delete it. Checked are the operations of every task's own batch, and the memory of those that
-compile in seconds.
+To compile a line again, delete it from launch/compiled.jsonl. The check covers the FLOPs of every task's own batch, and
+the memory of those that compile in seconds.
 """
 
+import argparse
 import importlib
 import json
 import pathlib
@@ -16,15 +17,14 @@ import tempfile
 from typing import Any
 
 import jax
-from absl import app, flags
-from jax.experimental import topologies
 from tqdm import tqdm
 
 from embed.distributed.mesh import make_mesh
+from launch.tpu_slice import slice_devices
 
-CHECK = flags.DEFINE_bool("check", False, "compare with the table instead of adding to it")
 TABLE = pathlib.Path(__file__).with_name("compiled.jsonl")
 PAGE = TABLE.with_suffix(".md")
+KEY = ("experiment", "model", "config", "topology", "task")
 TASKS = ("text", "image", "video", "audio")
 SLICES = (  # of experiments/scale.py: model, config, slice
     ("embeddinggemma2", "v5e_16", "v5e:4x4"),
@@ -34,15 +34,15 @@ SLICES = (  # of experiments/scale.py: model, config, slice
     ("gemma4_12b", "v5p_128", "v5p:4x4x8"),
 )
 SMALL = ("tiny", "cpu", "v5e:2x2")  # of experiments/finetune.py: quick to compile
-LARGE = 1 << 16  # pairs, of the second text batch from which the largest is reckoned
-MOST = 1 << 20  # pairs: no larger batch is tried
-CHEAP = 30  # seconds of a compilation that the check repeats
+SECOND_BATCH = 1 << 16  # pairs, of the second text batch, from which the largest is extrapolated
+MAX_BATCH = 1 << 20  # pairs; larger batches are not tried
+RECOMPILED_BELOW = 30  # seconds; the check compiles lines again that took less
 TOLERANCE = 0.05
-MEASURES = ("flops", "total", "temporary")
+CHECKED = ("flops", "total_gib", "temporary_gib")
 
 
 def compile_line(experiment: str, model: str, config: str, topology: str, task: str, batch: int = 0) -> dict[str, Any]:
-    """One line, by launch.compile in a process of its own. Raises CalledProcessError where that fails."""
+    """Return one line, compiled in a process of its own. Raises CalledProcessError where that fails."""
     with tempfile.NamedTemporaryFile() as out:
         command = [sys.executable, "-m", "launch.compile", experiment, f"--config=configs/{config}.py"]
         command += [f"--config.model={model}", f"--topology={topology}", f"--task={task}", f"--batch={batch}"]
@@ -50,91 +50,93 @@ def compile_line(experiment: str, model: str, config: str, topology: str, task: 
         return {"config": config} | json.loads(out.read())
 
 
-def lines() -> list[dict[str, Any]]:
-    """What the table holds."""
+def read_table() -> list[dict[str, Any]]:
+    """Return the lines of the table."""
     return [json.loads(line) for line in TABLE.read_text().splitlines()] if TABLE.exists() else []
 
 
-def find(*about: str, batch: int = 0) -> dict[str, Any]:
-    """The line of (experiment, model, config, slice, task) and of a batch, compiled and added where it is not there."""
-    for line in lines():
-        same = about == tuple(line[name] for name in ("experiment", "model", "config", "topology", "task"))
-        if same and line["batch"] == (batch or line["own_batch"]):
+def find_or_compile(*key: str, batch: int = 0) -> dict[str, Any]:
+    """Return the line of a key and of a batch (0: the task's own), compiled and added where the table lacks it."""
+    for line in read_table():
+        if key == tuple(line[name] for name in KEY) and (line["batch"] == batch if batch else line["is_own_batch"]):
             return line
-    made = compile_line(*about, batch=batch)
-    made["own_batch"] = 0 if batch else made["batch"]
+    line = compile_line(*key, batch=batch) | {"is_own_batch": batch == 0}
     with TABLE.open("a") as file:
-        file.write(json.dumps(made) + "\n")
-    return made
+        file.write(json.dumps(line) + "\n")
+    return line
 
 
-def largest(*about: str) -> int:
-    """Pairs of the largest batch, a power of two, that is reckoned to fit: memory grows by the same for every pair."""
-    small, large = find(*about), find(*about, batch=LARGE)
+def largest_batch(*key: str) -> int:
+    """Return the largest batch, a power of two, expected to fit: memory is linear in the number of pairs."""
+    small = find_or_compile(*key)
+    large = find_or_compile(*key, batch=SECOND_BATCH)
     if not large["fits"]:
         return small["batch"]
-    pair = (large["total"] - small["total"]) / (LARGE - small["batch"])
-    most = int((large["hbm"] - small["total"]) / max(pair, 1e-9)) + small["batch"]
-    return min(1 << (most.bit_length() - 1), MOST)
+    gib_per_pair = (large["total_gib"] - small["total_gib"]) / (SECOND_BATCH - small["batch"])
+    pairs = int((large["hbm_gib"] - small["total_gib"]) / max(gib_per_pair, 1e-9)) + small["batch"]
+    return min(1 << (pairs.bit_length() - 1), MAX_BATCH)
 
 
-def fill() -> None:
-    """Compiles what the table lacks, with a second and the largest batch of text, and writes the page."""
-    wanted = [("scale", *row, task) for row in SLICES for task in TASKS]
-    wanted += [("finetune", *SMALL, task) for task in ("stdlib_text", "scenes_image", "scenes_audio")]
-    for about in tqdm(wanted, unit="line"):
-        find(*about)
-        if about[-1] == "text" and not find(*about, batch=(most := largest(*about)))["fits"]:
-            raise SystemExit(f"{about}: reckoned that {most} pairs fit, but they do not")
-    PAGE.write_text(page(lines()))
+def fill_table() -> None:
+    """Compile what the table lacks, with a second and the largest batch of text, and write the page."""
+    keys = [("scale", *row, task) for row in SLICES for task in TASKS]
+    keys += [("finetune", *SMALL, task) for task in ("stdlib_text", "scenes_image", "scenes_audio")]
+    for key in tqdm(keys, unit="line"):
+        find_or_compile(*key)
+        if key[-1] == "text" and not find_or_compile(*key, batch=(batch := largest_batch(*key)))["fits"]:
+            raise SystemExit(f"{key}: {batch} pairs were expected to fit, and do not")
+    PAGE.write_text(format_page(read_table()))
     print(PAGE.read_text())
 
 
-def page(found: list[dict[str, Any]]) -> str:
-    """The lines as Markdown."""
-    head = ("model", "slice", "task", "pairs", "GiB a chip", "of", "temporary", "operations / model's")
-    head += ("compute s", "memory s", "wire s", "compiled in s")
+def format_page(lines: list[dict[str, Any]]) -> str:
+    """Return the table in Markdown."""
+    head = ("model", "slice", "task", "pairs", "GiB per chip", "of", "temporary GiB", "FLOPs / model's")
+    head += ("compute s", "HBM s", "ICI s", "compiled in s")
     rows = [" | ".join(head), " | ".join("---" for _ in head)]
-    for line in found:
+    for line in lines:
         seconds = line["seconds"]
-        total, temporary = (f"{line[name]:.2f}" if name in line else "" for name in ("total", "temporary"))
+        total = f"{line['total_gib']:.2f}"
+        temporary = f"{line['temporary_gib']:.2f}" if "temporary_gib" in line else ""
         fits = total if line["fits"] else f"**{total}**: does not fit"
-        cells = [line["model"], line["topology"], line["task"], f"{line['batch']:,}", fits, f"{line['hbm']:.1f}"]
-        cells += [temporary, f"{line['ratio']:.2f}"]
-        cells += [f"{seconds[name]:.3g}" if name in seconds else "" for name in ("compute", "memory", "wire")]
+        cells = [line["model"], line["topology"], line["task"], f"{line['batch']:,}", fits, f"{line['hbm_gib']:.1f}"]
+        cells += [temporary, f"{line['flops_ratio']:.2f}"]
+        cells += [f"{seconds[name]:.3g}" if name in seconds else "" for name in ("compute", "hbm", "ici")]
         rows.append(" | ".join([*cells, str(line.get("compile_s", ""))]))
     return "\n".join(f"| {row} |" for row in rows) + "\n"
 
 
-def check() -> list[str]:
-    """What costs more than the table says and TOLERANCE allows, a line each."""
-    from launch.compile import counted, plan  # not before it is needed: it has flags of its own
+def check_table() -> list[str]:
+    """Return one message per measure that is more than TOLERANCE above the table's."""
+    from launch.compile import count_flops, load_plan  # importing it defines flags
 
-    wrong = []
-    for line in tqdm([line for line in lines() if line["own_batch"]], unit="line"):
-        about = [line[name] for name in ("experiment", "model", "config", "topology", "task")]
-        if line.get("compile_s", CHEAP) < CHEAP:
-            found = compile_line(*about, batch=line["batch"])
+    messages = []
+    for line in tqdm([line for line in read_table() if line["is_own_batch"]], unit="line"):
+        key = [line[name] for name in KEY]
+        if line.get("compile_s", RECOMPILED_BELOW) < RECOMPILED_BELOW:
+            measures = compile_line(*key, batch=line["batch"])
         else:
             config = importlib.import_module(f"configs.{line['config']}").get_config()
             config.model = line["model"]
-            run = plan(line["experiment"], config, line["batch"])
-            devices = topologies.get_topology_desc(line["topology"], platform="tpu").devices
-            with jax.set_mesh(make_mesh(line["mesh"], devices)):
-                found = counted(run, next(task for task in run.tasks if task.name == line["task"]))
-        for name in MEASURES:
-            if name in found and name in line and found[name] > line[name] * (1 + TOLERANCE):
-                wrong.append(f"{' '.join(about)}: {name} was {line[name]:.4g} and is {found[name]:.4g}")
-    return wrong
+            run = load_plan(line["experiment"], config, line["batch"])
+            task = next(task for task in run.tasks if task.name == line["task"])
+            with jax.set_mesh(make_mesh(line["mesh"], slice_devices(line["topology"]))):
+                measures = count_flops(run, task)
+        for name in CHECKED:
+            if name in measures and name in line and measures[name] > line[name] * (1 + TOLERANCE):
+                messages.append(f"{' '.join(key)}: {name} was {line[name]:.4g} and is {measures[name]:.4g}")
+    return messages
 
 
-def main(_: list[str]) -> None:
-    if CHECK.value:
-        if wrong := check():
-            sys.exit("\n".join(wrong))
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="compare with the table instead of adding to it")
+    if parser.parse_args().check:
+        if messages := check_table():
+            sys.exit("\n".join(messages))
     else:
-        fill()
+        fill_table()
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

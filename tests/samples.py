@@ -13,9 +13,11 @@ from conftest import ARCH
 from PIL import Image as Pillow
 
 from embed.data.media.decode import MediaError
-from embed.data.preprocess import LimitError, Preprocessor
+from embed.data.pieces import LimitError
+from embed.data.preprocess import Preprocessor
 from embed.distributed.mesh import make_mesh
-from embed.model.encoder import Encoder, init_params
+from embed.model.build import build
+from embed.model.encoder import init_params
 from embed.training import checkpoint
 
 RNG = np.random.default_rng(0)
@@ -78,7 +80,7 @@ BAD = [
     ("a.txt", b"caf\xe9", ValueError, "neither a known media file nor text: not UTF-8 text"),
     ("a.wav", wav(SOUND)[:40] + struct.pack("<I", 2**30) + wav(SOUND)[44:], MediaError, "claims 1,073,741,824"),
     ("a.mp4", mp4(FRAMES)[:200], MediaError, "broken, cut short"),
-    ("a.png", b"a red square", ValueError, "a.png holds text, .*: give it one that does not end in .png"),
+    ("a.png", b"a red square", ValueError, "a.png holds text, but its name ends in .png: rename it"),
     ("a.txt", png(PHOTO), ValueError, "a.txt holds a PNG image, and its name is not that"),
     ("a.pdf", b"%PDF-1.4 no", MediaError, "cannot be read"),
     ("a.png", None, ValueError, "No such file"),
@@ -91,7 +93,7 @@ def save(folder: pathlib.Path, tokenizer, seed: int) -> None:
     preprocessor = Preprocessor(tokenizer, ARCH.media)
     rng = np.random.default_rng(seed)
     with jax.set_mesh(make_mesh((1, 1, 1))), checkpoint.checkpointer(folder, every=1, keep=1) as saver:
-        shapes = jax.eval_shape(lambda: init_params(Encoder(ARCH), jax.random.key(0)))
+        shapes = jax.eval_shape(lambda: init_params(build(ARCH), jax.random.key(0)))
         params = jax.tree.map(lambda leaf: rng.normal(0, 0.2, leaf.shape).astype(leaf.dtype), shapes)
         saver.save(1, {"encoder": params}, custom_metadata=checkpoint.metadata_for(ARCH, preprocessor), force=True)
     tokenizer.save(folder / "tokenizer.json")

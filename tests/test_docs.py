@@ -116,14 +116,15 @@ def workspace(tmp_path_factory, tokenizer) -> pathlib.Path:
     import pyarrow
     import pyarrow.parquet
     from conftest import ARCH
-    from embed.model.build import build
     from samples import FILES
 
-    from embed.data.preprocess import Budget, Preprocessor
+    from embed.data.budget import Budget
+    from embed.data.preprocess import Preprocessor
     from embed.data.sources import open_split
     from embed.data.tasks import Task
     from embed.distributed.mesh import make_mesh
     from embed.losses.contrastive import contrastive_loss
+    from embed.model.build import build
     from embed.model.encoder import encode_pairs
     from embed.training import loop, optim
 

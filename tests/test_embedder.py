@@ -10,9 +10,10 @@ from PIL import Image as Pillow
 from samples import BAD, FILES, FRAMES, PHOTO, RNG, SOUND, mp4, pdf, png, save, wav
 
 from embed import embedder as api
-from embed.data.preprocess import TOKENS
+from embed.data.budget import MIN_ROW_TOKENS
+from embed.data.modalities import Audio, Image, Pdf, Text, Video
 from embed.data.prompts import QUERY_TASKS
-from embed.data.records import Audio, Image, Pdf, RecordError, Text, Video, parse_parts
+from embed.data.records import RecordError, parse_parts
 from embed.embedder import Embedder
 from embed.training import checkpoint
 
@@ -90,10 +91,10 @@ def test_order_and_company_do_not_matter(embedder, vectors, items):
 
 
 def test_batches_shrink_as_rows_grow(embedder, monkeypatch):
-    monkeypatch.setattr(api, "ATTENTION", 2 * TOKENS**2)
+    monkeypatch.setattr(api, "ATTENTION", 2 * MIN_ROW_TOKENS**2)
     prepared = embedder.prepare([embedder.pieces(text) for text in ["red"] * 3 + ["left"] * 2].__getitem__, 5)
     assert [members.tolist() for members, _ in prepared.batches] == [[0, 1], [2, 3], [4, -1]]
-    assert all(inputs.tokens.shape == (2, TOKENS) for _, inputs in prepared.batches)
+    assert all(inputs.tokens.shape == (2, MIN_ROW_TOKENS) for _, inputs in prepared.batches)
 
 
 def test_parts_in_another_order_are_another_input(embedder, vectors, items):

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from embed.batch import PAD_ID, Inputs, MediaFormat
-from embed.data.preprocess import AudioPiece, Budget, ImagePiece, Input, Piece, Preprocessor, TextPiece
+from embed.data.budget import Budget, Input
+from embed.data.pieces import AudioPiece, ImagePiece, Piece, TextPiece
+from embed.data.preprocess import Preprocessor
 
 
 def empty_rows(rows: int, budget: Budget, media: MediaFormat, max_segments: int = 1) -> Inputs:
@@ -58,7 +60,7 @@ def _fill(out: Inputs, row: int, inputs: Sequence[list[Piece]], preprocessor: Pr
                     ids += words
                     soft_token_index += [-1] * len(words)
                     continue
-                case ImagePiece(patches, xy, around, before):
+                case ImagePiece(patches, xy, delimiters, prefix_ids):
                     out.patches[row, image, : len(patches)] = patches
                     out.patch_xy[row, image, : len(xy)] = xy
                     first, count, image = image * patches_each, len(xy), image + 1
@@ -67,9 +69,9 @@ def _fill(out: Inputs, row: int, inputs: Sequence[list[Piece]], preprocessor: Pr
                     out.audio_mask[row, clip, : len(frames)] = True
                     first = images * patches_each + clip * frames_each
                     count = math.ceil(len(frames) / per_token)
-                    clip, around, before = clip + 1, tokenizer.audio, ()
-            ids += [*before, around[0], *[around[1]] * count, around[2]]
-            soft_token_index += [*[-1] * (len(before) + 1), *range(first, first + count), -1]
+                    clip, delimiters, prefix_ids = clip + 1, tokenizer.audio, ()
+            ids += [*prefix_ids, delimiters[0], *[delimiters[1]] * count, delimiters[2]]
+            soft_token_index += [*[-1] * (len(prefix_ids) + 1), *range(first, first + count), -1]
         ids += tokenizer.suffix
         soft_token_index += [-1] * len(tokenizer.suffix)
         here = slice(start, start + len(ids))

@@ -6,10 +6,13 @@ import os
 import numpy as np
 
 from embed.batch import REPORT_CANDIDATES, Candidates
+from embed.data.budget import Budget, standard_budget, truncate_to
 from embed.data.media.decode import MediaError
+from embed.data.modalities import Content
 from embed.data.packing import Packing, room_needed, rows_for
-from embed.data.preprocess import Budget, LimitError, Preprocessor, decode, standard_budget, truncate_to
-from embed.data.records import Content, Record, RecordError
+from embed.data.pieces import LimitError
+from embed.data.preprocess import Preprocessor, make_pieces
+from embed.data.records import Record, RecordError
 from embed.data.sources import Source, open_split
 from embed.data.tasks import Task
 from embed.distributed import storage
@@ -169,7 +172,7 @@ def with_packing(task: Task, folder: storage.Path, preprocessor: Preprocessor, g
         for content in contents:
             try:
                 pieces = content and truncate_to(
-                    decode(content, preprocessor, budget.patches or None), budget, preprocessor.tokenizer
+                    make_pieces(content, preprocessor, budget.patches or None), budget, preprocessor.tokenizer
                 )
             except (MediaError, LimitError):
                 continue
@@ -187,7 +190,9 @@ def _budget(contents: list[Content], preprocessor: Preprocessor, most: Budget, f
     shapes = []
     for content in contents:
         try:
-            shapes.append(dataclasses.astuple(standard_budget(decode(content, preprocessor), preprocessor.tokenizer)))
+            shapes.append(
+                dataclasses.astuple(standard_budget(make_pieces(content, preprocessor), preprocessor.tokenizer))
+            )
         except (MediaError, LimitError):
             continue
     if not shapes:

@@ -3,14 +3,14 @@
 import pathlib
 
 from embed.data.media.binary import sniff_binary
-from embed.data.media.decode import AUDIO_SUFFIXES, IMAGE_SUFFIXES, VIDEO_SUFFIXES, has_video
-from embed.data.records import MAX_MEDIA_BYTES, Audio, Image, Part, Pdf, Text, Video
+from embed.data.media.decode import has_video
+from embed.data.modalities import AUDIO, MODALITIES, VIDEO, Part, Text
+from embed.data.records import MAX_MEDIA_BYTES
 from embed.data.textfile import decode_text
 from embed.distributed import storage
 
-PDF_SUFFIXES = frozenset({".pdf"})
 SHARED_SUFFIXES = frozenset({".ts", ".mts", ".mod"})  # of videos, and of TypeScript and Go's modules: bytes decide
-MEDIA_SUFFIXES = (IMAGE_SUFFIXES | AUDIO_SUFFIXES | VIDEO_SUFFIXES | PDF_SUFFIXES) - SHARED_SUFFIXES
+MEDIA_SUFFIXES: frozenset[str] = frozenset().union(*(modality.suffixes for modality in MODALITIES)) - SHARED_SUFFIXES
 
 
 def read_file(path: storage.Path) -> Part:
@@ -21,23 +21,20 @@ def read_file(path: storage.Path) -> Part:
     """
     data = _read_bytes(path)
     suffix = path.suffix.lower()
-    kind = sniff_binary(data)
-    if not kind and (suffix in SHARED_SUFFIXES or suffix not in MEDIA_SUFFIXES):
+    binary = sniff_binary(data)
+    if not binary and (suffix in SHARED_SUFFIXES or suffix not in MEDIA_SUFFIXES):
         return _to_text(path, data)
-    if not kind and _is_text(data):
-        raise ValueError(f"{path} holds text, which its name denies: give it one that does not end in {suffix}")
-    if suffix in IMAGE_SUFFIXES:
-        return Image(data)
-    if suffix in AUDIO_SUFFIXES:
-        return Audio(data)
-    if suffix in PDF_SUFFIXES:
-        return Pdf(data)
-    if suffix in VIDEO_SUFFIXES:
-        return Video(data) if has_video(data) else Audio(data)
-    raise ValueError(
-        f"{path} holds {kind}, and its name is not that of an image, sound, video or PDF: rename it if it is one, or "
-        "save a text as UTF-8"
-    )
+    if not binary and _is_text(data):
+        raise ValueError(f"{path} holds text, but its name ends in {suffix}: rename it")
+    modality = next((modality for modality in MODALITIES if suffix in modality.suffixes), None)
+    if modality is None:
+        raise ValueError(
+            f"{path} holds {binary}, but its name is not that of an image, audio, video or PDF file: rename it if it is "
+            "one, or save a text as UTF-8"
+        )
+    if modality is VIDEO and not has_video(data):
+        modality = AUDIO
+    return modality.part(data)
 
 
 def _read_bytes(path: storage.Path) -> bytes:

@@ -29,7 +29,7 @@ def describe_datasets(tasks: Sequence[Task], sources: Sequence[Source]) -> dict[
 def fingerprint(source: Source) -> str:
     """A hash of a dataset's records in their order, the same wherever its files lie and whenever they were written.
 
-    Of datasets in files it is of all bytes up to WHOLE, in larger ones of the files' sizes and of as many bytes in
+    Of datasets in files it is of all bytes up to MAX_BYTES, in larger ones of the files' sizes and of as many bytes in
     blocks of equal distance. Media beside a JSONL file, and records that are made when they are read, are seen in
     SAMPLE records, evenly from the first to the last; nothing is decoded.
     """

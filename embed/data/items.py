@@ -14,8 +14,8 @@ from PIL import Image as Pillow
 from embed.data.files import read_file
 from embed.data.media.audio import LOUDEST
 from embed.data.media.decode import to_rgb
-from embed.data.preprocess import MAX_FRAMES
-from embed.data.records import Audio, Image, Part, Pdf, Text, Video
+from embed.data.media.video import MAX_FRAMES
+from embed.data.modalities import Audio, Image, Part, Text, is_part, modality_of, value_of
 
 MAX_CHANNELS = 32
 
@@ -64,12 +64,13 @@ def to_parts(item: Any) -> list[Part | np.ndarray]:
 
 def to_part(item: Any) -> Part | np.ndarray:
     """One part of an item -> a record's part, or an array of video frames u8[i,h,w,3]. Raises as `to_parts` does."""
-    match item:
-        case Text(str()) | Image(bytes()) | Audio(bytes()) | Video(bytes()) | Pdf(bytes()):
-            return item
-        case Text(value) | Image(value) | Audio(value) | Video(value) | Pdf(value):
-            holds = "a string" if isinstance(item, Text) else "the bytes of an encoded file"
+    if is_part(item):
+        modality, value = modality_of(item), value_of(item)
+        if not isinstance(value, modality.value):
+            holds = "a string" if modality.value is str else "the bytes of an encoded file"
             raise ValueError(f"{type(item).__name__} holds {holds}; got {_describe(value)}")
+        return item
+    match item:
         case str():
             return Text(item)
         case Path() | epath.Path():

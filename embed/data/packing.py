@@ -11,8 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from embed.batch import Inputs, PackedIndices
+from embed.data.budget import Budget, Input, count_media, num_tokens
 from embed.data.collate import packed_rows
-from embed.data.preprocess import Budget, Input, Piece, Preprocessor, measure, num_tokens
+from embed.data.pieces import Piece
+from embed.data.preprocess import Preprocessor
 
 OVERFLOWED = -1  # the place of what found no room
 
@@ -51,7 +53,7 @@ def pack(inputs: Sequence[Input], rows: Rows, preprocessor: Preprocessor) -> tup
 
 def room_needed(pieces: Input, preprocessor: Preprocessor) -> tuple[int, int, int]:
     """Tokens, images and clips that an input takes of its row."""
-    return (0, 0, 0) if pieces is None else (num_tokens(pieces, preprocessor.tokenizer), *measure(pieces))
+    return (0, 0, 0) if pieces is None else (num_tokens(pieces, preprocessor.tokenizer), *count_media(pieces))
 
 
 def assign(needed: np.ndarray, rows: Rows) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Task prompts, as Gemini Embedding 2 and EmbeddingGemma 2 use them: on text alone, never beside media."""
 
-from embed.data.records import Content, Text
+from embed.data.modalities import Content, Text
 
 QUERY_TASKS = (
     "search result",

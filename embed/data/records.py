@@ -17,6 +17,7 @@ from typing import Any
 import msgpack
 import numpy as np
 
+from embed.data.modalities import BY_NAME, Content, Part, Text, bytes_of, is_part, modality_of, value_of
 from embed.data.textfile import decode_text
 from embed.distributed import storage
 
@@ -25,35 +26,6 @@ class RecordError(ValueError):
     """A record that cannot be read; the message names the file, the record and the field."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Text:
-    text: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Image:
-    data: bytes = dataclasses.field(repr=False)  # an encoded file: PNG, JPEG, WebP, ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Audio:
-    data: bytes = dataclasses.field(repr=False)
-
-
-@dataclasses.dataclass(frozen=True)
-class Video:
-    data: bytes = dataclasses.field(repr=False)
-
-
-@dataclasses.dataclass(frozen=True)
-class Pdf:
-    data: bytes = dataclasses.field(repr=False)
-
-
-Part = Text | Image | Audio | Video | Pdf
-Content = tuple[Part, ...]
-PART_KEYS: dict[str, type] = {"text": Text, "image": Image, "audio": Audio, "video": Video, "pdf": Pdf}
-KEY_OF = {kind: key for key, kind in PART_KEYS.items()}
 MAX_MEDIA_BYTES = 512 * 2**20
 
 
@@ -74,8 +46,8 @@ def content_hash(content: Content) -> np.ndarray:
     """64-bit content identity as u32[2]: equal parts in equal order, and nothing else, give equal words."""
     digest = hashlib.blake2b(digest_size=8)
     for part in content:
-        data = part.text.encode() if isinstance(part, Text) else part.data
-        digest.update(KEY_OF[type(part)].encode() + len(data).to_bytes(8, "little") + data)
+        data = bytes_of(part)
+        digest.update(modality_of(part).name.encode() + len(data).to_bytes(8, "little") + data)
     return np.frombuffer(digest.digest(), np.uint32)
 
 
@@ -83,7 +55,7 @@ def to_bytes(record: Record) -> bytes:
     """The record as one msgpack message, media included."""
 
     def pack(content: Content) -> list:
-        return [[KEY_OF[type(part)], part.text if isinstance(part, Text) else part.data] for part in content]
+        return [[modality_of(part).name, value_of(part)] for part in content]
 
     sides = [pack(record.query), pack(record.positive), [pack(negative) for negative in record.negatives]]
     return msgpack.packb([record.id, *sides, record.lang, record.label, record.provenance])
@@ -96,9 +68,9 @@ def from_bytes(data: bytes, where: str = "a record") -> Record:
         if not isinstance(parts, list):
             raise RecordError(f"{where}: {field}: expected a list of parts, got {reprlib.repr(parts)}")
         for part in parts:
-            if not isinstance(part, list) or len(part) != 2 or part[0] not in tuple(PART_KEYS):
+            if not isinstance(part, list) or len(part) != 2 or part[0] not in tuple(BY_NAME):
                 raise RecordError(f"{where}: {field}: expected parts, got {reprlib.repr(part)}")
-        return tuple(PART_KEYS[key](value) for key, value in parts)
+        return tuple(BY_NAME[name].part(value) for name, value in parts)
 
     try:
         fields = msgpack.unpackb(data)
@@ -143,14 +115,14 @@ def _check_content(content: Any, where: str) -> None:
     if not isinstance(content, tuple | list):
         raise RecordError(f"{where}: expected a tuple of parts, got {reprlib.repr(content)}")
     for i, part in enumerate(content):
-        if type(part) not in KEY_OF:
+        if not is_part(part):
             raise RecordError(f"{where}[{i}]: expected a part, got {reprlib.repr(part)}")
-        if isinstance(part, Text):
-            if not isinstance(part.text, str):
-                raise RecordError(f"{where}[{i}]: text: expected a string, got {reprlib.repr(part.text)}")
-            _check_unicode(part.text, f"{where}[{i}]: text")
-        elif not isinstance(part.data, bytes):
-            raise RecordError(f"{where}[{i}]: {KEY_OF[type(part)]}: expected bytes, got {reprlib.repr(part.data)}")
+        modality, value = modality_of(part), value_of(part)
+        if not isinstance(value, modality.value):
+            expected = "a string" if modality.value is str else "bytes"
+            raise RecordError(f"{where}[{i}]: {modality.name}: expected {expected}, got {reprlib.repr(value)}")
+        if isinstance(value, str):
+            _check_unicode(value, f"{where}[{i}]: {modality.name}")
 
 
 def _check_unicode(text: str, where: str) -> None:
@@ -186,10 +158,10 @@ def parse_parts(value: Any, folder: storage.Path, where: str) -> Content:
 
 
 def _parse_part(part: Any, folder: storage.Path, where: str) -> Part:
-    given = {key: part[key] for key in PART_KEYS if part.get(key) is not None} if isinstance(part, dict) else {}
+    given = {name: part[name] for name in BY_NAME if part.get(name) is not None} if isinstance(part, dict) else {}
     if len(given) != 1 or not all(isinstance(value, str) for value in given.values()):
         raise RecordError(
-            f"{where}: a part has exactly one of {', '.join(PART_KEYS)}, as a string; got {reprlib.repr(part)}"
+            f"{where}: a part has exactly one of {', '.join(BY_NAME)}, as a string; got {reprlib.repr(part)}"
         )
     [(key, value)] = given.items()
     _check_unicode(value, f"{where}: {key}")
@@ -206,7 +178,7 @@ def _parse_part(part: Any, folder: storage.Path, where: str) -> Part:
             raise RecordError(f"{where}: {value!r} is not a file")
         if about.st_size > MAX_MEDIA_BYTES:
             raise RecordError(f"{where}: {value!r} is larger than {MAX_MEDIA_BYTES >> 20} MiB")
-        return PART_KEYS[key](path.read_bytes())
+        return BY_NAME[key].part(path.read_bytes())
     except storage.StorageError:
         raise  # of the bucket, not of the record
     except OSError as error:

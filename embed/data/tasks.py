@@ -9,11 +9,14 @@ import numpy as np
 
 from embed.batch import REPORT_CANDIDATES, Candidates, Inputs, MediaFormat, PackedIndices, Pairs
 from embed.data import prompts
+from embed.data.budget import Budget, Input, truncate_to
 from embed.data.collate import empty_rows, make_rows
 from embed.data.media.decode import MediaError
+from embed.data.modalities import Content, Text
 from embed.data.packing import Packing, pack_groups
-from embed.data.preprocess import Budget, Input, LimitError, Preprocessor, decode, truncate_to
-from embed.data.records import Content, Record, RecordError, Text, content_hash
+from embed.data.pieces import LimitError
+from embed.data.preprocess import Preprocessor, make_pieces
+from embed.data.records import Record, RecordError, content_hash
 from embed.data.sources import Source
 from embed.distributed import mesh
 
@@ -145,7 +148,7 @@ def _collate_sides(task: Task, preprocessor: Preprocessor, record: Record, rng: 
         nonlocal cut
         if task.prompt is not None and prompted:
             content = prompts.as_query(content, task.prompt) if is_query else prompts.as_document(content)
-        whole = decode(content, preprocessor, budget.patches or None)
+        whole = make_pieces(content, preprocessor, budget.patches or None)
         pieces = truncate_to(whole, budget, preprocessor.tokenizer)
         cut |= pieces is not whole
         return pieces

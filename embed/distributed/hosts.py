@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from embed.distributed import storage
@@ -17,6 +18,11 @@ def is_primary() -> bool:
 def barrier(what: str) -> None:
     """Returns when all hosts have come here: what each has written, the others can read. Alone there is no waiting."""
     multihost_utils.sync_global_devices(what)
+
+
+def from_primary(value: bool) -> bool:
+    """Return the primary host's value on every host, where all have to decide alike."""
+    return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
 
 
 @contextlib.contextmanager

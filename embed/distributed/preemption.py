@@ -22,32 +22,36 @@ class Restart(Exception):
 
 @contextlib.contextmanager
 def watch_signals() -> Iterator[Callable[[], signal.Signals | None]]:
-    """Gives `asked()`, to be called after every step, by every host: the signal that asks to stop there, or None.
+    """Yield `stop_requested()`, which every host calls after every step: the signal that asks to stop there, or None.
 
-    On many hosts JAX listens for SIGTERM, tells all of them when one gets it, and has them stop at the same step. A
-    second Ctrl-C raises KeyboardInterrupt at once: the first waits for the step, since orbax's threads are lost in the
-    middle of a save. In a thread that is not the main one nothing is listened to.
+    The first Ctrl-C waits for the end of the step, since orbax's threads are lost in the middle of a save; the second
+    raises KeyboardInterrupt at once. On many hosts JAX listens for SIGTERM, tells all hosts when one gets it, and has
+    them stop at the same step; Ctrl-C sends this process one. Outside the main thread no signal is watched.
     """
-    alone = jax.process_count() == 1
+    is_single = jax.process_count() == 1
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None
         return
-    pressed: list[signal.Signals] = []
+    received: list[signal.Signals] = []
 
-    def press(number: int, _: Any) -> None:
-        if number == signal.SIGINT and signal.SIGINT in pressed:
+    def handle(number: int, _: Any) -> None:
+        if number == signal.SIGINT and signal.SIGINT in received:
             raise KeyboardInterrupt
-        pressed.append(signal.Signals(number))
+        received.append(signal.Signals(number))
+        if number == signal.SIGINT:
+            os.write(2, b"\nstopping after this step; press Ctrl-C again to end at once\n")
+            if not is_single:
+                os.kill(os.getpid(), signal.SIGTERM)
 
-    def asked() -> signal.Signals | None:
-        if not alone and multihost_utils.reached_preemption_sync_point(next(_steps)):
-            return signal.SIGTERM
-        return pressed[0] if pressed else None
+    def stop_requested() -> signal.Signals | None:
+        if not is_single and not multihost_utils.reached_preemption_sync_point(next(_steps)):
+            return None
+        return received[0] if received else None if is_single else signal.SIGTERM
 
-    listened = [signal.SIGINT, signal.SIGTERM] if alone else [signal.SIGINT]
-    before = {number: signal.signal(number, press) for number in listened}
+    watched = [signal.SIGINT, signal.SIGTERM] if is_single else [signal.SIGINT]
+    handlers = {number: signal.signal(number, handle) for number in watched}
     try:
-        yield asked
+        yield stop_requested
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from embed.data.discover import QRELS, DatasetError
-from embed.data.records import KEY_OF, Content, Record, RecordError, content_hash, parse_item
+from embed.data.modalities import Content, modality_of
+from embed.data.records import Record, RecordError, content_hash, parse_item
 from embed.data.sources import open_split, read_judgements, read_records
 from embed.distributed import storage
 from embed.eval.metrics import chance_hit, evaluate_ranking
@@ -150,7 +151,7 @@ def from_pairs(
 
 def _infer_group(contents: Iterable[Content]) -> str:
     """The one modality beside text; `interleaved` where a content mixes several; `text` where all is text."""
-    names = [{KEY_OF[type(part)] for part in content} for content in contents]
+    names = [{modality_of(part).name for part in content} for content in contents]
     if any(len(name) > 1 for name in names):
         return "interleaved"
     return next(iter(sorted(set().union(*names) - {"text"})), "text")

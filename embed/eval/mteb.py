@@ -20,21 +20,12 @@ from mteb.types import PromptType
 from PIL import Image as Pillow
 
 from embed.data import prompts
+from embed.data.budget import num_tokens, truncate_text
 from embed.data.items import to_part
 from embed.data.media.decode import MediaError, decode_audio
-from embed.data.preprocess import (
-    MAX_CHARACTERS,
-    MAX_IMAGES,
-    MAX_TOKENS,
-    LimitError,
-    Piece,
-    TextPiece,
-    audio_pieces,
-    decode,
-    num_tokens,
-    truncate_text,
-)
-from embed.data.records import Audio, Image, Part, Text, Video
+from embed.data.modalities import AUDIO, IMAGE, TEXT, VIDEO, Audio, Modality, Part, Text
+from embed.data.pieces import MAX_CHARACTERS, MAX_TOKENS, LimitError, Piece, TextPiece
+from embed.data.preprocess import cut_to_pieces, make_pieces
 from embed.embedder import Embedder
 from embed.retrieval.search import top_k, truncate_dim
 from embed.training.checkpoint import fingerprint
@@ -58,7 +49,6 @@ BENCHMARKS = {
     "MIEB": "MIEB(Multilingual)",
     "MVEB": "MVEB(v1)",
 }
-MEDIA = {"image": Image, "audio": Audio, "video": Video}
 BLOCK = 1024  # inputs that are decoded before they are encoded
 
 
@@ -79,9 +69,8 @@ class MtebModel(AbsEncoder):
         self.embedder, self.dim, self.patches = embedder, embedder.width(dim), patches
         self.prompts: dict[str | None, str] = mteb.get_model_meta(REPORT).loader_kwargs["model_prompts"]
         self.model_prompts = {str(name): prompt for name, prompt in self.prompts.items()}
-        form = embedder.preprocessor.media
-        takes = {"image": form.patch_size, "video": form.patch_size, "audio": form.audio_frame_size}
-        modalities: Any = ["text", *(kind for kind, size in takes.items() if size)]
+        media = embedder.preprocessor.media
+        modalities: Any = [one.name for one in (TEXT, IMAGE, VIDEO, AUDIO) if one.is_supported(media)]
         self.mteb_model_meta = ModelMeta(
             loader=None,
             name=f"embed/{name}",
@@ -132,11 +121,11 @@ class MtebModel(AbsEncoder):
         for part in content:
             match part:
                 case Text(text):
-                    pieces += decode((Text(text[:MAX_CHARACTERS]),), preprocessor)
+                    pieces += make_pieces((Text(text[:MAX_CHARACTERS]),), preprocessor)
                 case Audio(data):
-                    pieces += audio_pieces(decode_audio(data, cut=True), preprocessor)
+                    pieces += cut_to_pieces(AUDIO, decode_audio(data, cut=True), preprocessor)
                 case _:
-                    pieces += decode((part,), preprocessor, self.patches)
+                    pieces += make_pieces((part,), preprocessor, self.patches)
         room = MAX_TOKENS - num_tokens(
             [piece for piece in pieces if not isinstance(piece, TextPiece)], preprocessor.tokenizer
         )
@@ -207,26 +196,26 @@ def _content(row: Mapping[str, Any], task: str | None, document: bool) -> list[P
         elif task is not None:
             content = prompts.as_query(content, task)
         parts += content
-    for kind in ("image", "audio", "video"):
-        values = row.get(kind)
+    for modality in (IMAGE, AUDIO, VIDEO):
+        values = row.get(modality.name)
         several = values if isinstance(values, list) else [] if values is None else [values]
-        parts += [_medium(kind, value) for value in several[: MAX_IMAGES if kind == "image" else None]]
+        parts += [_medium(modality, value) for value in several[: modality.max_parts]]
     if not parts:
         raise ValueError(f"a row with nothing to embed; it has {', '.join(row)}")
     return parts
 
 
-def _medium(kind: str, value: Any) -> Any:
+def _medium(modality: Modality, value: Any) -> Any:
     """A cell of a dataset -> a Part. Raises ValueError for what it does not know."""
     match value:
         case {"bytes": bytes(data)}:
-            return MEDIA[kind](data)
+            return modality.part(data)
         case {"path": str(path)}:
             with open(path, "rb") as file:
-                return MEDIA[kind](file.read())
+                return modality.part(file.read())
         case {"array": samples, "sampling_rate": rate}:
             samples = np.asarray(samples, np.float32)
             return to_part((samples.mean(axis=0) if samples.ndim > 1 else samples, int(rate)))
         case Pillow.Image():
             return to_part(value)
-    raise ValueError(f"a medium that is not known: {kind} as {type(value).__name__}")
+    raise ValueError(f"a medium that is not known: {modality.name} as {type(value).__name__}")

@@ -9,7 +9,7 @@ from mteb.abstasks.retrieval import AbsTaskRetrieval
 from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
 from mteb.abstasks.task_metadata import TaskCategory, TaskMetadata
 
-from embed.data.records import KEY_OF, Content, Text
+from embed.data.modalities import Content, Text, modality_of
 from embed.eval.benchmarks import Benchmark
 
 FEATURES = {"image": datasets.Image, "audio": datasets.Audio, "video": datasets.Video}
@@ -59,9 +59,9 @@ def as_task(benchmark: Benchmark) -> AbsTaskRetrieval:
 
 
 def _dataset(contents: Sequence[Content], prefix: str, name: str) -> datasets.Dataset:
-    kinds = [KEY_OF[type(part)] for part in contents[0]]
+    kinds = [modality_of(part).name for part in contents[0]]
     for content in contents:
-        found = [KEY_OF[type(part)] for part in content]
+        found = [modality_of(part).name for part in content]
         if found != kinds or found != [kind for kind in ORDER if kind in found]:
             raise ValueError(
                 f"{name}: mteb has no place for {', '.join(found)} beside {', '.join(kinds)}: score it here"

@@ -17,8 +17,8 @@ from embed.data.sources import open_split, read_records
 from embed.distributed import storage
 from embed.embedder import Embedder, Prepared
 from embed.eval.benchmarks import KS, Benchmark, Results, dataset_of, from_folder, from_pairs, score
-from embed.model.encoder import Encoder
-from embed.training.loop import Eval
+from embed.model.build import EncoderModule
+from embed.training.run import Eval
 
 
 class SuiteDataset(NamedTuple):
@@ -133,7 +133,7 @@ def mean_ndcg(results: Results) -> float:
     return sum(by_width[max(by_width)]["ndcg@10"] for by_width in results.values()) / len(results)
 
 
-def dev_eval(encoder: Encoder, data: storage.Path, every: int) -> Eval:
+def dev_eval(encoder: EncoderModule, data: storage.Path, every: int) -> Eval:
     """An evaluation for `Run(evals=...)`: nDCG@10 on 64 dev records of each dataset of the suite, every `every` steps.
 
     The first value is the mean. The first call opens, decodes and compiles.

@@ -17,7 +17,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from embed.data import prompts
-from embed.data.preprocess import MAX_FRAMES, MAX_TOKENS
+from embed.data.media.video import MAX_FRAMES
+from embed.data.pieces import MAX_TOKENS
 from embed.data.tokenizer import SPECIAL, VIDEO, Tokenizer
 from embed.distributed import storage
 from embed.hf.card import model_card

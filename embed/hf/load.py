@@ -15,8 +15,9 @@ from embed.hf.config import is_embedder, read_architecture
 from embed.hf.fields import HubError, check_downloaded
 from embed.hf.tensors import BOUNDS, DENSE, HFTensor, hf_tensor
 from embed.hf.weights import Tensors, find_tensors, read_tensor
+from embed.model.build import build
 from embed.model.config import Architecture
-from embed.model.encoder import Encoder, init_projection
+from embed.model.encoder import init_projection
 from embed.training import checkpoint
 
 log = logging.getLogger(__name__)
@@ -40,14 +41,14 @@ def load_preprocessor(folder: str | os.PathLike) -> Preprocessor:
 
 
 def load(folder: str | os.PathLike, like: dict[str, Any] | None = None, seed: int = 0) -> dict[str, Any]:
-    """Parameters of `Encoder(architecture(folder))`, laid out and typed as `like`, else f32 on the present mesh.
+    """Parameters of `build(architecture(folder))`, laid out and typed as `like`, else f32 on the present mesh.
 
     The projection of a model that has none is made from `seed`, and what the model has beyond an encoder is left out;
     both are said. Raises HubError naming the tensors that are missing, misshapen or unexpected, or the first that is
     quantised or not finite, OSError where a file is missing.
     """
     folder, arch = pathlib.Path(folder), read_architecture(folder)
-    like = checkpoint.param_structs(Encoder(arch)) if like is None else like
+    like = checkpoint.param_structs(build(arch)) if like is None else like
     reader = Reader(folder, arch)
     new = []
 

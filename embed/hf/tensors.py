@@ -68,7 +68,7 @@ PATCHES: Table = {
 }
 AUDIO_TOWER: Table = {
     **{
-        ("audio", f"halve_{i}", *leaf): (f"audio_tower.subsample_conv_projection.layer{i}.{name}", axes)
+        ("audio", f"subsample_{i}", *leaf): (f"audio_tower.subsample_conv_projection.layer{i}.{name}", axes)
         for i in range(2)
         for leaf, name, axes in (
             (("convolve", "weight"), "conv.weight", "o c y x -> y x c o"),
@@ -79,7 +79,7 @@ AUDIO_TOWER: Table = {
         "audio_tower.subsample_conv_projection.input_proj_linear.weight",
         "w (f c) -> f c w",
     ),
-    ("audio", "widen", "weight"): ("audio_tower.output_proj.weight", "o w -> w o"),
+    ("audio", "out_proj", "weight"): ("audio_tower.output_proj.weight", "o w -> w o"),
     ("audio", "bias"): ("audio_tower.output_proj.bias", "o -> o"),
     ("audio", "project", "weight"): ("embed_audio.embedding_projection.weight", "d o -> o d"),
 }
@@ -87,7 +87,7 @@ FRAMES: Table = {("audio", "project", "weight"): ("embed_audio.embedding_project
 AUDIO_LAYER: Table = {
     **{
         (ours, *leaf): (f"{theirs}.{name}", axes)
-        for ours, theirs in (("start", "feed_forward1"), ("end", "feed_forward2"))
+        for ours, theirs in (("ffn_start", "feed_forward1"), ("ffn_end", "feed_forward2"))
         for leaf, name, axes in (
             (("pre", "scale"), "pre_layer_norm.weight", "w -> w"),
             (("up", "weight"), "ffw_layer_1.linear.weight", "f w -> w f"),
@@ -103,12 +103,12 @@ AUDIO_LAYER: Table = {
     ("attention", "value", "weight"): ("self_attn.v_proj.linear.weight", "(h k) w -> w h k"),
     ("attention", "out", "weight"): ("self_attn.post.linear.weight", "w (h k) -> h k w"),
     ("attention", "relative"): ("self_attn.relative_k_proj.weight", "(h k) w -> w h k"),
-    ("attention", "fine"): ("self_attn.per_dim_scale", "k -> k"),
+    ("attention", "per_dim_scale"): ("self_attn.per_dim_scale", "k -> k"),
     ("convolution", "pre", "scale"): ("lconv1d.pre_layer_norm.weight", "w -> w"),
-    ("convolution", "begin", "weight"): ("lconv1d.linear_start.linear.weight", "(g v) w -> w g v"),
+    ("convolution", "pw_in", "weight"): ("lconv1d.linear_start.linear.weight", "(g v) w -> w g v"),
     ("convolution", "weight"): ("lconv1d.depthwise_conv1d.weight", "v 1 k -> k v"),
     ("convolution", "norm", "scale"): ("lconv1d.conv_norm.weight", "v -> v"),
-    ("convolution", "finish", "weight"): ("lconv1d.linear_end.linear.weight", "w v -> v w"),
+    ("convolution", "pw_out", "weight"): ("lconv1d.linear_end.linear.weight", "w v -> v w"),
 }
 
 

@@ -1,10 +1,12 @@
-"""Bidirectional attention over packed rows: one meaning, and for each kind of device the program that computes it.
+"""Attention over packed rows: one meaning, and for each kind of device the program that computes it.
 
-A token sees those of its segment, with a window those at most that far from it. Tokens of a segment lie side by side
-and their positions count up by one, so a window may be cut by place in the row.
+A token attends to the tokens of its segment within reach, which `Architecture.attention` names: `bidirectional` or
+`causal`, each with a window or without. Tokens of a segment are adjacent in the row and their positions count up by
+one, so a window may be applied by index in the row.
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -15,10 +17,10 @@ from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
 from embed.distributed import mesh
 
-TILE = 512  # of the TPU kernel, in tokens
-LANES = 128  # what its tiles must be a multiple of
-RESIDUALS = "attention"  # the name of what the TPU kernel's backward pass needs of the forward one
-MASK_VALUE = -0.7 * float(jnp.finfo(jnp.float32).max)  # a score of what is not seen, finite where nothing is
+TILE = 512  # tokens of a tile of the TPU kernel
+LANES = 128  # tiles are multiples of this
+RESIDUALS = "attention"  # checkpoint name of what the TPU kernel's backward pass needs of the forward pass
+MASK_VALUE = -0.7 * float(jnp.finfo(jnp.float32).max)  # a masked score; finite, so that a row of only masked ones is
 
 
 class AttentionMaskInfo(NamedTuple):
@@ -28,54 +30,98 @@ class AttentionMaskInfo(NamedTuple):
     positions: jax.Array  # i32[b,l]
 
 
-def attention(q: jax.Array, k: jax.Array, v: jax.Array, places: AttentionMaskInfo, window: int) -> jax.Array:
-    """q[b,l,h,k] against k, v[b,l,g,k] with g dividing h -> [b,l,h,k]; scores are not rescaled, window 0 is none.
+class Reach(NamedTuple):
+    """How many tokens before and after itself a token attends to; None = all of its segment."""
 
-    Heads and groups lie along `model` alike. On a TPU a fused kernel that leaves out what no token sees; elsewhere
-    XLA, over a band where the row is long for the window.
+    before: int | None
+    after: int | None
+
+
+def bidirectional(window: int) -> Reach:
+    """Both sides, at most `window` tokens each; 0 = the whole segment."""
+    return Reach(window or None, window or None)
+
+
+def causal(window: int) -> Reach:
+    """Itself and at most `window` tokens before it; 0 = all before it."""
+    return Reach(window or None, 0)
+
+
+DIRECTIONS: dict[str, Callable[[int], Reach]] = {"bidirectional": bidirectional, "causal": causal}
+
+
+def find_reach(direction: str, window: int) -> Reach:
+    """The reach that `Architecture.attention` names. Raises ValueError, with the choices."""
+    if direction not in DIRECTIONS:
+        raise ValueError(f"attention {direction!r}: choose one of {', '.join(DIRECTIONS)}")
+    return DIRECTIONS[direction](window)
+
+
+def attention(q: jax.Array, k: jax.Array, v: jax.Array, info: AttentionMaskInfo, reach: Reach) -> jax.Array:
+    """q[b,l,h,k] against k, v[b,l,g,k] with g dividing h -> [b,l,h,k]; scores are not scaled.
+
+    Query and key/value heads are sharded over `model` alike. On a TPU, a fused kernel that skips masked tiles;
+    elsewhere XLA, over a band of the scores where the row is long for the window.
     """
     if jax.sharding.get_abstract_mesh().abstract_device.platform == "tpu":
-        return splash_attention(q, k, v, places, window)
-    return (
-        sliding_window(q, k, v, places, window)
-        if 0 < 3 * window < q.shape[1]
-        else full_attention(q, k, v, places, window)
-    )
+        return splash_attention(q, k, v, info, reach)
+    if reach.before is not None and 3 * reach.before < q.shape[1]:
+        return sliding_window(q, k, v, info, reach)
+    return full_attention(q, k, v, info, reach)
 
 
-def full_attention(q: jax.Array, k: jax.Array, v: jax.Array, places: AttentionMaskInfo, window: int) -> jax.Array:
-    """Every token against every other, and a mask."""
-    return _weighted(q, k, v, places, places, window)
+def full_attention(q: jax.Array, k: jax.Array, v: jax.Array, info: AttentionMaskInfo, reach: Reach) -> jax.Array:
+    """Scores of every token against every other, and a mask."""
+    return _masked_attention(q, k, v, info, info, reach)
 
 
-def sliding_window(q: jax.Array, k: jax.Array, v: jax.Array, places: AttentionMaskInfo, window: int) -> jax.Array:
-    """Blocks of `window` tokens, each against itself and its two neighbours: l · 3 · window scores instead of l²."""
-    l = q.shape[1]
+def sliding_window(q: jax.Array, k: jax.Array, v: jax.Array, info: AttentionMaskInfo, reach: Reach) -> jax.Array:
+    """Blocks of `reach.before` tokens, each against itself and its neighbors: at most 3 · l · window scores, not l².
+
+    Needs a window, with `reach.after` equal to `reach.before` or 0.
+    """
+    l, window = q.shape[1], reach.before
+    assert window and reach.after in (0, window)
     blocks = -(-l // window)
+    right = 1 if reach.after else 0
 
-    def cut(x: jax.Array, around: int, fill: int = 0) -> jax.Array:
-        """[b,l,...] -> [b·blocks, (1 + 2 · around) · window, ...]"""
-        sides = (around * window, blocks * window - l + around * window)
-        x = jnp.pad(x, ((0, 0), sides, *((0, 0),) * (x.ndim - 2)), constant_values=fill)
-        near = [x[:, i * window : (i + blocks) * window] for i in range(1 + 2 * around)]
-        near = [rearrange(part, "b (n w) ... -> b n w ...", w=window) for part in near]
-        return rearrange(jnp.concatenate(near, axis=2), "b n w ... -> (b n) w ...")
+    def to_blocks(x: jax.Array, left: int, right: int, fill: int = 0) -> jax.Array:
+        """[b,l,...] -> [b·blocks, (left + 1 + right) · window, ...]"""
+        padding = (left * window, blocks * window - l + right * window)
+        x = jnp.pad(x, ((0, 0), padding, *((0, 0),) * (x.ndim - 2)), constant_values=fill)
+        shifted = [x[:, i * window : (i + blocks) * window] for i in range(left + 1 + right)]
+        shifted = [rearrange(part, "b (n w) ... -> b n w ...", w=window) for part in shifted]
+        return rearrange(jnp.concatenate(shifted, axis=2), "b n w ... -> (b n) w ...")
 
-    here, there = (AttentionMaskInfo(cut(places.segments, n, fill=-1), cut(places.positions, n)) for n in (0, 1))
-    y = _weighted(cut(q, 0), cut(k, 1), cut(v, 1), here, there, window)
+    def info_blocks(left: int, right: int) -> AttentionMaskInfo:
+        segments = to_blocks(info.segments, left, right, fill=-1)
+        return AttentionMaskInfo(segments, to_blocks(info.positions, left, right))
+
+    k_blocks, v_blocks = to_blocks(k, 1, right), to_blocks(v, 1, right)
+    y = _masked_attention(to_blocks(q, 0, 0), k_blocks, v_blocks, info_blocks(0, 0), info_blocks(1, right), reach)
     return mesh.shard(rearrange(y, "(b n) w h k -> b (n w) h k", n=blocks)[:, :l], mesh.HEADS)
 
 
-def _weighted(
-    q: jax.Array, k: jax.Array, v: jax.Array, here: AttentionMaskInfo, there: AttentionMaskInfo, window: int
+def _masked_attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, q_info: AttentionMaskInfo, k_info: AttentionMaskInfo, reach: Reach
 ) -> jax.Array:
     """q[b,l,h,k], k, v[b,m,g,k] -> [b,l,h,k]; scores and their softmax in float32."""
     q, k, v = (mesh.shard(x, mesh.HEADS) for x in (q, k, v))
-    here, there = (AttentionMaskInfo(*(mesh.shard(x, mesh.ROWS) for x in places)) for places in (here, there))
-    down, across = (lambda x: rearrange(x, "b l -> b 1 1 l 1")), (lambda x: rearrange(x, "b m -> b 1 1 1 m"))
-    mask = down(here.segments) == across(there.segments)
-    if window:
-        mask &= jnp.abs(down(here.positions) - across(there.positions)) <= window
+    q_info = AttentionMaskInfo(*(mesh.shard(x, mesh.ROWS) for x in q_info))
+    k_info = AttentionMaskInfo(*(mesh.shard(x, mesh.ROWS) for x in k_info))
+
+    def as_queries(x: jax.Array) -> jax.Array:
+        return rearrange(x, "b l -> b 1 1 l 1")
+
+    def as_keys(x: jax.Array) -> jax.Array:
+        return rearrange(x, "b m -> b 1 1 1 m")
+
+    mask = as_queries(q_info.segments) == as_keys(k_info.segments)
+    offset = as_queries(q_info.positions) - as_keys(k_info.positions)  # > 0 where the key is before the query
+    if reach.before is not None:
+        mask &= offset <= reach.before
+    if reach.after is not None:
+        mask &= offset >= -reach.after
     b, l, h, size = q.shape
     g = k.shape[2]
     q = q.reshape(b, l, g, h // g, size, out_sharding=P(mesh.BATCH, None, "model", None, None))
@@ -85,18 +131,20 @@ def _weighted(
 
 
 def splash_attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, places: AttentionMaskInfo, window: int, interpret: bool = False
+    q: jax.Array, k: jax.Array, v: jax.Array, info: AttentionMaskInfo, reach: Reach, interpret: bool = False
 ) -> jax.Array:
-    """JAX's splash attention: scores live in a tile at a time, forward and backward; tiles outside a window are left
-    out. `interpret` runs the kernel's program on any device, slowly."""
-    local = functools.partial(_on_one_device, window=window, interpret=interpret)
-    # The kernel does not say how its outputs vary over the mesh, so that cannot be checked.
-    spread = jax.shard_map(local, in_specs=(mesh.HEADS,) * 3 + (P(mesh.BATCH),), out_specs=mesh.HEADS, check_vma=False)
-    return spread(q, k, v, places.segments)
+    """JAX's splash attention: a tile of scores at a time, forward and backward; tiles out of reach are skipped.
+
+    `interpret` runs the kernel's program on any device, slowly.
+    """
+    local = functools.partial(_on_one_device, reach=reach, interpret=interpret)
+    # The kernel does not declare how its outputs vary over the mesh, so that cannot be checked.
+    sharded = jax.shard_map(local, in_specs=(mesh.HEADS,) * 3 + (P(mesh.BATCH),), out_specs=mesh.HEADS, check_vma=False)
+    return sharded(q, k, v, info.segments)
 
 
 def _on_one_device(
-    q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array, *, window: int, interpret: bool
+    q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array, *, reach: Reach, interpret: bool
 ) -> jax.Array:
     l, heads = q.shape[1:3]
     padded = -(-l // LANES) * LANES
@@ -106,7 +154,7 @@ def _on_one_device(
         return jnp.pad(x, ((0, 0), (0, padded - l), *((0, 0),) * (x.ndim - 2)))
 
     shape = (padded, padded)
-    mask = splash.LocalMask(shape, (window, window), 0) if window else splash.FullMask(shape)
+    mask = splash.FullMask(shape) if reach == (None, None) else splash.LocalMask(shape, (reach.before, reach.after), 0)
     kernel = splash.make_splash_mha(
         splash.MultiHeadMask([mask] * heads),
         head_shards=1,

@@ -53,7 +53,7 @@ class AudioTower:
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """A bidirectional Gemma-4-family encoder: groups of `locals` local layers and one global layer."""
+    """A Gemma-4-family encoder: groups of `local_per_group` local layers and one global layer."""
 
     vocab_size: int  # v
     d_model: int  # d
@@ -70,6 +70,9 @@ class Architecture:
     shared_d_ff: int = 0  # f in these
     vision: VisionTower | None = None  # None = patches enter by one linear map
     audio: AudioTower | None = None  # None = frames enter by one linear map
+    encoder: str = "embed.model.encoder:Encoder"  # import path of the class, see build.py
+    pooling: str = "mean"  # NAME of a function NAME_pool in pooling.py
+    attention: str = "bidirectional"  # or "causal": a function in attention.py
 
     @property
     def num_layers(self) -> int:

@@ -1,4 +1,5 @@
-"""The encoder: look up tokens, put soft tokens in their places, run the backbone, pool per segment, project."""
+"""The encoder: look up tokens, insert soft tokens, run the backbone, pool per segment, project; and how a batch of
+pairs goes through it."""
 
 import dataclasses
 import functools
@@ -11,71 +12,71 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
-from jax.typing import DTypeLike
 
 from embed.batch import PAD_ID, Dropout, Inputs, Pairs
 from embed.distributed import mesh
 from embed.model.audio import Conformer, FrameEmbedder
+from embed.model.build import EncoderModule
 from embed.model.config import Architecture
 from embed.model.layers import Einsum
+from embed.model.pooling import find_pooling
 from embed.model.transformer import Backbone
 from embed.model.vision import PatchEmbedder, VisionTransformer
 
 
-class Encoder(nn.Module):
-    """Inputs -> one embedding a segment (report §3.1): E = f(mean_pool(M(x))), f linear and bias-free.
+class Encoder(EncoderModule):
+    """Inputs -> one embedding per segment (report §3.1): E = f(pool(M(x))), f linear and bias-free.
 
-    `dtype` is the dtype of activations; parameters, pooling and projection are float32.
+    Pooling and attention direction are those that `arch` names. Parameters, pooling and projection are float32.
     """
-
-    arch: Architecture
-    dtype: DTypeLike = jnp.float32
-    remat: bool = True
-    unroll: int = 1
 
     @nn.compact
     def __call__(self, inputs: Inputs) -> jax.Array:
-        """Rows of s = `inputs.max_segments` inputs at most -> f32[b,s,e], not normalised; an absent one gives zeros.
+        """Rows of at most s = `inputs.max_segments` inputs -> f32[b,s,e], not normalized; zeros for an absent segment.
 
-        `inputs.dropout`, where there is one, is for the branches of the backbone, not for the towers.
+        `inputs.dropout` applies to the branches of the backbone, not to the towers.
         """
-        arch, d = self.arch, self.arch.d_model
+        arch = self.arch
+        d = arch.d_model
         init = nn.initializers.normal(d**-0.5)
         table = self.param("vocabulary", init, (arch.vocab_size, d), jnp.float32, mesh.VOCABULARY)
-        words = table.astype(self.dtype).at[inputs.tokens].get(out_sharding=mesh.TOKENS)
-        words = words * jnp.asarray(d**0.5, self.dtype)
+        text = table.astype(self.dtype).at[inputs.tokens].get(out_sharding=mesh.TOKENS)
+        text = text * jnp.asarray(d**0.5, self.dtype)
 
-        none = jnp.zeros_like(words[:, :1])  # slot -1 reads this row, so that a row without media has one to read
-        soft = jnp.concatenate([none, *self._soft_tokens(inputs)], axis=1)
-        soft_token_index = inputs.soft_token_index[..., None]
-        x = jnp.where(soft_token_index >= 0, jnp.take_along_axis(soft, soft_token_index + 1, axis=1), words)
+        pad_row = jnp.zeros_like(text[:, :1])  # index -1 reads this, so that rows without media have something to read
+        soft = jnp.concatenate([pad_row, *self._soft_tokens(inputs)], axis=1)
+        index = inputs.soft_token_index[..., None]
+        x = jnp.where(index >= 0, jnp.take_along_axis(soft, index + 1, axis=1), text)
 
         tokens = jnp.where(inputs.soft_token_index >= 0, PAD_ID, inputs.tokens)
         backbone = Backbone(arch, self.remat, self.unroll, name="backbone")
         x = backbone(x, tokens, inputs.segments, inputs.positions, inputs.dropout)
-        pooled = mean_pool(x, inputs.segments, inputs.max_segments)
+        pooled = find_pooling(arch.pooling)(x, inputs.segments, inputs.max_segments)
         return projection(arch, name="projection")(pooled)
 
     def _soft_tokens(self, inputs: Inputs) -> list[jax.Array]:
-        """Of every row's images, then of its audio clips: [b,i·p,d] and [b,a·t,d]; nothing of what is not there."""
-        arch, d, run = self.arch, self.arch.d_model, (self.remat, self.unroll)
-        found = []
+        """Soft tokens of every row's images [b,i·p,d], then of its audio clips [b,a·t,d]; absent modalities are
+        skipped."""
+        arch = self.arch
+        d = arch.d_model
+        options = (self.remat, self.unroll)
+        soft = []
         if arch.media.patch_size and inputs.patches.size:
-            vision: Any = (
-                VisionTransformer(arch.vision, d, *run, name="vision")
-                if arch.vision is not None
-                else PatchEmbedder(d, arch.media.max_patches_per_side, name="vision")
-            )
+            vision: nn.Module
+            if arch.vision is not None:
+                vision = VisionTransformer(arch.vision, d, *options, name="vision")
+            else:
+                vision = PatchEmbedder(d, arch.media.max_patches_per_side, name="vision")
             pixels = inputs.patches.astype(jnp.float32) / 255
-            found.append(vision(pixels.astype(self.dtype), inputs.patch_xy))
+            soft.append(vision(pixels.astype(self.dtype), inputs.patch_xy))
         if arch.media.audio_frame_size and inputs.audio.size:
-            audio: Any = (
-                Conformer(arch.audio, d, *run, name="audio")
-                if arch.audio is not None
-                else FrameEmbedder(d, name="audio")
-            )
-            found.append(audio(inputs.audio.astype(self.dtype), inputs.audio_mask))
-        return [x.reshape(x.shape[0], x.shape[1] * x.shape[2], d, out_sharding=mesh.TOKENS) for x in found]
+            audio: nn.Module
+            if arch.audio is not None:
+                audio = Conformer(arch.audio, d, *options, name="audio")
+            else:
+                audio = FrameEmbedder(d, name="audio")
+            soft.append(audio(inputs.audio.astype(self.dtype), inputs.audio_mask))
+        return [x.reshape(x.shape[0], x.shape[1] * x.shape[2], d, out_sharding=mesh.TOKENS) for x in soft]
 
 
 def projection(arch: Architecture, **kwargs: Any) -> Einsum:
@@ -83,61 +84,57 @@ def projection(arch: Architecture, **kwargs: Any) -> Einsum:
     return Einsum("bsd,de->bse", (arch.d_model, arch.embed_dim), mesh.OUT, mesh.TOKENS, **kwargs)
 
 
-def mean_pool(x: jax.Array, segments: jax.Array, count: int) -> jax.Array:
-    """Mean of x[b,l,d] over the tokens of segments 1..count i32[b,l] -> f32[b,s,d]; zeros for an absent segment."""
-    member = (segments[..., None] == jnp.arange(1, count + 1).reshape(1, 1, -1)).astype(jnp.float32)
-    total = jnp.einsum("bls,bld->bsd", member, x.astype(jnp.float32), out_sharding=mesh.TOKENS)
-    return total / jnp.maximum(jnp.sum(member, axis=1)[..., None], 1)
-
-
 def encode_pairs(
     encode: Callable[[Inputs], jax.Array], pairs: Pairs, dropout: Dropout | None = None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Embeddings of queries f32[q,e], targets f32[q,e] and hard negatives f32[q·h,e], of rows f32[b,s,e].
+    """Embeddings of queries f32[q,e], targets f32[q,e] and hard negatives f32[q·h,e]; `encode` maps rows to f32[b,s,e].
 
-    Sides of one shape go through the encoder together, targets and negatives always: a pass less to compile and run.
-    With the step's `dropout` every row gets a key, which its side and its number in the batch decide: what is left out
-    does not depend on the microbatch, the mesh or the number of hosts.
+    Targets and hard negatives go through the encoder together, and queries with them where shapes are equal: fewer
+    passes to compile and run. With the step's `dropout`, every row gets a key from its side and its index in the batch:
+    the mask does not depend on the microbatch, the mesh or the number of hosts.
     """
-    places = pairs.packed
-    groups = len(pairs.valid) if places is None else len(places.query)
+    packed = pairs.packed
+    groups = len(pairs.valid) if packed is None else len(packed.query)  # an unpacked pair is a group
     sides = [pairs.query, pairs.target, *([pairs.negative] if len(pairs.negative.tokens) else [])]
     if dropout is not None and dropout.rate:
         sides = [with_dropout_keys(side, number, dropout) for number, side in enumerate(sides)]
 
-    def together(*sides: Inputs) -> list[jax.Array]:
-        """Each of a number of rows a group (an unpacked pair is one), as [n,k,e]; they stay on the group's device."""
+    def encode_concatenated(*sides: Inputs) -> list[jax.Array]:
+        """The embeddings [n,k,e] of each side, for n groups; rows of a group stay on the group's device."""
 
-        def join(*leaves: jax.Array) -> jax.Array:
-            own = [mesh.split_leading(leaf, groups) for leaf in leaves]
-            return mesh.merge_leading(jnp.concatenate(own, axis=1))
+        def concatenate(*leaves: jax.Array) -> jax.Array:
+            by_group = [mesh.split_leading(leaf, groups) for leaf in leaves]
+            return mesh.merge_leading(jnp.concatenate(by_group, axis=1))
 
         counts = [len(side.tokens) // groups for side in sides]
-        found = mesh.split_leading(encode(jax.tree.map(join, *sides)), groups)
-        return [rearrange(one, "n r s e -> n (r s) e") for one in jnp.split(found, np.cumsum(counts)[:-1], axis=1)]
+        vectors = mesh.split_leading(encode(jax.tree.map(concatenate, *sides)), groups)
+        parts = jnp.split(vectors, np.cumsum(counts)[:-1], axis=1)
+        return [rearrange(part, "n r s e -> n (r s) e") for part in parts]
 
-    one_shape = jax.tree.map(jnp.shape, sides[0]) == jax.tree.map(jnp.shape, sides[1])
-    query, target, *negative = together(*sides) if one_shape else [*together(sides[0]), *together(*sides[1:])]
-    if places is not None:
-        query, target, *negative = (
-            jnp.take_along_axis(side, rearrange(place, "n k -> n k 1"), axis=1)
-            for side, place in ((query, places.query), (target, places.target), (target, places.negative))
-        )
-    query, target, *negative = map(mesh.merge_leading, (query, target, *negative))
+    if jax.tree.map(jnp.shape, sides[0]) == jax.tree.map(jnp.shape, sides[1]):
+        vectors = encode_concatenated(*sides)
+    else:
+        vectors = [*encode_concatenated(sides[0]), *encode_concatenated(*sides[1:])]
+    if packed is not None:
+        query, target = vectors
+        picks = [(query, packed.query), (target, packed.target), (target, packed.negative)]
+        vectors = [jnp.take_along_axis(side, rearrange(index, "n k -> n k 1"), axis=1) for side, index in picks]
+    query, target, *negative = map(mesh.merge_leading, vectors)
     return query, target, negative[0] if negative else target[:0]
 
 
 def with_dropout_keys(side: Inputs, number: int, dropout: Dropout) -> Inputs:
-    own = jax.random.fold_in(dropout.key, number)
+    """Side `number` of the pairs with a dropout key per row."""
+    side_key = jax.random.fold_in(dropout.key, number)
     rows = jnp.arange(len(side.tokens), out_sharding=mesh.ROWS)
-    keys = jax.vmap(functools.partial(jax.random.fold_in, own))(rows)
+    keys = jax.vmap(functools.partial(jax.random.fold_in, side_key))(rows)
     return dataclasses.replace(side, dropout=dataclasses.replace(dropout, key=keys))
 
 
 def encode_by_microbatch(encode: Callable[[Inputs], jax.Array], inputs: Inputs, rows: int) -> jax.Array:
-    """`encode` over microbatches of `rows` rows, each recomputed in the backward pass: exact gradients of the whole
-    batch with the memory of one microbatch (GradCache, arXiv 2101.06983, as two transforms). Keys of dropout lie in
-    `inputs`, a row's with the row, so both passes leave the same numbers out as the plain `encode`.
+    """`encode` over microbatches of `rows` rows, each recomputed in the backward pass: exact gradients of the full
+    batch with the memory of one microbatch (GradCache, arXiv 2101.06983, as two transforms). Dropout keys are part of
+    `inputs`, one per row, so both passes use the masks of the plain `encode`.
 
     Raises ValueError where `rows` does not divide the batch.
     """
@@ -146,43 +143,45 @@ def encode_by_microbatch(encode: Callable[[Inputs], jax.Array], inputs: Inputs, 
         return encode(inputs)
     if total % rows:
         raise ValueError(f"microbatch of {rows} rows does not divide the batch of {total} rows")
-    # The microbatch index is the inner factor, so that every microbatch is spread over all devices.
+    # The microbatch index is the inner factor, so that every microbatch is sharded over all devices.
     split = jax.tree.map(lambda leaf: rearrange(mesh.split_leading(leaf, rows), "m g ... -> g m ..."), inputs)
     out = jax.lax.map(jax.checkpoint(encode), split)
     return rearrange(out, "g m ... -> (m g) ...")
 
 
 def max_microbatch_rows(arch: Architecture, inputs: Inputs, positions: int) -> int:
-    """How many rows a microbatch may have: the most that divide the batch, lie on all devices alike and hold no more
-    than `positions` tokens, patches of a tower and frames together; at least one a device."""
+    """The most rows of a microbatch that divide the batch and the devices and hold at most `positions` tokens, tower
+    patches and audio frames together; at least one row per device."""
     total, l = inputs.tokens.shape
-    patches, frames = (math.prod(x.shape[1:3]) for x in (inputs.patches, inputs.audio))
-    tower = arch.vision.pool_size**2 if arch.vision else 1  # small patches of a soft token
-    row = l + patches * tower + frames
-    fewest = min_rows()
-    fitting = [n for n in range(fewest, total + 1, fewest) if total % n == 0 and n * row <= positions]
-    return max(fitting, default=min(fewest, total))
+    patches = math.prod(inputs.patches.shape[1:3])
+    frames = math.prod(inputs.audio.shape[1:3])
+    patches_per_token = arch.vision.pool_size**2 if arch.vision else 1
+    row = l + patches * patches_per_token + frames
+    smallest = min_rows()
+    fitting = [n for n in range(smallest, total + 1, smallest) if total % n == 0 and n * row <= positions]
+    return max(fitting, default=min(smallest, total))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def init_params(model: Encoder, key: jax.Array) -> dict:
-    """Parameters of `model`, born in their layout; the same values on every mesh."""
-    return model.init(key, sample_inputs(model.arch))["params"]
+def init_params(encoder: EncoderModule, key: jax.Array) -> dict:
+    """Initialize the parameters of `encoder`, sharded from the start; the same values on every mesh."""
+    return encoder.init(key, sample_inputs(encoder.arch))["params"]
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def init_projection(arch: Architecture, key: jax.Array) -> jax.Array:
-    """A new projection f32[d,e] for a backbone that has none, born in its layout."""
+    """Initialize a projection f32[d,e] for a backbone that has none, sharded from the start."""
     pooled = jnp.zeros((min_rows(), 1, arch.d_model), out_sharding=mesh.TOKENS)
     return projection(arch).init(key, pooled)["params"]["weight"]
 
 
 def min_rows() -> int:
+    """The number of row shards of the mesh: one row per device."""
     return math.prod(jax.sharding.get_abstract_mesh().shape[axis] for axis in mesh.BATCH)
 
 
 def sample_inputs(arch: Architecture) -> Inputs:
-    """The smallest inputs that touch every parameter: a token, a patch, a frame, in as many rows as the mesh wants."""
+    """The smallest inputs that use every parameter: a token, a patch and a frame, in one row per device."""
     rows = min_rows()
     frames, content = arch.media.audio_shape
 
@@ -190,12 +189,20 @@ def sample_inputs(arch: Architecture) -> Inputs:
         return jnp.zeros((rows, *shape), dtype, out_sharding=jax.P(mesh.BATCH))
 
     ids = zeros(jnp.int32, 1)
-    patches, xy = zeros(jnp.uint8, 1, 1, 3 * arch.media.patch_size**2), zeros(jnp.int32, 1, 1, 2)
-    return Inputs(ids, ids, ids, ids, patches, xy, zeros(jnp.float32, 1, frames, content), zeros(bool, 1, frames))
+    return Inputs(
+        tokens=ids,
+        segments=ids,
+        positions=ids,
+        soft_token_index=ids,
+        patches=zeros(jnp.uint8, 1, 1, 3 * arch.media.patch_size**2),
+        patch_xy=zeros(jnp.int32, 1, 1, 2),
+        audio=zeros(jnp.float32, 1, frames, content),
+        audio_mask=zeros(bool, 1, frames),
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def encode(model: Encoder, params: dict, inputs: Inputs) -> jax.Array:
-    """One input a row -> f32[b,e], not normalised."""
-    out: Any = model.apply({"params": params}, inputs)
+def encode(encoder: EncoderModule, params: dict, inputs: Inputs) -> jax.Array:
+    """Embed rows of one input each -> f32[b,e], not normalized."""
+    out: Any = encoder.apply({"params": params}, inputs)
     return rearrange(out, "b 1 e -> b e")

@@ -1,5 +1,4 @@
-"""The layers everything is made of: an einsum with its shape and layout on one line, norms, rotary positions,
-attention."""
+"""The layers that all models are made of: einsum, norms, rotary positions, attention, feed-forward, dropout, scan."""
 
 import math
 from collections.abc import Callable
@@ -14,14 +13,14 @@ from jax import P
 
 from embed.batch import Dropout
 from embed.distributed import mesh
-from embed.model.attention import RESIDUALS, AttentionMaskInfo, attention
+from embed.model.attention import RESIDUALS, AttentionMaskInfo, Reach, attention
 from embed.model.config import AttentionSpec
 
 RopeTable = tuple[jax.Array, jax.Array]  # cosines and sines
 KeyValue = tuple[jax.Array, jax.Array]
 
-# What a recomputing backward pass keeps of a layer: products with weights, and what the attention kernel needs. Norms,
-# activations and attention's inputs are made again.
+# What remat keeps of a layer: products with weights, and what the attention kernel needs. Norms, activations and
+# attention's inputs are recomputed.
 REMAT_POLICY = jax.checkpoint_policies.save_from_both_policies(
     jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     jax.checkpoint_policies.save_only_these_names(RESIDUALS),
@@ -29,17 +28,17 @@ REMAT_POLICY = jax.checkpoint_policies.save_from_both_policies(
 
 
 class Einsum(nn.Module):
-    """A bias-free linear map: `equation` takes the input and a weight of `shape`, laid out as `layout`.
+    """A bias-free linear map: `equation` takes the input and a weight of `shape`, sharded as `weight_spec`.
 
-    The weight starts normal with variance 1 / (product of its contracted sizes), is stored in float32, and is cast to
-    the input's dtype at use. A clipped map (Gemma 4's towers) keeps its input and its output within `bounds`, four
-    constants (input from, to, output from, to) that come with a checkpoint and are never trained.
+    The weight is initialized normal with variance 1 / (product of its contracted sizes), stored in float32, and cast
+    to the input's dtype at use. A clipped map (Gemma 4's towers) clips its input and output to `bounds`, four constants
+    (input min, max, output min, max) that come with a checkpoint and are never trained.
     """
 
     equation: str
     shape: tuple[int, ...]
-    layout: P
-    out: P
+    weight_spec: P
+    out_spec: P
     clipped: bool = False
 
     @nn.compact
@@ -48,18 +47,18 @@ class Einsum(nn.Module):
         letters = operands.split(",")[1]
         fan_in = math.prod(size for letter, size in zip(letters, self.shape, strict=True) if letter not in output)
         init = nn.initializers.normal(fan_in**-0.5)
-        weight = self.param("weight", init, self.shape, jnp.float32, self.layout)
+        weight = self.param("weight", init, self.shape, jnp.float32, self.weight_spec)
         if self.clipped:
             bounds = jax.lax.stop_gradient(self.param("bounds", no_clip)).astype(x.dtype)
             x = jnp.clip(x, bounds[0], bounds[1])
-        # Leading axes become one: the same product everywhere, and on CPU a plain matrix product, 1.6 times as fast.
+        # Leading axes are merged into one: on CPU a plain matrix product is 1.6 times as fast.
         inputs = operands.split(",")[0]
         lead = sum(letter not in letters for letter in inputs)
         rows = math.prod(x.shape[:lead])
         flat = x.reshape(rows, *x.shape[lead:], out_sharding=P(mesh.BATCH, *jax.typeof(x).sharding.spec[lead:]))
         equation = f"r{inputs[lead:]},{letters}->r{output[lead:]}"
-        y = jnp.einsum(equation, flat, weight.astype(x.dtype), out_sharding=P(mesh.BATCH, *self.out[lead:]))
-        y = y.reshape(*x.shape[:lead], *y.shape[1:], out_sharding=self.out)
+        y = jnp.einsum(equation, flat, weight.astype(x.dtype), out_sharding=P(mesh.BATCH, *self.out_spec[lead:]))
+        y = y.reshape(*x.shape[:lead], *y.shape[1:], out_sharding=self.out_spec)
         return jnp.clip(y, bounds[2], bounds[3]) if self.clipped else y
 
 
@@ -69,7 +68,7 @@ def no_clip(key: jax.Array) -> jax.Array:
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x), over the last axis in float32, times a learned scale that starts at `initial` (or none)."""
+    """x / rms(x) over the last axis, in float32, times a learned scale initialized to `initial` (or no scale)."""
 
     scale: bool = True
     initial: float = 1.0
@@ -81,12 +80,12 @@ class RMSNorm(nn.Module):
         y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.epsilon)
         if self.scale:
             scale = self.param("scale", nn.initializers.constant(self.initial), x.shape[-1:], jnp.float32, mesh.VECTOR)
-            y = jnp.einsum("...d,d->...d", y, _beside(scale, y))
+            y = jnp.einsum("...d,d->...d", y, _shard_as_last_axis(scale, y))
         return y.astype(x.dtype)
 
 
 class LayerNorm(nn.Module):
-    """The usual layer normalisation, in float32."""
+    """Layer normalization over the last axis, in float32."""
 
     bias: bool = True
     epsilon: float = 1e-5
@@ -97,15 +96,15 @@ class LayerNorm(nn.Module):
         y = x.astype(jnp.float32)
         y = y - jnp.mean(y, axis=-1, keepdims=True)
         y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.epsilon)
-        y = jnp.einsum("...d,d->...d", y, _beside(scale, y))
+        y = jnp.einsum("...d,d->...d", y, _shard_as_last_axis(scale, y))
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32, mesh.VECTOR)
             y = y + jnp.expand_dims(bias, range(x.ndim - 1))
         return y.astype(x.dtype)
 
 
-def _beside(vector: jax.Array, x: jax.Array) -> jax.Array:
-    """A parameter [d] laid out as the last axis of x[...,d]."""
+def _shard_as_last_axis(vector: jax.Array, x: jax.Array) -> jax.Array:
+    """A parameter [d] sharded as the last axis of x[...,d]."""
     return mesh.shard(vector, P(jax.typeof(x).sharding.spec[-1]))
 
 
@@ -125,77 +124,79 @@ def rope_frequencies(positions: jax.Array, spec: AttentionSpec, dtype: jnp.dtype
     return jnp.cos(angle).astype(dtype), jnp.sin(angle).astype(dtype)
 
 
-def apply_rope(x: jax.Array, turn: RopeTable) -> jax.Array:
-    """x[b,l,h,k] turned: in each axis's part of k, the first half against the second."""
-    cos, sin = turn
+def apply_rope(x: jax.Array, rope: RopeTable) -> jax.Array:
+    """Rotate x[b,l,h,k]: in each axis's part of k, the first half against the second."""
+    cos, sin = rope
     first, second = rearrange(x, "b l h (a two r) -> two b l h a r", two=2, a=cos.shape[-2])
-    turned = jnp.stack([first * cos - second * sin, second * cos + first * sin], axis=-2)
-    return rearrange(turned, "b l h a two r -> b l h (a two r)")
+    rotated = jnp.stack([first * cos - second * sin, second * cos + first * sin], axis=-2)
+    return rearrange(rotated, "b l h a two r -> b l h (a two r)")
 
 
 class Attention(nn.Module):
-    """Bidirectional grouped attention with normalised queries, keys and (scale-free) values, scores not rescaled."""
+    """Grouped-query attention with normalized queries, keys and (scale-free) values; scores are not scaled."""
 
     spec: AttentionSpec
-    width: int
+    reach: Reach
+    d_model: int
     clipped: bool = False
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, turn: RopeTable, places: AttentionMaskInfo, shared: KeyValue | None
+        self, x: jax.Array, rope: RopeTable, info: AttentionMaskInfo, shared_kv: KeyValue | None
     ) -> tuple[jax.Array, KeyValue]:
-        """x[b,l,d] -> [b,l,d] and its keys and values [b,l,g,k]; `shared` ones are used instead."""
-        spec, d = self.spec, self.width
+        """x[b,l,d] -> [b,l,d] and the keys and values [b,l,g,k] it used: its own, or `shared_kv`."""
+        spec = self.spec
+        d = self.d_model
         shape = (d, spec.num_heads, spec.head_dim)
         q = Einsum("bld,dhk->blhk", shape, mesh.QUERY, mesh.HEADS, self.clipped, name="query")(x)
-        q = apply_rope(RMSNorm(name="query_norm")(q), turn)
-        k, v = keys_values = self._keys_values(x, turn) if shared is None else shared
-        # A group serves heads / groups query heads. Repeated as often as it takes to split them over `model`.
+        q = apply_rope(RMSNorm(name="query_norm")(q), rope)
+        kv = self._project_kv(x, rope) if shared_kv is None else shared_kv
+        # A kv head serves num_heads / num_kv_heads query heads; repeated as often as sharding over `model` needs.
         split = jax.sharding.get_abstract_mesh().shape["model"]
         copies = split // math.gcd(split, spec.num_kv_heads)
-        k, v = (jax.reshard(repeat(t, "b l g k -> b l (g r) k", r=copies), mesh.HEADS) for t in (k, v))
-        y = attention(q, k, v, places, spec.window)
+        k, v = (jax.reshard(repeat(t, "b l g k -> b l (g r) k", r=copies), mesh.HEADS) for t in kv)
+        y = attention(q, k, v, info, self.reach)
         shape = (spec.num_heads, spec.head_dim, d)
         out = Einsum("blhk,hkd->bld", shape, mesh.ATTENTION_OUT, mesh.TOKENS, self.clipped, name="out")
-        return out(y), keys_values
+        return out(y), kv
 
-    def _keys_values(self, x: jax.Array, turn: RopeTable) -> KeyValue:
-        shape = (self.width, self.spec.num_kv_heads, self.spec.head_dim)
+    def _project_kv(self, x: jax.Array, rope: RopeTable) -> KeyValue:
+        shape = (self.d_model, self.spec.num_kv_heads, self.spec.head_dim)
 
         def linear(name: str) -> jax.Array:
             return Einsum("bld,dgk->blgk", shape, mesh.KEY_VALUE, mesh.PATCHES, self.clipped, name=name)(x)
 
         k = linear("key")
         v = k if self.spec.key_is_value else linear("value")
-        return apply_rope(RMSNorm(name="key_norm")(k), turn), RMSNorm(scale=False)(v)
+        return apply_rope(RMSNorm(name="key_norm")(k), rope), RMSNorm(scale=False)(v)
 
 
 class GatedFeedForward(nn.Module):
     """down(gelu(gate(x)) * up(x)), with the tanh form of gelu."""
 
-    width: int
-    hidden: int
+    d_model: int
+    d_ff: int
     clipped: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        def up(name: str) -> Any:
-            shape = (self.width, self.hidden)
+        def up(name: str) -> jax.Array:
+            shape = (self.d_model, self.d_ff)
             return Einsum("bld,df->blf", shape, mesh.UP, mesh.HIDDEN, self.clipped, name=name)(x)
 
         y = nn.gelu(up("gate"), approximate=True) * up("up")
-        shape = (self.hidden, self.width)
+        shape = (self.d_ff, self.d_model)
         return Einsum("blf,fd->bld", shape, mesh.DOWN, mesh.TOKENS, self.clipped, name="down")(y)
 
 
 def apply_dropout(x: jax.Array, dropout: Dropout | None, branch: int) -> jax.Array:
-    """x[b,...] with a share of each row's numbers at zero and the others larger by as much, by one key a row.
+    """Inverted dropout of x[b,...] with one key per row.
 
-    The numbers are chosen by the row's key, the number of the branch in its layer and the shape of a row, nothing else.
+    The mask depends on the row's key, the index of the branch in its layer and the shape of a row, nothing else.
     """
     if dropout is None:
         return x
-    keep = np.float32(1 - dropout.rate)  # in float32 whatever the default, which would be another mask
+    keep = np.float32(1 - dropout.rate)  # float32 whatever the default: another dtype gives another mask
 
     def mask(key: jax.Array) -> jax.Array:
         return jax.random.bernoulli(jax.random.fold_in(key, branch), keep, x.shape[1:])
@@ -205,33 +206,34 @@ def apply_dropout(x: jax.Array, dropout: Dropout | None, branch: int) -> jax.Arr
 
 def transformer_block(
     x: jax.Array,
-    turn: RopeTable,
-    places: AttentionMaskInfo,
+    rope: RopeTable,
+    info: AttentionMaskInfo,
     spec: AttentionSpec,
-    hidden: int,
+    reach: Reach,
+    d_ff: int,
     *,
-    shared: KeyValue | None = None,
+    shared_kv: KeyValue | None = None,
     clipped: bool = False,
     initial: float = 1.0,
     dropout: Dropout | None = None,
 ) -> tuple[jax.Array, KeyValue]:
-    """Attention and feed-forward on x[b,l,d], each between two norms and added back: Gemma's layer.
+    """Attention and feed-forward on x[b,l,d], each between two norms and added to the residual stream (Gemma).
 
-    Called inside a module, whose submodules these become; `initial` is where the scale of each branch starts, and
-    `dropout` has the rows' keys of this layer.
+    Call it inside a module, whose submodules these become. `initial` is the initial scale of each branch, `dropout` has
+    the rows' keys of this layer. Returns [b,l,d] and the keys and values used.
     """
     d = x.shape[-1]
-    self_attention = Attention(spec, d, clipped, name="attention")
-    y, keys_values = self_attention(RMSNorm(name="attention_pre")(x), turn, places, shared)
+    self_attention = Attention(spec, reach, d, clipped, name="attention")
+    y, kv = self_attention(RMSNorm(name="attention_pre")(x), rope, info, shared_kv)
     x = x + apply_dropout(RMSNorm(initial=initial, name="attention_post")(y), dropout, 0)
-    y = GatedFeedForward(d, hidden, clipped, name="mlp")(RMSNorm(name="mlp_pre")(x))
-    return x + apply_dropout(RMSNorm(initial=initial, name="mlp_post")(y), dropout, 1), keys_values
+    y = GatedFeedForward(d, d_ff, clipped, name="mlp")(RMSNorm(name="mlp_pre")(x))
+    return x + apply_dropout(RMSNorm(initial=initial, name="mlp_post")(y), dropout, 1), kv
 
 
 def scan_layers(body: Callable[[Any, Any], Any], carry: Any, xs: Any, unroll: int) -> Any:
-    """carry = body(carry, x) for every x along the leading axis of `xs`: a scan, `unroll` steps of it written out.
+    """carry = body(carry, x) for every x along the leading axis of `xs`: a scan with `unroll` steps per iteration.
 
-    Where that is all of them it is plain code: a scan copies what its backward pass needs into stacks, and out again.
+    With `unroll` at the length or above it is a Python loop: a scan copies residuals into stacks and out again.
     """
     count = jax.tree.leaves(xs)[0].shape[0]
     if unroll < count:
@@ -242,9 +244,9 @@ def scan_layers(body: Callable[[Any, Any], Any], carry: Any, xs: Any, unroll: in
 
 
 def stacked_init(module: nn.Module, count: int, *sample: Any) -> Callable[[jax.Array], dict]:
-    """An initializer of `count` modules' parameters along a leading axis, to be scanned over.
+    """An initializer of the parameters of `count` modules, stacked along a leading axis for `scan_layers`.
 
-    One key a module, whatever the mesh; the sample carries shapes and layout, not values.
+    One key per module, whatever the mesh; `sample` gives shapes and shardings, its values do not matter.
     """
 
     def init(key: jax.Array) -> dict:

@@ -1,7 +1,7 @@
-"""The bidirectional Gemma-4-family transformer: groups of local layers and one global layer, scanned twice over.
+"""The Gemma-4-family transformer: groups of local layers and one global layer, two nested scans.
 
-Sandwich norms, gated GELU, one learned scalar a layer; per-layer embeddings, keys shared with the values or with an
-earlier group where the preset asks for them.
+Norms before and after each branch, gated GELU, one learned scalar per layer; where the preset has them, per-layer
+embeddings, values that are the keys, and groups that share keys and values.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from einops import rearrange
 
 from embed.batch import Dropout
 from embed.distributed import mesh
-from embed.model.attention import AttentionMaskInfo
+from embed.model.attention import AttentionMaskInfo, find_reach
 from embed.model.config import Architecture, AttentionSpec
 from embed.model.layers import (
     REMAT_POLICY,
@@ -28,11 +28,11 @@ from embed.model.layers import (
     transformer_block,
 )
 
-# Trained from scratch, every branch starts small: the encoder begins as a bag of its tokens and learns to look around.
+# Initial scale of every branch when trained from scratch: the encoder begins as a bag of tokens.
 RESIDUAL_INIT_SCALE = 0.1
 
-LayerPositions = tuple[RopeTable, AttentionMaskInfo]  # how a kind of layer sees positions
-SharedKV = tuple[KeyValue | None, KeyValue]  # of the last local layer and the global one
+LayerPositions = tuple[RopeTable, AttentionMaskInfo]  # of one kind of layer, local or global
+SharedKV = tuple[KeyValue | None, KeyValue]  # of the last local layer and of the global one
 
 
 class Layer(nn.Module):
@@ -40,36 +40,41 @@ class Layer(nn.Module):
 
     arch: Architecture
     attention: AttentionSpec
-    hidden: int
+    d_ff: int
 
     @nn.compact
     def __call__(
         self,
         x: jax.Array,
         per_layer: jax.Array,
-        view: LayerPositions,
-        shared: KeyValue | None,
+        positions: LayerPositions,
+        shared_kv: KeyValue | None,
         dropout: Dropout | None,
     ) -> tuple[jax.Array, KeyValue]:
         """x[b,l,d], per_layer[b,l,p], `dropout` of key[b] -> [b,l,d] and the keys and values it used."""
-        x, keys_values = transformer_block(
-            x, *view, self.attention, self.hidden, shared=shared, initial=RESIDUAL_INIT_SCALE, dropout=dropout
+        arch = self.arch
+        spec = self.attention
+        reach = find_reach(arch.attention, spec.window)
+        initial = RESIDUAL_INIT_SCALE
+        x, kv = transformer_block(
+            x, *positions, spec, reach, self.d_ff, shared_kv=shared_kv, initial=initial, dropout=dropout
         )
-        p, d = self.arch.per_layer_dim, self.arch.d_model
+        p = arch.per_layer_dim
+        d = arch.d_model
         if p:
             gate = Einsum("bld,dp->blp", (d, p), mesh.OUT, mesh.TOKENS, name="per_layer_gate")(x)
             y = nn.gelu(gate, approximate=True) * per_layer
             y = Einsum("blp,pd->bld", (p, d), mesh.IN, mesh.TOKENS, name="per_layer_out")(y)
-            x = x + apply_dropout(RMSNorm(initial=RESIDUAL_INIT_SCALE, name="per_layer_post")(y), dropout, 2)
+            x = x + apply_dropout(RMSNorm(initial=initial, name="per_layer_post")(y), dropout, 2)
         scalar = self.param("scalar", nn.initializers.ones, (), jnp.float32)
-        return x * scalar.astype(x.dtype), keys_values
+        return x * scalar.astype(x.dtype), kv
 
 
 class Group(nn.Module):
-    """`locals` local layers by `scan_layers` over stacked parameters, then one global layer."""
+    """`local_per_group` local layers by `scan_layers` over stacked parameters, then one global layer."""
 
     arch: Architecture
-    hidden: int
+    d_ff: int
     remat: bool = False
     unroll: int = 1
 
@@ -78,44 +83,44 @@ class Group(nn.Module):
         self,
         x: jax.Array,
         per_layer: jax.Array,
-        local_view: LayerPositions,
-        global_view: LayerPositions,
-        shared: SharedKV | None,
+        local_positions: LayerPositions,
+        global_positions: LayerPositions,
+        shared_kv: SharedKV | None,
         dropout: Dropout | None = None,
     ) -> tuple[jax.Array, SharedKV]:
-        """x[b,l,d], per_layer[n,b,l,p] for the n = locals + 1 layers of the group, `dropout` of key[n,b] -> [b,l,d],
-        keys and values."""
+        """x[b,l,d], per_layer[n,b,l,p] for the n layers of the group, `dropout` of key[n,b] -> [b,l,d], keys and
+        values."""
         arch = self.arch
-        local, whole = shared or (None, None)
-        passed = arch.shared_kv_groups > 0 and shared is None  # later groups use this one's keys and values
-        used = zero_kv(arch.local_attention, x) if passed else None
+        local_kv, global_kv = shared_kv or (None, None)
+        exports_kv = arch.shared_kv_groups > 0 and shared_kv is None  # later groups use the keys and values of this one
+        last_kv = zero_kv(arch.local_attention, x) if exports_kv else None
         if arch.local_per_group:
-            one = Layer(arch, arch.local_attention, self.hidden, parent=None)
-            params = self.param(
-                "locals", stacked_init(one, arch.local_per_group, x, per_layer[0], local_view, local, None)
-            )
+            layer = Layer(arch, arch.local_attention, self.d_ff, parent=None)
+            init = stacked_init(layer, arch.local_per_group, x, per_layer[0], local_positions, local_kv, None)
+            params = self.param("locals", init)
 
             def body(carry: Any, xs: Any) -> Any:
-                x, used = one.apply({"params": xs[0]}, carry[0], xs[1], local_view, local, xs[2])
-                return x, used if passed else None
+                x, kv = layer.apply({"params": xs[0]}, carry[0], xs[1], local_positions, local_kv, xs[2])
+                return x, kv if exports_kv else None
 
             body = jax.checkpoint(body, policy=REMAT_POLICY) if self.remat else body
-            x, used = scan_layers(body, (x, used), (params, per_layer[:-1], _at(dropout, slice(-1))), self.unroll)
-        kind = nn.remat(Layer, policy=REMAT_POLICY) if self.remat else Layer
-        layer = kind(arch, arch.global_attention, self.hidden, name="global")
-        x, whole = layer(x, per_layer[-1], global_view, whole, _at(dropout, -1))
-        return x, (used, whole)
+            xs = (params, per_layer[:-1], _select_layers(dropout, slice(-1)))
+            x, last_kv = scan_layers(body, (x, last_kv), xs, self.unroll)
+        layer_class = nn.remat(Layer, policy=REMAT_POLICY) if self.remat else Layer
+        global_layer = layer_class(arch, arch.global_attention, self.d_ff, name="global")
+        x, global_kv = global_layer(x, per_layer[-1], global_positions, global_kv, _select_layers(dropout, -1))
+        return x, (last_kv, global_kv)
 
 
 class Backbone(nn.Module):
     """All groups by `scan_layers` over stacked parameters (two compiled layers for any depth), then the final norm.
 
-    `remat` recomputes of each layer what is cheap (`layers.KEPT`) in the backward pass; `unroll` writes out that many
-    groups, and layers of a group, in the compiled loops (on CPU, where loops run slower than straight code, all).
+    `remat` recomputes the cheap parts of each layer in the backward pass (see `layers.REMAT_POLICY`); `unroll` writes
+    out that many groups, and layers of a group, per iteration of the compiled loops (on CPU: all of them).
     """
 
     arch: Architecture
-    remat: bool = True
+    remat: bool = False
     unroll: int = 1
 
     @nn.compact
@@ -127,75 +132,82 @@ class Backbone(nn.Module):
         positions: jax.Array,
         dropout: Dropout | None = None,
     ) -> jax.Array:
-        """x[b,l,d] embedded tokens, their ids i32[b,l] (padding where media are), segments i32[b,l] (0 = padding),
+        """x[b,l,d] embedded tokens, their ids i32[b,l] (padding in place of media), segments i32[b,l] (0 = padding),
         positions i32[b,l], `dropout` of key[b] -> [b,l,d]."""
         arch = self.arch
-        own = arch.layer_groups - arch.shared_kv_groups
-        local_view, global_view = (
-            (rope_frequencies(positions[..., None], spec, x.dtype), AttentionMaskInfo(segments, positions))
-            for spec in (arch.local_attention, arch.global_attention)
-        )
+        num_unshared = arch.layer_groups - arch.shared_kv_groups  # groups with keys and values of their own
+        info = AttentionMaskInfo(segments, positions)
+
+        def layer_positions(spec: AttentionSpec) -> LayerPositions:
+            return rope_frequencies(positions[..., None], spec, x.dtype), info
+
+        local_positions = layer_positions(arch.local_attention)
+        global_positions = layer_positions(arch.global_attention)
         per_layer = PerLayerEmbedding(arch, name="per_layer")(x, tokens)
-        dropout = _of_layers(dropout, arch)
+        dropout = _per_layer_keys(dropout, arch)
 
         group = Group(arch, arch.d_ff, self.remat, self.unroll, parent=None)
-        params = self.param("groups", stacked_init(group, own, x, per_layer[0], local_view, global_view, None))
+        init = stacked_init(group, num_unshared, x, per_layer[0], local_positions, global_positions, None)
+        params = self.param("groups", init)
 
         def step(carry: Any, xs: Any) -> Any:
-            x, used = group.apply({"params": xs[0]}, carry[0], xs[1], local_view, global_view, None, xs[2])
-            return x, used if arch.shared_kv_groups else None
+            x, kv = group.apply({"params": xs[0]}, carry[0], xs[1], local_positions, global_positions, None, xs[2])
+            return x, kv if arch.shared_kv_groups else None
 
-        nobody = tuple(zero_kv(spec, x) for spec in (arch.local_attention, arch.global_attention))
-        carry = (x, nobody if arch.shared_kv_groups else None)
-        x, shared = scan_layers(step, carry, (params, per_layer[:own], _at(dropout, slice(own))), self.unroll)
+        initial_kv = tuple(zero_kv(spec, x) for spec in (arch.local_attention, arch.global_attention))
+        xs = (params, per_layer[:num_unshared], _select_layers(dropout, slice(num_unshared)))
+        x, shared_kv = scan_layers(step, (x, initial_kv if arch.shared_kv_groups else None), xs, self.unroll)
         if arch.shared_kv_groups:
             sharing = Group(arch, arch.shared_d_ff, self.remat, self.unroll, parent=None)
-            sample = (x, per_layer[0], local_view, global_view, shared)
+            sample = (x, per_layer[0], local_positions, global_positions, shared_kv)
             params = self.param("shared_groups", stacked_init(sharing, arch.shared_kv_groups, *sample))
 
-            def share(x: Any, xs: Any) -> Any:
-                return sharing.apply({"params": xs[0]}, x, xs[1], local_view, global_view, shared, xs[2])[0]
+            def sharing_step(x: Any, xs: Any) -> Any:
+                positions = local_positions, global_positions
+                return sharing.apply({"params": xs[0]}, x, xs[1], *positions, shared_kv, xs[2])[0]
 
-            x = scan_layers(share, x, (params, per_layer[own:], _at(dropout, slice(own, None))), self.unroll)
+            xs = (params, per_layer[num_unshared:], _select_layers(dropout, slice(num_unshared, None)))
+            x = scan_layers(sharing_step, x, xs, self.unroll)
         return RMSNorm(name="final_norm")(x)
 
 
 def zero_kv(spec: AttentionSpec, x: jax.Array) -> KeyValue:
-    """What a first layer finds where the keys and values of the one before it go: zeros of their shape."""
+    """Zeros of the shape of a layer's keys and values: the scan's initial carry."""
     zeros = jnp.zeros((*x.shape[:2], spec.num_kv_heads, spec.head_dim), x.dtype, out_sharding=mesh.PATCHES)
     return zeros, zeros
 
 
-def _of_layers(dropout: Dropout | None, arch: Architecture) -> Dropout | None:
+def _per_layer_keys(dropout: Dropout | None, arch: Architecture) -> Dropout | None:
     """key[b] of rows -> key[groups,n,b] of every layer's rows, for the n layers of a group."""
 
-    def every(keys: jax.Array) -> jax.Array:
-        own = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (None, 0))(keys, jnp.arange(arch.num_layers))
-        return rearrange(own, "(g n) b -> g n b", g=arch.layer_groups)
+    def fold_in(keys: jax.Array) -> jax.Array:
+        layer_keys = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (None, 0))(keys, jnp.arange(arch.num_layers))
+        return rearrange(layer_keys, "(g n) b -> g n b", g=arch.layer_groups)
 
-    return jax.tree.map(every, dropout)
+    return jax.tree.map(fold_in, dropout)
 
 
-def _at(dropout: Dropout | None, layers: int | slice) -> Dropout | None:
-    """The part of some layers, or of one."""
+def _select_layers(dropout: Dropout | None, layers: int | slice) -> Dropout | None:
+    """The keys of some layers, or of one."""
     return jax.tree.map(lambda keys: keys[layers], dropout)
 
 
 class PerLayerEmbedding(nn.Module):
-    """One small vector a token and layer, from the embedded input (EmbeddingGemma 2) and, where the preset has a
-    token table, from the token itself (Gemma 4 E2B, E4B)."""
+    """A small vector per token and layer: projected from the embedded input (EmbeddingGemma 2), plus a row of a token
+    table where the preset has one (Gemma 4 E2B, E4B)."""
 
     arch: Architecture
 
     @nn.compact
     def __call__(self, x: jax.Array, tokens: jax.Array) -> jax.Array:
-        """x[b,l,d], tokens i32[b,l] -> [groups,n,b,l,p] for the n layers of a group; p = 0 where there are none."""
+        """x[b,l,d], tokens i32[b,l] -> [groups,n,b,l,p] for the n layers of a group; p = 0 without such embeddings."""
         arch = self.arch
-        n, p, d = arch.local_per_group + 1, arch.per_layer_dim, arch.d_model
+        n = arch.local_per_group + 1
+        p = arch.per_layer_dim
+        d = arch.d_model
         if not p:
-            return jnp.zeros(
-                (arch.layer_groups, n, *x.shape[:2], 0), x.dtype, out_sharding=jax.P(None, None, *mesh.TOKENS)
-            )
+            shape = (arch.layer_groups, n, *x.shape[:2], 0)
+            return jnp.zeros(shape, x.dtype, out_sharding=jax.P(None, None, *mesh.TOKENS))
         project = Einsum("bld,dnp->blnp", (d, arch.num_layers, p), mesh.PER_LAYER, mesh.PATCHES, name="project")
         y = RMSNorm(name="norm")(project(x) * d**-0.5)  # the factor matters where the norm's epsilon does
         if arch.per_layer_vocab_size:

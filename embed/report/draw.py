@@ -8,23 +8,21 @@ import base64
 import functools
 import html
 import io
+from collections.abc import Sequence
 
-import av
 import numpy as np
 import soundfile
 from PIL import Image as Pillow
 
-from embed.data.media import decode
-from embed.data.media.pdf import render_pdf
-from embed.data.records import Audio, Content, Image, Part, Pdf, Text, Video
+from embed.data.media.decode import SAMPLE_RATE, MediaError
+from embed.data.media.video import CLIP_RATE, CLIP_SIDE
+from embed.data.modalities import Content, Part, modality_of, value_of
+from embed.data.previews import PAGE_SIDE, Preview
 
 MAX_SIDE = 320  # px of a thumbnail's longer side
-MAX_PAGE_SIDE = 460  # px, of what looks like a page: its layout is what there is to see
 TINY = 64  # px; pictures up to this are shown enlarged, pixel by pixel
 MAX_CHARACTERS = 900
 MAX_SOUND_SECONDS = 12
-STRIP_FRAMES = 6
-MOVING_SECONDS, MOVING_RATE, MOVING_LONGEST = 4.0, 8.0, 176  # of the animated preview of a video
 BARS = 72  # of a waveform
 CONTROL = dict.fromkeys([*range(9), 11, 12, *range(14, 32), 127])  # characters HTML has no place for
 
@@ -42,24 +40,20 @@ def content(parts: Content) -> str:
 @functools.lru_cache(maxsize=256)  # a favourite answer shows up under many queries
 def _part(part: Part) -> str:
     try:
-        match part:
-            case Text(text):
-                return _text(text)
-            case Image(data):
-                return _picture(decode.decode_image(data), "image")
-            case Video(data):
-                return _video(data)
-            case Audio(data):
-                return _sound(decode.decode_audio(data))
-            case Pdf(data):
-                pages = render_pdf(data, longest=MAX_PAGE_SIDE)
-                return f'{_picture(pages[0], "PDF page")}<p class="meta">PDF · {_count(len(pages), "page")}</p>'
-    except decode.MediaError as error:
+        return _preview(modality_of(part).preview(value_of(part)))
+    except MediaError as error:
         return f'<p class="meta">cannot be drawn: {escape(str(error))}</p>'
 
 
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}{'' if number == 1 else 's'}"
+def _preview(preview: Preview) -> str:
+    if preview.text is not None:
+        return _text(preview.text)
+    if preview.samples is not None:
+        return _audio(preview.samples)
+    caption = f'<p class="meta">{escape(preview.caption)}</p>' if preview.caption else ""
+    if preview.decode_clip is not None:
+        return _video(preview.images, preview.decode_clip()) + caption
+    return _image(preview.images[0], preview.description, preview.is_page) + caption
 
 
 def _text(text: str) -> str:
@@ -79,12 +73,12 @@ def looks_like_code(text: str) -> bool:
     )
 
 
-def _picture(pixels: np.ndarray, name: str, longest: int = MAX_SIDE) -> str:
+def _image(pixels: np.ndarray, name: str, is_page: bool = False, longest: int = MAX_SIDE) -> str:
     """u8[h,w,3] -> an img. Sizes that look like a page are kept larger."""
     height, width = pixels.shape[:2]
-    is_page = name == "PDF page" or (width >= 500 and height > 1.2 * width)
+    is_page = is_page or (width >= 500 and height > 1.2 * width)
     image = Pillow.fromarray(pixels)
-    image.thumbnail((MAX_PAGE_SIDE,) * 2 if is_page else (longest,) * 2)
+    image.thumbnail((PAGE_SIDE,) * 2 if is_page else (longest,) * 2)
     kind = "pixels" if max(image.size) <= TINY else "page" if is_page else "photo"
     uri = _uri(image, "PNG") if kind == "pixels" else _uri(image, "WEBP", quality=78)
     return (
@@ -93,23 +87,16 @@ def _picture(pixels: np.ndarray, name: str, longest: int = MAX_SIDE) -> str:
 
 
 def thumbnail(parts: Content, longest: int) -> str:
-    """A data URI of the first picture, frame or page, or "" where there is none that can be drawn."""
+    """A data URI of the first image, frame or page, or "" where there is none that can be drawn."""
     for part in parts:
         try:
-            match part:
-                case Image(data):
-                    pixels = decode.decode_image(data)
-                case Video(data):
-                    pixels = decode.decode_video(data, 1)[0][0]
-                case Pdf(data):
-                    pixels = render_pdf(data, longest=longest)[0]
-                case _:
-                    continue
-        except decode.MediaError:
+            images = modality_of(part).preview(value_of(part)).images
+        except MediaError:
             continue
-        image = Pillow.fromarray(pixels)
-        image.thumbnail((longest, longest))
-        return _uri(image, "WEBP", quality=70)
+        if images:
+            image = Pillow.fromarray(images[0])
+            image.thumbnail((longest, longest))
+            return _uri(image, "WEBP", quality=70)
     return ""
 
 
@@ -123,15 +110,14 @@ def data_uri(kind: str, data: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def _video(data: bytes) -> str:
-    """The clip moving (still where the reader prefers that), and below it up to STRIP_FRAMES of its frames."""
-    frames, times = decode.decode_video(data, STRIP_FRAMES)
-    still = _picture(frames[0], "first frame", MOVING_LONGEST)
-    moving = _moving(data)
-    if len(moving) > 1:
-        gap = round(1000 / MOVING_RATE)
+def _video(frames: Sequence[np.ndarray], clip: Sequence[np.ndarray]) -> str:
+    """The clip moving (still where the reader prefers that), and below it a strip of frames."""
+    still = _image(frames[0], "first frame", longest=CLIP_SIDE)
+    if len(clip) > 1:
+        moving = [Pillow.fromarray(frame) for frame in clip]
+        duration = round(1000 / CLIP_RATE)
         uri = _uri(
-            moving[0], "WEBP", save_all=True, append_images=moving[1:], duration=gap, loop=0, quality=72, method=3
+            moving[0], "WEBP", save_all=True, append_images=moving[1:], duration=duration, loop=0, quality=72, method=3
         )
         width, height = moving[0].size
         calm = still.split('src="')[1].split('"')[0]
@@ -140,7 +126,7 @@ def _video(data: bytes) -> str:
             f'<img class="photo" src="{uri}" width="{width}" height="{height}" alt="video, moving"></picture>'
         )
     if len(frames) == 1:
-        return f'{still}<p class="meta">video</p>'
+        return still
     thumbs = [Pillow.fromarray(frame) for frame in frames]
     for thumb in thumbs:
         thumb.thumbnail((72, 72))
@@ -149,38 +135,15 @@ def _video(data: bytes) -> str:
     for i, thumb in enumerate(thumbs):
         strip.paste(thumb, (i * (width + 2), 0))
     uri = _uri(strip, "WEBP", quality=78)
-    return (
-        f'{still}<div class="film"><img src="{uri}" width="{strip.width}" height="{height}" alt="film strip"></div>'
-        f'<p class="meta">video · frames at 0–{times[-1]:.0f} s</p>'
-    )
+    return f'{still}<div class="film"><img src="{uri}" width="{strip.width}" height="{height}" alt="film strip"></div>'
 
 
-def _moving(data: bytes) -> list[Pillow.Image]:
-    """The first seconds at a low rate; nothing where the file cannot be played through, which is not worth a word."""
-    found: list[Pillow.Image] = []
-    try:
-        with av.open(io.BytesIO(data), "r") as container:
-            stream = container.streams.video[0]
-            stream.codec_context.thread_count = 1
-            start = None
-            for frame in container.decode(stream):
-                start = frame.time if start is None else start
-                if frame.time - start >= MOVING_SECONDS:
-                    break
-                if frame.time - start >= len(found) / MOVING_RATE - 1e-6:
-                    found.append(Pillow.fromarray(frame.to_ndarray(format="rgb24")))
-                    found[-1].thumbnail((MOVING_LONGEST,) * 2)
-    except (av.FFmpegError, ValueError, TypeError, IndexError):
-        return []
-    return found if len({image.size for image in found}) == 1 else []
-
-
-def _sound(samples: np.ndarray) -> str:
+def _audio(samples: np.ndarray) -> str:
     """f32[n] at 16 kHz -> its waveform and a player; the sound as mono MP3, which every browser plays."""
-    seconds = len(samples) / decode.SAMPLE_RATE
-    cut = samples[: MAX_SOUND_SECONDS * decode.SAMPLE_RATE]
+    seconds = len(samples) / SAMPLE_RATE
+    cut = samples[: MAX_SOUND_SECONDS * SAMPLE_RATE]
     out = io.BytesIO()
-    soundfile.write(out, cut, decode.SAMPLE_RATE, format="MP3")
+    soundfile.write(out, cut, SAMPLE_RATE, format="MP3")
     short = f", first {MAX_SOUND_SECONDS} s kept" if len(cut) < len(samples) else ""
     return (
         f'{_waveform(cut)}<audio controls preload="none" src="{data_uri("audio/mpeg", out.getvalue())}"></audio>'

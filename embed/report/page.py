@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from embed.data.records import Content
+from embed.data.modalities import Content
 from embed.distributed import storage
 from embed.eval import compare
 from embed.eval.benchmarks import Benchmark, Results, rank
@@ -54,9 +54,12 @@ def read_curves(run: storage.Path) -> Curves:
         if not line.endswith("}"):
             continue
         row = json.loads(line)
+        if "task" not in row:  # an evaluation's
+            continue
         for name, (steps, values) in lines[row["task"]].items():
-            steps.append(row["step"])
-            values.append(row[name])
+            if name in row:
+                steps.append(row["step"])
+                values.append(row[name])
     return Curves(run.name, dict(lines))
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embed.data.records import Text
+from embed.data.modalities import Text
 from embed.eval.benchmarks import Benchmark, Results
 from embed.report import charts, draw
 from embed.report.draw import escape

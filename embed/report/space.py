@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from embed.data.records import KEY_OF, Content
+from embed.data.modalities import MODALITIES, Content, modality_of
 from embed.eval.benchmarks import Benchmark
 from embed.report import charts, draw
 from embed.report.draw import escape
@@ -15,6 +15,7 @@ SIZE, EDGE = 640, 26  # of the figure, and what stays free around it
 PICTURES = 40  # items that are shown as they look
 THUMBNAIL = 26
 MEASURED = 500  # queries, and candidates, whose distances are taken
+VISUAL = {modality.name for modality in MODALITIES if modality.is_visual}
 WORDS = 80  # characters of a text that a point says
 
 
@@ -37,8 +38,8 @@ class Space:
     gaps: tuple[ModalityGap, ...]
 
 
-def modality_of(content: Content) -> str:
-    names = {KEY_OF[type(part)] for part in content}
+def name_modality(content: Content) -> str:
+    names = {modality_of(part).name for part in content}
     return names.pop() if len(names) == 1 else "interleaved"
 
 
@@ -56,7 +57,7 @@ def project(benchmarks: Sequence[Benchmark], vectors: Sequence[tuple[np.ndarray,
     centred = points - points.mean(axis=0)
     _, widths, axes = np.linalg.svd(centred, full_matrices=False)
     share = float((widths[:2] ** 2).sum() / max((widths**2).sum(), 1e-12))
-    return Space(centred @ axes[:2].T, share, tuple(map(modality_of, items)), tuple(items), tuple(gaps))
+    return Space(centred @ axes[:2].T, share, tuple(map(name_modality, items)), tuple(items), tuple(gaps))
 
 
 def _gap(benchmark: Benchmark, queries: np.ndarray, corpus: np.ndarray) -> ModalityGap:
@@ -108,14 +109,14 @@ def _map(space: Space, kinds: Sequence[str]) -> str:
 
 def _points(space: Space, kinds: Sequence[str], at: np.ndarray) -> Iterator[str]:
     for (x, y), kind, content in zip(at.tolist(), space.kinds, space.contents, strict=True):
-        said = " ".join(getattr(part, "text", f"[{KEY_OF[type(part)]}]") for part in content)[:WORDS]
+        said = " ".join(getattr(part, "text", f"[{modality_of(part).name}]") for part in content)[:WORDS]
         fill = f"fill:{charts.color(kinds.index(kind))};opacity:.7"
         title = f"<title>{escape(f'{kind}: {said}')}</title>"
         yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" style="{fill}">{title}</circle>'
 
 
 def _pictures(space: Space, at: np.ndarray) -> Iterator[str]:
-    shown = [i for i, kind in enumerate(space.kinds) if kind in ("image", "video", "pdf")]
+    shown = [i for i, kind in enumerate(space.kinds) if kind in VISUAL]
     for i in _even(len(shown), PICTURES):
         if uri := draw.thumbnail(space.contents[shown[i]], 2 * THUMBNAIL):
             x, y = at[shown[i]] - THUMBNAIL / 2

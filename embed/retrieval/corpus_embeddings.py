@@ -17,8 +17,9 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from embed.data.media.decode import MediaError
-from embed.data.preprocess import MAX_CHARACTERS, LimitError, Piece
-from embed.data.records import Content, Record, RecordError, Text, content_hash
+from embed.data.modalities import Content, Text
+from embed.data.pieces import MAX_CHARACTERS, LimitError, Piece
+from embed.data.records import Record, RecordError, content_hash
 from embed.data.sources import Source
 from embed.distributed import hosts, storage
 from embed.embedder import Embedder

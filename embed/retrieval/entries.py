@@ -5,8 +5,8 @@ from typing import Any
 
 from embed.data.files import read_file
 from embed.data.media.pdf import split_pdf
-from embed.data.preprocess import LimitError, Piece
-from embed.data.records import Pdf, Text
+from embed.data.modalities import Pdf, Text
+from embed.data.pieces import LimitError, Piece
 from embed.distributed import storage
 
 MAX_CHARACTERS = 2**22  # of a text that is cut: a long novel, some two hundred pieces of English

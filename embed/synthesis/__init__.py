@@ -1,1 +1,1 @@
-"""Training pairs written by a language model: it is asked about real contents, rated, and what is left is balanced."""
+"""Training pairs written by a language model from real contents, rated by it, deduplicated and balanced."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image as Pillow
 
-from embed.data.records import KEY_OF, Content, Image, Text
+from embed.data.modalities import Content, Image, Text, bytes_of, modality_of
 
 log = logging.getLogger(__name__)
 SHOWN = 3  # refusals in the log: often all are for one reason
@@ -81,7 +81,7 @@ def _openai_part(part: Any) -> dict[str, Any]:
         case Image(data):
             uri = f"data:{_kind(data)};base64,{base64.b64encode(data).decode()}"
             return {"type": "image_url", "image_url": {"url": uri}}
-    raise Refused(f"a prompt of {KEY_OF[type(part)]}; texts and images can be sent")
+    raise Refused(f"a prompt of {modality_of(part).name}; texts and images can be sent")
 
 
 def ask_google(model: str, url: str | None = None, key: str | None = None, retries: int = 6) -> Ask:
@@ -107,7 +107,7 @@ def ask_google(model: str, url: str | None = None, key: str | None = None, retri
                 case Image(data):
                     contents.append(types.Part.from_bytes(data=data, mime_type=_kind(data)))
                 case _:
-                    raise Refused(f"a prompt of {KEY_OF[type(part)]}; texts and images can be sent")
+                    raise Refused(f"a prompt of {modality_of(part).name}; texts and images can be sent")
         try:
             found = await client.aio.models.generate_content(
                 model=model, contents=contents, config=types.GenerateContentConfig(temperature=1.0, seed=number)
@@ -182,5 +182,5 @@ class Replies:
     def _key(self, prompt: Content, number: int) -> str:
         digest = hashlib.blake2b(f"{self.model} {number} ".encode(), digest_size=16)
         for part in prompt:
-            digest.update(part.text.encode() if isinstance(part, Text) else part.data)
+            digest.update(bytes_of(part))
         return digest.hexdigest()

@@ -1,7 +1,7 @@
-"""Answers to the prompts of `kinds` by grammar, in the place of a language model: no network, the same every time.
+"""A deterministic stand-in for a language model: answers the prompts of `tasks` with templates, without a network.
 
-It reads Python as a parser does and knows the words that names are made of; it writes wooden English. One half of each
-pair is real content.
+It parses Python functions and splits identifiers into words; its English is stilted. One half of each pair is real
+content.
 """
 
 import ast
@@ -14,101 +14,103 @@ import numpy as np
 from PIL import Image as Pillow
 
 from embed.data.media.decode import decode_image
-from embed.synthesis.kinds import RATE, TASKS
+from embed.synthesis.tasks import RATING_INSTRUCTION, TASKS
 
-OPENINGS = (
+PROBLEM_TEMPLATES = (
     "Given {given}, {does}.",
     "You are given {given}. {Does}.",
     "Write a function that takes {given} and {does}.",
 )
-COMPLAINTS = (
+QUESTION_TEMPLATES = (
     "My code to {does} does not work. What is wrong?\n\n{code}",
     "I wrote this and it gives wrong results:\n\n{code}\n\nIt should {does}.",
     "Please review. I want to {does}, but it breaks:\n\n{code}",
 )
-COLOURS = {"red": 0, "yellow": 60, "green": 120, "cyan": 180, "blue": 240, "pink": 300}
+COLOR_HUES = {"red": 0, "yellow": 60, "green": 120, "cyan": 180, "blue": 240, "pink": 300}
 
 
-def answer(prompt: str, images: list[bytes], number: int) -> str:
-    """A reply to one of the prompts of `kinds`, the same each time. Raises ValueError for any other prompt."""
-    if prompt.startswith(RATE.split("{")[0]):
+def write_reply(prompt: str, images: list[bytes], number: int) -> str:
+    """Reply to a prompt of `tasks`, always the same for one `number`. Raises ValueError for any other prompt."""
+    if prompt.startswith(RATING_INSTRUCTION.split("{")[0]):
         query, _, positive = prompt.partition("QUERY\n")[2].partition("\n\nANSWER\n")
-        return json.dumps({"rating": _rating(query, positive)})
-    for name, kind in TASKS.items():
-        if prompt.startswith(kind.ask):
-            seed = prompt.removeprefix(kind.ask)
+        return json.dumps({"rating": _rate(query, positive)})
+    for name, task in TASKS.items():
+        if prompt.startswith(task.instruction):
+            seed = prompt.removeprefix(task.instruction)
             rng = random.Random(f"{number} {prompt}")
             return json.dumps(WRITERS[name](seed, images, rng))
-    raise ValueError("this place-holder answers the prompts of embed/synthesis/kinds.py alone")
+    raise ValueError("the grammar answers the prompts of embed/synthesis/tasks.py only")
 
 
-def words(name: str) -> list[str]:
-    """The words that an identifier is made of."""
+def split_identifier(name: str) -> list[str]:
+    """Split an identifier, or a text, into lower-case words."""
     return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)]
 
 
-def _rating(query: str, positive: str) -> int:
-    """By the share of the shorter side's words that both have."""
-    sides = [{word for word in words(side) if len(word) > 2} for side in (query, positive)]
-    fewer = min(map(len, sides))
-    share = len(sides[0] & sides[1]) / fewer if fewer else 1.0  # a picture has no words
-    return 1 + sum(share >= least for least in (0.02, 0.06, 0.12, 0.25))
+def _rate(query: str, positive: str) -> int:
+    """Rate a pair, 1 to 5, by the share of the shorter side's words that the other side has too."""
+    query_words, positive_words = (
+        {word for word in split_identifier(side) if len(word) > 2} for side in (query, positive)
+    )
+    num_words = min(len(query_words), len(positive_words))
+    overlap = len(query_words & positive_words) / num_words if num_words else 1.0  # an image has no words
+    return 1 + sum(overlap >= threshold for threshold in (0.02, 0.06, 0.12, 0.25))
 
 
-def _function(code: str) -> tuple[str, list[str], list[str]]:
-    """What a function does by its name, what it is given, and words for what it uses."""
+def _parse_function(code: str) -> tuple[str, list[str], list[str]]:
+    """Parse a function: (its name, its parameters, the functions that it calls), in words."""
     node = ast.parse(code).body[0]
     if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
         raise ValueError("not a function")
-    given = [" ".join(words(arg.arg)) for arg in node.args.args if arg.arg not in ("self", "cls")]
+    parameters = [" ".join(split_identifier(arg.arg)) for arg in node.args.args if arg.arg not in ("self", "cls")]
     calls = [child.func for child in ast.walk(node) if isinstance(child, ast.Call)]
-    used = [
+    called = [
         call.attr if isinstance(call, ast.Attribute) else call.id
         for call in calls
         if isinstance(call, ast.Attribute | ast.Name)
     ]
     return (
-        " ".join(words(node.name)),
-        [name for name in given if name],
-        list(dict.fromkeys(" ".join(words(one)) for one in used)),
+        " ".join(split_identifier(node.name)),
+        [name for name in parameters if name],
+        list(dict.fromkeys(" ".join(split_identifier(name)) for name in called)),
     )
 
 
-def _does(code: str, rng: random.Random) -> tuple[str, str]:
-    """(what is given, what is done) in words."""
-    name, given, used = _function(code)
-    used = [one for one in used if one and one != name]
-    way = f", with {' and '.join(rng.sample(used, min(len(used), 2)))}" if used else ""
+def _describe_function(code: str, rng: random.Random) -> tuple[str, str]:
+    """Describe a function in words: (what it takes, what it does)."""
+    name, parameters, called = _parse_function(code)
+    called = [other for other in called if other and other != name]
+    means = f", with {' and '.join(rng.sample(called, min(len(called), 2)))}" if called else ""
     result = ""
     if "yield" in code:
         result = " one after another"
     elif "raise" in code:
         result = ", refusing what is not valid"
-    return " and ".join(given) or "nothing", f"{name}{result}{way}"
+    return " and ".join(parameters) or "nothing", f"{name}{result}{means}"
 
 
 def _contest(code: str, _: list[bytes], rng: random.Random) -> dict[str, str]:
-    given, does = _does(code, rng)
-    text = rng.choice(OPENINGS).format(given=given, does=does, Does=does[:1].upper() + does[1:])
+    given, does = _describe_function(code, rng)
+    text = rng.choice(PROBLEM_TEMPLATES).format(given=given, does=does, Does=does[:1].upper() + does[1:])
     return {"problem": f"{text} At most {rng.choice((100, 1000, 10**5))} items."}
 
 
 def _feedback(code: str, _: list[bytes], rng: random.Random) -> dict[str, str]:
-    does = _does(code, rng)[1]
-    return {"question": rng.choice(COMPLAINTS).format(does=does, code=_broken(code, rng))}
+    does = _describe_function(code, rng)[1]
+    return {"question": rng.choice(QUESTION_TEMPLATES).format(does=does, code=_insert_bug(code, rng))}
 
 
-def _broken(code: str, rng: random.Random) -> str:
-    """The function with one mistake: a line less, a comparison turned, a name misspelt."""
+def _insert_bug(code: str, rng: random.Random) -> str:
+    """Put one bug into a function: flip a comparison, delete a line, or misspell a name."""
     lines = code.splitlines()
-    turned = [
+    flips = [
         (i, a, b)
         for i, line in enumerate(lines)
         for a, b in ((" == ", " != "), (" < ", " > "), (" not ", " "), (" and ", " or "))
         if a in line
     ]
-    if turned and rng.random() < 0.6:
-        i, a, b = rng.choice(turned)
+    if flips and rng.random() < 0.6:
+        i, a, b = rng.choice(flips)
         lines[i] = lines[i].replace(a, b, 1)
     elif len(lines) > 3:
         del lines[rng.randrange(2, len(lines))]
@@ -119,11 +121,11 @@ def _broken(code: str, rng: random.Random) -> str:
 
 def _sql(table: str, _: list[bytes], rng: random.Random) -> dict[str, str]:
     name, columns = re.findall(r"TABLE (\w+) \((.*)\)", table)[0]
-    fields = [column.split() for column in columns.split(", ")]
-    numbers = [field for field, kind in fields if kind == "INTEGER" and field != "id"]
-    texts = [field for field, kind in fields if kind == "TEXT"]
+    typed_columns = [column.split() for column in columns.split(", ")]
+    numbers = [column for column, dtype in typed_columns if dtype == "INTEGER" and column != "id"]
+    texts = [column for column, dtype in typed_columns if dtype == "TEXT"]
     number, text = rng.choice(numbers), rng.choice(texts)
-    least = rng.randrange(2, 100)
+    threshold = rng.randrange(2, 100)
     return rng.choice(
         (
             {
@@ -135,8 +137,8 @@ def _sql(table: str, _: list[bytes], rng: random.Random) -> dict[str, str]:
                 "sql": f"SELECT {text} FROM {name} ORDER BY {number} DESC LIMIT 1",
             },
             {
-                "question": f"List the {text} of {name} whose {number} is over {least}.",
-                "sql": f"SELECT {text} FROM {name} WHERE {number} > {least}",
+                "question": f"List the {text} of {name} whose {number} is over {threshold}.",
+                "sql": f"SELECT {text} FROM {name} WHERE {number} > {threshold}",
             },
             {
                 "question": f"What is the average {number} by {text}?",
@@ -149,32 +151,34 @@ def _sql(table: str, _: list[bytes], rng: random.Random) -> dict[str, str]:
 
 def _retrieval(passage: str, _: list[bytes], rng: random.Random) -> dict[str, str]:
     sentence = rng.choice([part for part in re.split(r"(?<=[.!?])\s+", passage.strip()) if len(part) > 20] or [passage])
-    long = sorted({word for word in re.findall(r"[^\W\d_]{4,}", sentence.lower())}, key=len, reverse=True)[:4]
-    asked = [word for word in re.findall(r"[^\W\d_]{4,}", sentence.lower()) if word in long]
+    longest = sorted({word for word in re.findall(r"[^\W\d_]{4,}", sentence.lower())}, key=len, reverse=True)[:4]
+    keywords = [word for word in re.findall(r"[^\W\d_]{4,}", sentence.lower()) if word in longest]
     return {
         "query": rng.choice(("what about {}", "how does {} work", "when {}", "{} explained")).format(
-            " ".join(dict.fromkeys(asked))
+            " ".join(dict.fromkeys(keywords))
         )
     }
 
 
 def _classification(label: str, _: list[bytes], rng: random.Random) -> dict[str, str]:
     person = rng.choice(("a student", "a clerk", "my neighbour", "someone in a hurry"))
-    said = rng.choice(("I need help with {}", "can you do something about {}", "it is about {} again", "{} please"))
-    return {"text": f"{said.format(' '.join(words(label)))}, says {person} number {rng.randrange(10**4)}"}
+    request = rng.choice(("I need help with {}", "can you do something about {}", "it is about {} again", "{} please"))
+    return {"text": f"{request.format(' '.join(split_identifier(label)))}, says {person} number {rng.randrange(10**4)}"}
 
 
 def _caption(_: str, images: list[bytes], rng: random.Random) -> dict[str, str]:
-    """By what stands out from the background: its hue, and where it is."""
+    """Describe what stands out from the background: its hue and its position."""
     pixels = decode_image(images[0]).astype(float)
-    ground = np.median(pixels.reshape(-1, 3), axis=0)
-    apart = np.abs(pixels - ground).sum(axis=2)
-    inside = apart > apart.max() / 2
-    hue = np.asarray(Pillow.fromarray(np.uint8(pixels)).convert("HSV"), float)[..., 0][inside].mean() * 360 / 255
-    name = min(COLOURS, key=lambda colour: abs((hue - COLOURS[colour] + 180) % 360 - 180))
-    y, x = (places.mean() / size for places, size in zip(np.nonzero(inside), inside.shape, strict=True))
-    where = f"{('top', 'middle', 'bottom')[min(int(3 * y), 2)]} {('left', 'centre', 'right')[min(int(3 * x), 2)]}"
-    return {"caption": rng.choice(("something {} at the {}", "a {} thing in the {}")).format(name, where)}
+    background = np.median(pixels.reshape(-1, 3), axis=0)
+    contrast = np.abs(pixels - background).sum(axis=2)
+    mask = contrast > contrast.max() / 2
+    hue = np.asarray(Pillow.fromarray(np.uint8(pixels)).convert("HSV"), float)[..., 0][mask].mean() * 360 / 255
+    name = min(COLOR_HUES, key=lambda color: abs((hue - COLOR_HUES[color] + 180) % 360 - 180))
+    rows, columns = np.nonzero(mask)
+    y = rows.mean() / mask.shape[0]
+    x = columns.mean() / mask.shape[1]
+    position = f"{('top', 'middle', 'bottom')[min(int(3 * y), 2)]} {('left', 'centre', 'right')[min(int(3 * x), 2)]}"
+    return {"caption": rng.choice(("something {} at the {}", "a {} thing in the {}")).format(name, position)}
 
 
 WRITERS: dict[str, Callable[[str, list[bytes], random.Random], dict[str, str]]] = {

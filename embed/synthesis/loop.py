@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from tqdm import tqdm
 
-from embed.data.build.dedup import decode_parts, near_first_occurrence, signature
+from embed.data.build.dedup import near_first_occurrence, signature
 from embed.data.records import Record
 from embed.synthesis.ask import Refused, Replies
 from embed.synthesis.kinds import Seed, SyntheticTask, parse, prompt, rating_prompt
@@ -94,7 +94,7 @@ async def _one(plan: Plan, replies: Replies, seed: Seed, number: int) -> Written
 def _distinct(found: list[Written], alike: float) -> list[Written]:
     if not found:
         return []
-    sides = [[signature(decode_parts(side)) for side in (one.record.query, one.record.positive)] for one in found]
+    sides = [[signature(side) for side in (one.record.query, one.record.positive)] for one in found]
     return [one for one, first in zip(found, near_first_occurrence(np.array(sides), alike), strict=True) if first]
 
 

@@ -1,4 +1,4 @@
-"""A server that speaks OpenAI's and Google's protocols and answers by grammar: the whole loop without a network."""
+"""A local server with OpenAI's and Google's protocols that replies with `grammar`: synthesis without a network."""
 
 import base64
 import contextlib
@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from embed.synthesis.grammar import answer
+from embed.synthesis.grammar import write_reply
 
 MODEL = "grammar"
 
@@ -23,7 +23,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         google = self.path.endswith(":generateContent")
         try:
             prompt, images, number = (_read_google if google else _read_openai)(body)
-            text = answer(prompt, images, number)
+            text = write_reply(prompt, images, number)
         except (ValueError, SyntaxError, KeyError, IndexError) as error:
             return self.reply(400, {"error": {"message": str(error), "code": 400, "status": "INVALID_ARGUMENT"}})
         self.reply(200, (_write_google if google else _write_openai)(text, len(prompt) // 4))
@@ -37,7 +37,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Says nothing: a progress bar is on the screen."""
+        """Log nothing: it would break the progress bar."""
 
 
 def _read_openai(body: dict[str, Any]) -> tuple[str, list[bytes], int]:
@@ -72,7 +72,7 @@ def _write_google(text: str, tokens: int) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def serve(handler: type[http.server.BaseHTTPRequestHandler] = Handler) -> Iterator[str]:
-    """The server on a free port of this machine, in a thread: its address."""
+    """Serve on a free local port, in a thread; yield the URL."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"

@@ -33,18 +33,20 @@ PYTHON = f"the standard library of Python {sys.version_info.major}.{sys.version_
 FONTS = "Unicode character names; DejaVu and STIX fonts", "Unicode-3.0; Bitstream-Vera; OFL-1.1"
 WORLD = "procedural", "Apache-2.0"
 CORPORA = {
-    "stdlib_code": Corpus(stdlib.code, "code", *PYTHON),
-    "synthetic_code": Corpus(synthetic.code, "code", f"{PYTHON[0]}, asked about by grammar", PYTHON[1], ("train",)),
-    "stdlib_text": Corpus(stdlib.text, "text", *PYTHON),
-    "stdlib_document": Corpus(stdlib.document, "document", *PYTHON),
-    "stdlib_titles": Corpus(stdlib.titles, "image", *PYTHON, ("train",)),
-    "glyphs": Corpus(glyphs.glyphs, "image", *FONTS),
-    "scenes_image": Corpus(scenes.images, "image", *WORLD),
-    "scenes_noisy": Corpus(scenes.noisy, "image", *WORLD, ("train",)),
+    "stdlib_code": Corpus(stdlib.code_records, "code", *PYTHON),
+    "synthetic_code": Corpus(
+        synthetic.code_records, "code", f"{PYTHON[0]}, asked about by grammar", PYTHON[1], ("train",)
+    ),
+    "stdlib_text": Corpus(stdlib.text_records, "text", *PYTHON),
+    "stdlib_document": Corpus(stdlib.document_records, "document", *PYTHON),
+    "stdlib_titles": Corpus(stdlib.title_records, "image", *PYTHON, ("train",)),
+    "glyphs": Corpus(glyphs.glyph_records, "image", *FONTS),
+    "scenes_image": Corpus(scenes.image_records, "image", *WORLD),
+    "scenes_noisy": Corpus(scenes.noisy_records, "image", *WORLD, ("train",)),
     "scenes_video": Corpus(motion.video_records, "video", *WORLD),
     "scenes_audio": Corpus(melody.audio_records, "audio", *WORLD),
-    "scenes_edit": Corpus(scenes.edits, "interleaved", *WORLD),
-    "scenes_labels": Corpus(scenes.labels, "classification", *WORLD),
+    "scenes_edit": Corpus(scenes.edit_records, "interleaved", *WORLD),
+    "scenes_labels": Corpus(scenes.label_records, "classification", *WORLD),
 }
 
 

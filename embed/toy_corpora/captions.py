@@ -38,7 +38,7 @@ class Language:
 
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
-COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
+COLORS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
 SIZES = ("small", "large")
 POSITIONS = (
     *("top left", "top", "top right"),
@@ -46,13 +46,13 @@ POSITIONS = (
     *("bottom left", "bottom", "bottom right"),
 )
 BACKGROUNDS = ("plain", "striped", "dotted")
-VALUES = (*SHAPES, *COLOURS, *SIZES, *POSITIONS, *BACKGROUNDS)
+ATTRIBUTE_VALUES = (*SHAPES, *COLORS, *SIZES, *POSITIONS, *BACKGROUNDS)
 
 
 def _table(*rows: str) -> dict[str, str]:
     """Words in the order of VALUES, separated by commas."""
     words = [word.strip() for row in rows for word in row.split(",")]
-    return dict(zip(VALUES, words, strict=True))
+    return dict(zip(ATTRIBUTE_VALUES, words, strict=True))
 
 
 ENGLISH = Language(
@@ -186,7 +186,7 @@ FRENCH = Language(
 LANGUAGES = (ENGLISH, GERMAN, SPANISH, FRENCH)
 
 
-def without_words(text: str, rng: random.Random) -> str:
+def drop_words(text: str, rng: random.Random) -> str:
     """The text with about a third of its words lost, at least one kept."""
     words = text.split()
     return " ".join(word for word in words if rng.random() > 0.33) or rng.choice(words)

@@ -14,42 +14,43 @@ from fontTools.ttLib import TTFont
 from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
 
-from embed.data.records import Content, Image, Record, Text
-from embed.toy_corpora.splits import by_rank
+from embed.data.modalities import Content, Image, Text
+from embed.data.records import Record
+from embed.toy_corpora.splits import assign_splits
 
 DEV, TEST = 100, 300  # names
 FONTS = (  # a character is tested in the first of them that has it
     *("DejaVuSans", "STIXGeneral", "DejaVuSerif", "DejaVuSansMono", "DejaVuSans-Bold"),
     *("DejaVuSerif-Bold", "DejaVuSans-Oblique", "STIXGeneralItalic"),
 )
-STYLES = 2  # fonts of a character in training at most
-SIDE, SIZE, BASELINE = 32, 22, 24  # pixels
+MAX_FONTS = 2  # fonts of a character in training at most
+SIDE, FONT_SIZE, BASELINE = 32, 22, 24  # pixels
 SENTENCES = ("{}", "{}", "{}", "the character {}", "unicode: {}", "what does {} look like?")
 
 
 @functools.cache
-def characters() -> dict[str, str]:
+def characters_by_name() -> dict[str, str]:
     """Name -> letter, digit, sign or symbol; of several that look the same in their first font, the first only."""
     found: dict[str, str] = {}
     looks: set[bytes] = set()
-    for code in sorted(set().union(*(_covered(font) for font in FONTS))):
+    for code in sorted(set().union(*(_code_points(font) for font in FONTS))):
         character = chr(code)
         name = unicodedata.name(character, "").lower()
         if name and unicodedata.category(character)[0] in "LNPS":
-            look = _first(character)
+            look = _first_font_glyph(character)
             if look and look not in looks:
                 looks.add(look)
                 found[name] = character
     return found
 
 
-def fonts_of(character: str) -> list[str]:
+def fonts_with(character: str) -> list[str]:
     """The fonts that have the character; there is one at least."""
-    return [font for font in FONTS if ord(character) in _covered(font)]
+    return [font for font in FONTS if ord(character) in _code_points(font)]
 
 
 @functools.cache
-def glyph(character: str, font: str) -> bytes:
+def render_glyph(character: str, font: str) -> bytes:
     """A PNG of SIDE x SIDE grey pixels, on a common baseline; empty where the glyph is blank or does not fit."""
     picture = Pillow.new("L", (SIDE, SIDE), 255)
     left, top, right, bottom = _font(font).getbbox(character, anchor="ls")
@@ -64,47 +65,47 @@ def glyph(character: str, font: str) -> bytes:
     return file.getvalue()
 
 
-def glyphs(split: str) -> Iterator[Record]:
+def glyph_records(split: str) -> Iterator[Record]:
     """Name -> glyph. In training in several fonts, against the glyph whose name shares the most words with it."""
-    side = by_rank(characters(), DEV, TEST)
+    side = assign_splits(characters_by_name(), DEV, TEST)
     names = [name for name in side if side[name] == split]
-    twins = _twins(names) if split == "train" else {}
+    twins = _nearest_names(names) if split == "train" else {}
     seen: set[bytes] = set()
     for name in names:
-        character, rng = characters()[name], random.Random(f"glyphs {name}")
-        first, *others = fonts_of(character)
-        more = rng.sample(others, min(STYLES - 1, len(others))) if split == "train" else []
+        character, rng = characters_by_name()[name], random.Random(f"glyphs {name}")
+        first, *others = fonts_with(character)
+        more = rng.sample(others, min(MAX_FONTS - 1, len(others))) if split == "train" else []
         for font in (first, *more):
-            look = _style(character, font)
+            look = _training_glyph(character, font)
             if look in seen:
                 continue
             seen.add(look)
             negatives: tuple[Content, ...] = ()
             if split == "train":
-                twin = characters()[twins[name]]
-                other = _style(twin, font)
-                negatives = ((Image(other if other != look else _first(twin)),),)
+                twin = characters_by_name()[twins[name]]
+                other = _training_glyph(twin, font)
+                negatives = ((Image(other if other != look else _first_font_glyph(twin)),),)
             query = (Text(rng.choice(SENTENCES).format(name)),)
             yield Record(f"glyphs/{name}/{font}", query, (Image(look),), negatives, "en")
 
 
-def _first(character: str) -> bytes:
+def _first_font_glyph(character: str) -> bytes:
     """The glyph in the first font that has it: the one that is tested, unlike that of any other character."""
-    return glyph(character, fonts_of(character)[0])
+    return render_glyph(character, fonts_with(character)[0])
 
 
 @functools.cache
-def _firsts() -> frozenset[bytes]:
-    return frozenset(_first(character) for character in characters().values())
+def _first_font_glyphs() -> frozenset[bytes]:
+    return frozenset(_first_font_glyph(character) for character in characters_by_name().values())
 
 
-def _style(character: str, font: str) -> bytes:
+def _training_glyph(character: str, font: str) -> bytes:
     """The glyph in a font; in its first where that one lacks it, or shows what may be the test of another character."""
-    look = glyph(character, font) if ord(character) in _covered(font) else b""
-    return look if look and look not in _firsts() else _first(character)
+    look = render_glyph(character, font) if ord(character) in _code_points(font) else b""
+    return look if look and look not in _first_font_glyphs() else _first_font_glyph(character)
 
 
-def _twins(names: list[str]) -> dict[str, str]:
+def _nearest_names(names: list[str]) -> dict[str, str]:
     """name -> the other name with the largest share of words in common."""
     words = [set(name.split()) for name in names]
     length = np.array([len(each) for each in words])
@@ -123,7 +124,7 @@ def _twins(names: list[str]) -> dict[str, str]:
 
 
 @functools.cache
-def _covered(font: str) -> frozenset[int]:
+def _code_points(font: str) -> frozenset[int]:
     """The code points that a font has."""
     with TTFont(_path(font), lazy=True) as file:
         return frozenset(file.getBestCmap())
@@ -131,7 +132,7 @@ def _covered(font: str) -> frozenset[int]:
 
 @functools.cache
 def _font(name: str) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(_path(name), SIZE, layout_engine=ImageFont.Layout.BASIC)
+    return ImageFont.truetype(_path(name), FONT_SIZE, layout_engine=ImageFont.Layout.BASIC)
 
 
 def _path(font: str) -> pathlib.Path:

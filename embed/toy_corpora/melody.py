@@ -14,9 +14,10 @@ from collections.abc import Iterator
 import numpy as np
 import soundfile
 
-from embed.data.records import Audio, Content, Record, Text
+from embed.data.modalities import Audio, Content, Text
+from embed.data.records import Record
 from embed.toy_corpora.captions import LANGUAGES, Language
-from embed.toy_corpora.splits import SPLITS, by_rank
+from embed.toy_corpora.splits import SPLITS, assign_splits
 
 DEV, TEST = 76, 224  # melodies
 TURNS = 2  # captions of a melody in training, each with its own rendering
@@ -28,7 +29,7 @@ HARMONICS: dict[str, dict[int, float]] = {  # multiple of the pitch -> amplitude
     "sawtooth": {1: 1, 2: 1 / 2, 3: 1 / 3, 4: 1 / 4, 5: 1 / 5},
     "organ": {1: 1, 2: 0.9, 4: 0.8},
 }
-TEMPI = {"short": 2 * FRAME, "long": 5 * FRAME}  # samples of a note
+NOTE_SAMPLES = {"short": 2 * FRAME, "long": 5 * FRAME}  # samples of a note
 WORDS = {
     "very low": ("very low", "sehr tief", "muy grave", "très grave"),
     "low": ("low", "tief", "grave", "grave"),
@@ -83,11 +84,11 @@ class Melody:
 
 
 @functools.cache
-def melodies() -> dict[str, tuple[Melody, ...]]:
+def melodies_by_split() -> dict[str, tuple[Melody, ...]]:
     """split -> its melodies, in a shuffled order that never changes."""
-    choices = itertools.product(PITCHES, PITCHES, PITCHES, HARMONICS, TEMPI)
+    choices = itertools.product(PITCHES, PITCHES, PITCHES, HARMONICS, NOTE_SAMPLES)
     found = {each.name: each for each in itertools.starmap(Melody, choices)}
-    side = by_rank(found, DEV, TEST)
+    side = assign_splits(found, DEV, TEST)
     return {split: tuple(found[name] for name in side if side[name] == split) for split in SPLITS}
 
 
@@ -95,7 +96,7 @@ def melodies() -> dict[str, tuple[Melody, ...]]:
 def synthesize_melody(melody: Melody, variant: int) -> Audio:
     """One of the renderings: a WAV of 16-bit samples, its loudness and its faint noise set by the variant."""
     rng = np.random.default_rng(list(f"sound {melody.name} {variant}".encode()))
-    time = np.arange(TEMPI[melody.tempo]) / RATE
+    time = np.arange(NOTE_SAMPLES[melody.tempo]) / RATE
     fade = np.minimum(1, np.arange(len(time), 0, -1) / (FRAME / 2))  # 20 ms, or equal notes would merge
     notes = []
     for name in (melody.first, melody.second, melody.third):
@@ -109,7 +110,7 @@ def synthesize_melody(melody: Melody, variant: int) -> Audio:
     return Audio(file.getvalue())
 
 
-def caption(melody: Melody, language: Language, rng: random.Random) -> str:
+def make_caption(melody: Melody, language: Language, rng: random.Random) -> str:
     """A full description."""
     i = LANGUAGES.index(language)
     words = {name: WORDS[value][i] for name, value in dataclasses.asdict(melody).items()}
@@ -118,9 +119,9 @@ def caption(melody: Melody, language: Language, rng: random.Random) -> str:
 
 def audio_records(split: str) -> Iterator[Record]:
     """Caption -> melody. In training each comes against one with another note or another timbre."""
-    seen = frozenset(melodies()["train"])
+    seen = frozenset(melodies_by_split()["train"])
     for turn in range(TURNS if split == "train" else 1):
-        for i, melody in enumerate(melodies()[split]):
+        for i, melody in enumerate(melodies_by_split()[split]):
             rng = random.Random(f"sounds {melody.name} {turn}")
             language = LANGUAGES[(i + turn) % len(LANGUAGES)]
             negatives: tuple[Content, ...] = ()
@@ -130,5 +131,5 @@ def audio_records(split: str) -> Iterator[Record]:
                     near.append(dataclasses.replace(melody, **{note: pitch}))
                 near = [other for other in near if other != melody and other in seen]
                 negatives = ((synthesize_melody(rng.choice(near), turn),),)
-            query, target = (Text(caption(melody, language, rng)),), (synthesize_melody(melody, turn),)
+            query, target = (Text(make_caption(melody, language, rng)),), (synthesize_melody(melody, turn),)
             yield Record(f"scenes_audio/{melody.name}/{turn}", query, target, negatives, language.code)

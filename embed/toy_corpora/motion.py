@@ -6,10 +6,11 @@ import itertools
 import random
 from collections.abc import Iterator
 
-from embed.data.records import Content, Record, Text, Video
+from embed.data.modalities import Content, Text, Video
+from embed.data.records import Record
 from embed.toy_corpora import render
-from embed.toy_corpora.captions import COLOURS, LANGUAGES, SHAPES, SIZES, Language
-from embed.toy_corpora.splits import SPLITS, by_rank
+from embed.toy_corpora.captions import COLORS, LANGUAGES, SHAPES, SIZES, Language
+from embed.toy_corpora.splits import SPLITS, assign_splits
 
 DEV, TEST = 68, 220  # clips
 VARIANTS = 2  # renderings of a clip
@@ -52,7 +53,7 @@ SENTENCES = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Motion:
+class Clip:
     """What a clip shows."""
 
     shape: str
@@ -66,21 +67,21 @@ class Motion:
 
 
 @functools.cache
-def motions() -> dict[str, tuple[Motion, ...]]:
+def clips_by_split() -> dict[str, tuple[Clip, ...]]:
     """split -> what its clips show, in a shuffled order that never changes."""
-    found = {each.name: each for each in itertools.starmap(Motion, itertools.product(SHAPES, COLOURS, SIZES, MOTIONS))}
-    side = by_rank(found, DEV, TEST)
+    found = {each.name: each for each in itertools.starmap(Clip, itertools.product(SHAPES, COLORS, SIZES, MOTIONS))}
+    side = assign_splits(found, DEV, TEST)
     return {split: tuple(found[name] for name in side if side[name] == split) for split in SPLITS}
 
 
 @functools.cache
-def clip(shown: Motion, variant: int) -> Video:
+def render_clip(shown: Clip, variant: int) -> Video:
     """One of the renderings."""
     rng = random.Random(f"clip {shown.name} {variant}")
-    return Video(render.clip(shown.shape, shown.colour, shown.size, shown.motion, rng))
+    return Video(render.draw_clip(shown.shape, shown.colour, shown.size, shown.motion, rng))
 
 
-def caption(shown: Motion, language: Language, rng: random.Random) -> str:
+def make_caption(shown: Clip, language: Language, rng: random.Random) -> str:
     """A full description."""
     i = LANGUAGES.index(language)
     thing = language.thing(shown.shape, shown.colour, shown.size)
@@ -89,15 +90,15 @@ def caption(shown: Motion, language: Language, rng: random.Random) -> str:
 
 def video_records(split: str) -> Iterator[Record]:
     """Caption -> clip. In training each comes in all languages, against the same object in another motion."""
-    seen = frozenset(motions()["train"])
+    seen = frozenset(clips_by_split()["train"])
     for turn in range(len(LANGUAGES) if split == "train" else 1):
-        for i, shown in enumerate(motions()[split]):
+        for i, shown in enumerate(clips_by_split()[split]):
             rng = random.Random(f"videos {shown.name} {turn}")
             language, variant = LANGUAGES[(i + turn) % len(LANGUAGES)], turn % VARIANTS
             near = [dataclasses.replace(shown, motion=motion) for motion in MOTIONS if motion != shown.motion]
             near = [other for other in near if other in seen]
             negatives: tuple[Content, ...] = ()
             if split == "train" and near:
-                negatives = ((clip(rng.choice(near), variant),),)
-            query, target = (Text(caption(shown, language, rng)),), (clip(shown, variant),)
+                negatives = ((render_clip(rng.choice(near), variant),),)
+            query, target = (Text(make_caption(shown, language, rng)),), (render_clip(shown, variant),)
             yield Record(f"scenes_video/{shown.name}/{turn}", query, target, negatives, language.code)

@@ -20,15 +20,15 @@ BODY_COLUMNS = 18  # letters of 5 pixels
 FONTS = pathlib.Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 
 
-def fits(module: str, name: str) -> bool:
+def title_fits(module: str, name: str) -> bool:
     """Whether the title has room for them whole."""
     return len(module) <= COLUMNS and len(_name_rows(name)) <= NAME_ROWS
 
 
 @functools.cache
-def png(module: str, name: str, body: str) -> bytes:
+def render_page(module: str, name: str, body: str) -> bytes:
     """The page, WIDTH x HEIGHT grey pixels: module on the first row, name on the next, a rule, the body below."""
-    page, top = _titled(module, name, HEIGHT)
+    page, top = _draw_title(module, name, HEIGHT)
     draw = ImageDraw.Draw(page)
     draw.line((0, top + 1, WIDTH, top + 1), fill=120)
     lines = textwrap.wrap(" ".join(body.split()), BODY_COLUMNS)
@@ -37,18 +37,18 @@ def png(module: str, name: str, body: str) -> bytes:
     return _encode(page)
 
 
-def title_png(module: str, name: str) -> bytes:
+def render_title(module: str, name: str) -> bytes:
     """The upper part of the page alone, room for the longest title."""
-    return _encode(_titled(module, name, (1 + NAME_ROWS) * CELL)[0])
+    return _encode(_draw_title(module, name, (1 + NAME_ROWS) * CELL)[0])
 
 
-def _titled(module: str, name: str, height: int) -> tuple[Image.Image, int]:
+def _draw_title(module: str, name: str, height: int) -> tuple[Image.Image, int]:
     """A white page with its title, and the row of pixels where that ends."""
     page = Image.new("L", (WIDTH, height), 255)
     rows = [module, *_name_rows(name)]
     for y, row in enumerate(rows):
         for x, letter in enumerate(row):
-            page.paste(_large(letter), (x * CELL, y * CELL))
+            page.paste(_large_letter(letter), (x * CELL, y * CELL))
     return page, len(rows) * CELL
 
 
@@ -67,7 +67,7 @@ def _name_rows(name: str) -> list[str]:
 
 
 @functools.cache
-def _large(letter: str) -> Image.Image:
+def _large_letter(letter: str) -> Image.Image:
     """The letter drawn large and squeezed to a cell, 8 x 8."""
     size = 48
     cell = Image.new("L", (round(size * 0.602), size), 255)

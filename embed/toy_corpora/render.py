@@ -13,7 +13,7 @@ import av
 from PIL import Image, ImageDraw
 
 SIDE = 32  # pixels
-FINE = 4  # everything is drawn larger by this and averaged down
+SUPERSAMPLING = 4  # everything is drawn larger by this and averaged down
 HUES = {"red": 0, "orange": 32, "yellow": 54, "green": 125, "cyan": 182, "blue": 225, "purple": 272, "pink": 322}
 RADII = {"small": 3.8, "large": 6.4}  # pixels
 CORNERS = {  # angle in degrees and distance from the centre, in radii
@@ -23,7 +23,7 @@ CORNERS = {  # angle in degrees and distance from the centre, in radii
     "cross": [(90 * i + turn, far) for i in range(4) for turn, far in ((-20, 1.12), (20, 1.12), (45, 0.54))],
 }
 FRAMES, RATE = 16, 4  # of a clip, and a second
-PATHS = {  # motion -> direction on the screen, growth
+VELOCITIES = {  # motion -> direction on the screen, growth
     "right": (1, 0, 0),
     "left": (-1, 0, 0),
     "up": (0, -1, 0),
@@ -35,20 +35,22 @@ PATHS = {  # motion -> direction on the screen, growth
 }
 
 
-def still(shape: str, colour: str, size: str, column: int, row: int, background: str, rng: random.Random) -> bytes:
+def draw_scene(shape: str, colour: str, size: str, column: int, row: int, background: str, rng: random.Random) -> bytes:
     """A PNG. `rng` moves the object by less than a pixel and varies its size, its angle and its shade a little."""
     picture = _background(background).copy()
     x, y = (7 + 9 * place + rng.uniform(-0.7, 0.7) for place in (column, row))
-    _draw(picture, shape, _shade(colour, rng), x, y, RADII[size] * rng.uniform(0.94, 1.06), rng.uniform(-8, 8))
+    _draw_shape(
+        picture, shape, _vary_color(colour, rng), x, y, RADII[size] * rng.uniform(0.94, 1.06), rng.uniform(-8, 8)
+    )
     file = io.BytesIO()
     picture.resize((SIDE, SIDE), Image.Resampling.BOX).save(file, "PNG")
     return file.getvalue()
 
 
-def clip(shape: str, colour: str, size: str, motion: str, rng: random.Random) -> bytes:
+def draw_clip(shape: str, colour: str, size: str, motion: str, rng: random.Random) -> bytes:
     """An MP4 of 4 s. The motion is over at 3 s, so that a model which sees one frame a second sees all of it."""
-    shade, radius, angle = _shade(colour, rng), RADII[size] * rng.uniform(0.94, 1.06), rng.uniform(-8, 8)
-    aside, (across, down, growth) = rng.uniform(-1, 1), PATHS[motion]
+    shade, radius, angle = _vary_color(colour, rng), RADII[size] * rng.uniform(0.94, 1.06), rng.uniform(-8, 8)
+    aside, (across, down, growth) = rng.uniform(-1, 1), VELOCITIES[motion]
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream(
@@ -60,22 +62,24 @@ def clip(shape: str, colour: str, size: str, motion: str, rng: random.Random) ->
             along = 2 * min(i / (3 * RATE), 1) - 1  # -1 at 0 s, 1 from 3 s on
             picture = _background("plain").copy()
             x, y = 16 + 9 * along * across + aside * abs(down), 16 + 9 * along * down + aside * abs(across)
-            _draw(picture, shape, shade, x, y, radius * 1.6 ** (growth * along), angle)
+            _draw_shape(picture, shape, shade, x, y, radius * 1.6 ** (growth * along), angle)
             frame = av.VideoFrame.from_image(picture.resize((SIDE, SIDE), Image.Resampling.BOX))
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return file.getvalue()
 
 
-def _shade(colour: str, rng: random.Random) -> tuple[int, ...]:
+def _vary_color(colour: str, rng: random.Random) -> tuple[int, ...]:
     """An RGB colour near the named one."""
     hue, light = (HUES[colour] + rng.uniform(-4, 4)) / 360, rng.uniform(0.46, 0.54)
     return tuple(round(255 * c) for c in colorsys.hls_to_rgb(hue % 1, light, 0.9))
 
 
-def _draw(picture: Image.Image, shape: str, shade: tuple, x: float, y: float, radius: float, angle: float) -> None:
+def _draw_shape(
+    picture: Image.Image, shape: str, shade: tuple, x: float, y: float, radius: float, angle: float
+) -> None:
     """Draws a shape in place, its centre and radius in pixels, turned by degrees."""
-    x, y, radius = x * FINE, y * FINE, radius * FINE
+    x, y, radius = x * SUPERSAMPLING, y * SUPERSAMPLING, radius * SUPERSAMPLING
     mask = Image.new("L", picture.size, 0)
     draw = ImageDraw.Draw(mask)
     if shape in CORNERS:
@@ -92,13 +96,13 @@ def _draw(picture: Image.Image, shape: str, shade: tuple, x: float, y: float, ra
 @functools.cache
 def _background(texture: str) -> Image.Image:
     """White, with light grey stripes or dots of a period that is no multiple of a patch."""
-    side, grey, steps = SIDE * FINE, (198, 198, 198), range(0, SIDE * FINE, 5 * FINE)
+    side, grey, steps = SIDE * SUPERSAMPLING, (198, 198, 198), range(0, SIDE * SUPERSAMPLING, 5 * SUPERSAMPLING)
     picture = Image.new("RGB", (side, side), "white")
     draw = ImageDraw.Draw(picture)
     for y in steps if texture != "plain" else ():
         if texture == "striped":
-            draw.rectangle((0, y, side, y + 2 * FINE - 1), fill=grey)
+            draw.rectangle((0, y, side, y + 2 * SUPERSAMPLING - 1), fill=grey)
         else:
             for x in steps:
-                draw.ellipse((x, y, x + 2.4 * FINE, y + 2.4 * FINE), fill=grey)
+                draw.ellipse((x, y, x + 2.4 * SUPERSAMPLING, y + 2.4 * SUPERSAMPLING), fill=grey)
     return picture

@@ -1,4 +1,4 @@
-"""Two pictures of `scenes` with a word between them, in an order that matters: "a red star, then a blue ring".
+"""Two pictures of `scenes_by_split` with a word between them, in an order that matters: "a red star, then a blue ring".
 
 Every sequence is there in both orders, so that whoever knows what is shown, and not in which order, is right by half.
 """
@@ -6,15 +6,16 @@ Every sequence is there in both orders, so that whoever knows what is shown, and
 import random
 from collections.abc import Iterator
 
-from embed.data.records import Content, Record, Text
+from embed.data.modalities import Content, Text
+from embed.data.records import Record
 from embed.toy_corpora.captions import LANGUAGES
-from embed.toy_corpora.scenes import Scene, picture, scenes
+from embed.toy_corpora.scenes import Scene, render_scene, scenes_by_split
 
 
-def sequences(split: str) -> Iterator[Record]:
+def sequence_records(split: str) -> Iterator[Record]:
     """Text -> [picture, word, picture]; the other order is the hard negative. No scene is on two sides, none in two
     sequences of a side."""
-    one = sorted(scenes()[split], key=lambda scene: random.Random(f"sequence {scene.name}").random())
+    one = sorted(scenes_by_split()[split], key=lambda scene: random.Random(f"sequence {scene.name}").random())
     for i, (a, b) in enumerate(zip(one[::2], one[1::2], strict=False)):
         if a.label == b.label and a.size == b.size:
             continue  # both things are called the same
@@ -25,7 +26,7 @@ def sequences(split: str) -> Iterator[Record]:
             return (Text(f"{first_name}, {language.then} {second_name}"),)
 
         def shown(first: Scene, second: Scene, language=language) -> Content:
-            return picture(first, 0), Text(language.then), picture(second, 0)
+            return render_scene(first, 0), Text(language.then), render_scene(second, 0)
 
         for x, y in ((a, b), (b, a)):
             name = f"sequences/{x.name}/{y.name}"

@@ -11,13 +11,13 @@ def stable_hash(name: str) -> int:
     return int.from_bytes(hashlib.md5(name.encode(), usedforsecurity=False).digest()[:8], "big")
 
 
-def by_share(name: str, dev: float, test: float) -> str:
+def assign_split(name: str, dev: float, test: float) -> str:
     """The split of one name, where about a share `dev` and a share `test` of all names are held out."""
     place = stable_hash(name) / 2**64
     return "test" if place < test else "dev" if place < test + dev else "train"
 
 
-def by_rank(names: Iterable[str], dev: int, test: int) -> dict[str, str]:
+def assign_splits(names: Iterable[str], dev: int, test: int) -> dict[str, str]:
     """name -> split, where exactly `dev` and `test` of the names are held out; in an order shuffled by the hash."""
     ranked = sorted(names, key=stable_hash)
     return {name: "test" if i < test else "dev" if i < test + dev else "train" for i, name in enumerate(ranked)}

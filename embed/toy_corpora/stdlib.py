@@ -16,11 +16,12 @@ import sysconfig
 import textwrap
 from collections.abc import Iterator
 
-from embed.data.records import Content, Image, Record, Text, content_hash
+from embed.data.modalities import Content, Image, Text
+from embed.data.records import Record, content_hash
 from embed.toy_corpora import pages
-from embed.toy_corpora.splits import by_share, stable_hash
+from embed.toy_corpora.splits import assign_split, stable_hash
 
-SKIPPED = {
+EXCLUDED_FOLDERS = {
     "site-packages",
     "test",
     "tests",
@@ -38,7 +39,11 @@ FAMILY = {  # modules that repeat or implement another one: they go to its side 
     **{"sre_parse": "re", "sre_compile": "re", "sre_constants": "re"},
 }
 DEV, TEST = 0.08, 0.22  # shares of the modules
-MOST = {"train": 300, "dev": 20, "test": 40}  # records of one module in a split: tkinter is not half of a corpus
+MAX_PER_MODULE = {
+    "train": 300,
+    "dev": 20,
+    "test": 40,
+}  # records of one module in a split: tkinter is not half of a corpus
 MAX_SOURCE, MAX_QUERY, MAX_TEXT = 1500, 400, 1500  # characters
 QUESTIONS = (
     "What does {} do?",
@@ -74,38 +79,38 @@ class Item:
 Pair = tuple[Item, Content, Content]
 
 
-def items() -> tuple[Item, ...]:
+def documented_items() -> tuple[Item, ...]:
     """Everything in the standard library that has a docstring, in a shuffled order that never changes."""
-    return _found()[0]
+    return _parse_stdlib()[0]
 
 
-def undocumented(split: str) -> Iterator[Item]:
+def undocumented_functions(split: str) -> Iterator[Item]:
     """Functions and methods of a split without a docstring, whole and not short, in a shuffled order: what no other
     corpus has."""
-    return (item for item in _found()[1] if _split(item) == split)
+    return (item for item in _parse_stdlib()[1] if _split(item) == split)
 
 
 @functools.cache
-def _found() -> tuple[tuple[Item, ...], tuple[Item, ...]]:
+def _parse_stdlib() -> tuple[tuple[Item, ...], tuple[Item, ...]]:
     """What has a docstring, and the functions that have none."""
     root = pathlib.Path(sysconfig.get_path("stdlib"))
     documented: dict[str, Item] = {}
     others: list[Item] = []
     for file in sorted(root.rglob("*.py")):
         parts = file.relative_to(root).with_suffix("").parts
-        if SKIPPED & set(parts) or any("-" in part for part in parts):
+        if EXCLUDED_FOLDERS & set(parts) or any("-" in part for part in parts):
             continue
         module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
         source = file.read_text(encoding="utf-8", errors="replace")
         lines, tree = source.split("\n"), ast.parse(source)  # as the parser counts them: a form feed ends no line
-        for item in _walk(tree, lines, module, ""):
+        for item in _documented_in(tree, lines, module, ""):
             documented.setdefault(item.path, item)
-        others += _without_docstring(tree, lines, module)
+        others += _undocumented_in(tree, lines, module)
     first, second = (sorted(kind, key=lambda item: stable_hash(item.path)) for kind in (documented.values(), others))
     return tuple(first), tuple(second)
 
 
-def _without_docstring(tree: ast.Module, lines: list[str], module: str) -> Iterator[Item]:
+def _undocumented_in(tree: ast.Module, lines: list[str], module: str) -> Iterator[Item]:
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node) is None:
             assert node.end_lineno is not None
@@ -115,49 +120,49 @@ def _without_docstring(tree: ast.Module, lines: list[str], module: str) -> Itera
                 yield Item(module, f"{node.name}:{node.lineno}", "", code)
 
 
-def code(split: str) -> Iterator[Record]:
+def code_records(split: str) -> Iterator[Record]:
     """Docstring -> the function, its docstring taken out."""
     pairs: list[Pair] = [
-        (item, (Text(_cut(item.doc, MAX_QUERY)),), (Text(item.code),)) for item in items() if item.code
+        (item, (Text(_truncate(item.doc, MAX_QUERY)),), (Text(item.code),)) for item in documented_items() if item.code
     ]
     return _records("stdlib_code", split, pairs)
 
 
-def text(split: str) -> Iterator[Record]:
+def text_records(split: str) -> Iterator[Record]:
     """First paragraph of a docstring, or its first sentence where it has no other -> what follows it."""
     pairs: list[Pair] = []
-    for item in items():
+    for item in documented_items():
         summary, _, rest = item.doc.partition("\n\n")
         if not rest.strip():
             summary, _, rest = item.doc.replace(".\n", ". ").partition(". ")
-        summary, rest = " ".join(summary.split()), _cut(textwrap.dedent(rest).strip(), MAX_TEXT)
+        summary, rest = " ".join(summary.split()), _truncate(textwrap.dedent(rest).strip(), MAX_TEXT)
         if 20 <= len(summary) <= MAX_QUERY and len(rest) >= 50 and summary not in " ".join(rest.split()):
             pairs.append((item, (Text(summary),), (Text(rest),)))
     return _records("stdlib_text", split, pairs)
 
 
-def document(split: str) -> Iterator[Record]:
+def document_records(split: str) -> Iterator[Record]:
     """Question about a public object -> its page."""
     pairs: list[Pair] = []
-    for item in items():
+    for item in documented_items():
         public = not any(part.startswith("_") for part in item.path.split("."))
-        if public and item.name and pages.fits(item.module, item.name) and _split(item) == split:
+        if public and item.name and pages.title_fits(item.module, item.name) and _split(item) == split:
             question = random.Random(item.path).choice(QUESTIONS).format(item.path)
-            pairs.append((item, (Text(question),), (Image(pages.png(item.module, item.name, item.doc)),)))
+            pairs.append((item, (Text(question),), (Image(pages.render_page(item.module, item.name, item.doc)),)))
     return _records("stdlib_document", split, pairs)
 
 
-def titles(split: str) -> Iterator[Record]:
+def title_records(split: str) -> Iterator[Record]:
     """The name of any object -> a picture of it in a page's large type: learning to read, before pages."""
     pairs: list[Pair] = []
-    for item in items():
-        if item.name and pages.fits(item.module, item.name) and _split(item) == split:
-            pairs.append((item, (Text(item.path),), (Image(pages.title_png(item.module, item.name)),)))
+    for item in documented_items():
+        if item.name and pages.title_fits(item.module, item.name) and _split(item) == split:
+            pairs.append((item, (Text(item.path),), (Image(pages.render_title(item.module, item.name)),)))
     return _records("stdlib_titles", split, pairs)
 
 
 def _split(item: Item) -> str:
-    return by_share(item.family, DEV, TEST)
+    return assign_split(item.family, DEV, TEST)
 
 
 def _records(dataset: str, split: str, pairs: list[Pair]) -> Iterator[Record]:
@@ -166,7 +171,7 @@ def _records(dataset: str, split: str, pairs: list[Pair]) -> Iterator[Record]:
     families: dict[str, list[Pair]] = collections.defaultdict(list)
     for item, query, target in pairs:
         hashes = {content_hash(query).tobytes(), content_hash(target).tobytes()}
-        if not hashes & seen and _split(item) == split and len(families[item.family]) < MOST[split]:
+        if not hashes & seen and _split(item) == split and len(families[item.family]) < MAX_PER_MODULE[split]:
             families[item.family].append((item, query, target))
         seen |= hashes
     kept = [(family, i) for family, members in families.items() for i in range(len(members))]
@@ -178,7 +183,7 @@ def _records(dataset: str, split: str, pairs: list[Pair]) -> Iterator[Record]:
         yield Record(f"{dataset}/{item.path}", query, target, negatives, lang="en")
 
 
-def _walk(node: ast.AST, lines: list[str], module: str, name: str) -> Iterator[Item]:
+def _documented_in(node: ast.AST, lines: list[str], module: str, name: str) -> Iterator[Item]:
     """The documented objects of a module or class body, itself first; functions inside functions are left out."""
     assert isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
     is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
@@ -189,7 +194,7 @@ def _walk(node: ast.AST, lines: list[str], module: str, name: str) -> Iterator[I
     if not is_function:
         for child in node.body:
             if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                yield from _walk(child, lines, module, f"{name}.{child.name}" if name else child.name)
+                yield from _documented_in(child, lines, module, f"{name}.{child.name}" if name else child.name)
 
 
 def _source(node: ast.AST, lines: list[str]) -> str:
@@ -200,10 +205,10 @@ def _source(node: ast.AST, lines: list[str]) -> str:
         return ""
     first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
     kept = lines[first - 1 : doc.lineno - 1] + lines[doc.end_lineno : node.end_lineno]
-    return _cut(textwrap.dedent("\n".join(kept)).strip(), MAX_SOURCE)
+    return _truncate(textwrap.dedent("\n".join(kept)).strip(), MAX_SOURCE)
 
 
-def _cut(text: str, most: int) -> str:
+def _truncate(text: str, most: int) -> str:
     """At most `most` characters of a text, ending where a line or a word ends."""
     if len(text) <= most:
         return text

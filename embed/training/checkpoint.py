@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from flax.traverse_util import flatten_dict
 from orbax.checkpoint import v1 as ocp
 
@@ -26,8 +27,9 @@ from embed.data.tokenizer import Tokenizer
 from embed.distributed import hosts, mesh, storage
 from embed.model import lora
 from embed.model import params as partition
+from embed.model.build import EncoderModule, build
 from embed.model.config import Architecture
-from embed.model.encoder import Encoder, init_params
+from embed.model.encoder import init_params
 
 GLOB_CHARACTERS = "*?[\\"  # characters of glob
 
@@ -118,7 +120,7 @@ def to_shape_dtype(tree: Any) -> Any:
     return jax.tree.map(leaf, tree)
 
 
-def param_structs(encoder: Encoder) -> dict:
+def param_structs(encoder: EncoderModule) -> dict:
     """An encoder's parameters as ShapeDtypeStructs on the present mesh; nothing is made."""
     return to_shape_dtype(jax.eval_shape(lambda: init_params(encoder, jax.random.key(0))))
 
@@ -206,11 +208,13 @@ def load_sharded(path: storage.Path) -> dict:
 
     Every device reads its own part. Raises what `load_params` does.
     """
-    return load_params(path, param_structs(Encoder(architecture(metadata(path)))))
+    return load_params(path, param_structs(build(architecture(metadata(path)))))
 
 
-def save_params(run: storage.Path, params: dict, meta: dict[str, Any], tokenizer: Tokenizer) -> None:
-    """Writes parameters alone as `run/checkpoints/0`, with the metadata that `metadata_for` made and their tokenizer.
+def save_params(run: storage.Path, params: dict, meta: dict[str, Any], tokenizer: Tokenizer, *, step: int = 0) -> None:
+    """Write parameters alone as `run/checkpoints/STEP`, with the metadata that `metadata_for` made and their tokenizer.
+
+    Steps before it are deleted.
 
     Each host writes what its devices hold, and goes on when all of it can be read. Raises CheckpointError as
     `orbax_path` does, and StorageError where another process writes to the folder.
@@ -221,8 +225,17 @@ def save_params(run: storage.Path, params: dict, meta: dict[str, Any], tokenizer
         if hosts.is_primary():
             tokenizer.save(run / "tokenizer.json")
         with checkpointer(run, every=1, keep=1) as writer:
-            writer.save(0, {"encoder": params}, custom_metadata=meta, force=True, overwrite=True)
+            writer.save(step, {"encoder": params}, custom_metadata=meta, force=True, overwrite=True)
     hosts.barrier(f"saved {run}")
+
+
+def delete_steps(run: storage.Path, first: int) -> None:
+    """Delete the checkpoints of a run from step `first` on. On many hosts all call this."""
+    if hosts.is_primary():
+        for step in saved_steps(run):
+            if step >= first:
+                epath.Path(run / "checkpoints" / str(step)).rmtree()
+    hosts.barrier(f"deleted steps of {run}")
 
 
 def metadata(path: storage.Path) -> dict[str, Any]:

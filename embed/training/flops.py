@@ -13,7 +13,8 @@ import jax
 from jax.extend import core
 
 from embed.batch import Inputs, Pairs
-from embed.model.encoder import Encoder, encode_pairs
+from embed.model.build import EncoderModule
+from embed.model.encoder import encode_pairs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,7 @@ CHIPS = {
 }
 
 
-def model_flops(encoder: Encoder, params: Any, pairs: Pairs) -> float:
+def model_flops(encoder: EncoderModule, params: Any, pairs: Pairs) -> float:
     """Operations that a batch's encoding takes forward and backward, with nothing made twice and without the loss."""
 
     def forward(params: Any, pairs: Pairs) -> Any:

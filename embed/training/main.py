@@ -19,13 +19,14 @@ from ml_collections import ConfigDict, config_flags
 
 from embed.data.discover import DatasetError
 from embed.data.media.decode import MediaError
-from embed.data.preprocess import LimitError
+from embed.data.pieces import LimitError
 from embed.data.records import RecordError
 from embed.distributed import storage
+from embed.distributed.devices import skip_absent_tpu
 from embed.distributed.mesh import make_mesh
 from embed.distributed.preemption import RESTART_STATUS, Restart
 from embed.hf import HubError
-from embed.synthesis.ask import AskError
+from embed.synthesis.llm import LLMError
 from embed.training.checkpoint import CheckpointError
 from embed.training.config_check import FIELDS, ConfigError, check_config
 from embed.training.metrics import Diverged
@@ -44,7 +45,7 @@ USER_ERRORS = (
     HubError,
     SoupError,
     Diverged,
-    AskError,
+    LLMError,
     storage.StorageError,
     FileNotFoundError,
     NotADirectoryError,
@@ -192,6 +193,7 @@ def check_folders(config: ConfigDict) -> None:
 
 def join_pod() -> None:
     """Joins the other hosts of a pod; alone there is nothing to join."""
+    skip_absent_tpu()
     if "JAX_COORDINATOR_ADDRESS" in os.environ:  # launch/simulate.sh, or a cluster that JAX does not know
         jax.distributed.initialize(
             os.environ["JAX_COORDINATOR_ADDRESS"],

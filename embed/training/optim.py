@@ -8,7 +8,7 @@ from embed.model import params as partition
 NEVER = 2**31 - 1
 # Vectors and scalars, told by name since scanned layers stack them: scales and biases of norms and maps, what a layer's
 # output is multiplied by, the audio tower's scale of each dimension of a head, and constants.
-NO_DECAY = ("scale", "bias", "scalar", "fine", *partition.CONSTANTS)
+NO_DECAY = ("scale", "bias", "scalar", "per_dim_scale", *partition.CONSTANTS)
 
 
 def adamw(

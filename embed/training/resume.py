@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 # What makes two runs one, of a checkpoint's metadata.
 SAME = (
     *("experiment", "code_of_experiment", "architecture", "tasks", "data", "seed", "dtype"),
-    *("trained_parameters", "optimizer"),
+    *("trained_parameters", "loss_parameters", "optimizer"),
 )
 SHOWN = 8  # differences named in an error
 

@@ -12,12 +12,13 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from embed.batch import Candidates
-from embed.data.preprocess import Budget
+from embed.data.budget import Budget
 from embed.data.tasks import Task
 from embed.distributed import storage
 from embed.losses.contrastive import contrastive_loss
 from embed.losses.regularizers import hard_negative_weighting
-from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, max_microbatch_rows
+from embed.model.build import build
+from embed.model.encoder import encode_by_microbatch, encode_pairs, max_microbatch_rows
 from embed.model.presets import PRESETS
 from embed.training import loop, optim
 from embed.training.main import experiment_metadata, run
@@ -90,7 +91,7 @@ TASKS = (
 
 def plan(config: ConfigDict) -> loop.Run:
     arch, work = PRESETS[config.model], storage.path(config.workdir)
-    encoder = Encoder(arch, jnp.dtype(config.dtype), config.remat, config.unroll)
+    encoder = build(arch, jnp.dtype(config.dtype), config.remat, config.unroll)
 
     def loss(params, pairs, candidates, key):
         def embed(inputs):

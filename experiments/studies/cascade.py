@@ -19,8 +19,9 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from embed.data import discover
-from embed.data.preprocess import Budget
-from embed.data.records import Audio, Record, Text, content_hash, to_bytes
+from embed.data.budget import Budget
+from embed.data.modalities import Audio, Text
+from embed.data.records import Record, content_hash, to_bytes
 from embed.data.sources import open_split, read_records, write_shards
 from embed.distributed import hosts, storage
 from embed.embedder import Embedder

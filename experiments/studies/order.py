@@ -12,7 +12,7 @@ import logging
 import numpy as np
 from ml_collections import ConfigDict
 
-from embed.data.preprocess import Budget
+from embed.data.budget import Budget
 from embed.data.records import content_hash, to_bytes
 from embed.data.sources import open_split, read_records, write_shards
 from embed.data.tasks import Task
@@ -74,7 +74,7 @@ def main(config: ConfigDict) -> None:
     with hosts.primary_first("sequences"):
         if not (root / "data" / "manifest.json").exists():
             for split in ("train", "test"):
-                write_shards(root / "data" / TASK.name, split, map(to_bytes, sequences.sequences(split)))
+                write_shards(root / "data" / TASK.name, split, map(to_bytes, sequences.sequence_records(split)))
             (root / "data" / "manifest.json").write_text(json.dumps({"task": "interleaved"}))
     embedder = Embedder.load(path)
     suite = list(

@@ -9,8 +9,8 @@ import soundfile
 from PIL import Image as Pillow
 
 from embed.data import discover, mixture
+from embed.data.budget import Budget
 from embed.data.discover import DatasetError
-from embed.data.preprocess import Budget
 from embed.data.sources import open_split
 
 MOST = Budget(64, images=2, patches=16, clips=1, frames=16)

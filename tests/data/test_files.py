@@ -22,7 +22,7 @@ from embed.data.media.decode import (
     decode_image,
     decode_video,
 )
-from embed.data.records import Audio, Image, Pdf, Text, Video
+from embed.data.modalities import Audio, Image, Pdf, Text, Video
 
 RNG = np.random.default_rng(0)
 PHOTO = RNG.integers(0, 256, (48, 64, 3), np.uint8)
@@ -127,7 +127,7 @@ def test_a_text_is_what_its_mark_says(tmp_path, encoding):
 )
 def test_a_medium_that_holds_text_is_refused(tmp_path, suffix):
     path = write(tmp_path, "a" + suffix, TEXT.encode())
-    with pytest.raises(ValueError, match=rf"a\{suffix} holds text.*does not end in \{suffix}$"):
+    with pytest.raises(ValueError, match=rf"a\{suffix} holds text, but its name ends in \{suffix}: rename it$"):
         read_file(path)
     assert is_media(path.name) and not is_media("a.txt") and not is_media("app.ts")
 
@@ -172,7 +172,7 @@ def test_a_binary_file_is_no_text(tmp_path, name, data, kind):
     "data, why",
     [
         ("größer".encode("latin-1"), "not UTF-8 text: byte 0xf6 at 2"),
-        ("größer als".encode("utf-16-le"), "NUL bytes), and its name is not"),
+        ("größer als".encode("utf-16-le"), "NUL bytes), but its name is not"),
         (TEXT.encode("shift-jis", "replace"), "not UTF-8 text"),
         (b"\xff\xfea", "not UTF-16-LE text"),
         (b"", "is an empty file"),

@@ -10,8 +10,9 @@ import pytest
 
 from embed.data import fingerprint
 from embed.data import sources as sources_module
-from embed.data.preprocess import Budget
-from embed.data.records import Image, Record, RecordError, Text, to_bytes
+from embed.data.budget import Budget
+from embed.data.modalities import Image, Text
+from embed.data.records import Record, RecordError, to_bytes
 from embed.data.sources import ArrayRecordSource, JsonlSource, TfdsSource, open_split, write, write_shards
 from embed.data.tasks import Task
 
@@ -89,7 +90,7 @@ def test_records_that_are_made_when_they_are_read_are_seen_by_content():
 
 
 def test_of_large_files_sizes_and_blocks_are_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(fingerprint, "WHOLE", 1000)
+    monkeypatch.setattr(fingerprint, "MAX_BYTES", 1000)
     monkeypatch.setattr(fingerprint, "BLOCK", 100)
     file = tmp_path / "train.array_record"
     write(file, records(100))

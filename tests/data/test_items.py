@@ -14,7 +14,7 @@ from PIL import Image as Pillow
 from embed.data.items import to_integer, to_part, to_parts, to_sequence
 from embed.data.media.audio import LOUDEST
 from embed.data.media.decode import MediaError, decode_audio, decode_image
-from embed.data.records import Audio, Image, Pdf, Text, Video
+from embed.data.modalities import Audio, Image, Pdf, Text, Video
 
 RNG = np.random.default_rng(0)
 TONE = (0.5 * np.sin(np.arange(3200) / 7)).astype(np.float32)

@@ -13,9 +13,12 @@ from PIL import Image as Pillow
 from embed.batch import PAD_ID
 from embed.data import mixture
 from embed.data import sources as sources_module
+from embed.data.budget import Budget
+from embed.data.modalities import Image, Text
 from embed.data.packing import Packing, Rows
-from embed.data.preprocess import Budget, LimitError, decode
-from embed.data.records import Image, Record, RecordError, Text, to_bytes
+from embed.data.pieces import LimitError
+from embed.data.preprocess import make_pieces
+from embed.data.records import Record, RecordError, to_bytes
 from embed.data.sources import ArrayRecordSource, JsonlSource, TfdsSource, open_split, write, write_shards
 from embed.data.tasks import Task, make_pairs
 
@@ -154,7 +157,7 @@ def test_any_random_access_examples_are_a_source():
 
 def test_a_text_of_a_million_characters_is_refused(preprocessor):
     with pytest.raises(LimitError, match="1,000,000 characters"):
-        decode((Text("a" * 1_000_000),), preprocessor)
+        make_pieces((Text("a" * 1_000_000),), preprocessor)
 
 
 def test_special_tokens_in_a_text_are_text(preprocessor):

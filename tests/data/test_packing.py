@@ -13,19 +13,22 @@ from test_mixture import png, same
 
 from embed.batch import Pairs
 from embed.data import mixture
+from embed.data.budget import Budget
 from embed.data.collate import packed_rows
+from embed.data.modalities import Audio, Image, Text
 from embed.data.packing import OVERFLOWED, Packing, Rows, assign, pack, rows_for
-from embed.data.preprocess import Budget, TextPiece
-from embed.data.records import Audio, Image, Record, RecordError, Text
+from embed.data.pieces import TextPiece
+from embed.data.records import Record, RecordError
 from embed.data.tasks import Task, batch_structs, make_pairs
 from embed.distributed import mesh
 from embed.losses.contrastive import contrastive_loss
-from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, init_params
+from embed.model.build import build
+from embed.model.encoder import encode_by_microbatch, encode_pairs, init_params
 
 SMALL = dataclasses.replace(
     ARCH, d_model=16, d_ff=24, layer_groups=1, per_layer_dim=4, matryoshka_dims=(4, 8, 16)
 )  # little to compile
-ENCODER = Encoder(SMALL, remat=False)
+ENCODER = build(SMALL, remat=False)
 ONE, OTHER = Budget(24), Budget(40, images=1, patches=4, clips=1, frames=4)
 ROOMY = Packing(
     4,

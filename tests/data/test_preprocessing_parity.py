@@ -44,11 +44,13 @@ from transformers.models.gemma4_unified.feature_extraction_gemma4_unified import
 )
 
 from embed.data import tokenizer as tokenizers  # noqa: E402
+from embed.data.budget import num_tokens, standard_budget  # noqa: E402
 from embed.data.collate import make_rows  # noqa: E402
 from embed.data.media.decode import decode_audio, decode_image, decode_video, sample_times  # noqa: E402
 from embed.data.media.patches import resize_to_patches  # noqa: E402
-from embed.data.preprocess import AudioPiece, ImagePiece, Preprocessor, decode, num_tokens, standard_budget  # noqa: E402
-from embed.data.records import Audio, Image, Text, Video  # noqa: E402
+from embed.data.modalities import Audio, Image, Text, Video  # noqa: E402
+from embed.data.pieces import AudioPiece, ImagePiece  # noqa: E402
+from embed.data.preprocess import Preprocessor, make_pieces  # noqa: E402
 from embed.model.presets import EMBEDDINGGEMMA2, GEMMA4_12B, GEMMA4_E2B  # noqa: E402
 
 MEL = Gemma4AudioFeatureExtractor()
@@ -192,7 +194,7 @@ def test_sounds_are_the_references(tokenizer, seconds, rate, channels, kind):
     data = sound_file(seconds, rate, channels, kind)
     samples = decode_audio(data)
     windows = [samples[start : start + 480_000] for start in range(0, len(samples), 480_000)]
-    clips = decode((Audio(data),), Preprocessor(tokenizer, GEMMA4_E2B.media))
+    clips = make_pieces((Audio(data),), Preprocessor(tokenizer, GEMMA4_E2B.media))
     assert len(clips) == len([window for window in windows if len(window) > 160])
     processor = types.SimpleNamespace(
         feature_extractor=MEL, audio_seq_length=750, compute_sscp=embedding_gemma2.EmbeddingGemma2Processor.compute_sscp
@@ -201,19 +203,19 @@ def test_sounds_are_the_references(tokenizer, seconds, rate, channels, kind):
     rules += [gemma4.Gemma4Processor._compute_audio_num_tokens]
     for clip, window in zip(clips, windows, strict=False):
         frames, tokens = heard(window)
-        assert isinstance(clip, AudioPiece) and clip.tokens == tokens
+        assert isinstance(clip, AudioPiece) and clip.num_tokens == tokens
         assert all(rule(processor, window, 16_000) == tokens for rule in rules)
         np.testing.assert_allclose(clip.frames, frames, rtol=0, atol=1e-5)
-    (clip,) = decode((Audio(data),), Preprocessor(tokenizer, GEMMA4_12B.media))
-    assert isinstance(clip, AudioPiece) and clip.tokens == len(clip.frames)
+    (clip,) = make_pieces((Audio(data),), Preprocessor(tokenizer, GEMMA4_12B.media))
+    assert isinstance(clip, AudioPiece) and clip.num_tokens == len(clip.frames)
     np.testing.assert_array_equal(clip.frames, RAW(samples)["input_features"][0])
 
 
 @pytest.mark.parametrize("samples", [161, 320, 321, 480, 481, 1599, 1600, 479_999, 480_000])
 def test_every_length_has_the_references_frames(tokenizer, samples):
     frames, tokens = heard(sound(samples / 16_000, 16_000)[:, 0])
-    (clip,) = decode((Audio(sound_file(samples / 16_000)),), Preprocessor(tokenizer, EMBEDDINGGEMMA2.media))
-    assert isinstance(clip, AudioPiece) and clip.frames.shape == frames.shape and clip.tokens == tokens
+    (clip,) = make_pieces((Audio(sound_file(samples / 16_000)),), Preprocessor(tokenizer, EMBEDDINGGEMMA2.media))
+    assert isinstance(clip, AudioPiece) and clip.frames.shape == frames.shape and clip.num_tokens == tokens
 
 
 # Video
@@ -270,7 +272,7 @@ def test_a_videos_frames_are_cut_as_the_references_images(tokenizer, most):
     preprocessor = Preprocessor(tokenizer, (EMBEDDINGGEMMA2 if most == 140 else GEMMA4_12B).media)
     data = video_file(Fraction(25), 2.9)
     frames, _ = decode_video(data, 32)
-    pieces = decode((Video(data),), preprocessor)
+    pieces = make_pieces((Video(data),), preprocessor)
     for frame, piece in zip(frames, pieces, strict=True):
         assert_same_patches(frame, most)
         assert isinstance(piece, ImagePiece)
@@ -389,7 +391,7 @@ def test_token_ids_are_those_of_the_whole_prompt(words, kind, order):
     expected = theirs(their_string(kind, order, list(texts)))["input_ids"]
 
     media = {"i": Image(IMAGES["odd"]), "v": Video(VIDEO), "a": Audio(SHORT), "l": Audio(LONG)}
-    pieces = decode(tuple(Text(texts.pop(0)) if each == "t" else media[each] for each in order), preprocessor)
+    pieces = make_pieces(tuple(Text(texts.pop(0)) if each == "t" else media[each] for each in order), preprocessor)
     budget = standard_budget(pieces, words)
     laid = jax.tree.map(lambda leaf: leaf[0], make_rows([pieces], budget, preprocessor))
     count = int((laid.segments > 0).sum())

@@ -8,18 +8,8 @@ import numpy as np
 import pytest
 
 from embed.data.build.formats import parse_beir
-from embed.data.records import (
-    Image,
-    Record,
-    RecordError,
-    Text,
-    from_bytes,
-    parse_graded,
-    parse_item,
-    parse_line,
-    to_bytes,
-    validate,
-)
+from embed.data.modalities import Image, Text
+from embed.data.records import Record, RecordError, from_bytes, parse_graded, parse_item, parse_line, to_bytes, validate
 from embed.data.sources import JsonlSource, open_split, read_records, splits_in, write
 from embed.retrieval.corpus_embeddings import read_pairs
 from embed.training import prepare

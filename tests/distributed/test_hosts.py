@@ -30,8 +30,10 @@ from flax.traverse_util import flatten_dict
 from jax._src import compilation_cache, compiler
 
 from embed.batch import Dropout
-from embed.data.preprocess import Budget, Preprocessor
-from embed.data.records import Record, Text
+from embed.data.budget import Budget
+from embed.data.modalities import Text
+from embed.data.preprocess import Preprocessor
+from embed.data.records import Record
 from embed.data.sources import open_split, write
 from embed.data.tasks import Task
 from embed.data.tokenizer import Tokenizer
@@ -42,7 +44,8 @@ from embed.embedder import Embedder
 from embed.eval import suite as evaluate
 from embed.losses.contrastive import contrastive_loss
 from embed.losses.ring import ring_score
-from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs
+from embed.model.build import build
+from embed.model.encoder import encode_by_microbatch, encode_pairs
 from embed.training import checkpoint, loop, optim, soup
 from embed.training import main as entry
 
@@ -75,7 +78,7 @@ def prepare(folder: pathlib.Path) -> None:
 def main(data: pathlib.Path, folder: pathlib.Path, shape: tuple[int, int, int], steps: int, stall: float) -> None:
     """Trains `folder` to `steps` as one of the hosts, then averages and evaluates."""
     entry.join_pod()
-    encoder = Encoder(SMALL, remat=False)
+    encoder = build(SMALL, remat=False)
 
     def loss(params, pairs, candidates, key):
         def embed(inputs):

@@ -11,12 +11,14 @@ from conftest import ARCH
 from configs import cpu
 from embed.data.discover import DatasetError
 from embed.data.media.decode import MediaError, decode_audio
+from embed.data.modalities import Audio, Image, Text
 from embed.data.preprocess import Preprocessor
-from embed.data.records import Audio, Image, Record, Text
+from embed.data.records import Record
 from embed.data.sources import open_split, read_records
 from embed.eval.asr import transcribe, with_noise
 from embed.eval.benchmarks import score
-from embed.model.encoder import Encoder, init_params
+from embed.model.build import build
+from embed.model.encoder import init_params
 from embed.model.presets import PRESETS
 from embed.training import checkpoint
 from embed.training.config_check import ConfigError
@@ -88,7 +90,7 @@ def tones(tmp_path, monkeypatch, tokenizer):
             lines = "".join(json.dumps(row) + "\n" for row in rows)
             (tmp_path / "all" / name / f"{split}.jsonl").write_text(lines)
     described = checkpoint.metadata_for(ARCH, Preprocessor(tokenizer, ARCH.media))
-    checkpoint.save_params(tmp_path / "start", init_params(Encoder(ARCH), jax.random.key(0)), described, tokenizer)
+    checkpoint.save_params(tmp_path / "start", init_params(build(ARCH), jax.random.key(0)), described, tokenizer)
     config = cpu.get_config()
     config.update({"pairs": str(tmp_path / "all"), "checkpoint": str(tmp_path / "start"), "steps": 1, "unroll": 1})
     config.workdir = str(tmp_path / "runs")

@@ -3,7 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from embed.data.records import Image, Record, RecordError, Text
+from embed.data.modalities import Image, Text
+from embed.data.records import Record, RecordError
 from embed.eval import benchmarks
 from embed.eval.benchmarks import Benchmark, from_folder, from_pairs, rank, score
 

@@ -15,12 +15,14 @@ from mteb._evaluators.retrieval_metrics import calculate_retrieval_scores
 from mteb.mocks.mock_run import mock_run
 from PIL import Image as Pillow
 
-from embed.data.records import Audio, Image, Record, Text, Video
+from embed.data.modalities import Audio, Image, Text, Video
+from embed.data.records import Record
 from embed.embedder import Embedder
 from embed.eval.benchmarks import from_pairs, score
 from embed.eval.mteb import BENCHMARKS, MtebModel, find_tasks
 from embed.eval.mteb_tasks import as_task
-from embed.model.encoder import Encoder, init_params
+from embed.model.build import build
+from embed.model.encoder import init_params
 
 try:  # mteb decodes with it in places, so its audio and video tasks need it; it is found only beside ffmpeg's libraries
     import torchcodec  # noqa: F401
@@ -35,7 +37,7 @@ GERMAN = ["rot", "grün", "blau", "klein", "groß", "Stern", "Kreis", "links", "
 
 @pytest.fixture
 def embedder(preprocessor):
-    encoder = Encoder(ARCH, remat=False)
+    encoder = build(ARCH, remat=False)
     return Embedder(encoder, init_params(encoder, jax.random.key(0)), preprocessor)
 
 
@@ -135,7 +137,7 @@ def test_what_is_too_long_is_cut(embedder):
     soundfile.write(start, np.sin(np.arange(8000 * 180) / 9), 8000, format="FLAC")
     model = MtebModel(embedder, "tiny")
     long, cut = (model._pieces([Audio(sound.getvalue())]) for sound in (out, start))
-    assert len(long) == len(cut) and sum(piece.tokens for piece in long) == 180 * 25
+    assert len(long) == len(cut) and sum(piece.num_tokens for piece in long) == 180 * 25
     for one, other in zip(long, cut, strict=True):
         np.testing.assert_allclose(one.frames, other.frames, atol=1e-3)  # the resampler sees the end in one of them
     assert len(model._pieces([Text("a red square " * 50_000)])[0].ids) == 8192 - 2

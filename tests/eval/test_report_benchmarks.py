@@ -9,7 +9,8 @@ from configs import cpu
 from embed.data.preprocess import Preprocessor
 from embed.eval import report_benchmarks
 from embed.eval.report_benchmarks import FORWARD, REVERSE, TABLES
-from embed.model.encoder import Encoder, init_params
+from embed.model.build import build
+from embed.model.encoder import init_params
 from embed.training import checkpoint
 from embed.training.config_check import ConfigError
 from experiments import published as experiment
@@ -58,7 +59,7 @@ def test_data_is_scored_the_ways_that_the_report_has(root):
 
 def test_what_is_there_is_scored_and_what_is_not_is_named(root, tmp_path, tokenizer, capsys):
     preprocessor = Preprocessor(tokenizer, ARCH.media)
-    params = init_params(Encoder(ARCH), jax.random.key(0))
+    params = init_params(build(ARCH), jax.random.key(0))
     checkpoint.save_params(tmp_path / "run", params, checkpoint.metadata_for(ARCH, preprocessor), tokenizer)
     config = cpu.get_config()
     config.update({"checkpoint": str(tmp_path / "run"), "pairs": str(root), "like": "mine:DOCCI"})

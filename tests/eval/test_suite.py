@@ -12,14 +12,16 @@ from configs import cpu
 from embed import toy_corpora
 from embed.data.discover import DatasetError
 from embed.data.media.decode import MediaError
-from embed.data.preprocess import MAX_CHARACTERS, MAX_TOKENS, LimitError, Preprocessor
+from embed.data.pieces import MAX_CHARACTERS, MAX_TOKENS, LimitError
+from embed.data.preprocess import Preprocessor
 from embed.data.records import RecordError
 from embed.distributed import storage
 from embed.distributed.mesh import make_mesh
 from embed.embedder import Embedder
 from embed.eval import report_benchmarks, suite
 from embed.eval.evaluate import evaluate_checkpoints
-from embed.model.encoder import Encoder, init_params
+from embed.model.build import build
+from embed.model.encoder import init_params
 from embed.training import checkpoint
 from experiments import published, recipe
 from experiments.studies import findings, negatives
@@ -30,7 +32,7 @@ def run(tmp_path_factory, tokenizer) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("evaluate") / "run"
     described = checkpoint.metadata_for(ARCH, Preprocessor(tokenizer, ARCH.media))
     with jax.set_mesh(make_mesh((1, 1, 1))):
-        checkpoint.save_params(folder, init_params(Encoder(ARCH), jax.random.key(0)), described, tokenizer)
+        checkpoint.save_params(folder, init_params(build(ARCH), jax.random.key(0)), described, tokenizer)
     return folder
 
 

@@ -19,11 +19,13 @@ from embed.data.preprocess import Preprocessor
 from embed.data.tasks import batch_structs
 from embed.distributed.mesh import make_mesh
 from embed.hf.export import export
-from embed.model.encoder import Encoder, init_params
+from embed.model.build import build
+from embed.model.encoder import init_params
 from embed.model.presets import PRESETS
-from embed.training import checkpoint, loop
+from embed.training import checkpoint
 from embed.training.main import strip_prose
 from embed.training.prepare import prepare_preprocessor
+from embed.training.start import state_structs
 from experiments import finetune
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -57,7 +59,7 @@ def gemma(tmp_path_factory, tokenizer):
     folder = tmp_path_factory.mktemp("gemma")
     arch = PRESETS["tiny_embeddinggemma2"]
     with jax.set_mesh(make_mesh((1, 1, 1))):
-        params = init_params(Encoder(arch), jax.random.key(0))
+        params = init_params(build(arch), jax.random.key(0))
     preprocessor = Preprocessor(tokenizer, arch.media)
     checkpoint.save_params(folder / "run", params, checkpoint.metadata_for(arch, preprocessor), tokenizer)
     export(folder / "run", folder / "hub")
@@ -97,7 +99,7 @@ def test_a_fork_traces_to_a_loss(gemma, monkeypatch, name):
     config.update({"unroll": 1, "pretrained": str(gemma)})
     own = (finetune.TASKS,) if name in OF_PAIRS else ()  # what others learn from their datasets
     plan = importlib.import_module(f"experiments.{name}").plan(config, *own)
-    params, task, key = loop.state_shapes(plan)[1].params, plan.tasks[-1], jax.eval_shape(lambda: jax.random.key(0))
+    params, task, key = state_structs(plan)[1].params, plan.tasks[-1], jax.eval_shape(lambda: jax.random.key(0))
     pairs = batch_structs(task, plan.encoder.arch.media)
     value, metrics = jax.eval_shape(lambda *args: plan.loss(*args, task.candidates, key), params, pairs)
     assert value.shape == metrics["accuracy"].shape == ()

@@ -11,7 +11,8 @@ import experiments
 from configs import cpu
 from embed import toy_corpora
 from embed.eval import compare, suite
-from embed.model.encoder import Encoder, init_params
+from embed.model.build import build
+from embed.model.encoder import init_params
 from embed.model.presets import PRESETS
 from embed.training import checkpoint
 from embed.training.config_check import ConfigError
@@ -31,7 +32,7 @@ def config(tmp_path, monkeypatch):
         monkeypatch.delitem(toy_corpora.CORPORA, name)
     toy_corpora.build(tmp_path / "data", most=16)
     preprocessor = prepare_preprocessor(ARCH, tmp_path / "data")
-    start, described = init_params(Encoder(ARCH), jax.random.key(0)), checkpoint.metadata_for(ARCH, preprocessor)
+    start, described = init_params(build(ARCH), jax.random.key(0)), checkpoint.metadata_for(ARCH, preprocessor)
     checkpoint.save_params(tmp_path / "runs" / finetune.START, start, described, preprocessor.tokenizer)
     monkeypatch.setattr(findings, "SEEDS", (0, 1))
     monkeypatch.setattr(suite, "SUITE", {name: suite.SUITE[name] for name in NAMES})

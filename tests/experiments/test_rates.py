@@ -8,7 +8,8 @@ from conftest import ARCH
 from configs import cpu
 from embed import toy_corpora
 from embed.eval import suite
-from embed.model.encoder import Encoder, init_params
+from embed.model.build import build
+from embed.model.encoder import init_params
 from embed.model.presets import PRESETS
 from embed.training import checkpoint
 from embed.training.prepare import prepare_preprocessor
@@ -25,7 +26,7 @@ def test_rates_are_compared(tmp_path, monkeypatch, capsys):
         monkeypatch.delitem(toy_corpora.CORPORA, name)
     toy_corpora.build(tmp_path / "data", most=16)
     preprocessor = prepare_preprocessor(ARCH, tmp_path / "data")
-    start, described = init_params(Encoder(ARCH), jax.random.key(0)), checkpoint.metadata_for(ARCH, preprocessor)
+    start, described = init_params(build(ARCH), jax.random.key(0)), checkpoint.metadata_for(ARCH, preprocessor)
     checkpoint.save_params(tmp_path / "runs" / finetune.START, start, described, preprocessor.tokenizer)
     monkeypatch.setattr(rates, "MIXTURES", 3)
     monkeypatch.setattr(finetune, "TASKS", tuple(task for task in finetune.TASKS if task.name in NAMES))

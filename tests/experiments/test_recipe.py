@@ -21,7 +21,7 @@ from conftest import ARCH
 
 from configs import cpu
 from embed import toy_corpora
-from embed.data.preprocess import Budget
+from embed.data.budget import Budget
 from embed.data.tasks import Task
 from embed.distributed import hosts
 from embed.distributed.mesh import make_mesh

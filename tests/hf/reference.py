@@ -15,7 +15,8 @@ from transformers import (
 )
 
 from embed.batch import Inputs
-from embed.data.preprocess import AudioPiece, Budget, ImagePiece, TextPiece
+from embed.data.budget import Budget
+from embed.data.pieces import AudioPiece, ImagePiece, TextPiece
 
 VOCABULARY = 512
 KINDS = ("embeddinggemma2", "gemma4_e2b", "gemma4_e4b", "gemma4_12b")
@@ -176,7 +177,9 @@ def their_inputs(model, row: Inputs, pieces: list, media) -> dict[str, torch.Ten
         (("pixel_values_videos", "video_position_ids"), model.config.video_token_id),
     ):
         cut = [
-            small_patches(p.patches, p.xy, pool) for p in pieces if isinstance(p, ImagePiece) and p.around[1] == token
+            small_patches(p.patches, p.xy, pool)
+            for p in pieces
+            if isinstance(p, ImagePiece) and p.delimiters[1] == token
         ]
         if cut:
             most = 9 * pool**2

@@ -18,7 +18,8 @@ from embed.data.preprocess import Preprocessor  # noqa: E402
 from embed.embedder import Embedder  # noqa: E402
 from embed.hf.export import export  # noqa: E402
 from embed.hf.load import import_checkpoint  # noqa: E402
-from embed.model.encoder import Encoder, init_params  # noqa: E402
+from embed.model.build import build
+from embed.model.encoder import init_params  # noqa: E402
 from embed.model.presets import PRESETS  # noqa: E402
 from embed.training import checkpoint  # noqa: E402
 
@@ -47,13 +48,13 @@ def test_import_export_import_keeps_every_bit(tmp_path, tokenizer, kind, monkeyp
 def made(tmp_path, name, tokenizer):
     """A checkpoint of a preset with random weights, and what it is exported to."""
     arch = PRESETS[name]
-    params = init_params(Encoder(arch), jax.random.key(1))
+    params = init_params(build(arch), jax.random.key(1))
     noise = np.random.default_rng(0)
 
     def shaken(path, leaf):
         if {key.key for key in path} & {"query_norm", "key_norm"}:
             leaf = leaf / 2  # tempered attention, as in the parity tests: sharp one magnifies how pixels are rounded
-        scale = {"scale": 0.2, "scalar": 0.1, "relative": 0.1, "fine": 0.1, "bias": 0.1, "position": 0.02}
+        scale = {"scale": 0.2, "scalar": 0.1, "relative": 0.1, "per_dim_scale": 0.1, "bias": 0.1, "position": 0.02}
         return np.asarray(leaf + scale.get(path[-1].key, 0) * noise.standard_normal(leaf.shape), np.float32)
 
     params = jax.tree_util.tree_map_with_path(shaken, params)
@@ -104,7 +105,7 @@ def test_sentence_transformers_gives_the_same_vectors(tmp_path, tokenizer, name)
 
 def test_other_models_and_full_folders_are_refused(tmp_path, tokenizer):
     arch = PRESETS["tiny"]
-    params = init_params(Encoder(arch), jax.random.key(1))
+    params = init_params(build(arch), jax.random.key(1))
     described = checkpoint.metadata_for(arch, Preprocessor(tokenizer, arch.media))
     checkpoint.save_params(tmp_path / "run", params, described, tokenizer)
     with pytest.raises(hf.HubError, match="trained with 16 soft tokens"):

@@ -21,7 +21,8 @@ from embed.distributed import mesh  # noqa: E402
 from embed.hf.config import is_embedder, read_architecture  # noqa: E402
 from embed.hf.load import load  # noqa: E402
 from embed.hf.tensors import DENSE, hf_tensor  # noqa: E402
-from embed.model.encoder import Encoder, encode  # noqa: E402
+from embed.model.build import build
+from embed.model.encoder import encode  # noqa: E402
 from embed.model.presets import PUBLISHED  # noqa: E402
 from embed.training import checkpoint  # noqa: E402
 
@@ -74,7 +75,7 @@ def test_every_tensor_has_the_name_and_shape_of_the_reference(tmp_path, name):
 
     there = {key: tuple(t.shape) for key, t in revert_weight_conversion(model, model.state_dict()).items()}
     here = {}
-    for path, leaf in flatten_dict(checkpoint.param_structs(Encoder(arch))).items():
+    for path, leaf in flatten_dict(checkpoint.param_structs(build(arch))).items():
         place = hf_tensor(path, arch, is_embedder(arch))
         sizes = dict(zip(place.axes.split("->")[1].split(), leaf.shape[place.names.ndim :], strict=True)) | {"1": 1}
         shape, group = [], None
@@ -92,7 +93,7 @@ def test_every_tensor_has_the_name_and_shape_of_the_reference(tmp_path, name):
     if not is_embedder(arch):
         assert here.pop(DENSE) == (arch.embed_dim, arch.d_model)
     assert here == there
-    count = sum(leaf.size for leaf in jax.tree.leaves(checkpoint.param_structs(Encoder(arch))))
+    count = sum(leaf.size for leaf in jax.tree.leaves(checkpoint.param_structs(build(arch))))
     added = 0 if is_embedder(arch) else arch.d_model * arch.embed_dim
     assert count == sum(t.numel() for t in model.state_dict().values()) + added
 
@@ -101,7 +102,9 @@ LOAD = """
 import pathlib, sys
 import jax, jax.numpy as jnp, numpy as np
 from embed import checkpoint, hf, mesh
-from embed.data.preprocess import Budget, Layout, Words
+from embed.data.budget import Budget
+from embed.data.pieces import TextPiece
+from embed.data.preprocess import Preprocessor
 from embed.data.collate import make_rows
 from embed.data.tokenizer import Tokenizer
 from embed.hf.load import load
@@ -115,13 +118,13 @@ with jax.set_mesh(mesh.make_mesh((1, 1, 1))):
     arch = hf.read_architecture(sys.argv[1])
     jax.block_until_ready(jnp.ones(8) + 1)
     before = peak()
-    like = jax.tree.map(lambda leaf: leaf.update(dtype=jnp.bfloat16), checkpoint.shapes(Encoder(arch)))
+    like = jax.tree.map(lambda leaf: leaf.update(dtype=jnp.bfloat16), checkpoint.shapes(build(arch)))
     params = hf.load(sys.argv[1], like)
     after = peak()
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     preprocessor = Preprocessor(Tokenizer.load(sys.argv[2]), arch.media)
     rows = make_rows([[TextPiece(tuple(range(5, 5 + n)))] for n in (4, 20)], Budget(32), preprocessor)
-    vectors = np.asarray(encode(Encoder(arch, jnp.bfloat16, remat=False), params, mesh.to_global(rows)))
+    vectors = np.asarray(encode(build(arch, jnp.bfloat16, remat=False), params, mesh.to_global(rows)))
     assert vectors.shape == (2, 768) and np.isfinite(vectors).all()
     print(before, after, peak(), size)
 """
@@ -163,12 +166,12 @@ def test_importing_embeddinggemma2_takes_little_more_than_one_copy(embeddinggemm
 def test_in_bfloat16_its_vectors_are_those_of_the_reference_in_float32(embeddinggemma2, tokenizer):
     """Every modality and interleaving, with padding, at the published size."""
     arch = read_architecture(embeddinggemma2)
-    like = jax.tree.map(lambda leaf: leaf.update(dtype=jnp.bfloat16), checkpoint.param_structs(Encoder(arch)))
+    like = jax.tree.map(lambda leaf: leaf.update(dtype=jnp.bfloat16), checkpoint.param_structs(build(arch)))
     params = load(embeddinggemma2, like)
     preprocessor, rng = Preprocessor(tokenizer, arch.media), np.random.default_rng(0)
     pieces = [random_pieces(order, arch.media, tokenizer, rng) for order in ORDERS]
     rows = mesh.to_global(make_rows(pieces, BUDGET, preprocessor))
-    found = np.asarray(encode(Encoder(arch, jnp.bfloat16, remat=False), params, rows))
+    found = np.asarray(encode(build(arch, jnp.bfloat16, remat=False), params, rows))
     del params
     model = published("embeddinggemma2")[0].from_pretrained(embeddinggemma2, dtype=torch.float32).eval()
     expected = np.stack(

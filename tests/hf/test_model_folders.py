@@ -20,7 +20,7 @@ from embed.embedder import Embedder
 from embed.hf.__main__ import main
 from embed.hf.export import export
 from embed.hf.weights import open_tensors
-from embed.model.encoder import Encoder
+from embed.model.build import build
 from embed.training import checkpoint, loop, optim
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
@@ -156,7 +156,7 @@ def test_weights_that_overflow_as_they_are_read_are_refused(folder, arch):
     with pytest.raises(hf.HubError, match=f"{ONE} holds NaN or infinity .* float32"):
         hf.load(folder)
     save_file(tensors | {ONE: np.full_like(tensors[ONE], 1e6)}, folder / "model.safetensors")
-    like = jax.tree.map(lambda leaf: leaf.update(dtype=np.float16), checkpoint.param_structs(Encoder(arch)))
+    like = jax.tree.map(lambda leaf: leaf.update(dtype=np.float16), checkpoint.param_structs(build(arch)))
     with pytest.raises(hf.HubError, match=f"{ONE} holds NaN or infinity .* float16"):
         hf.load(folder, like)
 
@@ -303,7 +303,7 @@ def test_ids_beyond_the_table_of_our_own_runs(run, tmp_path, arch, last):
     with pytest.raises(ValueError, match=last):
         Embedder.load(edited)
     plan = loop.Run(
-        Encoder(arch), [], None, optim.adamw(1e-3, warmup=1, steps=1), 1, 0, tmp_path, folder=tmp_path / "new"
+        build(arch), [], None, optim.adamw(1e-3, warmup=1, steps=1), 1, 0, tmp_path, folder=tmp_path / "new"
     )
     with pytest.raises(ValueError, match=last):
         loop.fit(plan, Preprocessor(Tokenizer.load(edited / "tokenizer.json"), arch.media), [])

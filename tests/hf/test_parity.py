@@ -18,7 +18,7 @@ from embed.data.preprocess import Preprocessor  # noqa: E402
 from embed.distributed import mesh  # noqa: E402
 from embed.hf.config import is_embedder  # noqa: E402
 from embed.model import audio, transformer, vision  # noqa: E402
-from embed.model.encoder import Encoder  # noqa: E402
+from embed.model.build import build
 
 ORDERS = ("w", "p", "s", "v", "wp", "pw", "wpw", "sw", "wsw", "vvw", "wvvs", "pwps", "swpvw", "wpsw", "pspw", "vsvw")
 
@@ -52,7 +52,7 @@ def laid_out(arch, tokenizer, seed, orders=ORDERS):
 
 
 def ours(arch, params, rows, dtype=jnp.float32):
-    encoder = Encoder(arch, dtype, remat=False)
+    encoder = build(arch, dtype, remat=False)
     apply = jax.jit(lambda params, inputs: encoder.apply({"params": params}, inputs)[:, 0])
     return np.asarray(apply(params, mesh.to_global(rows)), np.float32)
 

@@ -12,9 +12,9 @@ from embed.distributed import mesh
 from embed.losses.contrastive import contrastive_loss
 from embed.losses.loss import Params
 from embed.model import params as partition
-from embed.model.encoder import Encoder
+from embed.model.build import build
 from embed.training import optim
-from embed.training.loop import TrainState, make_step
+from embed.training.step import TrainState, make_step
 
 
 def start(kind):
@@ -31,7 +31,7 @@ def start(kind):
 
 def objective(arch):
     """The contrast of every input against the next one, whose vector is taken from the same pass."""
-    encoder = Encoder(arch, remat=False)
+    encoder = build(arch, remat=False)
 
     def loss(params, pairs, candidates, key):
         query = encoder.apply({"params": params.encoder}, pairs.query)[:, 0]

@@ -9,8 +9,9 @@ from conftest import ARCH
 from embed.data.preprocess import Preprocessor
 from embed.data.tokenizer import Tokenizer
 from embed.distributed import mesh
+from embed.model.build import build
 from embed.model.config import Architecture
-from embed.model.encoder import Encoder, init_params
+from embed.model.encoder import init_params
 from embed.training import checkpoint
 
 
@@ -25,5 +26,5 @@ def save_run(folder: pathlib.Path, tokenizer: Tokenizer) -> pathlib.Path:
     arch = text_arch(tokenizer)
     about = checkpoint.metadata_for(arch, Preprocessor(tokenizer, arch.media))
     with jax.set_mesh(mesh.make_mesh((1, 1, 1))):
-        checkpoint.save_params(folder, init_params(Encoder(arch), jax.random.key(1)), about, tokenizer)
+        checkpoint.save_params(folder, init_params(build(arch), jax.random.key(1)), about, tokenizer)
     return folder

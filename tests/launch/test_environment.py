@@ -75,8 +75,9 @@ def source(shell: str, tree: pathlib.Path, before: str, after: str, **environmen
     caller.mkdir(exist_ok=True)
     names = ("VIRTUAL_ENV", "CONSTRAINTS", "VENV", "PYTHON")
     clean = {name: value for name, value in os.environ.items() if name not in names}
+    script = f"{before}\n. {tree}/launch/environment.sh\n{after}"
     done = subprocess.run(
-        [shell, "-c", f"{before}\n. {tree}/launch/environment.sh\n{after}"], cwd=caller, text=True, env=clean | environment,
+        [shell, "-c", script], cwd=caller, text=True, env=clean | environment,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     assert not list(caller.iterdir())

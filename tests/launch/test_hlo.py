@@ -6,7 +6,7 @@ import pytest
 from jax import P
 
 from embed.distributed import mesh
-from launch.hlo import moved, traffic
+from launch.hlo import collectives, hbm_bytes
 
 N = 1 << 16
 SCALARS = 64  # bytes at most of a loop's counter in one round
@@ -33,7 +33,7 @@ def text(f, *args):
     ],
 )
 def test_every_operand_is_read_and_every_result_written_once(f, args, expected):
-    assert expected <= moved(text(f, *args)) <= expected + SCALARS
+    assert expected <= hbm_bytes(text(f, *args)) <= expected + SCALARS
 
 
 @pytest.mark.parametrize("rounds", [1, 4, 30])
@@ -52,7 +52,7 @@ def test_a_loop_counts_as_often_as_it_runs(body, xs, each, rounds):
         def f(carry, xs):
             return jax.lax.scan(body, carry, xs, length=length)[0]
 
-        return moved(text(f, array(xs or N), array(length, xs) if xs else None))
+        return hbm_bytes(text(f, array(xs or N), array(length, xs) if xs else None))
 
     extra = bytes_of(8 + rounds) - bytes_of(8)
     assert rounds * each <= extra <= rounds * (each + SCALARS)
@@ -63,7 +63,7 @@ def test_loops_within_loops_multiply():
         return jax.lax.fori_loop(0, 6, lambda _, a: jax.lax.fori_loop(0, 7, lambda _, a: jnp.sin(a), a), a)
 
     once = 2 * 4 * N
-    assert 42 * once <= moved(text(f, array(N))) <= 42 * (once + SCALARS) + 7 * once  # some copies around them
+    assert 42 * once <= hbm_bytes(text(f, array(N))) <= 42 * (once + SCALARS) + 7 * once  # some copies around them
 
 
 def test_an_update_in_place_moves_what_is_new():
@@ -71,7 +71,7 @@ def test_an_update_in_place_moves_what_is_new():
         return jax.lax.dynamic_update_slice(a, b, (i,))
 
     donated = jax.jit(f, donate_argnums=0).lower(array(N), array(100), array(dtype=jnp.int32)).compile().as_text()
-    assert 2 * 4 * 100 <= moved(donated) <= 2 * 4 * 100 + SCALARS
+    assert 2 * 4 * 100 <= hbm_bytes(donated) <= 2 * 4 * 100 + SCALARS
 
 
 TPU = """HloModule jit_f, is_scheduled=true
@@ -110,14 +110,14 @@ ENTRY %main (a: f32[8,1024], i: s32[], b: bf16[1024], c: f32[1,1024]) -> f32[8,1
 
 def test_memory_of_its_own_slices_and_updates_of_a_tpu():
     """copy: 2 kB read into vector memory; row: 4 kB of `a`, the index, 2 kB written; updated: 4 kB there and back."""
-    assert moved(TPU) == 2048 + (4096 + 4 + 2048) + (4096 + 4096 + 4)
+    assert hbm_bytes(TPU) == 2048 + (4096 + 4 + 2048) + (4096 + 4096 + 4)
 
 
 def on_eight(f, size):
     with jax.set_mesh(mesh.make_mesh((1, 8, 1))):
         spread = jax.shard_map(f, in_specs=P("data"), out_specs=P("data"), check_vma=False)
         x = jax.ShapeDtypeStruct((8 * size,), jnp.float32, sharding=P("data"))
-        return traffic(text(spread, x))
+        return collectives(text(spread, x))
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ ENTRY %main (a: f32[64], b: bf16[64]) -> f32[64] {
 
 
 def test_what_is_started_and_ended_apart_counts_once():
-    assert traffic(STARTED) == {
+    assert collectives(STARTED) == {
         "all-gather": (2, 4 * 512 + 6 * 512),
         "all-reduce": (2, 6 * 64 + 4 * 64),
         "collective-permute": (1, 4 * 64),

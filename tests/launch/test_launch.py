@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import types
@@ -14,11 +15,15 @@ import pytest
 from conftest import ARCH
 from jax import P
 
-from embed.data.preprocess import Budget, Preprocessor
-from embed.data.records import Record, Text
+from embed.data.budget import Budget
+from embed.data.modalities import Text
+from embed.data.preprocess import Preprocessor
+from embed.data.records import Record
 from embed.data.tasks import Task, batch_structs, make_pairs
 from embed.distributed import mesh
-from launch.hlo import overflow, traffic
+from embed.training.config_check import ConfigError
+from launch.hlo import collectives, parse_overflow
+from launch.tpu_slice import slice_devices
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -34,7 +39,7 @@ def test_collectives_are_counted_by_their_trips_and_bytes():
     with jax.set_mesh(mesh.make_mesh((1, 8, 1))):
         spread = jax.shard_map(program, in_specs=P("data"), out_specs=P("data"), check_vma=False)
         x = jax.ShapeDtypeStruct((64,), jnp.float32, sharding=P("data"))
-        found = traffic(jax.jit(spread).lower(x).compile().as_text())
+        found = collectives(jax.jit(spread).lower(x).compile().as_text())
     assert found == {"all-reduce": (5, 5 * 256 * 4), "collective-permute": (1, 256 * 4)}
 
 
@@ -46,9 +51,9 @@ def test_collectives_are_counted_by_their_trips_and_bytes():
     ],
 )
 def test_what_does_not_fit_is_read(said):
-    assert overflow(RuntimeError(said)) == (70.67, 15.75)
+    assert parse_overflow(RuntimeError(said)) == (70.67, 15.75)
     with pytest.raises(KeyError):
-        overflow(KeyError("another"))
+        parse_overflow(KeyError("another"))
 
 
 class Records:
@@ -73,16 +78,30 @@ def test_an_experiment_compiles_for_a_slice(tmp_path):
     command = [sys.executable, "-m", "launch.compile", "finetune", "--config=configs/cpu.py", "--topology=v5e:2x2"]
     subprocess.run([*command, "--task=scenes_audio", f"--out={out}"], cwd=ROOT, check=True, timeout=500)
     (line,) = map(json.loads, out.read_text().splitlines())
-    assert line["fits"] and line["task"] == "scenes_audio" and 1 <= line["ratio"] < 1.5
-    assert line["traffic"] and line["temporary"] < 1
+    assert line["fits"] and line["task"] == "scenes_audio" and 1 <= line["flops_ratio"] < 1.5
+    assert line["collectives"] and line["temporary_gib"] < 1
+
+
+@pytest.mark.parametrize("topology", ["nope", "v5e", "v5e:4", "v9:2x2", "v5litepod-16"])
+def test_an_unknown_topology_is_refused_with_the_choices(topology):
+    """Without libtpu too."""
+    with pytest.raises(ConfigError, match=f"--topology={topology}: not a TPU slice; choices: v5e:4x4, "):
+        slice_devices(topology)
+
+
+def test_an_unknown_topology_is_one_line_of_the_command():
+    command = [sys.executable, "-m", "launch.compile", "finetune", "--config=configs/cpu.py", "--topology=nope"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0 and not done.stdout
+    assert re.fullmatch(r"error: --topology=nope: not a TPU slice; choices: v5e:4x4, .*\n", done.stderr)
 
 
 def test_a_mixture_says_what_its_batches_hold(preprocessor):
-    from launch.mixture import line  # not above: it has flags of its own
+    from launch.mixture import format_task  # not above: it defines flags
 
     tasks = [Task("one", 4, 3.0, Budget(8), Budget(16), negatives=1), Task("two", 4, 1.0, Budget(8), Budget(8))]
     run = types.SimpleNamespace(steps=40, tasks=tasks, seed=0)
-    name, records, pairs, steps, epochs, tokens, padding, *media, cut, lost = line(
+    name, records, pairs, steps, epochs, tokens, padding, *media, cut, lost = format_task(
         run, tasks[0], Records(), preprocessor, 2
     )
     assert (name, records, pairs, steps, epochs) == ("one", "4", "4", "30", "30.0")

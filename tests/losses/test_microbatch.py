@@ -18,13 +18,15 @@ from flax.traverse_util import flatten_dict
 from formula import T, formula, random_pairs, relative
 
 from embed.batch import REPORT_CANDIDATES, Candidates, Dropout, Pairs
+from embed.data.budget import Budget
 from embed.data.collate import make_rows
-from embed.data.preprocess import Budget, ImagePiece, TextPiece
+from embed.data.pieces import ImagePiece, TextPiece
 from embed.distributed import mesh
 from embed.losses.contrastive import contrastive_loss
 from embed.losses.negatives import gather_and_score
 from embed.losses.ring import ring_score
-from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, init_params
+from embed.model.build import build
+from embed.model.encoder import encode_by_microbatch, encode_pairs, init_params
 
 SMALL = dataclasses.replace(
     ARCH, vocab_size=128, d_model=16, d_ff=24, layer_groups=1, per_layer_dim=4, matryoshka_dims=(4, 8, 16)
@@ -73,7 +75,7 @@ def random_batch(preprocessor, seed: int, q: int, h: int) -> Pairs:
 @functools.cache
 def plain(rate):
     """Two programs: (params, pairs, key) -> vectors, and with the gradients by these -> those by the parameters."""
-    encoder = Encoder(SMALL, remat=False)
+    encoder = build(SMALL, remat=False)
 
     def vectors(params, pairs, key):
         return encode_pairs(lambda rows: encoder.apply({"params": params}, rows), pairs, Dropout(key, rate))
@@ -110,7 +112,7 @@ def by_definition(params, pairs, key, candidates, rate):
 def test_the_step_is_that_of_the_plain_encoder(preprocessor, case):
     shape, q, microbatch, h, candidates, scorer, tile, rate, remat = case
     scorer = scorer if tile is None else functools.partial(scorer, tile=tile)
-    encoder = Encoder(SMALL, remat=remat)
+    encoder = build(SMALL, remat=remat)
 
     def loss(params, pairs, key):
         def embed(inputs):

@@ -10,8 +10,9 @@ from formula import T, formula, random_case, relative
 from jax.scipy.special import xlogy
 
 from embed.batch import REPORT_CANDIDATES, Candidates, Pairs
+from embed.data.budget import Budget
 from embed.data.collate import make_rows
-from embed.data.preprocess import AudioPiece, Budget, ImagePiece, TextPiece
+from embed.data.pieces import AudioPiece, ImagePiece, TextPiece
 from embed.distributed import mesh
 from embed.losses import temperature as temperatures
 from embed.losses.contrastive import contrastive_loss, identity

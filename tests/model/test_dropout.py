@@ -10,10 +10,12 @@ import pytest
 from conftest import ARCH
 
 from embed.batch import Dropout, Inputs, Pairs
+from embed.data.budget import Budget
 from embed.data.collate import make_rows
-from embed.data.preprocess import Budget, TextPiece
+from embed.data.pieces import TextPiece
 from embed.distributed import mesh
-from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, init_params
+from embed.model.build import build
+from embed.model.encoder import encode_by_microbatch, encode_pairs, init_params
 from embed.model.layers import apply_dropout
 from embed.model.transformer import Layer
 
@@ -89,7 +91,7 @@ def test_every_layer_has_masks_of_its_own(pairs):
             seen.append(jax.random.key_data(args[4].key))
         return call(*args, **kwargs)
 
-    encoder = Encoder(ARCH, remat=False, unroll=ARCH.layer_groups)
+    encoder = build(ARCH, remat=False, unroll=ARCH.layer_groups)
     params = init_params(encoder, jax.random.key(0))
     inputs = mesh.to_global(pairs.query)
     inputs = dataclasses.replace(inputs, dropout=Dropout(jax.random.split(jax.random.key(1), Q), 0.5))
@@ -100,7 +102,7 @@ def test_every_layer_has_masks_of_its_own(pairs):
 
 
 def test_without_dropout_the_program_is_what_it_was(pairs):
-    encoder = Encoder(ARCH)
+    encoder = build(ARCH)
     params = init_params(encoder, jax.random.key(0))
 
     def lowered(*dropout):

@@ -9,12 +9,14 @@ import pytest
 from conftest import ARCH
 
 from embed.batch import Inputs, Pairs
+from embed.data.budget import Budget
 from embed.data.collate import make_rows, packed_rows
-from embed.data.preprocess import AudioPiece, Budget, ImagePiece, TextPiece
+from embed.data.pieces import AudioPiece, ImagePiece, TextPiece
 from embed.distributed import mesh
-from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs, init_params
+from embed.model.build import build
+from embed.model.encoder import encode_by_microbatch, encode_pairs, init_params
 
-MODEL = Encoder(ARCH, remat=True)
+MODEL = build(ARCH, remat=True)
 
 
 def pieces(preprocessor, rng, order="wpsw"):
@@ -86,7 +88,7 @@ def test_every_token_sees_both_sides_and_no_other_segment(preprocessor, params):
 
 def test_a_hidden_state_depends_on_what_is_before_and_behind_it(preprocessor, params):
     inputs = mesh.to_global(rows(preprocessor, [[TextPiece(tuple(range(30, 58)))]] * 2))
-    module = Encoder(ARCH, remat=False)
+    module = build(ARCH, remat=False)
 
     def middle(table):
         variables = {"params": {**params, "vocabulary": table}}
@@ -173,7 +175,7 @@ def test_groups_written_out_give_the_same_numbers(preprocessor, params):
     inputs = mesh.to_global(rows(preprocessor, [pieces(preprocessor, np.random.default_rng(5))]))
 
     def value(params, unroll):
-        return jnp.sum(jnp.sin(Encoder(ARCH, remat=False, unroll=unroll).apply({"params": params}, inputs)))
+        return jnp.sum(jnp.sin(build(ARCH, remat=False, unroll=unroll).apply({"params": params}, inputs)))
 
     (scanned, grads), (written, others) = (
         jax.jit(jax.value_and_grad(value), static_argnums=1)(params, u) for u in (1, 2)

@@ -1,18 +1,20 @@
 """Late fusion: what a tower sees, what it doesn't, and that an experiment can take it for an encoder."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 from conftest import ARCH
 from test_encoder import BUDGET, pieces, rows
 
+from embed.data.budget import Budget
 from embed.data.collate import packed_rows
-from embed.data.preprocess import Budget
 from embed.distributed import mesh
-from embed.model.encoder import Encoder, init_params
-from embed.model.late_fusion import LateFusion
+from embed.model.build import build
+from embed.model.encoder import init_params
 
-MODEL = LateFusion(ARCH, remat=False)
+MODEL = build(dataclasses.replace(ARCH, encoder="embed.model.late_fusion:LateFusion"))
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ def test_words_and_media_meet_in_a_sum_of_unit_vectors(preprocessor, params):
 
 def test_words_are_those_of_an_encoder_of_their_own(preprocessor, params):
     words = rows(preprocessor, [pieces(preprocessor, np.random.default_rng(1), "w")] * 2, Budget(16))
-    plain = np.asarray(Encoder(ARCH).apply({"params": params["words"]}, mesh.to_global(words)))
+    plain = np.asarray(build(ARCH).apply({"params": params["words"]}, mesh.to_global(words)))
     found = embed(params, words)
     np.testing.assert_allclose(found, plain / np.linalg.norm(plain, axis=-1, keepdims=True), atol=2e-5)
     assert "vision" in params["media"] and "vision" not in params["words"]

@@ -11,19 +11,23 @@ from conftest import ARCH
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import P
 
+from embed.data.budget import Budget
 from embed.data.collate import make_rows
-from embed.data.preprocess import Budget, Preprocessor, TextPiece
-from embed.data.records import Record, Text
+from embed.data.modalities import Text
+from embed.data.pieces import TextPiece
+from embed.data.preprocess import Preprocessor
+from embed.data.records import Record
 from embed.data.tasks import Task
 from embed.distributed import mesh
 from embed.embedder import Embedder
 from embed.losses.contrastive import contrastive_loss
 from embed.model import lora
 from embed.model import params as partition
-from embed.model.encoder import Encoder, encode, encode_pairs, init_params
+from embed.model.build import build
+from embed.model.encoder import encode, encode_pairs, init_params
 from embed.training import checkpoint, loop, optim, soup
 
-ENCODER = Encoder(ARCH, remat=False)
+ENCODER = build(ARCH, remat=False)
 MESHES = [(1, 1, 1), (1, 4, 2)]
 RANK = 4
 GROUPS = ("backbone", "groups")

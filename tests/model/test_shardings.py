@@ -10,14 +10,14 @@ import pytest
 from conftest import ARCH
 
 from embed.batch import Candidates
+from embed.data.budget import Budget
 from embed.data.packing import Packing, Rows
-from embed.data.preprocess import Budget
 from embed.data.tasks import Task, batch_structs
 from embed.distributed import mesh
 from embed.losses.contrastive import contrastive_loss
 from embed.losses.ring import ring_score
-from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs
-from embed.model.late_fusion import LateFusion
+from embed.model.build import build
+from embed.model.encoder import encode_by_microbatch, encode_pairs
 from embed.model.presets import PRESETS
 from embed.training import checkpoint
 
@@ -29,9 +29,16 @@ ONE_KV_HEAD = dataclasses.replace(
     layer_groups=1,
 )
 MODELS = {
-    **{name: Encoder(PRESETS[name]) for name in ("tiny", "tiny_embeddinggemma2", "tiny_gemma4_e2b", "tiny_gemma4_12b")},
-    "one_kv_head": Encoder(ONE_KV_HEAD),
-    "late_fusion": LateFusion(ARCH),
+    **{
+        name: build(PRESETS[name], remat=True)
+        for name in ("tiny", "tiny_embeddinggemma2", "tiny_gemma4_e2b", "tiny_gemma4_12b")
+    },
+    "one_kv_head": build(ONE_KV_HEAD, remat=True),
+    "late_fusion": build(dataclasses.replace(ARCH, encoder="embed.model.late_fusion:LateFusion"), remat=True),
+    **{
+        f"{pooling}_{attention}": build(dataclasses.replace(ARCH, pooling=pooling, attention=attention))
+        for pooling, attention in (("first", "bidirectional"), ("last", "causal"), ("max", "causal"))
+    },
 }
 
 
@@ -74,7 +81,7 @@ def test_one_row_a_device_of_every_modality(name, shape):
 
 
 @pytest.mark.parametrize("shape", MESHES)
-@pytest.mark.parametrize("name", ["one_kv_head", "late_fusion"])
+@pytest.mark.parametrize("name", ["one_kv_head", "late_fusion", "last_causal", "max_causal"])
 def test_one_packed_group_a_device(name, shape):
     with jax.set_mesh(mesh.make_mesh(shape)):
         budget, parts = Budget(24, images=1, patches=4), parts_of_the_mesh()

@@ -11,7 +11,8 @@ import pytest
 import soundfile
 from PIL import Image as Pillow
 
-from embed.data.records import Audio, Image, Pdf, Record, Text, Video
+from embed.data.modalities import Audio, Image, Pdf, Text, Video
+from embed.data.records import Record
 from embed.eval import compare
 from embed.eval.benchmarks import from_pairs, rank, score
 from embed.report import charts, draw, space

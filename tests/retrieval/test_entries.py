@@ -5,8 +5,10 @@ import io
 import pypdfium2
 import pytest
 
-from embed.data.preprocess import MAX_TOKENS, LimitError, TextPiece, decode, num_tokens
-from embed.data.records import Part, Text
+from embed.data.budget import num_tokens
+from embed.data.modalities import Part, Text
+from embed.data.pieces import MAX_TOKENS, LimitError, TextPiece
+from embed.data.preprocess import make_pieces
 from embed.retrieval import entries
 from embed.retrieval.entries import read_entries
 
@@ -19,7 +21,7 @@ def to_pieces(preprocessor):
 
     def decode_item(item):
         parts = [Text(part) if isinstance(part, str) else part for part in (item if isinstance(item, list) else [item])]
-        pieces = decode(tuple(part for part in parts if isinstance(part, Part)), preprocessor)
+        pieces = make_pieces(tuple(part for part in parts if isinstance(part, Part)), preprocessor)
         num_tokens(pieces, preprocessor.tokenizer)
         return pieces
 

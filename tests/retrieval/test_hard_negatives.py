@@ -8,10 +8,11 @@ import pytest
 from conftest import ARCH
 
 from configs import cpu
-from embed.data.records import Text
+from embed.data.modalities import Text
 from embed.data.sources import JsonlSource, open_split, read_records
 from embed.embedder import Embedder
-from embed.model.encoder import Encoder, init_params
+from embed.model.build import build
+from embed.model.encoder import init_params
 from embed.model.presets import PRESETS
 from embed.retrieval import corpus_embeddings
 from embed.retrieval.corpus_embeddings import embed_contents, read_pairs
@@ -111,7 +112,7 @@ def model(tmp_path, tokenizer, preprocessor, monkeypatch):
     monkeypatch.setenv("EMBED_CACHE", str(tmp_path / "cache"))
     checkpoint.save_params(
         tmp_path / "model",
-        init_params(Encoder(ARCH), jax.random.key(0)),
+        init_params(build(ARCH), jax.random.key(0)),
         checkpoint.metadata_for(ARCH, preprocessor),
         tokenizer,
     )

@@ -14,7 +14,7 @@ from samples import BAD, FILES, PHOTO, pdf, png, save
 
 from embed import __main__ as command
 from embed.data import preprocess
-from embed.data.preprocess import LimitError
+from embed.data.pieces import LimitError
 from embed.distributed.mesh import make_mesh
 from embed.embedder import Embedder
 

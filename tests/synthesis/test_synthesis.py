@@ -11,12 +11,12 @@ from PIL import Image as Pillow
 
 from configs import cpu
 from embed import toy_corpora
-from embed.data.records import Image, Text
+from embed.data.modalities import Image, Text
 from embed.data.sources import open_split, read_records
 from embed.model.presets import PRESETS
-from embed.synthesis import ask, grammar, offline, seeds
-from embed.synthesis.kinds import TASKS, Seed, parse, prompt, rating_prompt
-from embed.synthesis.loop import Plan, write
+from embed.synthesis import grammar, llm, offline
+from embed.synthesis.generate import GenerationPlan, generate_records
+from embed.synthesis.tasks import TASKS, Seed, make_prompt, make_rating_prompt, parse_reply
 from embed.toy_corpora import synthetic
 from experiments import synthesize
 
@@ -40,11 +40,11 @@ def picture() -> bytes:
 def endpoint(request):
     """A way to ask a server that speaks a protocol, whose answers `handler` gives."""
 
-    def openai(url: str, retries: int = 3) -> ask.Ask:
-        return ask.ask_openai(f"{url}/v1", "m", retries=retries)
+    def openai(url: str, retries: int = 3) -> llm.Generate:
+        return llm.connect_openai(f"{url}/v1", "m", retries=retries)
 
-    def google(url: str, retries: int = 3) -> ask.Ask:
-        return ask.ask_google("m", url, retries=retries)
+    def google(url: str, retries: int = 3) -> llm.Generate:
+        return llm.connect_google("m", url, retries=retries)
 
     return openai if request.param == "openai" else google
 
@@ -52,15 +52,15 @@ def endpoint(request):
 @pytest.mark.parametrize("kind", TASKS)
 def test_every_kind_is_asked_and_answered_by_either_protocol(endpoint, kind):
     seed = {
-        "sql": next(seeds.tables("train")),
+        "sql": next(synthetic.table_seeds("train")),
         "caption": Seed("p", (Image(picture()),), ""),
         "retrieval": Seed("t", (Text("A socket is an endpoint of a connection. It has an address."),), "en"),
         "classification": Seed("l", (Text("refund request"),), "refund"),
     }.get(kind, CODE[0])
     with offline.serve() as url:
-        reply = asyncio.run(endpoint(url)(prompt(TASKS[kind], seed), 3))
-        query, positive, label = TASKS[kind].pair(seed, parse(reply.text, TASKS[kind].fields))
-        rated = asyncio.run(endpoint(url)(rating_prompt(TASKS[kind], query, positive), 0))
+        reply = asyncio.run(endpoint(url)(make_prompt(TASKS[kind], seed), 3))
+        query, positive, label = TASKS[kind].make_pair(seed, parse_reply(reply.text, TASKS[kind].fields))
+        rated = asyncio.run(endpoint(url)(make_rating_prompt(TASKS[kind], query, positive), 0))
     assert reply.tokens_in > 10 and reply.tokens_out > 3 and 1 <= int(json.loads(rated.text)["rating"]) <= 5
     assert query[0].text and (label == "refund") == (kind == "classification")
     if kind == "caption":
@@ -91,25 +91,29 @@ def unsteady(text: str, images: list[bytes], number: int) -> str:
         return "Here you are: no JSON."
     if "thing7" in text and "QUERY" in text:
         return '```json\n{"rating": 2}\n```'
-    return "Sure! " + grammar.answer(text, images, number)
+    return "Sure! " + grammar.write_reply(text, images, number)
 
 
 def test_what_fails_is_tried_again_and_what_is_left_out_is_counted(endpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(offline, "answer", unsteady)
+    monkeypatch.setattr(offline, "write_reply", unsteady)
     monkeypatch.setattr(Unsteady, "calls", 0)
-    plan = Plan(TASKS["contest"], [*CODE, CODE[0]], keep=5, alike=0.99)
+    plan = GenerationPlan(TASKS["contest"], [*CODE, CODE[0]], max_records=5, max_similarity=0.99)
     with offline.serve(Unsteady) as url:
-        replies = ask.Replies(tmp_path / "replies.jsonl", endpoint(url), "m")
-        records, counts = asyncio.run(write(plan, replies, parallel=1))
+        cache = llm.ReplyCache(tmp_path / "replies.jsonl", endpoint(url), "m")
+        records, counts = asyncio.run(generate_records(plan, cache, max_concurrent=1))
     assert counts == {
-        "answers": 13, "refused": 1, "without the form asked for": 1, "rated low": 1, "alike": 1, "over the number": 4,
-        "kept": 5,
+        "replies": 13, "refused": 1, "malformed": 1, "rated low": 1, "near duplicates": 1, "over the limit": 4,
+        "records": 5,
     }  # fmt: skip
-    assert replies.asked == 12 + 10  # the same function twice is one question
+    assert cache.num_sent == 12 + 10  # the same function twice is one question
     groups = [record.provenance["seed"] for record in records]
     assert {int(name[1:]) % 3 for name in groups} == {0, 1, 2}  # in turn
-    told = records[0].provenance
-    assert told["prompt"] == TASKS["contest"].ask and told["model"] == "m" and int(told["rating"]) >= 4
+    provenance = records[0].provenance
+    assert (
+        provenance["prompt"] == TASKS["contest"].instruction
+        and provenance["model"] == "m"
+        and int(provenance["rating"]) >= 4
+    )
 
 
 def test_a_stopped_run_goes_on_and_asks_for_nothing_twice(tmp_path):
@@ -122,47 +126,51 @@ def test_a_stopped_run_goes_on_and_asks_for_nothing_twice(tmp_path):
         if len(asked) == 9:
             raise Lost
         asked.append(prompt)
-        return await synthetic.ask(prompt, number)
+        return await synthetic.reply_by_grammar(prompt, number)
 
-    plan = Plan(TASKS["feedback"], CODE, keep=100, least=1)
+    plan = GenerationPlan(TASKS["feedback"], CODE, max_records=100, min_rating=1)
     with pytest.raises(Lost):
-        asyncio.run(write(plan, ask.Replies(tmp_path / "replies.jsonl", model, "m"), parallel=1))
+        asyncio.run(generate_records(plan, llm.ReplyCache(tmp_path / "replies.jsonl", model, "m"), max_concurrent=1))
     with (tmp_path / "replies.jsonl").open("a") as file:
         file.write('{"key": "torn')
     asked.append(None)  # past the nine
-    replies = ask.Replies(tmp_path / "replies.jsonl", model, "m")
-    records, _ = asyncio.run(write(plan, replies, parallel=4))
-    assert replies.asked == 24 - 9 and len(asked) == 25
-    alone, _ = asyncio.run(write(plan, ask.Replies(tmp_path / "other.jsonl", synthetic.ask, "m"), parallel=1))
+    cache = llm.ReplyCache(tmp_path / "replies.jsonl", model, "m")
+    records, _ = asyncio.run(generate_records(plan, cache, max_concurrent=4))
+    assert cache.num_sent == 24 - 9 and len(asked) == 25
+    alone, _ = asyncio.run(
+        generate_records(
+            plan, llm.ReplyCache(tmp_path / "other.jsonl", synthetic.reply_by_grammar, "m"), max_concurrent=1
+        )
+    )
     assert {r.id: r for r in records} == {r.id: r for r in alone}
-    again = ask.Replies(tmp_path / "replies.jsonl", model, "m")
-    asyncio.run(write(plan, again, parallel=1))
-    assert again.asked == 0
+    again = llm.ReplyCache(tmp_path / "replies.jsonl", model, "m")
+    asyncio.run(generate_records(plan, again, max_concurrent=1))
+    assert again.num_sent == 0
 
 
 def test_an_endpoint_that_is_not_there_is_named(endpoint, tmp_path):
-    with pytest.raises(ask.AskError, match=r"127\.0\.0\.1:9.*does not answer for model m"):
+    with pytest.raises(llm.LLMError, match=r"127\.0\.0\.1:9.*does not answer for model m"):
         asyncio.run(endpoint("http://127.0.0.1:9", retries=0)((Text("x"),), 0))
 
 
 @pytest.mark.parametrize("reply", ["", "{}", '{"query": ""}', "{broken", '["query"]', '{"question": "x"}'])
 def test_a_reply_without_the_fields_is_refused(reply):
     with pytest.raises(ValueError, match=r"\w"):
-        parse(reply, ("query",))
-    assert parse('so: {"query": "x\\n{y}"} .', ("query",)) == {"query": "x\n{y}"}
+        parse_reply(reply, ("query",))
+    assert parse_reply('so: {"query": "x\\n{y}"} .', ("query",)) == {"query": "x\n{y}"}
 
 
 def test_a_mistake_is_put_into_a_function():
     for number in range(20):
-        asked = "".join(part.text for part in prompt(TASKS["feedback"], CODE[0]))
-        question = json.loads(grammar.answer(asked, [], number))["question"]
+        asked = "".join(part.text for part in make_prompt(TASKS["feedback"], CODE[0]))
+        question = json.loads(grammar.write_reply(asked, [], number))["question"]
         assert CODE[0].content[0].text not in question and "def read_thing0" in question
 
 
 def test_the_corpus_is_code_of_its_split_alone(monkeypatch):
-    monkeypatch.setattr(synthetic, "SEEDS", 40)
-    monkeypatch.setattr(synthetic, "TABLES", 20)
-    found = {split: list(synthetic.code(split)) for split in ("train", "dev", "test")}
+    monkeypatch.setattr(synthetic, "NUM_FUNCTIONS", 40)
+    monkeypatch.setattr(synthetic, "NUM_TABLES", 20)
+    found = {split: list(synthetic.code_records(split)) for split in ("train", "dev", "test")}
     assert all(len(records) > 20 for records in found.values())
     seen = {split: {record.positive for record in records} for split, records in found.items()}
     assert not seen["train"] & seen["test"] and not seen["train"] & seen["dev"]
@@ -179,7 +187,7 @@ def test_the_experiment_writes_its_datasets_once(tmp_path, monkeypatch, capsys):
     config.update({"workdir": str(tmp_path / "runs"), "data": str(tmp_path / "data")})
     synthesize.main(config)
     first = capsys.readouterr().out
-    assert "0.00 dollars in all" in first and "code: contest: 12 answers" in first
+    assert "0.00 dollars in all" in first and "code: contest: 12 replies" in first
     found = {
         name: list(read_records(open_split(tmp_path / "runs" / "synthetic" / name, "train")))
         for name in synthesize.DATASETS

@@ -14,11 +14,12 @@ import pytest
 
 from embed import toy_corpora
 from embed.data.media import decode
-from embed.data.records import Audio, Content, Image, Record, Text, Video, content_hash, to_bytes
+from embed.data.modalities import Audio, Content, Image, Text, Video
+from embed.data.records import Record, content_hash, to_bytes
 from embed.data.sources import open_split, read_records
 from embed.toy_corpora import glyphs, melody, motion, pages, render, scenes, stdlib
 from embed.toy_corpora.captions import LANGUAGES
-from embed.toy_corpora.splits import SPLITS, by_rank, by_share
+from embed.toy_corpora.splits import SPLITS, assign_split, assign_splits
 
 FEW = 40  # records of a split where whole corpora are not needed
 
@@ -116,11 +117,11 @@ def test_a_build_that_fails_leaves_no_manifest(tmp_path, monkeypatch):
 def test_another_process_writes_the_same_bytes(root, tmp_path):
     """Order in sets differs between processes; nothing written may depend on it. `stdlib` is left out for its time."""
     program = (
-        "import pathlib, sys; from embed.data import corpora\n"
-        "corpora.CORPORA = {k: v for k, v in corpora.CORPORA.items() if not k.startswith('stdlib')}\n"
-        f"corpora.build(pathlib.Path(sys.argv[1]), most={FEW})"
+        "import pathlib, sys; from embed import toy_corpora\n"
+        "toy_corpora.CORPORA = {k: v for k, v in toy_corpora.CORPORA.items() if not k.startswith('stdlib')}\n"
+        f"toy_corpora.build(pathlib.Path(sys.argv[1]), most={FEW})"
     )
-    home = pathlib.Path(toy_corpora.__file__).parents[3]
+    home = pathlib.Path(toy_corpora.__file__).parents[2]
     subprocess.run(
         [sys.executable, "-c", program, str(tmp_path)], check=True, cwd=home, env=os.environ | {"PYTHONHASHSEED": "7"}
     )
@@ -130,10 +131,14 @@ def test_another_process_writes_the_same_bytes(root, tmp_path):
 
 
 def test_splits_are_stable_and_of_the_size_asked_for():
-    side = by_rank(map(str, range(100)), dev=10, test=20)
+    side = assign_splits(map(str, range(100)), dev=10, test=20)
     assert [list(side.values()).count(split) for split in SPLITS] == [70, 10, 20]
-    assert side == by_rank(map(str, reversed(range(100))), dev=10, test=20)
-    assert by_share("shutil", 0, 1) == "test" and by_share("shutil", 1, 0) == "dev" and by_share("x", 0, 0) == "train"
+    assert side == assign_splits(map(str, reversed(range(100))), dev=10, test=20)
+    assert (
+        assign_split("shutil", 0, 1) == "test"
+        and assign_split("shutil", 1, 0) == "dev"
+        and assign_split("x", 0, 0) == "train"
+    )
 
 
 @pytest.mark.parametrize(
@@ -151,7 +156,7 @@ def test_no_target_is_there_twice_and_none_is_trained_on(name):
 
 @pytest.mark.parametrize("name, least", [("stdlib_code", 300), ("stdlib_text", 300), ("stdlib_document", 250)])
 def test_stdlib_is_split_by_module(name, least):
-    family = {item.path: item.family for item in stdlib.items()}
+    family = {item.path: item.family for item in stdlib.documented_items()}
     modules = {split: {family[r.id.partition("/")[2]] for r in whole(name, split)} for split in SPLITS}
     assert modules["train"] and not modules["train"] & modules["test"] and not modules["train"] & modules["dev"]
     assert not modules["dev"] & modules["test"]
@@ -179,13 +184,15 @@ def test_text_does_not_repeat_its_query():
 
 def test_pages_are_one_letter_a_patch():
     """The same letter in the same large type is the same patch, wherever it stands."""
-    page = decode.decode_image(pages.png("shutil", "copytree", "Recursively copy a directory tree.")).astype(int)
-    assert page.shape == (pages.HEIGHT, pages.WIDTH, 3) and pages.fits("shutil", "copytree")
+    page = decode.decode_image(pages.render_page("shutil", "copytree", "Recursively copy a directory tree.")).astype(
+        int
+    )
+    assert page.shape == (pages.HEIGHT, pages.WIDTH, 3) and pages.title_fits("shutil", "copytree")
     cells = page.reshape(8, 8, 12, 8, 3).swapaxes(1, 2)
     assert (cells[0, 3] == cells[1, 4]).all() and (cells[0, 3] != cells[0, 4]).any()  # "t" of both words
     assert (cells[1, 6] == cells[1, 7]).all() and cells[7].min() == 255  # "ee"; nothing below so short a text
-    assert not pages.fits("shutil", "a_very_long_name_of_a_function")
-    assert pages.png("shutil", "copy", "x") != pages.png("shutil", "move", "x")
+    assert not pages.title_fits("shutil", "a_very_long_name_of_a_function")
+    assert pages.render_page("shutil", "copy", "x") != pages.render_page("shutil", "move", "x")
 
 
 def test_questions_name_what_the_page_shows():
@@ -214,15 +221,15 @@ def test_glyphs_are_split_by_name():
 def scene_of() -> dict[bytes, scenes.Scene]:
     """Every picture there is -> what it shows."""
     return {
-        scenes.picture(scene, variant).data: scene
+        scenes.render_scene(scene, variant).data: scene
         for split in SPLITS
-        for scene in scenes.scenes()[split]
+        for scene in scenes.scenes_by_split()[split]
         for variant in range(scenes.VARIANTS)
     }
 
 
 def test_no_held_out_scene_is_in_any_training_set():
-    held = {scene for split in ("dev", "test") for scene in scenes.scenes()[split]}
+    held = {scene for split in ("dev", "test") for scene in scenes.scenes_by_split()[split]}
     assert len(scene_of()) == 2592 * scenes.VARIANTS and len(held) == 356
     for name in ("scenes_image", "scenes_noisy", "scenes_edit"):
         for record in whole(name, "train"):
@@ -232,9 +239,9 @@ def test_no_held_out_scene_is_in_any_training_set():
     for name in ("scenes_image", "scenes_edit"):
         for split, count in (("dev", scenes.DEV), ("test", scenes.TEST)):
             targets = [scene_of()[data(record.positive)] for record in whole(name, split)]
-            assert len(targets) == count and set(targets) == set(scenes.scenes()[split])
+            assert len(targets) == count and set(targets) == set(scenes.scenes_by_split()[split])
     for record in whole("scenes_edit", "test"):
-        assert scene_of()[data(record.query)] in set(scenes.scenes()["train"])
+        assert scene_of()[data(record.query)] in set(scenes.scenes_by_split()["train"])
 
 
 def test_negatives_differ_in_one_attribute():
@@ -247,7 +254,9 @@ def test_negatives_differ_in_one_attribute():
 
 
 def test_negatives_of_clips_are_the_same_object_in_another_motion():
-    known = {motion.clip(shown, 0).data: shown for shown in motion.motions()["train"][:150]}  # they are slow to make
+    known = {
+        motion.render_clip(shown, 0).data: shown for shown in motion.clips_by_split()["train"][:150]
+    }  # they are slow to make
     checked = 0
     for record in itertools.islice(motion.video_records("train"), 150):
         (negative,) = record.negatives
@@ -256,17 +265,19 @@ def test_negatives_of_clips_are_the_same_object_in_another_motion():
             assert changes(shown, other) == 1 and shown.motion != other.motion
             checked += 1
     assert checked > 10
-    held = {shown for split in ("dev", "test") for shown in motion.motions()[split]}
-    train = {shown.name for shown in motion.motions()["train"]}
+    held = {shown for split in ("dev", "test") for shown in motion.clips_by_split()[split]}
+    train = {shown.name for shown in motion.clips_by_split()["train"]}
     assert not train & {shown.name for shown in held}
-    assert not {motion.clip(shown, 0).data for shown in itertools.islice(held, 40)} & {
+    assert not {motion.render_clip(shown, 0).data for shown in itertools.islice(held, 40)} & {
         data(side) for r in itertools.islice(motion.video_records("train"), 150) for side in (r.positive, *r.negatives)
     }
 
 
 def test_negatives_of_melodies_have_another_note_or_timbre():
     known = {
-        melody.synthesize_melody(m, turn).data: m for m in melody.melodies()["train"] for turn in range(melody.TURNS)
+        melody.synthesize_melody(m, turn).data: m
+        for m in melody.melodies_by_split()["train"]
+        for turn in range(melody.TURNS)
     }
     for record in whole("scenes_audio", "train"):
         (negative,) = record.negatives
@@ -275,7 +286,7 @@ def test_negatives_of_melodies_have_another_note_or_timbre():
 
 
 def test_clips_and_melodies_are_split_by_what_they_show():
-    for found, total, least in ((motion.motions(), 768, 200), (melody.melodies(), 1000, 200)):
+    for found, total, least in ((motion.clips_by_split(), 768, 200), (melody.melodies_by_split(), 1000, 200)):
         assert len(found["test"]) >= least and sum(map(len, found.values())) == total
         assert len(set().union(*found.values())) == total
     assert len(hashes("scenes_audio", "test")[1]) == melody.TEST
@@ -292,7 +303,7 @@ def test_captions_mean_one_thing():
                 background=language.words[scene.background],
             )
             for split in SPLITS
-            for scene in scenes.scenes()[split]
+            for scene in scenes.scenes_by_split()[split]
         ]
         assert len(set(full)) == len(full)
     english, german, spanish, french = LANGUAGES
@@ -313,14 +324,14 @@ def test_noisy_captions_are_mostly_right():
         for language in LANGUAGES
         for template in language.scenes
         for split in SPLITS
-        for scene in scenes.scenes()[split]
+        for scene in scenes.scenes_by_split()[split]
     }
     said = [(full.get(record.query[0].text), scene_of()[data(record.positive)]) for record in found]  # type: ignore
     partial = sum(scene is None for scene, _ in said) / len(said)
     wrong = sum(scene is not None and scene != shown for scene, shown in said) / len(said)
     assert 0.15 < partial < 0.25 and 0.07 < wrong < 0.13
     assert not any(record.negatives for record in found)
-    assert not {scene for scene, _ in said if scene} - set(scenes.scenes()["train"])
+    assert not {scene for scene, _ in said if scene} - set(scenes.scenes_by_split()["train"])
 
 
 def test_labels_are_everywhere_and_utterances_on_one_side():
@@ -337,7 +348,7 @@ def test_labels_are_everywhere_and_utterances_on_one_side():
 
 def test_pictures_are_of_their_colour():
     scene = scenes.Scene("square", "blue", "large", "bottom right", "plain")
-    pixels = decode.decode_image(scenes.picture(scene, 0).data).astype(int)
+    pixels = decode.decode_image(scenes.render_scene(scene, 0).data).astype(int)
     assert pixels.shape == (render.SIDE, render.SIDE, 3)
     red, green, blue = pixels[22:28, 22:28].reshape(-1, 3).mean(0)
     assert blue > 200 and red < 100 and green < 150 and pixels[:10, :10].min() == 255
@@ -345,7 +356,7 @@ def test_pictures_are_of_their_colour():
 
 @pytest.mark.parametrize("way, step", [("right", (1, 0)), ("left", (-1, 0)), ("up", (0, -1)), ("falling", (1, 1))])
 def test_motion_shows_at_one_frame_a_second(way, step):
-    clip = motion.clip(motion.Motion("circle", "blue", "large", way), 0)
+    clip = motion.render_clip(motion.Clip("circle", "blue", "large", way), 0)
     frames, times = decode.decode_video(clip.data, 32)
     assert frames.shape == (4, 32, 32, 3) and times.tolist() == [0, 1, 2, 3]
     ink = 255.0 - frames.mean(-1)
@@ -357,7 +368,7 @@ def test_motion_shows_at_one_frame_a_second(way, step):
 
 def test_growth_shows_at_one_frame_a_second():
     for way, sign in (("grows", 1), ("shrinks", -1)):
-        frames, _ = decode.decode_video(motion.clip(motion.Motion("star", "red", "small", way), 0).data, 32)
+        frames, _ = decode.decode_video(motion.render_clip(motion.Clip("star", "red", "small", way), 0).data, 32)
         size = (frames.min(-1) < 160).sum((1, 2))
         assert (sign * np.diff(size) > 0).all()
 
@@ -365,7 +376,7 @@ def test_growth_shows_at_one_frame_a_second():
 def test_a_note_is_the_same_in_every_frame_of_it():
     sound = melody.synthesize_melody(melody.Melody("low", "very high", "low", "organ", "long"), 0)
     samples = decode.decode_audio(sound.data)
-    assert len(samples) == 3 * melody.TEMPI["long"] <= melody.RATE
+    assert len(samples) == 3 * melody.NOTE_SAMPLES["long"] <= melody.RATE
     frames = decode.frame_audio(samples, melody.FRAME)
     unit = frames / np.linalg.norm(frames, axis=1, keepdims=True)
     alike = unit @ unit.T

@@ -27,8 +27,8 @@ from embed.data.tokenizer import Tokenizer
 from embed.distributed import storage
 from embed.distributed.mesh import make_mesh
 from embed.distributed.preemption import RESTART_STATUS
-from embed.model.encoder import Encoder
-from embed.training import checkpoint, loop, optim
+from embed.model.build import build
+from embed.training import checkpoint, flops, loop, optim
 from embed.training import main as entry
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -44,7 +44,7 @@ class SlowRecords(Records):
 
 def plan(config) -> loop.Run:
     return loop.Run(
-        Encoder(ARCH, remat=False), [GOOD], loss,
+        build(ARCH, remat=False), [GOOD], loss,
         optim.adamw(1e-2, warmup=1, steps=100), steps=config.steps or STEPS, seed=0,
         data=pathlib.Path(config.data), folder=pathlib.Path(config.workdir) / "run",
         loop=loop.LoopConfig(save=config.save, keep=config.keep, workers=config.workers),
@@ -207,7 +207,7 @@ def test_a_changed_experiment_is_refused_by_what_changed(tmp_path, preprocessor)
     for said, changes in {
         "seed was 0 and is 1": {"seed": 1},
         "tasks[0].weight was 1.0 and is 2.0": {"tasks": [dataclasses.replace(GOOD, weight=2.0)]},
-        "dtype was 'float32' and is 'bfloat16'": {"encoder": Encoder(ARCH, jnp.bfloat16, remat=False)},
+        "dtype was 'float32' and is 'bfloat16'": {"encoder": build(ARCH, jnp.bfloat16, remat=False)},
         "optimizer was": {"optimizer": optax.apply_if_finite(optax.sgd(1.0), 9)},
     }.items():
         with pytest.raises(checkpoint.CheckpointError, match="of another run than this one") as error:
@@ -217,8 +217,8 @@ def test_a_changed_experiment_is_refused_by_what_changed(tmp_path, preprocessor)
 
 
 def test_what_a_run_gets_out_of_its_machine(tmp_path, preprocessor, monkeypatch):
-    chip = dataclasses.replace(next(iter(loop.CHIPS.values())), flops=1e9)
-    monkeypatch.setitem(loop.CHIPS, jax.devices()[0].device_kind, chip)
+    chip = dataclasses.replace(next(iter(flops.CHIPS.values())), flops=1e9)
+    monkeypatch.setitem(flops.CHIPS, jax.devices()[0].device_kind, chip)
     fit(tmp_path, preprocessor, [GOOD], [Records()], steps=3)
     log = rows(tmp_path)
     segments = 4 * 2 * 8  # rows of both sides, with their tokens
@@ -227,7 +227,7 @@ def test_what_a_run_gets_out_of_its_machine(tmp_path, preprocessor, monkeypatch)
         assert row["pairs_per_s"] == pytest.approx(4 / row["seconds"])
         assert row["tokens_per_s"] == pytest.approx(row["tokens"] / row["seconds"])
         assert row["waited"] <= row["seconds"] and row["mfu"] > 0
-    assert log[0]["useful"] == 0 and log[0]["goodput"] == 0  # it compiled
+    assert log[0]["productive_seconds"] == 0 and log[0]["goodput"] == 0  # it compiled
     assert 0 < log[2]["goodput"] < 1
     before = log[2]["goodput"]
     time.sleep(1.5 * (log[0]["seconds"] + log[1]["seconds"]))  # away

@@ -10,15 +10,16 @@ from conftest import ARCH
 from jax import P
 
 from embed.batch import Candidates, Pairs
-from embed.data.preprocess import Budget
+from embed.data.budget import Budget
 from embed.data.tasks import Task, batch_structs
 from embed.distributed import mesh
 from embed.losses.contrastive import contrastive_loss
 from embed.losses.negatives import gather_and_score
 from embed.losses.ring import ring_score
 from embed.model.attention import AttentionMaskInfo, full_attention, sliding_window, splash_attention
+from embed.model.build import build
 from embed.model.config import Architecture, AttentionSpec
-from embed.model.encoder import Encoder, encode_pairs
+from embed.model.encoder import encode_pairs
 from embed.model.layers import REMAT_POLICY
 from embed.training import checkpoint
 from embed.training.flops import model_flops, program_flops
@@ -117,7 +118,7 @@ def test_an_encoder_takes_its_products_forward_and_backward():
     """Within the few hundredths that norms and rotary positions add: they are written as einsums too."""
     task = Task("any", 4, 1.0, Budget(64), Budget(64), negatives=2)
     pairs, expected = batch_structs(task, TEXT.media), by_hand(TEXT, 4 * (1 + 1 + 2), 64)
-    encoders = {remat: Encoder(TEXT, remat=remat) for remat in (False, True)}
+    encoders = {remat: build(TEXT, remat=remat) for remat in (False, True)}
     params = checkpoint.param_structs(encoders[False])
 
     def gradients(encoder):

@@ -11,14 +11,16 @@ import pytest
 from conftest import ARCH
 
 from embed.batch import Candidates, Inputs, Pairs
-from embed.data.preprocess import Budget
-from embed.data.records import Record, RecordError, Text
+from embed.data.budget import Budget
+from embed.data.modalities import Text
+from embed.data.records import Record, RecordError
 from embed.data.tasks import Task
 from embed.losses import temperature
 from embed.losses.loss import Params
 from embed.model import params as partition
-from embed.model.encoder import Encoder
+from embed.model.build import build
 from embed.training import checkpoint, loop, metrics, optim
+from embed.training.step import make_step
 
 GOOD = Task("good", 4, 1.0, Budget(8), Budget(8))
 BAD = dataclasses.replace(GOOD, name="bad", candidates=Candidates(margin=0.1))  # the mark that `loss` looks at
@@ -47,7 +49,7 @@ def loss(params, pairs, candidates, key):
 def fit(folder, preprocessor, tasks, sources, steps, loss=loss, trainable=partition.all_params, **config):
     optimizer = optim.adamw(1e-2, warmup=1, steps=100)
     often = loop.LoopConfig(save=1, keep=100, **config)
-    encoder = Encoder(ARCH, remat=False)
+    encoder = build(ARCH, remat=False)
     run = loop.Run(
         encoder, tasks, loss, optimizer, steps, seed=0, data=folder, trainable=trainable, loop=often, folder=folder
     )
@@ -110,7 +112,7 @@ def test_quarantined_records_are_counted_by_source(tmp_path, preprocessor, caplo
 def test_the_journal_forgets_steps_after_the_checkpoint_and_a_torn_line(tmp_path):
     lines = [json.dumps({"step": step, "loss": 1.0}) for step in range(5)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 5, "lo')
-    with metrics.MetricsLogger(tmp_path, [GOOD], start=3, steps=9, every=10, patience=20):
+    with metrics.MetricsLogger(tmp_path, [GOOD], first=3, steps=9, every=10, patience=20):
         pass
     assert [row["step"] for row in rows(tmp_path)] == [0, 1, 2]
 
@@ -144,7 +146,7 @@ def test_a_step_keeps_frozen_parameters_where_they_are():
     where = params["vocabulary"].unsafe_buffer_pointer()
     side = Inputs(*(jnp.zeros((4, 8), jnp.int32),) * 4, *(jnp.zeros((4, 0)),) * 4)  # the loss looks at none of it
     pairs = Pairs(side, side, side, *(jnp.zeros((4, 2), jnp.uint32),) * 3, jnp.ones(4, bool))
-    state, _ = loop.make_step(loss, optimizer, backbone)(state, pairs, Candidates(), jax.random.key(0))
+    state, _ = make_step(loss, optimizer, backbone)(state, pairs, Candidates(), jax.random.key(0))
     assert state.encoder["vocabulary"].unsafe_buffer_pointer() == where
     assert params["backbone"]["weight"].is_deleted()
 
@@ -184,7 +186,7 @@ def test_a_learned_temperature_is_the_runs_and_not_the_encoders(tmp_path, prepro
     def go(folder, steps, **more):
         optimizer = optim.adamw(1e-2, warmup=1, steps=100)
         run = loop.Run(
-            Encoder(ARCH, remat=False), [GOOD], Loss(), optimizer, steps, seed=0, data=folder, folder=folder, **more
+            build(ARCH, remat=False), [GOOD], Loss(), optimizer, steps, seed=0, data=folder, folder=folder, **more
         )
         return loop.fit(run, preprocessor, [Records()])
 

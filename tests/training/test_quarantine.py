@@ -12,13 +12,14 @@ import pytest
 from conftest import ARCH
 from test_loop import GOOD, Records, fit, rows
 
+from embed.data.budget import Budget
+from embed.data.modalities import Text
 from embed.data.packing import Packing, Rows
-from embed.data.preprocess import Budget
-from embed.data.records import Record, RecordError, Text
+from embed.data.records import Record, RecordError
 from embed.data.sources import JsonlSource
 from embed.data.tasks import Task
 from embed.losses.contrastive import contrastive_loss
-from embed.model.encoder import Encoder
+from embed.model.build import build
 from embed.training import checkpoint, loop, optim, quarantine
 
 
@@ -36,7 +37,7 @@ def loss(params, pairs, candidates, key):
 def go(folder, preprocessor, tasks, sources, steps, workers=0, **more):
     often = loop.LoopConfig(save=1, keep=100, workers=workers)
     run = loop.Run(
-        Encoder(ARCH, remat=False), tasks, loss, optim.adamw(1e-2, warmup=0, steps=100, decay=0.1),
+        build(ARCH, remat=False), tasks, loss, optim.adamw(1e-2, warmup=0, steps=100, decay=0.1),
         steps=steps, seed=0, data=folder, folder=folder, loop=often, **more,
     )  # fmt: skip
     return loop.fit(run, preprocessor, sources)

@@ -24,15 +24,19 @@ from PIL import Image as Pillow
 
 from embed.batch import Dropout
 from embed.data import tokenizer as tokenizers
-from embed.data.preprocess import Budget, Preprocessor
-from embed.data.records import Image, Record, Text
+from embed.data.budget import Budget
+from embed.data.modalities import Image, Text
+from embed.data.preprocess import Preprocessor
+from embed.data.records import Record
 from embed.data.sources import ArrayRecordSource, read_records, write
 from embed.data.tasks import Task
 from embed.distributed.mesh import make_mesh
 from embed.losses.contrastive import contrastive_loss
-from embed.model.encoder import Encoder, encode_by_microbatch, encode_pairs
+from embed.model.build import build
+from embed.model.encoder import encode_by_microbatch, encode_pairs
 from embed.model.presets import PRESETS
 from embed.training import checkpoint, loop, optim
+from embed.training import start as start_state
 
 STEPS = 24
 SAVE = 3
@@ -61,7 +65,7 @@ def fit(
     loss=None,
     **more,
 ):
-    encoder = Encoder(ARCH, remat=False)
+    encoder = build(ARCH, remat=False)
     words = tokenizers.Tokenizer.load(data / "tokenizer.json")
     preprocessor = preprocessor or Preprocessor(words, ARCH.media)
 
@@ -253,8 +257,9 @@ def test_init_gives_the_parameters_and_nothing_else(data, short, tmp_path, monke
         assert isinstance(key, jax.core.Tracer)  # nothing random is made, to be replaced
         return made(encoder, key)
 
-    made = loop.encoders.init
-    monkeypatch.setattr(loop.encoders, "init", shapes_alone)
+    made = checkpoint.init_params
+    for module in (checkpoint, start_state):
+        monkeypatch.setattr(module, "init_params", shapes_alone)
     state = fit(tmp_path / "new", data, steps=0, init=short)
     loaded = checkpoint.load_params(short)
     assert all(map(np.array_equal, jax.tree.leaves(state.encoder), jax.tree.leaves(loaded)))

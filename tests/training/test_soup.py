@@ -9,7 +9,7 @@ import pytest
 from conftest import ARCH
 
 from embed.data import tokenizer as tokenizers
-from embed.model.encoder import Encoder
+from embed.model.build import build
 from embed.training import checkpoint, soup
 
 
@@ -17,7 +17,7 @@ def save(run: pathlib.Path, preprocessor, value: float, arch=ARCH, step: int = 1
     """A checkpoint whose parameters are all `value`, with a ramp so that no two leaves are alike."""
     params = jax.tree.map(
         lambda leaf: np.full(leaf.shape, value, np.float32) * np.arange(leaf.shape[-1], dtype=np.float32),
-        checkpoint.param_structs(Encoder(arch)),
+        checkpoint.param_structs(build(arch)),
     )
     if extra:
         params["more"] = np.ones(2, np.float32)

@@ -11,7 +11,7 @@ from ml_collections import config_dict
 
 from configs import cpu
 from embed.data.discover import DatasetError
-from embed.data.preprocess import LimitError
+from embed.data.pieces import LimitError
 from embed.data.records import RecordError
 from embed.distributed import storage
 from embed.hf import HubError

@@ -22,7 +22,8 @@ import pyarrow.parquet
 import soundfile
 from PIL import Image as Pillow
 
-from embed.data.records import MAX_MEDIA_BYTES, Audio, Content, Image, Record, RecordError, parse_beir
+from embed.data.modalities import Audio, Content, Image
+from embed.data.records import MAX_MEDIA_BYTES, Record, RecordError, parse_beir
 from embed.data.sources import JsonlSource, Parse, open_split, read_qrels
 from embed.data.textfile import decode_text
 from embed.distributed import storage

@@ -26,7 +26,8 @@ from tqdm import tqdm
 from embed.data.build import formats, spec
 from embed.data.build.dedup import NUM_HASHES, decode_parts, signature
 from embed.data.media.decode import MediaError
-from embed.data.records import KEY_OF, Content, Record, RecordError, content_hash, to_bytes, validate
+from embed.data.modalities import Content, modality_of
+from embed.data.records import Record, RecordError, content_hash, to_bytes, validate
 from embed.data.sources import write_bytes
 from embed.distributed import storage
 
@@ -171,18 +172,19 @@ def _record_info(record: Record, where: str, near: bool) -> RecordInfo | Excepti
     try:
         record = validate(record, where)
         sides = record.query, record.positive
-        found = [decode_parts(side) for side in (*sides, *record.negatives)]
+        signatures = np.array([signature(side) for side in sides]) if near else np.zeros((2, 0))
+        for content in record.negatives if near else (*sides, *record.negatives):
+            decode_parts(content)
     except (RecordError, MediaError) as error:
         return error
-    signatures = [signature(side) for side in found[:2]] if near else np.zeros((2, 0))
     data = to_bytes(dataclasses.replace(record, provenance={"from": where} | record.provenance))
     hashes = np.stack([content_hash(side) for side in sides])
     kind = " → ".join(filter(None, map(_kind, sides)))
-    return RecordInfo(data, len(data), record.lang, kind, bool(record.label), hashes, np.array(signatures))
+    return RecordInfo(data, len(data), record.lang, kind, bool(record.label), hashes, signatures)
 
 
 def _kind(content: Content) -> str:
-    return "+".join(dict.fromkeys(KEY_OF[type(part)] for part in content))
+    return "+".join(dict.fromkeys(modality_of(part).name for part in content))
 
 
 def read_parts(jobs: Sequence[PartJob], workers: int) -> None:

@@ -12,6 +12,7 @@ import pypdfium2
 
 from embed.data.media.errors import MediaError, as_media_error, check_bytes
 
+PDF_SUFFIXES = frozenset({".pdf"})
 MAX_PAGES = 6
 MAX_SPLIT = 2000  # pages of a document that is split
 ERRORS = (pypdfium2.PdfiumError,)

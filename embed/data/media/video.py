@@ -5,12 +5,17 @@ from collections.abc import Iterator
 
 import av
 import numpy as np
+from PIL import Image as Pillow
 
 from embed.data.media.containers import check_frame, claimed_seconds, find_audio, find_video, open_container
 from embed.data.media.errors import MediaError, as_media_error, check_bytes
 
 KEPT_FRAME_PIXELS = 1920 * 1088  # a larger frame is scaled down: 32 of these are 0.2 GB
 MAX_VIDEO_SECONDS = 3600
+MAX_FRAMES = 32  # of one input (the API of Gemini Embedding 2)
+CLIP_SECONDS = 4.0
+CLIP_RATE = 8.0  # frames per second of a clip
+CLIP_SIDE = 176  # pixels of its longer side
 MAX_PACKETS = MAX_VIDEO_SECONDS * 60
 MAX_DECODED_PIXELS = 5 * 10**10  # what one video may make us decode: minutes of a core, not hours
 ACCEPTED = "MP4, WebM, MKV, MOV or AVI"
@@ -67,6 +72,27 @@ def decode_video(data: bytes, max_frames: int) -> tuple[np.ndarray, np.ndarray]:
         # no more grace than ticks times a float need: at 29.97 a second, frame 30 comes a millisecond after second 1
         places = np.searchsorted(at, times + 1e-6, side="right") - 1
         return _decode_chosen(stream, packets, stamps, [shown[p] for p in places]), times.astype(np.float32)
+
+
+def decode_clip(data: bytes) -> list[np.ndarray]:
+    """The first seconds of a video at a low rate, u8[h,w,3] each; [] where it cannot be played through."""
+    frames: list[np.ndarray] = []
+    try:
+        with open_container(data) as container:
+            stream = container.streams.video[0]
+            stream.codec_context.thread_count = 1
+            start = None
+            for frame in container.decode(stream):
+                start = frame.time if start is None else start
+                if frame.time - start >= CLIP_SECONDS:
+                    break
+                if frame.time - start >= len(frames) / CLIP_RATE - 1e-6:
+                    image = Pillow.fromarray(frame.to_ndarray(format="rgb24"))
+                    image.thumbnail((CLIP_SIDE, CLIP_SIDE))
+                    frames.append(np.asarray(image))
+    except (av.FFmpegError, ValueError, TypeError, IndexError):
+        return []
+    return frames if len({frame.shape for frame in frames}) == 1 else []
 
 
 def sample_times(seconds: float, most: int) -> np.ndarray:

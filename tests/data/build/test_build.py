@@ -19,12 +19,13 @@ from PIL import Image as Pillow
 
 from embed.data import __main__ as command
 from embed.data import sources
+from embed.data.budget import Budget
 from embed.data.build import formats, spec
 from embed.data.build.build import BuildError, Options, build
 from embed.data.media import decode
 from embed.data.mixture import mixture
-from embed.data.preprocess import Budget
-from embed.data.records import Image, Record, Text
+from embed.data.modalities import Image, Text
+from embed.data.records import Record
 from embed.data.sources import JsonlSource, open_split, read_records
 from embed.data.tasks import Task
 from embed.eval.benchmarks import from_folder
@@ -112,7 +113,8 @@ def test_a_second_build_is_the_first_and_another_spec_is_refused(folder, tmp_pat
 SLOW = """
 import time
 from embed.data.build.formats import by_index
-from embed.data.records import Record, Text
+from embed.data.modalities import Text
+from embed.data.records import Record
 from embed.data.build.spec import Spec
 
 def pairs(i):
@@ -174,7 +176,8 @@ def rows():
 WANTED = [Record(f"r{i}", (Text(f"picture {i}"),), (Image(png(i)),), lang="en") for i in range(25)]
 MAP = """
 from embed.data import formats
-from embed.data.records import Image, Record, Text
+from embed.data.modalities import Image, Text
+from embed.data.records import Record
 from embed.data.build.spec import Spec
 
 def pairs(row):

@@ -21,7 +21,8 @@ from embed.data import __main__ as command
 from embed.data.build import formats, read_parts, spec
 from embed.data.build.build import BuildError, Options, build
 from embed.data.media import decode
-from embed.data.records import Image, Record, RecordError, Text, from_bytes
+from embed.data.modalities import Image, Text
+from embed.data.records import Record, RecordError, from_bytes
 from embed.data.sources import open_split, read_records
 
 
@@ -89,7 +90,8 @@ def test_pairs_and_a_benchmark_in_one_folder_are_all_built(tmp_path):
 
 MAP = """
 from embed.data import formats
-from embed.data.records import Image, Record, Text
+from embed.data.modalities import Image, Text
+from embed.data.records import Record
 from embed.data.build.spec import Spec
 
 def pairs(row):

@@ -9,20 +9,19 @@ from PIL import Image as Pillow
 from embed.data.build.dedup import (
     NUM_HASHES,
     contains_near_duplicate,
-    decode_parts,
     first_occurrence,
     jaccard_estimate,
     near_first_occurrence,
     signature,
 )
 from embed.data.build.formats import audio_of
-from embed.data.records import Audio, Image, Text
+from embed.data.modalities import Audio, Image, Text
 
 rng = np.random.default_rng(0)
 
 
 def of(*parts) -> np.ndarray:
-    return signature(decode_parts(parts))
+    return signature(parts)
 
 
 def runs(words: str) -> set[str]:

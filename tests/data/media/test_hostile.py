@@ -29,9 +29,9 @@ from test_media import (
     wav,
 )
 
-from embed.data import records
 from embed.data.build.dedup import decode_parts
 from embed.data.media.decode import MediaError
+from embed.data.modalities import BY_NAME
 from embed.data.sources import open_split, read_records
 
 SUFFIX = {"image": "png", "audio": "wav", "video": "mp4", "pdf": "pdf"}
@@ -157,7 +157,7 @@ def test_none_takes_long_or_ends_in_another_error():
     for name, kind, data in files():
         begin = time.perf_counter()
         try:
-            decode_parts((records.PART_KEYS[kind](data),))
+            decode_parts((BY_NAME[kind].part(data),))
         except MediaError as error:
             assert len(str(error)) > 20, name
         seconds[name] = time.perf_counter() - begin
