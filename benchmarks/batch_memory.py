@@ -1,9 +1,9 @@
-"""Memory of a step as the batch grows and the microbatch stays: what the compiler sets aside, and the process's peak.
+"""Memory of a step as the batch grows and the microbatch stays: what the compiler allocates, and the process's peak.
 
   python -m benchmarks.batch_memory [--batches 1024 8192 65536] [--tokens 32] [--microbatch 32768]
 
-The step of `experiments/scale.py` on random text, with the tiny model on this host's CPU, one in a process of its own
-for every batch. `batch` is the batch's own arrays. On a CPU the host holds what a chip would.
+Runs the step of experiments/scale.py on random text, with the tiny model on this host's CPU, in one process per batch
+size. On a CPU, the host's memory holds what a chip's would. `batch MiB` is the size of the batch's own arrays.
 """
 
 import argparse
@@ -26,8 +26,8 @@ from experiments import scale
 MIB = 2**20
 
 
-def line(batch: int, tokens: int, microbatch: int) -> str:
-    """A row of the table; takes the step."""
+def measure(batch: int, tokens: int, microbatch: int) -> str:
+    """Take the step; return a row of the table."""
     config = cpu.get_config()
     config.microbatch, config.remat = microbatch, True
     run = scale.plan(config)
@@ -52,25 +52,28 @@ def line(batch: int, tokens: int, microbatch: int) -> str:
         grads, metrics = compiled(state.params, placed, key)
         state, _ = step.update(state, grads, metrics["pairs"])
         assert np.isfinite(metrics["loss"])
-    own = sum(leaf.nbytes for leaf in jax.tree.leaves(pairs))
+    batch_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(pairs))
     temporary = compiled.memory_analysis().temp_size_in_bytes
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return f"| {batch:,} | {own / MIB:,.0f} | {temporary / MIB:,.0f} | {peak / MIB:,.0f} |"
+    return f"| {batch:,} | {batch_bytes / MIB:,.0f} | {temporary / MIB:,.0f} | {peak / MIB:,.0f} |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batches", type=int, nargs="+", default=[1 << 10, 1 << 13, 1 << 16])
-    for name, value in (("tokens", 32), ("microbatch", 1 << 15)):
-        parser.add_argument(f"--{name}", type=int, default=value)
-    given = parser.parse_args()
-    if len(given.batches) == 1:
-        print(line(given.batches[0], given.tokens, given.microbatch))
+    sizes = [1 << 10, 1 << 13, 1 << 16]
+    parser.add_argument("--batches", type=int, nargs="+", default=sizes, help="pairs per batch (default: %(default)s)")
+    parser.add_argument("--tokens", type=int, default=32, help="tokens per text (default: %(default)s)")
+    parser.add_argument(
+        "--microbatch", type=int, default=1 << 15, help="tokens encoded at a time (default: %(default)s)"
+    )
+    args = parser.parse_args()
+    if len(args.batches) == 1:
+        print(measure(args.batches[0], args.tokens, args.microbatch))
         return
     print("| pairs | batch MiB | temporary MiB | peak MiB of the process |\n|---|---|---|---|", flush=True)
-    same = [f"--tokens={given.tokens}", f"--microbatch={given.microbatch}"]
-    for batch in given.batches:
-        subprocess.run([sys.executable, "-m", "benchmarks.batch_memory", f"--batches={batch}", *same], check=True)
+    flags = [f"--tokens={args.tokens}", f"--microbatch={args.microbatch}"]
+    for batch in args.batches:
+        subprocess.run([sys.executable, "-m", "benchmarks.batch_memory", f"--batches={batch}", *flags], check=True)
 
 
 if __name__ == "__main__":

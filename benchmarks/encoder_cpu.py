@@ -1,12 +1,13 @@
-"""The text encoder of EmbeddingGemma 2's size on a CPU, beside the same model in PyTorch, in turn in one run.
+"""Speed of EmbeddingGemma 2's text encoder on a CPU, beside the same model in PyTorch.
 
-  python benchmarks/encoder_cpu.py [--rows 16] [--tokens 128] [--rounds 5]
+  pip install -e ".[hf]"; python -m benchmarks.encoder_cpu [--rows=16] [--tokens=128] [--rounds=5]
 
-Prints the median seconds of a forward pass, and of one with all gradients, of both, and the ratio (above 1: embed is
-faster). float32, random weights, the same shapes; needs the extra [hf]. Run it in `source launch/environment.sh`.
+Times both in turn, in one process: a forward pass, and one with all gradients, in float32 with random weights. Prints
+median seconds and their ratio (above 1: embed is faster). `source launch/environment.sh` first: it sets large pages.
 """
 
 import argparse
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -14,9 +15,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
-from transformers import EmbeddingGemma2TextConfig
-from transformers.models.embedding_gemma2.modeling_embedding_gemma2 import EmbeddingGemma2TextModel
 
 from embed.batch import Inputs
 from embed.distributed import mesh
@@ -25,24 +23,24 @@ from embed.model.encoder import init_params
 from embed.model.presets import EMBEDDINGGEMMA2
 
 
-def seconds(run: Callable[[], object]) -> float:
+def time_call(run: Callable[[], object]) -> float:
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
 
 
-def ours(tokens: np.ndarray) -> tuple[Callable, Callable]:
-    """Forward, and forward with backward, of our encoder on tokens i32[b,l]."""
+def make_jax_passes(tokens: np.ndarray) -> tuple[Callable, Callable]:
+    """Return the forward pass, and forward with backward, of embed's encoder on tokens i32[b,l]."""
     arch = EMBEDDINGGEMMA2
     encoder = build(arch, remat=False, unroll=arch.num_layers)
     params = init_params(encoder, jax.random.key(0))
     params = {name: params[name] for name in ("backbone", "projection", "vocabulary")}  # the text model alone
     b, l = tokens.shape
     positions = np.tile(np.arange(l, dtype=np.int32), (b, 1))
-    nothing = np.zeros((b, 0, 0, 0), np.float32)
+    no_media = np.zeros((b, 0, 0, 0), np.float32)
     inputs = Inputs(
-        tokens, positions * 0 + 1, positions, positions * 0 - 1, nothing, np.zeros((b, 0, 0, 2), np.int32),
-        nothing, np.zeros((b, 0, 0), bool),
+        tokens, positions * 0 + 1, positions, positions * 0 - 1, no_media, np.zeros((b, 0, 0, 2), np.int32),
+        no_media, np.zeros((b, 0, 0), bool),
     )  # fmt: skip
     inputs = mesh.to_global(inputs)
 
@@ -53,12 +51,16 @@ def ours(tokens: np.ndarray) -> tuple[Callable, Callable]:
     return lambda: forward(params).block_until_ready(), lambda: jax.block_until_ready(backward(params))
 
 
-def theirs(tokens: np.ndarray) -> tuple[Callable, Callable]:
-    """The same of transformers' model in PyTorch."""
+def make_torch_passes(tokens: np.ndarray) -> tuple[Callable, Callable]:
+    """Return the same passes of transformers' model in PyTorch."""
+    import torch
+    from transformers import EmbeddingGemma2TextConfig
+    from transformers.models.embedding_gemma2.modeling_embedding_gemma2 import EmbeddingGemma2TextModel
+
     model = EmbeddingGemma2TextModel(EmbeddingGemma2TextConfig()).eval()
     ids = torch.tensor(tokens.astype(np.int64))
 
-    def loss() -> torch.Tensor:
+    def loss():
         return model(input_ids=ids).last_hidden_state.mean(1).square().mean()
 
     def forward() -> None:
@@ -74,21 +76,21 @@ def theirs(tokens: np.ndarray) -> tuple[Callable, Callable]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, value in (("rows", 16), ("tokens", 128), ("rounds", 5)):
-        parser.add_argument(f"--{name}", type=int, default=value)
-    given = parser.parse_args()
-    shape = (given.rows, given.tokens)
+    parser.add_argument("--rows", type=int, default=16, help="rows of the batch (default: %(default)s)")
+    parser.add_argument("--tokens", type=int, default=128, help="tokens per row (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds, whose median is printed (default: %(default)s)")
+    args = parser.parse_args()
+    shape = (args.rows, args.tokens)
     tokens = np.random.default_rng(0).integers(5, EMBEDDINGGEMMA2.vocab_size, shape).astype(np.int32)
     with jax.set_mesh(mesh.make_mesh((1, 1, 1))):
-        sides = ours(tokens), theirs(tokens)
-        print(f"{given.rows} x {given.tokens} tokens, float32, {torch.get_num_threads()} threads")
-        for number, what in enumerate(("forward", "forward and backward")):
-            runs = [side[number] for side in sides]
-            for run in runs:
-                run()
-            times = [[seconds(run) for run in runs] for _ in range(given.rounds)]
-            mine, other = (statistics.median(column) for column in zip(*times, strict=True))
-            print(f"{what}: embed {mine:.2f} s, PyTorch {other:.2f} s, ratio {other / mine:.2f}", flush=True)
+        passes = zip(make_jax_passes(tokens), make_torch_passes(tokens), strict=True)
+        print(f"{args.rows} x {args.tokens} tokens, float32, {len(os.sched_getaffinity(0))} CPU cores")
+        for name, (run_jax, run_torch) in zip(("forward", "forward and backward"), passes, strict=True):
+            run_jax()
+            run_torch()
+            times = [(time_call(run_jax), time_call(run_torch)) for _ in range(args.rounds)]
+            ours, theirs = map(statistics.median, zip(*times, strict=True))
+            print(f"{name}: embed {ours:.2f} s, PyTorch {theirs:.2f} s, ratio {theirs / ours:.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -23,8 +23,11 @@ from embed.data.preprocess import Preprocessor, check_part_counts, cut_to_pieces
 from embed.distributed import mesh, storage
 from embed.model.build import EncoderModule, build
 from embed.model.encoder import encode
-from embed.retrieval.search import truncate_dim
+from embed.model.matryoshka import truncate_dim
+from embed.model.params import param_structs
 from embed.training import checkpoint
+from embed.training.metadata import check_architecture, load_preprocessor
+from embed.training.weights import check_finite, load_encoder, load_params
 
 FEW = 8  # a batch has this many rows or all of them, so that few shapes are compiled
 ATTENTION = 2**26  # rows times tokens squared of one batch: 64 rows of 1,024 tokens, 1 of 8,192
@@ -50,20 +53,34 @@ class Embedder:
         self.encoder, self.params, self.preprocessor, self.mesh = encoder, params, preprocessor, mesh.current_mesh()
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> "Embedder":
+    def load(cls, path: str | os.PathLike, trust: Collection[str] = ()) -> "Embedder":
         """From a run's or soup's folder (its last step), one `checkpoints/STEP` of it, or a published model: its
         folder, or owner/model@COMMIT of the Hugging Face hub.
 
-        Raises CheckpointError where there is none or its tokenizer is not the one it was trained with, HubError for a
-        folder of another kind of model.
+        The encoder is the one that the checkpoint was trained with. A class outside embed is imported only where
+        `trust` names its import path, such as ("my_encoder:MyEncoder",). Raises CheckpointError where there is no
+        checkpoint or its tokenizer is not the one it was trained with, EncoderError for an encoder that is not trusted
+        or cannot be imported, HubError for a folder of another kind of model.
         """
         path = hf.resolve(path) if "@" in str(path) else storage.path(path)
         with jax.set_mesh(mesh.current_mesh()):
             if (path / "config.json").exists():
                 path = hf.resolve(path)
-                return cls(build(hf.read_architecture(path), remat=False), hf.load(path), hf.load_preprocessor(path))
-            encoder = build(checkpoint.architecture(checkpoint.metadata(path)), remat=False)
-            return cls(encoder, checkpoint.load_sharded(path), checkpoint.load_preprocessor(path))
+                return cls(build(hf.read_architecture(path)), hf.load(path), hf.load_preprocessor(path))
+            encoder = load_encoder(path, trust)
+            params = load_params(path, param_structs(encoder))
+            return cls(encoder, params, load_preprocessor(path))
+
+    def load_params(self, path: str | os.PathLike) -> dict:
+        """The parameters of another run or soup of the same architecture, to `encode` with.
+
+        Raises CheckpointError where its architecture is another one: these parameters in this encoder would be a model
+        that was never trained.
+        """
+        path = storage.path(path)
+        with jax.set_mesh(self.mesh):
+            check_architecture(path, self.encoder.arch)
+            return load_params(path, param_structs(self.encoder))
 
     def embed(
         self, items: Iterable[Any], *, dim: int | None = None, task: str | None = None, patches: int | None = None
@@ -168,7 +185,7 @@ class Embedder:
             broken = np.flatnonzero(~np.isfinite(out).all(axis=1) | ~out.any(axis=1))
             if len(broken):
                 first = f"{len(broken)} of {prepared.count} embeddings are not finite or zero, item {broken[0]}'s first"
-                checkpoint.check_finite(params, first)
+                check_finite(params, first)
                 raise checkpoint.CheckpointError(f"{first}, though the parameters are finite: take another checkpoint")
         return out
 

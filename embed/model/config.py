@@ -1,6 +1,9 @@
 """An architecture as data: every difference between models is a field here, never a branch on a model's name."""
 
 import dataclasses
+import types
+import typing
+from typing import Any
 
 from embed.batch import MediaFormat
 
@@ -81,3 +84,23 @@ class Architecture:
     @property
     def embed_dim(self) -> int:
         return self.matryoshka_dims[-1]
+
+
+def from_json(hint: Any, value: Any) -> Any:
+    """Plain JSON as the type `hint` says: a dataclass, a tuple, None, a number or a string.
+
+    Raises ValueError where the fields are not those of the dataclass.
+    """
+    if isinstance(hint, types.UnionType):  # X | None
+        (hint,) = (option for option in typing.get_args(hint) if option is not types.NoneType)
+        return None if value is None else from_json(hint, value)
+    if typing.get_origin(hint) is tuple:
+        return tuple(from_json(typing.get_args(hint)[0], item) for item in value)
+    if not isinstance(hint, type) or not dataclasses.is_dataclass(hint):
+        return value
+    hints = typing.get_type_hints(hint)
+    if not isinstance(value, dict):
+        raise ValueError(f"{hint.__name__} is {value!r}, not an object of fields")
+    if hints.keys() != value.keys():
+        raise ValueError(f"{hint.__name__} differs in {', '.join(sorted(hints.keys() ^ value.keys()))}")
+    return hint(**{name: from_json(hints[name], item) for name, item in value.items()})

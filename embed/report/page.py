@@ -13,8 +13,8 @@ from embed.data.modalities import Content
 from embed.distributed import storage
 from embed.eval import compare
 from embed.eval.benchmarks import Benchmark, Results, rank
+from embed.model.matryoshka import truncate_dim
 from embed.report import comparison, sections, space
-from embed.retrieval.search import truncate_dim
 
 TOP = 5
 STYLE = importlib.resources.files(__package__) / "style.css"

@@ -7,9 +7,9 @@ import numpy as np
 
 from embed.data.modalities import MODALITIES, Content, modality_of
 from embed.eval.benchmarks import Benchmark
+from embed.model.matryoshka import truncate_dim
 from embed.report import charts, draw
 from embed.report.draw import escape
-from embed.retrieval.search import truncate_dim
 
 SIZE, EDGE = 640, 26  # of the figure, and what stays free around it
 PICTURES = 40  # items that are shown as they look

@@ -12,6 +12,7 @@ import numpy as np
 from einops import rearrange
 
 from embed.distributed import mesh
+from embed.model.matryoshka import truncate_dim
 
 QUERY_TILE = 1024
 CORPUS_TILE = 16_384
@@ -20,18 +21,6 @@ CHUNK = 16 * CORPUS_TILE  # of a corpus, on the devices at a time
 BLOCK = 32  # scores of which the largest is looked at first
 SPARE = 54  # candidates beyond k that are scored again
 RESCORED = 2**25  # numbers of vectors that are scored again at a time
-
-
-def truncate_dim(vectors: np.ndarray, width: int) -> np.ndarray:
-    """f32[n,e] -> f32[n,width]: the Matryoshka prefix at unit norm; a zero prefix stays zero.
-
-    Raises ValueError where width is not in 1..e, or a number is not finite.
-    """
-    if not 1 <= width <= vectors.shape[1]:
-        raise ValueError(f"cannot truncate vectors of {vectors.shape[1]} numbers to {width}")
-    prefix = _finite(vectors[:, :width], "embedding")
-    norm = np.linalg.norm(prefix.astype(np.float64), axis=1, keepdims=True)  # squares of small floats underflow in f32
-    return np.divide(prefix, norm, out=np.zeros_like(prefix), where=norm > 0, casting="same_kind")
 
 
 def top_k(queries: np.ndarray, corpus: np.ndarray, k: int, dtype: Any = jnp.float32) -> tuple[np.ndarray, np.ndarray]:

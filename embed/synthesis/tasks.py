@@ -125,7 +125,7 @@ def make_rating_prompt(task: SyntheticTask, query: Content, positive: Content) -
 
 
 def parse_reply(reply: str, fields: tuple[str, ...]) -> Answer:
-    """Parse the JSON object in a reply, ignoring text around it. Raises ValueError where a field is missing or empty."""
+    """Parse the JSON object in a reply, ignoring text around it. Raises ValueError for a missing or empty field."""
     match = re.search(r"\{.*\}", reply, re.DOTALL)
     if match is None:
         raise ValueError("no JSON object in the reply")

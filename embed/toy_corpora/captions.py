@@ -1,4 +1,4 @@
-"""What the world of `scenes` is called in four languages: one table a language, nothing else depends on which it is."""
+"""Words and sentence templates for `scenes` in four languages: one table per language."""
 
 import dataclasses
 import random
@@ -7,34 +7,37 @@ import re
 
 @dataclasses.dataclass(frozen=True)
 class Language:
-    """Words and sentences of one language. A pair of forms "rojo/roja" agrees with the gender of the shape."""
+    """Words and templates of one language. Of two forms "rojo/roja", the gender of the shape chooses."""
 
     code: str
     article: str
-    phrase: str  # the order of {article}, {size}, {colour} and {shape}
-    second: frozenset[str]  # shapes that take the second form
-    words: dict[str, str]  # attribute value -> word; adjectives with both their forms
-    plain: dict[str, str]  # adjectives as they stand alone, where the first form is not that
-    scenes: tuple[str, ...]  # {thing} {position} {background}
-    edits: tuple[str, ...]  # {}: what has changed
-    utterances: tuple[str, ...]  # {thing} {position}, loosely
-    then: str  # between two things, one after the other
+    noun_phrase_template: str  # orders {article}, {size}, {color} and {shape}
+    second_form_shapes: frozenset[str]
+    words: dict[str, str]  # attribute value -> word, or both forms of an adjective
+    predicative: dict[str, str]  # adjectives without a noun, where that is not the first form
+    scenes: tuple[str, ...]  # {object} {position} {background}
+    edits: tuple[str, ...]  # {}: the new attribute value
+    utterances: tuple[str, ...]  # {object} {position}; may leave attributes out
+    then: str  # joins two objects in order
 
-    def thing(self, shape: str, colour: str = "", size: str = "") -> str:
-        """A noun phrase: "a large red star", "une grande étoile rouge"."""
+    def noun_phrase(self, shape: str, color: str = "", size: str = "") -> str:
+        """Make a noun phrase: "a large red star", "une grande étoile rouge"."""
 
         def agree(forms: str) -> str:
-            return forms.split("/")[-1 if shape in self.second else 0]
+            return forms.split("/")[-1 if shape in self.second_form_shapes else 0]
 
-        colour, size = (agree(self.words[value]) if value else "" for value in (colour, size))
-        phrase = self.phrase.format(article=agree(self.article), size=size, colour=colour, shape=self.words[shape])
+        color = agree(self.words[color]) if color else ""
+        size = agree(self.words[size]) if size else ""
+        phrase = self.noun_phrase_template.format(
+            article=agree(self.article), size=size, color=color, shape=self.words[shape]
+        )
         return re.sub(r"\ba (?=[aeiou])", "an " if self.code == "en" else "a ", " ".join(phrase.split()))
 
-    def alone(self, value: str) -> str:
-        """An attribute value as it follows "the same, but"."""
+    def edit_phrase(self, value: str) -> str:
+        """Phrase an attribute value so that it can follow "the same, but"."""
         if value in SHAPES:
-            return self.thing(value)
-        return self.plain.get(value, self.words[value].split("/")[0])
+            return self.noun_phrase(value)
+        return self.predicative.get(value, self.words[value].split("/")[0])
 
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
@@ -50,7 +53,7 @@ ATTRIBUTE_VALUES = (*SHAPES, *COLORS, *SIZES, *POSITIONS, *BACKGROUNDS)
 
 
 def _table(*rows: str) -> dict[str, str]:
-    """Words in the order of VALUES, separated by commas."""
+    """Map ATTRIBUTE_VALUES to comma-separated words in the same order."""
     words = [word.strip() for row in rows for word in row.split(",")]
     return dict(zip(ATTRIBUTE_VALUES, words, strict=True))
 
@@ -58,8 +61,8 @@ def _table(*rows: str) -> dict[str, str]:
 ENGLISH = Language(
     "en",
     article="a",
-    phrase="{article} {size} {colour} {shape}",
-    second=frozenset(),
+    noun_phrase_template="{article} {size} {color} {shape}",
+    second_form_shapes=frozenset(),
     words=_table(
         "circle, square, triangle, star, cross, ring",
         "red, orange, yellow, green, cyan, blue, purple, pink",
@@ -68,29 +71,29 @@ ENGLISH = Language(
         "at the bottom left, at the bottom, at the bottom right",
         "on a plain background, on a striped background, on a dotted background",
     ),
-    plain={},
+    predicative={},
     scenes=(
-        "{thing} {position}, {background}",
-        "a picture of {thing} {position} {background}",
-        "{position} there is {thing}, {background}",
-        "{background}, {position}: {thing}",
+        "{object} {position}, {background}",
+        "a picture of {object} {position} {background}",
+        "{position} there is {object}, {background}",
+        "{background}, {position}: {object}",
     ),
     edits=("the same, but {}", "the same picture, but now {}", "as before, only now {}"),
     utterances=(
-        "can you see {thing} anywhere?",
-        "I am looking for {thing}, probably {position}",
-        "please draw {thing} {position}",
-        "wasn't there {thing} {position} a moment ago?",
-        "give me {thing}",
-        "it must be {position}: {thing}",
+        "can you see {object} anywhere?",
+        "I am looking for {object}, probably {position}",
+        "please draw {object} {position}",
+        "wasn't there {object} {position} a moment ago?",
+        "give me {object}",
+        "it must be {position}: {object}",
     ),
     then="then",
 )
 GERMAN = Language(
     "de",
     article="ein",
-    phrase="{article} {size} {colour} {shape}",
-    second=frozenset({"square", "triangle", "cross"}),
+    noun_phrase_template="{article} {size} {color} {shape}",
+    second_form_shapes=frozenset({"square", "triangle", "cross"}),
     words=_table(
         "Kreis, Quadrat, Dreieck, Stern, Kreuz, Ring",
         "roter/rotes, orangefarbener/orangefarbenes, gelber/gelbes, grüner/grünes",
@@ -100,32 +103,32 @@ GERMAN = Language(
         "unten links, unten in der Mitte, unten rechts",
         "vor einem einfarbigen Hintergrund, vor einem gestreiften Hintergrund, vor einem gepunkteten Hintergrund",
     ),
-    plain={
+    predicative={
         **{"red": "rot", "orange": "orangefarben", "yellow": "gelb", "green": "grün", "cyan": "türkisfarben"},
         **{"blue": "blau", "purple": "violett", "pink": "rosafarben", "small": "klein", "large": "groß"},
     },
     scenes=(
-        "{thing} {position}, {background}",
-        "{position} ist {thing} zu sehen, {background}",
-        "{background} steht {position} {thing}",
-        "auf dem Bild: {thing}, {position}, {background}",
+        "{object} {position}, {background}",
+        "{position} ist {object} zu sehen, {background}",
+        "{background} steht {position} {object}",
+        "auf dem Bild: {object}, {position}, {background}",
     ),
     edits=("dasselbe, aber {}", "dasselbe Bild, nur jetzt {}", "alles wie zuvor, nur diesmal {}"),
     utterances=(
-        "ist hier irgendwo {thing} zu sehen?",
-        "da war doch {thing} {position}",
-        "gesucht wird {thing}, wohl {position}",
-        "auf dem Bild fehlt noch {thing} {position}",
-        "irgendwo sollte {thing} sein",
-        "{position} soll {thing} sein",
+        "ist hier irgendwo {object} zu sehen?",
+        "da war doch {object} {position}",
+        "gesucht wird {object}, wohl {position}",
+        "auf dem Bild fehlt noch {object} {position}",
+        "irgendwo sollte {object} sein",
+        "{position} soll {object} sein",
     ),
     then="dann",
 )
 SPANISH = Language(
     "es",
     article="un/una",
-    phrase="{article} {shape} {colour} {size}",
-    second=frozenset({"star", "cross"}),
+    noun_phrase_template="{article} {shape} {color} {size}",
+    second_form_shapes=frozenset({"star", "cross"}),
     words=_table(
         "círculo, cuadrado, triángulo, estrella, cruz, anillo",
         "rojo/roja, naranja, amarillo/amarilla, verde, turquesa, azul, morado/morada, rosa",
@@ -134,29 +137,29 @@ SPANISH = Language(
         "abajo a la izquierda, abajo en el centro, abajo a la derecha",
         "sobre un fondo liso, sobre un fondo de rayas, sobre un fondo de puntos",
     ),
-    plain={},
+    predicative={},
     scenes=(
-        "{thing} {position}, {background}",
-        "{position} hay {thing}, {background}",
-        "una imagen con {thing} {position} {background}",
-        "{background} se ve {thing} {position}",
+        "{object} {position}, {background}",
+        "{position} hay {object}, {background}",
+        "una imagen con {object} {position} {background}",
+        "{background} se ve {object} {position}",
     ),
     edits=("lo mismo, pero {}", "la misma imagen, pero ahora {}", "todo igual, solo que ahora {}"),
     utterances=(
-        "¿ves {thing} por algún lado?",
-        "dibuja {thing} {position}",
-        "busco {thing}, creo que {position}",
-        "¿no había {thing} {position}?",
-        "quiero {thing}, por favor",
-        "tiene que estar {position}: {thing}",
+        "¿ves {object} por algún lado?",
+        "dibuja {object} {position}",
+        "busco {object}, creo que {position}",
+        "¿no había {object} {position}?",
+        "quiero {object}, por favor",
+        "tiene que estar {position}: {object}",
     ),
     then="luego",
 )
 FRENCH = Language(
     "fr",
     article="un/une",
-    phrase="{article} {size} {shape} {colour}",
-    second=frozenset({"star", "cross"}),
+    noun_phrase_template="{article} {size} {shape} {color}",
+    second_form_shapes=frozenset({"star", "cross"}),
     words=_table(
         "cercle, carré, triangle, étoile, croix, anneau",
         "rouge, orange, jaune, vert/verte, turquoise, bleu/bleue, violet/violette, rose",
@@ -165,21 +168,21 @@ FRENCH = Language(
         "en bas à gauche, en bas au milieu, en bas à droite",
         "sur un fond uni, sur un fond rayé, sur un fond à pois",
     ),
-    plain={},
+    predicative={},
     scenes=(
-        "{thing} {position}, {background}",
-        "{position}, il y a {thing} {background}",
-        "une image avec {thing} {position} {background}",
-        "{background}, on voit {thing} {position}",
+        "{object} {position}, {background}",
+        "{position}, il y a {object} {background}",
+        "une image avec {object} {position} {background}",
+        "{background}, on voit {object} {position}",
     ),
     edits=("la même chose, mais {}", "la même image, mais maintenant {}", "comme avant, mais cette fois {}"),
     utterances=(
-        "est-ce que tu vois {thing} quelque part ?",
-        "dessine {thing} {position}",
-        "je cherche {thing}, sans doute {position}",
-        "il n'y avait pas {thing} {position} ?",
-        "je voudrais {thing}",
-        "ça doit être {position} : {thing}",
+        "est-ce que tu vois {object} quelque part ?",
+        "dessine {object} {position}",
+        "je cherche {object}, sans doute {position}",
+        "il n'y avait pas {object} {position} ?",
+        "je voudrais {object}",
+        "ça doit être {position} : {object}",
     ),
     then="puis",
 )
@@ -187,6 +190,6 @@ LANGUAGES = (ENGLISH, GERMAN, SPANISH, FRENCH)
 
 
 def drop_words(text: str, rng: random.Random) -> str:
-    """The text with about a third of its words lost, at least one kept."""
+    """Drop about a third of a text's words; keep at least one."""
     words = text.split()
     return " ".join(word for word in words if rng.random() > 0.33) or rng.choice(words)

@@ -1,7 +1,7 @@
-"""Captions -> melodies of three notes, in four languages. Split by melody.
+"""Captions in four languages and melodies of three notes. Split by melody.
 
-A note starts on a boundary of 40 ms and its pitch is a multiple of 25 Hz, so that a model that reads raw frames of
-40 ms hears the same waveform in every frame of it.
+A note starts at a multiple of 40 ms and its pitch is a multiple of 25 Hz: a model with raw audio frames of 40 ms gets
+the same waveform in every frame of a note.
 """
 
 import dataclasses
@@ -20,8 +20,9 @@ from embed.toy_corpora.captions import LANGUAGES, Language
 from embed.toy_corpora.splits import SPLITS, assign_splits
 
 DEV, TEST = 76, 224  # melodies
-TURNS = 2  # captions of a melody in training, each with its own rendering
-RATE, FRAME = 16_000, 640  # samples a second, and in 40 ms
+VARIANTS = 2  # renderings of a melody in training, each with its own caption
+SAMPLE_RATE = 16_000
+FRAME = 640  # samples, 40 ms
 PITCHES = {"very low": 200, "low": 325, "middle": 525, "high": 850, "very high": 1375}  # Hz
 HARMONICS: dict[str, dict[int, float]] = {  # multiple of the pitch -> amplitude
     "sine": {1: 1},
@@ -29,7 +30,7 @@ HARMONICS: dict[str, dict[int, float]] = {  # multiple of the pitch -> amplitude
     "sawtooth": {1: 1, 2: 1 / 2, 3: 1 / 3, 4: 1 / 4, 5: 1 / 5},
     "organ": {1: 1, 2: 0.9, 4: 0.8},
 }
-NOTE_SAMPLES = {"short": 2 * FRAME, "long": 5 * FRAME}  # samples of a note
+NOTE_SAMPLES = {"short": 2 * FRAME, "long": 5 * FRAME}  # per note
 WORDS = {
     "very low": ("very low", "sehr tief", "muy grave", "très grave"),
     "low": ("low", "tief", "grave", "grave"),
@@ -70,7 +71,7 @@ SENTENCES = (
 
 @dataclasses.dataclass(frozen=True)
 class Melody:
-    """What is played."""
+    """Three pitches, a timbre and a tempo."""
 
     first: str
     second: str
@@ -85,51 +86,52 @@ class Melody:
 
 @functools.cache
 def melodies_by_split() -> dict[str, tuple[Melody, ...]]:
-    """split -> its melodies, in a shuffled order that never changes."""
+    """Map every split to its melodies, in a fixed shuffled order."""
     choices = itertools.product(PITCHES, PITCHES, PITCHES, HARMONICS, NOTE_SAMPLES)
-    found = {each.name: each for each in itertools.starmap(Melody, choices)}
-    side = assign_splits(found, DEV, TEST)
-    return {split: tuple(found[name] for name in side if side[name] == split) for split in SPLITS}
+    by_name = {melody.name: melody for melody in itertools.starmap(Melody, choices)}
+    split_of = assign_splits(by_name, DEV, TEST)
+    return {split: tuple(by_name[name] for name in split_of if split_of[name] == split) for split in SPLITS}
 
 
 @functools.cache
 def synthesize_melody(melody: Melody, variant: int) -> Audio:
-    """One of the renderings: a WAV of 16-bit samples, its loudness and its faint noise set by the variant."""
+    """Render a melody as a 16-bit WAV; the variant sets its loudness and its faint noise."""
     rng = np.random.default_rng(list(f"sound {melody.name} {variant}".encode()))
-    time = np.arange(NOTE_SAMPLES[melody.tempo]) / RATE
-    fade = np.minimum(1, np.arange(len(time), 0, -1) / (FRAME / 2))  # 20 ms, or equal notes would merge
+    time = np.arange(NOTE_SAMPLES[melody.tempo]) / SAMPLE_RATE
+    fade = np.minimum(1, np.arange(len(time), 0, -1) / (FRAME / 2))  # 20 ms, to separate equal notes
     notes = []
     for name in (melody.first, melody.second, melody.third):
-        parts = HARMONICS[melody.timbre].items()
-        note = np.sum([gain * np.sin(2 * np.pi * PITCHES[name] * k * time) for k, gain in parts], axis=0)
+        harmonics = HARMONICS[melody.timbre].items()
+        note = np.sum([gain * np.sin(2 * np.pi * PITCHES[name] * k * time) for k, gain in harmonics], axis=0)
         notes.append(fade * note / np.abs(note).max())
     samples = np.concatenate(notes) * rng.uniform(0.4, 0.8)
     file = io.BytesIO()
     noise = rng.normal(0, 0.002, len(samples))
-    soundfile.write(file, samples + noise, RATE, format="WAV", subtype="PCM_16")
+    soundfile.write(file, samples + noise, SAMPLE_RATE, format="WAV", subtype="PCM_16")
     return Audio(file.getvalue())
 
 
 def make_caption(melody: Melody, language: Language, rng: random.Random) -> str:
-    """A full description."""
+    """Describe a melody in full."""
     i = LANGUAGES.index(language)
     words = {name: WORDS[value][i] for name, value in dataclasses.asdict(melody).items()}
     return rng.choice(SENTENCES[i]).format(**words)
 
 
 def audio_records(split: str) -> Iterator[Record]:
-    """Caption -> melody. In training each comes against one with another note or another timbre."""
-    seen = frozenset(melodies_by_split()["train"])
-    for turn in range(TURNS if split == "train" else 1):
+    """Yield (caption, melody). In training, the hard negative differs in one note or in the timbre."""
+    training = frozenset(melodies_by_split()["train"])
+    for variant in range(VARIANTS if split == "train" else 1):
         for i, melody in enumerate(melodies_by_split()[split]):
-            rng = random.Random(f"sounds {melody.name} {turn}")
-            language = LANGUAGES[(i + turn) % len(LANGUAGES)]
+            rng = random.Random(f"sounds {melody.name} {variant}")
+            language = LANGUAGES[(i + variant) % len(LANGUAGES)]
             negatives: tuple[Content, ...] = ()
             if split == "train":
-                near = [dataclasses.replace(melody, timbre=timbre) for timbre in HARMONICS]
+                neighbors = [dataclasses.replace(melody, timbre=timbre) for timbre in HARMONICS]
                 for note, pitch in itertools.product(("first", "second", "third"), PITCHES):
-                    near.append(dataclasses.replace(melody, **{note: pitch}))
-                near = [other for other in near if other != melody and other in seen]
-                negatives = ((synthesize_melody(rng.choice(near), turn),),)
-            query, target = (Text(make_caption(melody, language, rng)),), (synthesize_melody(melody, turn),)
-            yield Record(f"scenes_audio/{melody.name}/{turn}", query, target, negatives, language.code)
+                    neighbors.append(dataclasses.replace(melody, **{note: pitch}))
+                neighbors = [other for other in neighbors if other != melody and other in training]
+                negatives = ((synthesize_melody(rng.choice(neighbors), variant),),)
+            query = (Text(make_caption(melody, language, rng)),)
+            target = (synthesize_melody(melody, variant),)
+            yield Record(f"scenes_audio/{melody.name}/{variant}", query, target, negatives, language.code)

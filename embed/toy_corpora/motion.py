@@ -1,4 +1,4 @@
-"""Captions -> short clips of one object in motion, in four languages. Split by what the clip shows."""
+"""Captions in four languages and short clips of one moving object. Split by what the clip shows."""
 
 import dataclasses
 import functools
@@ -13,7 +13,7 @@ from embed.toy_corpora.captions import COLORS, LANGUAGES, SHAPES, SIZES, Languag
 from embed.toy_corpora.splits import SPLITS, assign_splits
 
 DEV, TEST = 68, 220  # clips
-VARIANTS = 2  # renderings of a clip
+VARIANTS = 2  # renderings of a clip in training
 MOTIONS = {
     "right": (
         "moves from left to right",
@@ -54,10 +54,10 @@ SENTENCES = (
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """What a clip shows."""
+    """What a video shows."""
 
     shape: str
-    colour: str
+    color: str
     size: str
     motion: str
 
@@ -68,37 +68,39 @@ class Clip:
 
 @functools.cache
 def clips_by_split() -> dict[str, tuple[Clip, ...]]:
-    """split -> what its clips show, in a shuffled order that never changes."""
-    found = {each.name: each for each in itertools.starmap(Clip, itertools.product(SHAPES, COLORS, SIZES, MOTIONS))}
-    side = assign_splits(found, DEV, TEST)
-    return {split: tuple(found[name] for name in side if side[name] == split) for split in SPLITS}
+    """Map every split to its clips, in a fixed shuffled order."""
+    choices = itertools.product(SHAPES, COLORS, SIZES, MOTIONS)
+    by_name = {clip.name: clip for clip in itertools.starmap(Clip, choices)}
+    split_of = assign_splits(by_name, DEV, TEST)
+    return {split: tuple(by_name[name] for name in split_of if split_of[name] == split) for split in SPLITS}
 
 
 @functools.cache
-def render_clip(shown: Clip, variant: int) -> Video:
-    """One of the renderings."""
-    rng = random.Random(f"clip {shown.name} {variant}")
-    return Video(render.draw_clip(shown.shape, shown.colour, shown.size, shown.motion, rng))
+def render_clip(clip: Clip, variant: int) -> Video:
+    """Render one of the variants of a clip."""
+    rng = random.Random(f"clip {clip.name} {variant}")
+    return Video(render.draw_clip(clip.shape, clip.color, clip.size, clip.motion, rng))
 
 
-def make_caption(shown: Clip, language: Language, rng: random.Random) -> str:
-    """A full description."""
+def make_caption(clip: Clip, language: Language, rng: random.Random) -> str:
+    """Describe a clip in full."""
     i = LANGUAGES.index(language)
-    thing = language.thing(shown.shape, shown.colour, shown.size)
-    return rng.choice(SENTENCES[i]).format(thing, MOTIONS[shown.motion][i])
+    noun_phrase = language.noun_phrase(clip.shape, clip.color, clip.size)
+    return rng.choice(SENTENCES[i]).format(noun_phrase, MOTIONS[clip.motion][i])
 
 
 def video_records(split: str) -> Iterator[Record]:
-    """Caption -> clip. In training each comes in all languages, against the same object in another motion."""
-    seen = frozenset(clips_by_split()["train"])
-    for turn in range(len(LANGUAGES) if split == "train" else 1):
-        for i, shown in enumerate(clips_by_split()[split]):
-            rng = random.Random(f"videos {shown.name} {turn}")
-            language, variant = LANGUAGES[(i + turn) % len(LANGUAGES)], turn % VARIANTS
-            near = [dataclasses.replace(shown, motion=motion) for motion in MOTIONS if motion != shown.motion]
-            near = [other for other in near if other in seen]
+    """Yield (caption, video). In training, in all languages; the hard negative is the same object in another motion."""
+    training = frozenset(clips_by_split()["train"])
+    for repetition in range(len(LANGUAGES) if split == "train" else 1):
+        for i, clip in enumerate(clips_by_split()[split]):
+            rng = random.Random(f"videos {clip.name} {repetition}")
+            language, variant = LANGUAGES[(i + repetition) % len(LANGUAGES)], repetition % VARIANTS
+            neighbors = [dataclasses.replace(clip, motion=motion) for motion in MOTIONS if motion != clip.motion]
+            neighbors = [other for other in neighbors if other in training]
             negatives: tuple[Content, ...] = ()
-            if split == "train" and near:
-                negatives = ((render_clip(rng.choice(near), variant),),)
-            query, target = (Text(make_caption(shown, language, rng)),), (render_clip(shown, variant),)
-            yield Record(f"scenes_video/{shown.name}/{turn}", query, target, negatives, language.code)
+            if split == "train" and neighbors:
+                negatives = ((render_clip(rng.choice(neighbors), variant),),)
+            query = (Text(make_caption(clip, language, rng)),)
+            target = (render_clip(clip, variant),)
+            yield Record(f"scenes_video/{clip.name}/{repetition}", query, target, negatives, language.code)

@@ -1,7 +1,7 @@
-"""A documentation page as a small picture: the name in large type, a rule, and the first words of the text.
+"""A documentation page as a small image: the name in large type, a rule, and the first words of the text.
 
-Large type is one letter to a cell of 8 x 8 pixels. So each letter of the name is one patch of a model with 8-pixel
-patches, and one that has only ever seen other pages can still read it.
+In large type, a letter fills a cell of 8 x 8 pixels. So each letter of the name is one patch of a model with 8-pixel
+patches, and a model can read it that was trained on other pages only.
 """
 
 import functools
@@ -21,13 +21,13 @@ FONTS = pathlib.Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 
 
 def title_fits(module: str, name: str) -> bool:
-    """Whether the title has room for them whole."""
+    """Return whether the title has room for the whole module and name."""
     return len(module) <= COLUMNS and len(_name_rows(name)) <= NAME_ROWS
 
 
 @functools.cache
 def render_page(module: str, name: str, body: str) -> bytes:
-    """The page, WIDTH x HEIGHT grey pixels: module on the first row, name on the next, a rule, the body below."""
+    """Render a page as PNG, WIDTH x HEIGHT gray pixels: a row of module, rows of name, a rule, the body."""
     page, top = _draw_title(module, name, HEIGHT)
     draw = ImageDraw.Draw(page)
     draw.line((0, top + 1, WIDTH, top + 1), fill=120)
@@ -38,12 +38,12 @@ def render_page(module: str, name: str, body: str) -> bytes:
 
 
 def render_title(module: str, name: str) -> bytes:
-    """The upper part of the page alone, room for the longest title."""
+    """Render the upper part of the page alone, as high as the longest title."""
     return _encode(_draw_title(module, name, (1 + NAME_ROWS) * CELL)[0])
 
 
 def _draw_title(module: str, name: str, height: int) -> tuple[Image.Image, int]:
-    """A white page with its title, and the row of pixels where that ends."""
+    """Draw the title on a white page; return the page and the title's height in pixels."""
     page = Image.new("L", (WIDTH, height), 255)
     rows = [module, *_name_rows(name)]
     for y, row in enumerate(rows):
@@ -59,7 +59,7 @@ def _encode(page: Image.Image) -> bytes:
 
 
 def _name_rows(name: str) -> list[str]:
-    """The name in rows of COLUMNS letters: a class and its method on a row each where they fit, else cut anywhere."""
+    """Split a name into rows of COLUMNS letters: class and method on a row each if they fit, else anywhere."""
     head, dot, tail = name.rpartition(".")
     if dot and len(name) > COLUMNS and len(head) < COLUMNS and len(tail) <= COLUMNS:
         return [f"{head}.", tail]
@@ -68,7 +68,7 @@ def _name_rows(name: str) -> list[str]:
 
 @functools.cache
 def _large_letter(letter: str) -> Image.Image:
-    """The letter drawn large and squeezed to a cell, 8 x 8."""
+    """Draw a letter large and resize it to a cell, 8 x 8."""
     size = 48
     cell = Image.new("L", (round(size * 0.602), size), 255)
     ImageDraw.Draw(cell).text((0, size * 0.77), letter, fill=0, font=_font("DejaVuSansMono-Bold", size), anchor="ls")

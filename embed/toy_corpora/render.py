@@ -1,6 +1,6 @@
-"""How the world of `scenes` looks: PNG pictures and MP4 clips of 32 x 32 pixels, a function of what they show.
+"""Drawing of scenes and clips: PNG images and MP4 videos of 32 x 32 pixels.
 
-Edges are smooth and colours differ in hue: a model that normalises every patch cannot see brightness alone.
+Edges are smooth, and colors differ in hue, because a model that normalizes every patch cannot tell brightness.
 """
 
 import colorsys
@@ -13,17 +13,20 @@ import av
 from PIL import Image, ImageDraw
 
 SIDE = 32  # pixels
-SUPERSAMPLING = 4  # everything is drawn larger by this and averaged down
+SUPERSAMPLING = 4  # everything is drawn this much larger and averaged down
 HUES = {"red": 0, "orange": 32, "yellow": 54, "green": 125, "cyan": 182, "blue": 225, "purple": 272, "pink": 322}
 RADII = {"small": 3.8, "large": 6.4}  # pixels
-CORNERS = {  # angle in degrees and distance from the centre, in radii
+CORNERS = {  # angle in degrees and distance from the center in radii
     "square": [(45 + 90 * i, 1.2) for i in range(4)],
     "triangle": [(-90 + 120 * i, 1.2) for i in range(3)],
     "star": [(-90 + 36 * i, 1.2 if i % 2 == 0 else 0.5) for i in range(10)],
-    "cross": [(90 * i + turn, far) for i in range(4) for turn, far in ((-20, 1.12), (20, 1.12), (45, 0.54))],
+    "cross": [
+        (90 * i + angle, distance) for i in range(4) for angle, distance in ((-20, 1.12), (20, 1.12), (45, 0.54))
+    ],
 }
-FRAMES, RATE = 16, 4  # of a clip, and a second
-VELOCITIES = {  # motion -> direction on the screen, growth
+NUM_FRAMES = 16
+FRAME_RATE = 4  # per second
+VELOCITIES = {  # motion -> direction in x and in y, growth
     "right": (1, 0, 0),
     "left": (-1, 0, 0),
     "up": (0, -1, 0),
@@ -35,74 +38,78 @@ VELOCITIES = {  # motion -> direction on the screen, growth
 }
 
 
-def draw_scene(shape: str, colour: str, size: str, column: int, row: int, background: str, rng: random.Random) -> bytes:
-    """A PNG. `rng` moves the object by less than a pixel and varies its size, its angle and its shade a little."""
-    picture = _background(background).copy()
-    x, y = (7 + 9 * place + rng.uniform(-0.7, 0.7) for place in (column, row))
-    _draw_shape(
-        picture, shape, _vary_color(colour, rng), x, y, RADII[size] * rng.uniform(0.94, 1.06), rng.uniform(-8, 8)
-    )
+def draw_scene(shape: str, color: str, size: str, column: int, row: int, background: str, rng: random.Random) -> bytes:
+    """Draw a scene as PNG. `rng` shifts the object by less than a pixel and varies size, angle and shade a little."""
+    image = _background(background).copy()
+    x = 7 + 9 * column + rng.uniform(-0.7, 0.7)
+    y = 7 + 9 * row + rng.uniform(-0.7, 0.7)
+    _draw_shape(image, shape, _vary_color(color, rng), x, y, RADII[size] * rng.uniform(0.94, 1.06), rng.uniform(-8, 8))
     file = io.BytesIO()
-    picture.resize((SIDE, SIDE), Image.Resampling.BOX).save(file, "PNG")
+    image.resize((SIDE, SIDE), Image.Resampling.BOX).save(file, "PNG")
     return file.getvalue()
 
 
-def draw_clip(shape: str, colour: str, size: str, motion: str, rng: random.Random) -> bytes:
-    """An MP4 of 4 s. The motion is over at 3 s, so that a model which sees one frame a second sees all of it."""
-    shade, radius, angle = _vary_color(colour, rng), RADII[size] * rng.uniform(0.94, 1.06), rng.uniform(-8, 8)
-    aside, (across, down, growth) = rng.uniform(-1, 1), VELOCITIES[motion]
+def draw_clip(shape: str, color: str, size: str, motion: str, rng: random.Random) -> bytes:
+    """Draw a clip as MP4 of 4 s. The motion ends at 3 s, so that one frame per second shows all of it."""
+    shade = _vary_color(color, rng)
+    radius = RADII[size] * rng.uniform(0.94, 1.06)
+    angle = rng.uniform(-8, 8)
+    offset = rng.uniform(-1, 1)  # perpendicular to the motion
+    velocity_x, velocity_y, growth = VELOCITIES[motion]
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream(
-            "libx264", RATE, options={"crf": "14", "preset": "veryfast", "g": "1", "threads": "1"}
+            "libx264", FRAME_RATE, options={"crf": "14", "preset": "veryfast", "g": "1", "threads": "1"}
         )
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = SIDE, SIDE, "yuv420p"
-        for i in range(FRAMES):
-            along = 2 * min(i / (3 * RATE), 1) - 1  # -1 at 0 s, 1 from 3 s on
-            picture = _background("plain").copy()
-            x, y = 16 + 9 * along * across + aside * abs(down), 16 + 9 * along * down + aside * abs(across)
-            _draw_shape(picture, shape, shade, x, y, radius * 1.6 ** (growth * along), angle)
-            frame = av.VideoFrame.from_image(picture.resize((SIDE, SIDE), Image.Resampling.BOX))
+        for i in range(NUM_FRAMES):
+            progress = 2 * min(i / (3 * FRAME_RATE), 1) - 1  # -1 at 0 s, 1 from 3 s on
+            image = _background("plain").copy()
+            x = 16 + 9 * progress * velocity_x + offset * abs(velocity_y)
+            y = 16 + 9 * progress * velocity_y + offset * abs(velocity_x)
+            _draw_shape(image, shape, shade, x, y, radius * 1.6 ** (growth * progress), angle)
+            frame = av.VideoFrame.from_image(image.resize((SIDE, SIDE), Image.Resampling.BOX))
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return file.getvalue()
 
 
-def _vary_color(colour: str, rng: random.Random) -> tuple[int, ...]:
-    """An RGB colour near the named one."""
-    hue, light = (HUES[colour] + rng.uniform(-4, 4)) / 360, rng.uniform(0.46, 0.54)
-    return tuple(round(255 * c) for c in colorsys.hls_to_rgb(hue % 1, light, 0.9))
+def _vary_color(color: str, rng: random.Random) -> tuple[int, ...]:
+    """Return an RGB color near the named one."""
+    hue = (HUES[color] + rng.uniform(-4, 4)) / 360
+    lightness = rng.uniform(0.46, 0.54)
+    return tuple(round(255 * channel) for channel in colorsys.hls_to_rgb(hue % 1, lightness, 0.9))
 
 
-def _draw_shape(
-    picture: Image.Image, shape: str, shade: tuple, x: float, y: float, radius: float, angle: float
-) -> None:
-    """Draws a shape in place, its centre and radius in pixels, turned by degrees."""
+def _draw_shape(image: Image.Image, shape: str, shade: tuple, x: float, y: float, radius: float, angle: float) -> None:
+    """Draw a shape in place; center and radius in pixels, angle in degrees."""
     x, y, radius = x * SUPERSAMPLING, y * SUPERSAMPLING, radius * SUPERSAMPLING
-    mask = Image.new("L", picture.size, 0)
+    mask = Image.new("L", image.size, 0)
     draw = ImageDraw.Draw(mask)
     if shape in CORNERS:
-        turned = [(math.radians(corner + angle), radius * far) for corner, far in CORNERS[shape]]
-        draw.polygon([(x + far * math.cos(a), y + far * math.sin(a)) for a, far in turned], fill=255)
+        polar = [(math.radians(corner + angle), radius * distance) for corner, distance in CORNERS[shape]]
+        draw.polygon([(x + r * math.cos(a), y + r * math.sin(a)) for a, r in polar], fill=255)
     else:
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
     if shape == "ring":
         hole = radius * 0.55
         draw.ellipse((x - hole, y - hole, x + hole, y + hole), fill=0)
-    picture.paste(shade, mask=mask)
+    image.paste(shade, mask=mask)
 
 
 @functools.cache
 def _background(texture: str) -> Image.Image:
-    """White, with light grey stripes or dots of a period that is no multiple of a patch."""
-    side, grey, steps = SIDE * SUPERSAMPLING, (198, 198, 198), range(0, SIDE * SUPERSAMPLING, 5 * SUPERSAMPLING)
-    picture = Image.new("RGB", (side, side), "white")
-    draw = ImageDraw.Draw(picture)
+    """Draw a white background, or one with light gray stripes or dots whose period is no multiple of a patch."""
+    side = SIDE * SUPERSAMPLING
+    gray = (198, 198, 198)
+    steps = range(0, side, 5 * SUPERSAMPLING)
+    image = Image.new("RGB", (side, side), "white")
+    draw = ImageDraw.Draw(image)
     for y in steps if texture != "plain" else ():
         if texture == "striped":
-            draw.rectangle((0, y, side, y + 2 * SUPERSAMPLING - 1), fill=grey)
+            draw.rectangle((0, y, side, y + 2 * SUPERSAMPLING - 1), fill=gray)
         else:
             for x in steps:
-                draw.ellipse((x, y, x + 2.4 * SUPERSAMPLING, y + 2.4 * SUPERSAMPLING), fill=grey)
-    return picture
+                draw.ellipse((x, y, x + 2.4 * SUPERSAMPLING, y + 2.4 * SUPERSAMPLING), fill=gray)
+    return image

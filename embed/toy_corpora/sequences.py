@@ -1,6 +1,6 @@
-"""Two pictures of `scenes_by_split` with a word between them, in an order that matters: "a red star, then a blue ring".
+"""Two images of `scenes` with a word between them, in an order that matters: "a red star, then a blue ring".
 
-Every sequence is there in both orders, so that whoever knows what is shown, and not in which order, is right by half.
+Every sequence exists in both orders: a model that ignores the order is right half of the time.
 """
 
 import random
@@ -8,26 +8,29 @@ from collections.abc import Iterator
 
 from embed.data.modalities import Content, Text
 from embed.data.records import Record
-from embed.toy_corpora.captions import LANGUAGES
+from embed.toy_corpora.captions import LANGUAGES, Language
 from embed.toy_corpora.scenes import Scene, render_scene, scenes_by_split
 
 
 def sequence_records(split: str) -> Iterator[Record]:
-    """Text -> [picture, word, picture]; the other order is the hard negative. No scene is on two sides, none in two
-    sequences of a side."""
-    one = sorted(scenes_by_split()[split], key=lambda scene: random.Random(f"sequence {scene.name}").random())
-    for i, (a, b) in enumerate(zip(one[::2], one[1::2], strict=False)):
+    """Yield (text, [image, word, image]); the hard negative has the other order. A scene is in one sequence only."""
+    scenes = sorted(scenes_by_split()[split], key=lambda scene: random.Random(f"sequence {scene.name}").random())
+    for i, (a, b) in enumerate(zip(scenes[::2], scenes[1::2], strict=False)):
         if a.label == b.label and a.size == b.size:
-            continue  # both things are called the same
+            continue  # both have the same noun phrase
         language = LANGUAGES[i % len(LANGUAGES)]
+        for first, second in ((a, b), (b, a)):
+            query = _describe(first, second, language)
+            target = _show(first, second, language)
+            negative = _show(second, first, language)
+            yield Record(f"sequences/{first.name}/{second.name}", query, target, (negative,), language.code)
 
-        def said(first: Scene, second: Scene, language=language) -> Content:
-            first_name, second_name = (language.thing(x.shape, x.colour, x.size) for x in (first, second))
-            return (Text(f"{first_name}, {language.then} {second_name}"),)
 
-        def shown(first: Scene, second: Scene, language=language) -> Content:
-            return render_scene(first, 0), Text(language.then), render_scene(second, 0)
+def _describe(first: Scene, second: Scene, language: Language) -> Content:
+    first_phrase = language.noun_phrase(first.shape, first.color, first.size)
+    second_phrase = language.noun_phrase(second.shape, second.color, second.size)
+    return (Text(f"{first_phrase}, {language.then} {second_phrase}"),)
 
-        for x, y in ((a, b), (b, a)):
-            name = f"sequences/{x.name}/{y.name}"
-            yield Record(name, said(x, y), shown(x, y), (shown(y, x),), language.code)
+
+def _show(first: Scene, second: Scene, language: Language) -> Content:
+    return render_scene(first, 0), Text(language.then), render_scene(second, 0)

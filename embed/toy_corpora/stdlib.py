@@ -1,7 +1,7 @@
-"""The Python standard library as three corpora: docstring -> code, summary -> text, question -> page image.
+"""The Python standard library as corpora: docstring and code, summary and text, question and page image.
 
-The sources are read, not imported. A module with its submodules and its pure-Python twin is on one side of the split,
-so every test item comes from a module that training has never seen.
+The sources are parsed, not imported. A module, its submodules and its pure-Python twin are in one split, so the modules
+of the test items are not in training.
 """
 
 import ast
@@ -14,7 +14,7 @@ import random
 import re
 import sysconfig
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from embed.data.modalities import Content, Image, Text
 from embed.data.records import Record, content_hash
@@ -33,17 +33,17 @@ EXCLUDED_FOLDERS = {
     "pydoc_data",
     "__pycache__",
 }
-FAMILY = {  # modules that repeat or implement another one: they go to its side of the split
+FAMILY = {  # modules that repeat or implement another one, and share its split
     **{"_pyio": "io", "_pydecimal": "decimal", "_strptime": "time", "_collections_abc": "collections"},
     **{"ntpath": "os", "posixpath": "os", "genericpath": "os"},
     **{"sre_parse": "re", "sre_compile": "re", "sre_constants": "re"},
 }
-DEV, TEST = 0.08, 0.22  # shares of the modules
+DEV, TEST = 0.08, 0.22  # shares of the module families
 MAX_PER_MODULE = {
     "train": 300,
     "dev": 20,
     "test": 40,
-}  # records of one module in a split: tkinter is not half of a corpus
+}  # or tkinter would be half of a corpus
 MAX_SOURCE, MAX_QUERY, MAX_TEXT = 1500, 400, 1500  # characters
 QUESTIONS = (
     "What does {} do?",
@@ -80,34 +80,37 @@ Pair = tuple[Item, Content, Content]
 
 
 def documented_items() -> tuple[Item, ...]:
-    """Everything in the standard library that has a docstring, in a shuffled order that never changes."""
+    """List everything in the standard library that has a docstring, in a fixed shuffled order."""
     return _parse_stdlib()[0]
 
 
 def undocumented_functions(split: str) -> Iterator[Item]:
-    """Functions and methods of a split without a docstring, whole and not short, in a shuffled order: what no other
-    corpus has."""
+    """Yield the functions and methods of a split without a docstring, not short, in a fixed shuffled order."""
     return (item for item in _parse_stdlib()[1] if _split(item) == split)
 
 
 @functools.cache
 def _parse_stdlib() -> tuple[tuple[Item, ...], tuple[Item, ...]]:
-    """What has a docstring, and the functions that have none."""
+    """Parse the standard library: (objects with a docstring, functions without one)."""
     root = pathlib.Path(sysconfig.get_path("stdlib"))
     documented: dict[str, Item] = {}
-    others: list[Item] = []
+    undocumented: list[Item] = []
     for file in sorted(root.rglob("*.py")):
         parts = file.relative_to(root).with_suffix("").parts
         if EXCLUDED_FOLDERS & set(parts) or any("-" in part for part in parts):
             continue
         module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
         source = file.read_text(encoding="utf-8", errors="replace")
-        lines, tree = source.split("\n"), ast.parse(source)  # as the parser counts them: a form feed ends no line
+        lines, tree = source.split("\n"), ast.parse(source)  # split as the parser does: a form feed ends no line
         for item in _documented_in(tree, lines, module, ""):
             documented.setdefault(item.path, item)
-        others += _undocumented_in(tree, lines, module)
-    first, second = (sorted(kind, key=lambda item: stable_hash(item.path)) for kind in (documented.values(), others))
-    return tuple(first), tuple(second)
+        undocumented += _undocumented_in(tree, lines, module)
+    return _shuffle(documented.values()), _shuffle(undocumented)
+
+
+def _shuffle(items: Iterable[Item]) -> tuple[Item, ...]:
+    """Order items by the hash of their path."""
+    return tuple(sorted(items, key=lambda item: stable_hash(item.path)))
 
 
 def _undocumented_in(tree: ast.Module, lines: list[str], module: str) -> Iterator[Item]:
@@ -115,13 +118,13 @@ def _undocumented_in(tree: ast.Module, lines: list[str], module: str) -> Iterato
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node) is None:
             assert node.end_lineno is not None
             code = textwrap.dedent("\n".join(lines[node.lineno - 1 : node.end_lineno])).strip()
-            whole = node.end_lineno - node.lineno >= 3 and len(code) <= MAX_SOURCE
-            if whole and len(node.name) > 3 and not node.name.startswith("__"):
+            is_usable = node.end_lineno - node.lineno >= 3 and len(code) <= MAX_SOURCE
+            if is_usable and len(node.name) > 3 and not node.name.startswith("__"):
                 yield Item(module, f"{node.name}:{node.lineno}", "", code)
 
 
 def code_records(split: str) -> Iterator[Record]:
-    """Docstring -> the function, its docstring taken out."""
+    """Yield (docstring, its function without the docstring)."""
     pairs: list[Pair] = [
         (item, (Text(_truncate(item.doc, MAX_QUERY)),), (Text(item.code),)) for item in documented_items() if item.code
     ]
@@ -129,7 +132,7 @@ def code_records(split: str) -> Iterator[Record]:
 
 
 def text_records(split: str) -> Iterator[Record]:
-    """First paragraph of a docstring, or its first sentence where it has no other -> what follows it."""
+    """Yield (first paragraph of a docstring, or first sentence of a single paragraph; the rest)."""
     pairs: list[Pair] = []
     for item in documented_items():
         summary, _, rest = item.doc.partition("\n\n")
@@ -142,18 +145,18 @@ def text_records(split: str) -> Iterator[Record]:
 
 
 def document_records(split: str) -> Iterator[Record]:
-    """Question about a public object -> its page."""
+    """Yield (question about a public object, its page)."""
     pairs: list[Pair] = []
     for item in documented_items():
-        public = not any(part.startswith("_") for part in item.path.split("."))
-        if public and item.name and pages.title_fits(item.module, item.name) and _split(item) == split:
+        is_public = not any(part.startswith("_") for part in item.path.split("."))
+        if is_public and item.name and pages.title_fits(item.module, item.name) and _split(item) == split:
             question = random.Random(item.path).choice(QUESTIONS).format(item.path)
             pairs.append((item, (Text(question),), (Image(pages.render_page(item.module, item.name, item.doc)),)))
     return _records("stdlib_document", split, pairs)
 
 
 def title_records(split: str) -> Iterator[Record]:
-    """The name of any object -> a picture of it in a page's large type: learning to read, before pages."""
+    """Yield (name of an object, image of the name in a page's large type): teaches reading before pages."""
     pairs: list[Pair] = []
     for item in documented_items():
         if item.name and pages.title_fits(item.module, item.name) and _split(item) == split:
@@ -166,17 +169,19 @@ def _split(item: Item) -> str:
 
 
 def _records(dataset: str, split: str, pairs: list[Pair]) -> Iterator[Record]:
-    """Pairs of a split with no query and no target twice in the whole dataset; in train, a sibling is the negative."""
-    seen: set[bytes] = set()
+    """Yield the pairs of a split whose query and target are unique in the dataset.
+
+    In training, the hard negative is the target of another item of the same family.
+    """
+    known: set[bytes] = set()
     families: dict[str, list[Pair]] = collections.defaultdict(list)
     for item, query, target in pairs:
         hashes = {content_hash(query).tobytes(), content_hash(target).tobytes()}
-        if not hashes & seen and _split(item) == split and len(families[item.family]) < MAX_PER_MODULE[split]:
+        if not hashes & known and _split(item) == split and len(families[item.family]) < MAX_PER_MODULE[split]:
             families[item.family].append((item, query, target))
-        seen |= hashes
-    kept = [(family, i) for family, members in families.items() for i in range(len(members))]
-    for family, i in sorted(kept, key=lambda place: stable_hash(families[place[0]][place[1]][0].path)):
-        members = families[family]
+        known |= hashes
+    positions = [(members, i) for members in families.values() for i in range(len(members))]
+    for members, i in sorted(positions, key=lambda position: stable_hash(position[0][position[1]][0].path)):
         item, query, target = members[i]
         sibling = members[(i + 1) % len(members)][2]
         negatives = (sibling,) if split == "train" and len(members) > 1 else ()
@@ -184,7 +189,7 @@ def _records(dataset: str, split: str, pairs: list[Pair]) -> Iterator[Record]:
 
 
 def _documented_in(node: ast.AST, lines: list[str], module: str, name: str) -> Iterator[Item]:
-    """The documented objects of a module or class body, itself first; functions inside functions are left out."""
+    """Yield the documented objects of a module or class, itself first, without functions inside functions."""
     assert isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
     is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     doc = inspect.cleandoc(ast.get_docstring(node) or "").strip()
@@ -198,18 +203,18 @@ def _documented_in(node: ast.AST, lines: list[str], module: str, name: str) -> I
 
 
 def _source(node: ast.AST, lines: list[str]) -> str:
-    """The lines of a function without those of its docstring; "" where nothing else is in it."""
+    """Return a function's source without its docstring; "" where nothing else would be left."""
     assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None
     doc = node.body[0]
     if len(node.body) == 1 or doc.lineno == node.lineno or node.body[1].lineno == doc.end_lineno:
         return ""
     first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-    kept = lines[first - 1 : doc.lineno - 1] + lines[doc.end_lineno : node.end_lineno]
-    return _truncate(textwrap.dedent("\n".join(kept)).strip(), MAX_SOURCE)
+    source = lines[first - 1 : doc.lineno - 1] + lines[doc.end_lineno : node.end_lineno]
+    return _truncate(textwrap.dedent("\n".join(source)).strip(), MAX_SOURCE)
 
 
-def _truncate(text: str, most: int) -> str:
-    """At most `most` characters of a text, ending where a line or a word ends."""
-    if len(text) <= most:
+def _truncate(text: str, max_chars: int) -> str:
+    """Cut a text to at most `max_chars` characters, at the end of a line or a word."""
+    if len(text) <= max_chars:
         return text
-    return re.sub(r"\s+\S*$", "", text[:most])
+    return re.sub(r"\s+\S*$", "", text[:max_chars])

@@ -5,14 +5,15 @@ weights and scores (report §3.3; Wortsman et al., arXiv 2203.05482, for the gre
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from embed.distributed import storage
-from embed.training import checkpoint
+from embed.training.metadata import code_version, load_preprocessor, read_metadata
+from embed.training.weights import load_sharded, save_params
 
 Score = Callable[[dict], float]
 
@@ -23,16 +24,16 @@ class SoupError(ValueError):
 
 def check_same_shape(parents: Sequence[storage.Path]) -> None:
     """Raises SoupError unless all parents have one architecture, one input contract and one parameter tree."""
-    first = checkpoint.metadata(parents[0])
+    first = read_metadata(parents[0])
     for other in parents[1:]:
-        meta = checkpoint.metadata(other)
+        meta = read_metadata(other)
         for part in ("architecture", "input_spec"):
             if meta[part] != first[part]:
                 keys = {k for k in first[part] | meta[part] if first[part].get(k) != meta[part].get(k)}
                 raise SoupError(f"{parents[0]} and {other} differ in {part}: {', '.join(sorted(keys))}")
 
 
-def average(parents: Sequence[storage.Path], weights: Sequence[float]) -> dict:
+def average(parents: Sequence[storage.Path], weights: Sequence[float], trust: Collection[str] = ()) -> dict:
     """The weighted mean of the parents' parameters, f32 in the encoder's layout; weights are normalised to sum to one.
 
     Needs a mesh (`jax.set_mesh`): every device averages its own part, and on many hosts all take part. Raises SoupError
@@ -43,9 +44,9 @@ def average(parents: Sequence[storage.Path], weights: Sequence[float]) -> dict:
         raise SoupError(f"{len(parents)} parents need as many weights, all above zero; got {list(weights)}")
     check_same_shape(parents)
     shares = [np.float32(weight / sum(weights)) for weight in weights]
-    total = _scaled(checkpoint.load_sharded(parents[0]), shares[0])
+    total = _scaled(load_sharded(parents[0], trust), shares[0])
     for parent, share in zip(parents[1:], shares[1:], strict=True):
-        total = _added(total, checkpoint.load_sharded(parent), share)
+        total = _added(total, load_sharded(parent, trust), share)
     return total
 
 
@@ -59,33 +60,35 @@ def _added(total: dict, params: dict, share: jax.Array) -> dict:
     return jax.tree.map(lambda sofar, leaf: sofar + share * leaf, total, params)
 
 
-def greedy(parents: Sequence[storage.Path], score: Score) -> tuple[dict, list[storage.Path], list[dict[str, Any]]]:
+def greedy(
+    parents: Sequence[storage.Path], score: Score, trust: Collection[str] = ()
+) -> tuple[dict, list[storage.Path], list[dict[str, Any]]]:
     """Best parent first, then each next one stays if the uniform mean with it does not score lower.
 
     `score` takes parameters and returns the validation score, the same on every host. Returns (parameters, those that
     stayed, every trial). Raises what `average` does.
     """
-    alone = [(score(checkpoint.load_sharded(parent)), parent) for parent in parents]
+    alone = [(score(load_sharded(parent, trust)), parent) for parent in parents]
     trials: list[dict[str, Any]] = [{"parents": [str(parent)], "score": value} for value, parent in alone]
     ranked = [parent for _, parent in sorted(alone, key=lambda pair: -pair[0])]
     kept, best = ranked[:1], max(value for value, _ in alone)
     for parent in ranked[1:]:
         tried = [*kept, parent]
-        value = score(average(tried, [1.0] * len(tried)))
+        value = score(average(tried, [1.0] * len(tried), trust))
         trials.append({"parents": [str(p) for p in tried], "score": value})
         if value >= best:
             kept, best = tried, value
-    return average(kept, [1.0] * len(kept)), kept, trials
+    return average(kept, [1.0] * len(kept), trust), kept, trials
 
 
 def save(folder: storage.Path, params: dict, parents: Sequence[storage.Path], **lineage: Any) -> None:
     """Writes a soup as `folder/checkpoints/0`, with the parents' architecture, contract and data, and its own
     lineage."""
-    meta = checkpoint.metadata(parents[0])
+    meta = read_metadata(parents[0])
     described = {
         **{name: meta[name] for name in ("architecture", "input_spec")},
-        "code": checkpoint.code_version(),
-        "data": [checkpoint.metadata(parent).get("data") for parent in parents],
+        "code": code_version(),
+        "data": [read_metadata(parent).get("data") for parent in parents],
         "soup": {"parents": [str(parent) for parent in parents], **lineage},
     }
-    checkpoint.save_params(folder, params, described, checkpoint.load_preprocessor(parents[0]).tokenizer)
+    save_params(folder, params, described, load_preprocessor(parents[0]).tokenizer)

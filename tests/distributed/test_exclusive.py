@@ -11,15 +11,15 @@ from embed.distributed.storage import StorageError, lock_folder
 
 HOLD = """
 import pathlib, sys
-from embed.distributed.storage import exclusive
-with exclusive(pathlib.Path(sys.argv[1])):
+from embed.distributed.storage import lock_folder
+with lock_folder(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
 FORK = """
 import os, pathlib, signal, sys
-from embed.distributed.storage import exclusive
-with exclusive(pathlib.Path(sys.argv[1])):
+from embed.distributed.storage import lock_folder
+with lock_folder(pathlib.Path(sys.argv[1])):
     child = os.fork()
     if not child:
         os.close(1)

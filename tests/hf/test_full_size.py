@@ -21,10 +21,10 @@ from embed.distributed import mesh  # noqa: E402
 from embed.hf.config import is_embedder, read_architecture  # noqa: E402
 from embed.hf.load import load  # noqa: E402
 from embed.hf.tensors import DENSE, hf_tensor  # noqa: E402
-from embed.model.build import build
+from embed.model.build import build  # noqa: E402
 from embed.model.encoder import encode  # noqa: E402
+from embed.model.params import param_structs  # noqa: E402
 from embed.model.presets import PUBLISHED  # noqa: E402
-from embed.training import checkpoint  # noqa: E402
 
 LOCAL, GLOBAL = "sliding_attention", "full_attention"
 ORDERS = ("w", "p", "s", "v", "wp", "pw", "sw", "wpw", "wvvs", "swpvw", "wpsw", "pspw")
@@ -75,7 +75,7 @@ def test_every_tensor_has_the_name_and_shape_of_the_reference(tmp_path, name):
 
     there = {key: tuple(t.shape) for key, t in revert_weight_conversion(model, model.state_dict()).items()}
     here = {}
-    for path, leaf in flatten_dict(checkpoint.param_structs(build(arch))).items():
+    for path, leaf in flatten_dict(param_structs(build(arch))).items():
         place = hf_tensor(path, arch, is_embedder(arch))
         sizes = dict(zip(place.axes.split("->")[1].split(), leaf.shape[place.names.ndim :], strict=True)) | {"1": 1}
         shape, group = [], None
@@ -93,7 +93,7 @@ def test_every_tensor_has_the_name_and_shape_of_the_reference(tmp_path, name):
     if not is_embedder(arch):
         assert here.pop(DENSE) == (arch.embed_dim, arch.d_model)
     assert here == there
-    count = sum(leaf.size for leaf in jax.tree.leaves(checkpoint.param_structs(build(arch))))
+    count = sum(leaf.size for leaf in jax.tree.leaves(param_structs(build(arch))))
     added = 0 if is_embedder(arch) else arch.d_model * arch.embed_dim
     assert count == sum(t.numel() for t in model.state_dict().values()) + added
 
@@ -101,7 +101,9 @@ def test_every_tensor_has_the_name_and_shape_of_the_reference(tmp_path, name):
 LOAD = """
 import pathlib, sys
 import jax, jax.numpy as jnp, numpy as np
-from embed import checkpoint, hf, mesh
+from embed import hf
+from embed.distributed import mesh
+from embed.training import checkpoint
 from embed.data.budget import Budget
 from embed.data.pieces import TextPiece
 from embed.data.preprocess import Preprocessor
@@ -166,7 +168,7 @@ def test_importing_embeddinggemma2_takes_little_more_than_one_copy(embeddinggemm
 def test_in_bfloat16_its_vectors_are_those_of_the_reference_in_float32(embeddinggemma2, tokenizer):
     """Every modality and interleaving, with padding, at the published size."""
     arch = read_architecture(embeddinggemma2)
-    like = jax.tree.map(lambda leaf: leaf.update(dtype=jnp.bfloat16), checkpoint.param_structs(build(arch)))
+    like = jax.tree.map(lambda leaf: leaf.update(dtype=jnp.bfloat16), param_structs(build(arch)))
     params = load(embeddinggemma2, like)
     preprocessor, rng = Preprocessor(tokenizer, arch.media), np.random.default_rng(0)
     pieces = [random_pieces(order, arch.media, tokenizer, rng) for order in ORDERS]

@@ -18,7 +18,7 @@ from embed.data.preprocess import Preprocessor  # noqa: E402
 from embed.distributed import mesh  # noqa: E402
 from embed.hf.config import is_embedder  # noqa: E402
 from embed.model import audio, transformer, vision  # noqa: E402
-from embed.model.build import build
+from embed.model.build import build  # noqa: E402
 
 ORDERS = ("w", "p", "s", "v", "wp", "pw", "wpw", "sw", "wsw", "vvw", "wvvs", "pwps", "swpvw", "wpsw", "pspw", "vsvw")
 

@@ -1,8 +1,11 @@
 """What every script does with --help, with an old bash and with a mistake, and which files git ignores."""
 
+import itertools
 import pathlib
+import re
 import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -131,3 +134,31 @@ def test_git_ignores_what_the_readme_makes(name):
 )
 def test_git_does_not_ignore_what_belongs_to_the_project(name):
     assert run(["git", "check-ignore", "--no-index", "--quiet", name], ROOT)[0] == 1
+
+
+def flags_without_comment(output: str) -> list[str]:
+    """The lines of a module's --help that name a flag and say nothing of it, there or on the next line."""
+    lines = [*output.splitlines(), ""]
+    flags = [(line, after) for line, after in itertools.pairwise(lines) if line.startswith("  -")]
+    return [line for line, after in flags if not re.search(r"\S {2,}\S", line) and not after.startswith(" " * 8)]
+
+
+@pytest.mark.parametrize("package", ["benchmarks", "launch"])
+def test_help_of_modules_explains_and_does_nothing(package):
+    """Without what the benchmarks compare with (torch, FAISS), and without libtpu."""
+    names = {
+        "benchmarks": [path.stem for path in ROOT.glob("benchmarks/*.py")],
+        "launch": ["compile", "mixture", "table"],
+    }
+    processes = {
+        f"{package}.{name}": subprocess.Popen(
+            [sys.executable, "-m", f"{package}.{name}", "--help"], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for name in names[package]
+    }  # fmt: skip
+    assert len(processes) > 2
+    for module, process in processes.items():
+        output, errors = process.communicate(timeout=120)
+        assert process.returncode == 0 and not errors, (module, errors)
+        assert f"python -m {module}" in output and not flags_without_comment(output), output

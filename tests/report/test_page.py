@@ -15,9 +15,9 @@ from embed.data.modalities import Audio, Image, Pdf, Text, Video
 from embed.data.records import Record
 from embed.eval import compare
 from embed.eval.benchmarks import from_pairs, rank, score
+from embed.model.matryoshka import truncate_dim
 from embed.report import charts, draw, space
 from embed.report import page as report
-from embed.retrieval.search import truncate_dim
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&amp;\x00\x1b http://evil.example/"
 VOID = {"meta", "img", "input", "source", "br", "wbr"}

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from embed.distributed import mesh
+from embed.model.matryoshka import truncate_dim
 from embed.retrieval import search
 
 
@@ -15,7 +16,7 @@ def reference(queries: np.ndarray, corpus: np.ndarray, k: int) -> tuple[np.ndarr
 
 
 def unit(rng: np.random.Generator, n: int, e: int) -> np.ndarray:
-    return search.truncate_dim(rng.normal(size=(n, e)).astype(np.float32), e)
+    return truncate_dim(rng.normal(size=(n, e)).astype(np.float32), e)
 
 
 @pytest.mark.parametrize("q, n, k", [(1, 1, 1), (7, 300, 10), (70, 129, 129), (130, 1000, 5), (3, 128, 1)])
@@ -81,8 +82,8 @@ def test_the_best_are_those_of_float64(monkeypatch, case):
 def test_short_vectors_first_finds_what_they_agree_on():
     rng = np.random.default_rng(4)
     falloff = (1 + np.arange(64, dtype=np.float32)) ** -0.8
-    queries, corpus = (search.truncate_dim(unit(rng, n, 64) * falloff, 64) for n in (50, 2000))
-    short = search.truncate_dim(corpus, 16)
+    queries, corpus = (truncate_dim(unit(rng, n, 64) * falloff, 64) for n in (50, 2000))
+    short = truncate_dim(corpus, 16)
     exact = search.top_k(queries, corpus, 5)
     for one, other in zip(search.two_stage_top_k(queries, corpus, short, 5, 2000), exact, strict=True):
         np.testing.assert_array_equal(one, other)
@@ -118,7 +119,7 @@ def test_truncate():
     vectors[3] = 0
     vectors[4, :8] = 0
     vectors[5] = 1e-30
-    short = search.truncate_dim(vectors, 8)
+    short = truncate_dim(vectors, 8)
     norms = np.linalg.norm(short, axis=1)
     assert short.shape == (50, 8) and short.dtype == np.float32 and np.isfinite(short).all()
     np.testing.assert_allclose(np.delete(norms, [3, 4]), 1, atol=1e-6)
@@ -127,23 +128,23 @@ def test_truncate():
         broken = vectors.copy()
         broken[6, 2] = value
         with pytest.raises(ValueError, match="1 of 50 embedding vectors are not finite"):
-            search.truncate_dim(broken, 8)
+            truncate_dim(broken, 8)
     np.testing.assert_allclose(
-        search.truncate_dim(vectors, 32),
+        truncate_dim(vectors, 32),
         vectors
         / np.where(vectors.any(1, keepdims=True), np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True), 1),
         atol=1e-6,
     )
     for width in (0, 33):
         with pytest.raises(ValueError, match="truncate"):
-            search.truncate_dim(vectors, width)
+            truncate_dim(vectors, width)
 
 
 def test_truncated_widths_rank_like_numpy():
     rng = np.random.default_rng(3)
     queries, corpus = unit(rng, 40, 64), unit(rng, 333, 64)
     for width in (64, 32, 16):
-        short = [search.truncate_dim(side, width) for side in (queries, corpus)]
+        short = [truncate_dim(side, width) for side in (queries, corpus)]
         np.testing.assert_array_equal(search.top_k(*short, 10)[1], reference(*short, 10)[1])
 
 

@@ -27,7 +27,7 @@ FEW = 40  # records of a split where whole corpora are not needed
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("corpora")
-    toy_corpora.build(folder, most=FEW)
+    toy_corpora.build(folder, max_records=FEW)
     return folder
 
 
@@ -63,13 +63,13 @@ def manifest(root: pathlib.Path, name: str) -> dict:
 
 def test_manifests_say_what_the_files_hold(root):
     for name, corpus in toy_corpora.CORPORA.items():
-        said = manifest(root, name)
-        assert said["task"] == corpus.task and said["source"] and said["licence"]
-        assert sorted(path.name for path in (root / name).glob("*.array_record")) == sorted(said["sha256"])
+        facts = manifest(root, name)
+        assert facts["task"] == corpus.task and facts["source"] and facts["license"]
+        assert sorted(path.name for path in (root / name).glob("*.array_record")) == sorted(facts["sha256"])
         for split in corpus.splits:
             file = root / name / f"{split}.array_record"
-            assert len(open_split(root / name, split)) == said["counts"][split] == FEW
-            assert hashlib.sha256(file.read_bytes()).hexdigest() == said["sha256"][file.name]
+            assert len(open_split(root / name, split)) == facts["counts"][split] == FEW
+            assert hashlib.sha256(file.read_bytes()).hexdigest() == facts["sha256"][file.name]
         assert not list((root / name).glob("*.partial"))
 
 
@@ -85,7 +85,7 @@ def test_files_hold_the_records(root):
 
 def test_a_second_build_touches_nothing(root):
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
-    toy_corpora.build(root, most=FEW)
+    toy_corpora.build(root, max_records=FEW)
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
 
 
@@ -95,7 +95,7 @@ def test_what_a_killed_build_left_is_built_again(root):
     (folder / "test.array_record").unlink()
     (folder / "train.array_record").write_bytes(b"half")
     (folder / "dev.partial").write_bytes(b"a part of")
-    toy_corpora.build(root, most=FEW)
+    toy_corpora.build(root, max_records=FEW)
     assert manifest(root, "scenes_image") == before
     assert len(open_split(folder, "train")) == FEW
     assert not list(folder.glob("*.partial"))
@@ -119,7 +119,7 @@ def test_another_process_writes_the_same_bytes(root, tmp_path):
     program = (
         "import pathlib, sys; from embed import toy_corpora\n"
         "toy_corpora.CORPORA = {k: v for k, v in toy_corpora.CORPORA.items() if not k.startswith('stdlib')}\n"
-        f"toy_corpora.build(pathlib.Path(sys.argv[1]), most={FEW})"
+        f"toy_corpora.build(pathlib.Path(sys.argv[1]), max_records={FEW})"
     )
     home = pathlib.Path(toy_corpora.__file__).parents[2]
     subprocess.run(
@@ -275,9 +275,9 @@ def test_negatives_of_clips_are_the_same_object_in_another_motion():
 
 def test_negatives_of_melodies_have_another_note_or_timbre():
     known = {
-        melody.synthesize_melody(m, turn).data: m
+        melody.synthesize_melody(m, variant).data: m
         for m in melody.melodies_by_split()["train"]
-        for turn in range(melody.TURNS)
+        for variant in range(melody.VARIANTS)
     }
     for record in whole("scenes_audio", "train"):
         (negative,) = record.negatives
@@ -298,7 +298,7 @@ def test_captions_mean_one_thing():
     for language in LANGUAGES:
         full = [
             language.scenes[0].format(
-                thing=language.thing(scene.shape, scene.colour, scene.size),
+                object=language.noun_phrase(scene.shape, scene.color, scene.size),
                 position=language.words[scene.position],
                 background=language.words[scene.background],
             )
@@ -307,17 +307,17 @@ def test_captions_mean_one_thing():
         ]
         assert len(set(full)) == len(full)
     english, german, spanish, french = LANGUAGES
-    assert english.thing("star", "orange") == "an orange star"
-    assert german.thing("square", "red", "large") == "ein großes rotes Quadrat"
-    assert spanish.thing("star", "red", "large") == "una estrella roja grande"
-    assert french.thing("cross", "green", "small") == "une petite croix verte"
+    assert english.noun_phrase("star", "orange") == "an orange star"
+    assert german.noun_phrase("square", "red", "large") == "ein großes rotes Quadrat"
+    assert spanish.noun_phrase("star", "red", "large") == "una estrella roja grande"
+    assert french.noun_phrase("cross", "green", "small") == "une petite croix verte"
 
 
 def test_noisy_captions_are_mostly_right():
     found = whole("scenes_noisy", "train")
     full = {
         template.format(
-            thing=language.thing(scene.shape, scene.colour, scene.size),
+            object=language.noun_phrase(scene.shape, scene.color, scene.size),
             position=language.words[scene.position],
             background=language.words[scene.background],
         ): scene
@@ -346,7 +346,7 @@ def test_labels_are_everywhere_and_utterances_on_one_side():
         assert len({*record.label.split()} & {*wrong.text.split()}) == 1
 
 
-def test_pictures_are_of_their_colour():
+def test_pictures_are_of_their_color():
     scene = scenes.Scene("square", "blue", "large", "bottom right", "plain")
     pixels = decode.decode_image(scenes.render_scene(scene, 0).data).astype(int)
     assert pixels.shape == (render.SIDE, render.SIDE, 3)
@@ -376,7 +376,7 @@ def test_growth_shows_at_one_frame_a_second():
 def test_a_note_is_the_same_in_every_frame_of_it():
     sound = melody.synthesize_melody(melody.Melody("low", "very high", "low", "organ", "long"), 0)
     samples = decode.decode_audio(sound.data)
-    assert len(samples) == 3 * melody.NOTE_SAMPLES["long"] <= melody.RATE
+    assert len(samples) == 3 * melody.NOTE_SAMPLES["long"] <= melody.SAMPLE_RATE
     frames = decode.frame_audio(samples, melody.FRAME)
     unit = frames / np.linalg.norm(frames, axis=1, keepdims=True)
     alike = unit @ unit.T

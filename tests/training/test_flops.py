@@ -21,7 +21,7 @@ from embed.model.build import build
 from embed.model.config import Architecture, AttentionSpec
 from embed.model.encoder import encode_pairs
 from embed.model.layers import REMAT_POLICY
-from embed.training import checkpoint
+from embed.model.params import param_structs
 from embed.training.flops import model_flops, program_flops
 
 A = jax.ShapeDtypeStruct((8, 16), jnp.float32)
@@ -119,7 +119,7 @@ def test_an_encoder_takes_its_products_forward_and_backward():
     task = Task("any", 4, 1.0, Budget(64), Budget(64), negatives=2)
     pairs, expected = batch_structs(task, TEXT.media), by_hand(TEXT, 4 * (1 + 1 + 2), 64)
     encoders = {remat: build(TEXT, remat=remat) for remat in (False, True)}
-    params = checkpoint.param_structs(encoders[False])
+    params = param_structs(encoders[False])
 
     def gradients(encoder):
         def loss(params, pairs):

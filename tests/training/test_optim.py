@@ -8,8 +8,9 @@ from flax.traverse_util import flatten_dict
 from embed.losses import temperature
 from embed.model import lora
 from embed.model.build import build
+from embed.model.params import param_structs
 from embed.model.presets import PRESETS
-from embed.training import checkpoint, optim
+from embed.training import optim
 
 STACKS = ("groups", "shared_groups", "locals", "layers")  # what scanned layers are under, each with an axis in front
 
@@ -21,7 +22,7 @@ def rank(path: tuple[str, ...], leaf) -> int:
 
 @pytest.mark.parametrize("name", ["every feature", *PRESETS])
 def test_what_has_one_axis_or_none_in_its_layer_is_not_decayed_and_all_else_is(name):
-    params = checkpoint.param_structs(build(PRESETS.get(name, ARCH)))
+    params = param_structs(build(PRESETS.get(name, ARCH)))
     params = jax.eval_shape(lambda params: lora.add_adapters(jax.random.key(0), params, 2), params)
     params |= {"temperature": {"scale": jax.eval_shape(lambda: temperature.init_log_temperature(0.05, 3))}}
     decayed = flatten_dict(optim.is_matrix(params))

@@ -1,4 +1,4 @@
-"""Any source to a dataset to train on: `python -m embed.data build SPEC OUT`; see `spec.py` for what a SPEC is.
+"""Any source to a dataset to train on: `python -m embed build SPEC OUT`; see `spec.py` for what a SPEC is.
 
 Parts are read side by side and kept in OUT/.parts until all are there, so that a build that was stopped goes on. Then
 what trains is chosen: no duplicates, nothing that an evaluation asks. OUT gets shards of ArrayRecord, quarantine.jsonl,
@@ -25,8 +25,10 @@ from tqdm import tqdm
 from embed.data.build import spec
 from embed.data.build.dedup import NUM_HASHES, contains_near_duplicate, first_occurrence, near_first_occurrence
 from embed.data.build.read_parts import PartJob, load_info, read_parts
-from embed.data.records import parse_json
-from embed.data.sources import ArrayRecordSource, open_split, read_judgements, read_qrels, read_records, write_shards
+from embed.data.jsonl import parse_json
+from embed.data.qrels import read_judgments, read_qrels
+from embed.data.sources import ArrayRecordSource, open_split, read_records
+from embed.data.writing import write_shards
 from embed.distributed import storage
 
 
@@ -226,7 +228,7 @@ def _bytes(jobs: Sequence[PartJob], keep: np.ndarray) -> Iterator[bytes]:
 def _judgements(path: storage.Path, out: pathlib.Path) -> dict[str, int]:
     """Writes qrels.tsv, without the lines whose query or document is not there; how many there are of both."""
     queries, corpus = ({record.id for record in read_records(open_split(out, name))} for name in ("queries", "corpus"))
-    known = read_judgements(path, queries, corpus)
+    known = read_judgments(path, queries, corpus)
     with storage.atomic_write(out / "qrels.tsv") as file:
         lines = (f"{query}\t{document}\t{grade}\n" for query, document, grade in known)
         file.write_text("".join(lines), encoding="utf-8")

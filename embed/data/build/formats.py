@@ -22,9 +22,11 @@ import pyarrow.parquet
 import soundfile
 from PIL import Image as Pillow
 
+from embed.data.jsonl import parse_beir
 from embed.data.modalities import Audio, Content, Image
-from embed.data.records import MAX_MEDIA_BYTES, Record, RecordError, parse_beir
-from embed.data.sources import JsonlSource, Parse, open_split, read_qrels
+from embed.data.qrels import read_qrels
+from embed.data.records import MAX_MEDIA_BYTES, Record, RecordError
+from embed.data.sources import JsonlSource, Parse, open_split
 from embed.data.textfile import decode_text
 from embed.distributed import storage
 

@@ -13,8 +13,9 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 from embed.data.build import formats
-from embed.data.records import RecordError, parse_json
-from embed.data.sources import splits_in
+from embed.data.jsonl import parse_json
+from embed.data.records import RecordError
+from embed.data.sources import list_splits
 from embed.distributed import storage
 
 
@@ -49,7 +50,7 @@ def load(path: pathlib.Path) -> Spec:
 
 
 def _of_folder(folder: pathlib.Path) -> Spec:
-    names = splits_in(folder)
+    names = list_splits(folder)
     if not names:
         raise SpecError(f"{folder}: no dataset there: expected NAME.jsonl or NAME.array_record")
     facts = _facts(folder)
