@@ -112,15 +112,14 @@ def compile_task(run: loop.Run, task: Task, state: loop.TrainState, devices: lis
         measures["total_gib"] = sum(measures[name] for name in parts)
         measures["fits"] = measures["total_gib"] <= measures["hbm_gib"]
         received = sum(size for _, size in measures["collectives"].values())
-        seconds |= {"hbm": measures["hbm_bytes"] / chip.bandwidth, "ici": received / chip.wire}
+        seconds |= {"hbm": measures["hbm_bytes"] / chip.bandwidth, "ici": received / chip.interconnect}
     return measures | {"seconds": seconds}
 
 
 def main(argv: list[str]) -> None:
     if len(argv) != 2:
-        raise ConfigError(
-            f"usage: python -m launch.compile EXPERIMENT --config=... --topology=...; experiments: {', '.join(list_experiments())}"
-        )
+        usage = "python -m launch.compile EXPERIMENT --config=... --topology=..."
+        raise ConfigError(f"usage: {usage}; experiments: {', '.join(list_experiments())}")
     experiment = argv[1]
     devices = slice_devices(TOPOLOGY.value)
     config = CONFIG.value

@@ -75,9 +75,8 @@ def format_row(cells: list[str]) -> str:
 
 def main(argv: list[str]) -> None:
     if len(argv) != 2:
-        raise ConfigError(
-            f"usage: python -m launch.mixture EXPERIMENT [--config=...]; experiments: {', '.join(list_experiments())}"
-        )
+        usage = "python -m launch.mixture EXPERIMENT [--config=...]"
+        raise ConfigError(f"usage: {usage}; experiments: {', '.join(list_experiments())}")
     config = CONFIG.value
     run = load_experiment(argv[1]).plan(config)
     data = storage.path(config.data)

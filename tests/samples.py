@@ -19,6 +19,7 @@ from embed.distributed.mesh import make_mesh
 from embed.model.build import build
 from embed.model.encoder import init_params
 from embed.training import checkpoint
+from embed.training.metadata import metadata_for
 
 RNG = np.random.default_rng(0)
 PHOTO = RNG.integers(0, 256, (24, 32, 3), np.uint8)
@@ -95,5 +96,5 @@ def save(folder: pathlib.Path, tokenizer, seed: int) -> None:
     with jax.set_mesh(make_mesh((1, 1, 1))), checkpoint.checkpointer(folder, every=1, keep=1) as saver:
         shapes = jax.eval_shape(lambda: init_params(build(ARCH), jax.random.key(0)))
         params = jax.tree.map(lambda leaf: rng.normal(0, 0.2, leaf.shape).astype(leaf.dtype), shapes)
-        saver.save(1, {"encoder": params}, custom_metadata=checkpoint.metadata_for(ARCH, preprocessor), force=True)
+        saver.save(1, {"encoder": params}, custom_metadata=metadata_for(ARCH, preprocessor), force=True)
     tokenizer.save(folder / "tokenizer.json")

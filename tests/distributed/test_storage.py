@@ -27,9 +27,10 @@ from embed.data.writing import write_records
 from embed.distributed import storage
 from embed.distributed.mesh import make_mesh
 from embed.embedder import Embedder
-from embed.report.page import read_curves
+from embed.report.runs import read_curves
 from embed.training import checkpoint, soup
 from embed.training.main import run_script
+from embed.training.metadata import read_metadata
 
 pytestmark = pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ("gcsfs", "gcp_storage_emulator"))),
@@ -139,7 +140,7 @@ def same_run(one: storage.Path, other: storage.Path) -> None:
     )
     assert [row["step"] for row in rows] == list(range(test_resume.STEPS))
     assert [(row["task"], row["loss"]) for row in rows] == [(row["task"], row["loss"]) for row in whole]
-    assert read_curves(one / RUN).lines == read_curves(other / RUN).lines
+    assert read_curves(one / RUN) == read_curves(other / RUN)
 
 
 def test_a_run_in_a_bucket_is_the_local_run_bit_for_bit(here, there):
@@ -193,7 +194,7 @@ def test_a_soup_and_an_embedder_read_and_write_the_bucket(here, there):
         made.append(Embedder.load(str(run.parent / "soup")))
     assert all(map(np.array_equal, jax.tree.leaves(made[0].encoder), jax.tree.leaves(made[1].encoder)))
     assert np.array_equal(*(one.embed(["a red square 3"]) for one in made))
-    parents = checkpoint.metadata(there / "soup")["soup"]["parents"]
+    parents = read_metadata(there / "soup")["soup"]["parents"]
     assert all(name.startswith("gs://bucket/runs/run/checkpoints/") for name in parents)
 
 

@@ -31,6 +31,7 @@ from embed.model.build import build
 from embed.training import checkpoint, flops, loop, optim
 from embed.training.main import run_script
 from embed.training.program import strip_prose
+from embed.training.weights import load_params, save_params
 
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 400
@@ -82,7 +83,7 @@ def test_asked_to_stop_it_saves_that_step_and_says_that_the_same_command_goes_on
     assert process.returncode == RESTART_STATUS == 75, said
     reached = len(rows(run))
     assert checkpoint.saved_steps(run) == [reached] and reached < STEPS
-    assert f"run was asked to stop and is saved at step {reached}; the same command goes on from there" in said
+    assert f"run was asked to stop and is saved at step {reached}; the same command continues from there" in said
 
     process = start(data, tmp_path / "work", f"--config.steps={reached + 2}")
     said = process.communicate(timeout=100)[1]
@@ -103,7 +104,7 @@ def test_a_second_process_in_one_folder_is_refused_and_a_killed_one_keeps_nobody
         assert second.returncode == 1 and "Traceback" not in said, said
         assert f"error: {run}: another process is writing there (process {first.pid} on " in said.splitlines()[-1]
         with pytest.raises(storage.StorageError, match="another process is writing there"):
-            checkpoint.save_params(run, {}, {}, preprocessor.tokenizer)
+            save_params(run, {}, {}, preprocessor.tokenizer)
         assert first.poll() is None
         first.kill()
         first.wait()
@@ -130,7 +131,7 @@ def test_a_full_disk_is_said_and_the_last_whole_checkpoint_stays(data, tmp_path)
     assert process.returncode == 1, said
     assert f"error: {work}/run: no space is left on its disk" in said, said
     whole = checkpoint.saved_steps(tmp_path / "left")
-    assert whole and checkpoint.load_params(tmp_path / "left" / "checkpoints" / str(whole[-1]))
+    assert whole and load_params(tmp_path / "left" / "checkpoints" / str(whole[-1]))
 
 
 @pytest.fixture(scope="module")
