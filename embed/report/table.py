@@ -65,7 +65,7 @@ def _panel(
     )
     chance = '<th class="faint">chance</th>' if METRICS[metric][1] else ""
     head = f"<thead><tr><th></th>{chance}{heads}</tr></thead>"
-    table = f'<table class="scores" style="min-width:{250 + 96 * len(columns)}px">'
+    table = f'<table class="scores" style="--columns:{len(columns)}">'
     groups = by_group(benchmarks)
     summary = "".join(
         _row(name, ", ".join(dict.fromkeys(dataset_of(b.name) for b in members)), metric, columns, members)
