@@ -29,7 +29,7 @@ from embed.data.jsonl import parse_json
 from embed.data.qrels import read_judgments, read_qrels
 from embed.data.sources import ArrayRecordSource, open_split, read_records
 from embed.data.writing import write_shards
-from embed.distributed import storage
+from embed.distributed import lock, storage
 
 
 class BuildError(ValueError):
@@ -54,7 +54,7 @@ def build(path: pathlib.Path, out: pathlib.Path, options: Options, workers: int)
         raise BuildError(f"{out} is read here: give another folder to build in")
     made, manifest = spec.load(path), out / "manifest.json"
     asked = {"spec": _fingerprint(path), "near": options.near, "against": [str(other) for other in options.against]}
-    with storage.lock_folder(out):
+    with lock.lock_folder(out):
         if not manifest.exists():
             _build(path, made, out, options, asked, workers)
         about = parse_json(manifest.read_bytes(), str(manifest))
