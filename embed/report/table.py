@@ -130,7 +130,7 @@ def effective_queries(benchmarks: Sequence[Benchmark]) -> float:
 
 def checkpoints_table(rows: Sequence[Mapping[str, str]]) -> str:
     """What each checkpoint is made from: one row per checkpoint, columns in order of appearance."""
-    heads = list(dict.fromkeys(name for row in rows for name in row if any(each.get(name) for each in rows)))
+    heads = list(dict.fromkeys(name for row in rows for name in row if any(other.get(name) for other in rows)))
     body = "".join(
         f"<tr><th>{breakable(row[heads[0]])}</th>"
         + "".join(f"<td>{breakable(row.get(name, ''))}</td>" for name in heads[1:])
