@@ -1,243 +1,318 @@
-"""`python -m embed index CHECKPOINT FOLDER`, then `python -m embed search INDEX QUERY`: find files by meaning."""
+"""The command line: `python -m embed COMMAND --help`. What a command does lives with its subject."""
 
 import argparse
+import asyncio
 import contextlib
-import functools
-import itertools
-import json
+import importlib.util
+import logging
 import os
 import pathlib
 import sys
-import zipfile
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn
 
-import numpy as np
-from tqdm import tqdm
+import jax
 
+from embed import hf, toy_corpora
 from embed.data import prompts
-from embed.data.files import is_media
-from embed.data.pieces import Piece
-from embed.distributed import storage
+from embed.data.build.build import Options, build
+from embed.distributed import hosts, storage
+from embed.distributed.mesh import make_mesh
 from embed.distributed.storage import one_line
 from embed.embedder import Embedder
-from embed.model.matryoshka import truncate_dim
-from embed.retrieval.entries import read_entries
-from embed.retrieval.search import top_k
-from embed.training import checkpoint
+from embed.eval import compare, published, suite
+from embed.eval.evaluate import evaluate_checkpoints, run_mteb
+from embed.hf.export import export
+from embed.hf.load import import_checkpoint
+from embed.report import audit
+from embed.retrieval.folder_index import index_folder, printable, search_index
+from embed.retrieval.hard_negatives import MiningRule
+from embed.retrieval.mined_datasets import DEFAULT_RULE, Prompts, mine_datasets
+from embed.synthesis import datasets, llm, offline
+from embed.toy_corpora.seeds import read_seeds
+from embed.training import checkpoint, startup
+from embed.training.config_check import ConfigError, require_checkpoint
+from embed.training.errors import USER_ERROR_STATUS, USER_ERRORS
+from embed.training.migrate import migrate
+from embed.training.weights import hash_params
 
-CHUNK = 128  # entries decoded before they are embedded
-
-
-def index(path: storage.Path, folder: pathlib.Path, out: pathlib.Path, dim: int | None) -> tuple[int, int]:
-    """Embeds every file of a folder tree into `out`; returns how many, and how many could not be, whole at least.
-
-    A long PDF or text has several entries, `name#page=7` or `name#line=412` (see `entries`).
-
-    Raises ValueError (CheckpointError, ...) and OSError; where nothing can be written, before anything is embedded.
-    """
-    if not folder.is_dir():
-        raise ValueError(f"no folder at {folder}")
-    check_writable(out)
-    place = os.path.realpath(out)
-    names = [name for name in walk(folder) if os.path.realpath(folder / name) != place]
-    if not names:
-        raise ValueError(f"no files in {folder}")
-    run, step = checkpoint.locate(path)
-    embedder = Embedder.load(run / "checkpoints" / str(step))
-    width = embedder.width(dim)
-    done: list[str] = []
-    vectors: list[np.ndarray] = []
-    skipped = 0
-    with tqdm(total=len(names), desc=folder.name, unit="file", disable=not sys.stderr.isatty()) as bar:
-        entries = read_folder(embedder, folder, names, bar)
-        while chunk := list(itertools.islice(entries, CHUNK)):
-            pieces = [piece for _, piece in chunk if piece is not None]
-            skipped += len(chunk) - len(pieces)
-            done += [name for name, piece in chunk if piece is not None]
-            vectors.append(truncate_dim(embedder.encode(embedder.prepare(pieces.__getitem__, len(pieces))), width))
-    if not done:
-        raise ValueError(f"none of the {len(names)} files in {folder} can be embedded")
-    about = {
-        "checkpoint": storage.absolute(run / "checkpoints" / str(step)),
-        "parameters": checkpoint.fingerprint(embedder.params),
-        "input_spec": checkpoint.metadata(path)["input_spec"],
-    }
-    write(out, np.concatenate(vectors), done, about)
-    return len(names) - skipped, skipped
+CHECKPOINT = "a run or soup, or one checkpoints/STEP of it; or a published model's folder, or owner/model@COMMIT"
+TRUST = "encoder classes outside embed that the checkpoint may name, as module:Class; they are imported"
+AUDITED = 8  # records of each dataset on the page of mined negatives
 
 
-def walk(folder: pathlib.Path) -> Iterator[str]:
-    """Relative paths of everything in a tree that is not a folder, sorted; a link to a folder counts as a file.
+class Parser(argparse.ArgumentParser):
+    """Reports a mistake in one line."""
 
-    Names that begin with a dot (.git, .env, ...) are passed over, and what is in such folders.
-    """
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        links = [name for name in folders if os.path.islink(os.path.join(parent, name))]
-        for name in sorted([name for name in files if not name.startswith(".")] + links):
-            yield os.path.relpath(os.path.join(parent, name), folder)
-
-
-def inside(folder: pathlib.Path, name: str) -> pathlib.Path:
-    """The file of that name. Raises ValueError where it is a link out of the folder, or to one."""
-    path = folder / name
-    if path.is_symlink():
-        if not pathlib.Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
-            raise ValueError("a link that leaves the folder")
-        if path.is_dir():
-            raise ValueError("a link to a folder")
-    return path
-
-
-def read_folder(
-    embedder: Embedder, folder: pathlib.Path, names: Sequence[str], bar: tqdm
-) -> Iterator[tuple[str, list[Piece] | None]]:
-    """Yields the entries of the files of a folder, and (name, None) for one that cannot be embedded, and is logged."""
-    decode = functools.partial(embedder.pieces, task="document")
-    for name in names:
-        try:
-            for place, pieces in read_entries(inside(folder, name), decode):
-                yield name + place, pieces
-        except (ValueError, OSError) as error:
-            tqdm.write(f"skipped {shown(name)}: {one_line(error)}", file=sys.stderr)
-            yield name, None
-        bar.update()
-
-
-def search(path: pathlib.Path, words: Sequence[str], k: int, task: str) -> list[tuple[float, str]]:
-    """The k best files of an index for a query, best first, as (score, path).
-
-    Raises ValueError where the query cannot be embedded or the index is not the work of its checkpoint as it is now.
-    """
-    vectors, names, about = read(path)
-    folder = storage.path(about["checkpoint"])
-    embedder = Embedder.load(folder)
-    now = checkpoint.fingerprint(embedder.params), checkpoint.metadata(folder)["input_spec"]
-    if now != (about["parameters"], about["input_spec"]):
-        raise ValueError(f"{folder} has changed since {path} was written: index the folder again")
-    query = parse_query(words)
-    # a file alone is compared as the files of the index are; words are a query
-    task = "document" if len(query) == 1 and isinstance(query[0], pathlib.Path) else task
-    try:
-        pieces = embedder.pieces(query, task)
-    except (ValueError, OSError) as error:
-        raise ValueError(f"the query cannot be embedded: {one_line(error)}") from error
-    asked = truncate_dim(embedder.encode(embedder.prepare(lambda _: pieces, 1)), vectors.shape[1])
-    scores, indices = top_k(asked, vectors, k)
-    return [(float(score), names[i]) for score, i in zip(scores[0], indices[0], strict=True)]
-
-
-def parse_query(words: Sequence[str]) -> list[str | pathlib.Path]:
-    """Arguments -> parts in order: a name of a file is the file, what stands between files is one text.
-
-    Raises ValueError for the name of a medium that is not there.
-    """
-    parts: list[str | pathlib.Path] = []
-    for word in words:
-        if os.path.isfile(word):
-            parts.append(pathlib.Path(word))
-        elif is_media(word) and not any(c.isspace() for c in word):
-            raise ValueError(f"no file {shown(word)}")
-        elif parts and isinstance(parts[-1], str):
-            parts[-1] += " " + word
-        else:
-            parts.append(word)
-    return parts
-
-
-def check_writable(out: pathlib.Path) -> None:
-    """Raises ValueError, saying why, where `write` could not put an index at `out`; leaves nothing there."""
-    if not out.parent.is_dir():
-        raise ValueError(f"no folder {out.parent} to write {out.name} to")
-    if out.exists() and not out.is_file():
-        raise ValueError(f"{out} is a folder or a device: give the name of a file for the index")
-    if out.exists() and not out.stat().st_mode & 0o222:
-        raise ValueError(f"{out} is read-only: remove it or give the index another name")
-    with writing(out) as partial, partial.open("wb"):
-        pass
-
-
-@contextlib.contextmanager
-def writing(out: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A name beside `out` for what becomes it; what is left there at the end goes. Raises ValueError naming `out`."""
-    partial = out.with_name(out.name + ".partial")
-    try:
-        try:
-            yield partial
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise ValueError(f"the index cannot be written to {out}: {error.strerror or error}") from error
-
-
-def write(out: pathlib.Path, vectors: np.ndarray, names: Sequence[str], about: dict[str, Any]) -> None:
-    """An index file, whole or not at all: vectors f32[n,dim], paths U[n], and where they come from as JSON.
-
-    Raises ValueError where it cannot be written.
-    """
-    with writing(out) as partial:
-        with partial.open("wb") as file:
-            np.savez(file, vectors=vectors, paths=np.array(names, np.str_), about=np.array(json.dumps(about)))
-        os.replace(partial, out)
-
-
-def read(path: pathlib.Path) -> tuple[np.ndarray, list[str], dict[str, Any]]:
-    """Inverse of `write`. Raises ValueError where the file is not an index."""
-    if not path.is_file():
-        raise ValueError(f"no index at {path}")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            vectors, names, about = file["vectors"], file["paths"].tolist(), json.loads(str(file["about"]))
-        fits = vectors.ndim == 2 and vectors.dtype == np.float32 and isinstance(names, list)
-        if not fits or len(vectors) != len(names) or not {"checkpoint", "parameters", "input_spec"} <= about.keys():
-            raise ValueError("its arrays do not fit together")
-    except (ValueError, KeyError, IndexError, AttributeError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not an index: {one_line(error)}") from error
-    return vectors, names, about
-
-
-def shown(name: str) -> str:
-    """A name for a line of a terminal: control characters and undecodable bytes escaped."""
-    return name if name.isprintable() else repr(name)
+    def error(self, message: str) -> NoReturn:
+        self.exit(USER_ERROR_STATUS, f"error: {message}; see {self.prog} --help\n")
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m embed", description="Search a folder with a trained encoder.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    make = commands.add_parser("index", help="embed every file of a folder tree")
-    make.add_argument("checkpoint", type=storage.path, help="a run's or soup's folder, or one checkpoints/STEP of it")
-    make.add_argument(
+    parser = Parser(prog="python -m embed", description="Use, evaluate and convert encoders, and build their data.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, purpose: str, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+        description = f"{purpose[0].upper()}{purpose[1:]}."
+        command = commands.add_parser(name, help=purpose, description=description, formatter_class=Formatter)
+        command.set_defaults(run=run)
+        return command
+
+    command = add("index", "embed every file of a folder tree, to search it", run_index)
+    command.add_argument("checkpoint", type=storage.path, help=CHECKPOINT)
+    command.add_argument(
         "folder",
         type=pathlib.Path,
-        help="images, audio, video, PDFs, text and source code; not links out of it, nor names that begin with a dot",
+        help="images, audio, video, PDFs, text and source code; skips links out of it and names that begin with a dot",
     )
-    make.add_argument("--out", type=pathlib.Path, metavar="FILE.npz", help="the index; FOLDER's name .npz if not given")
-    make.add_argument("--dim", type=int, help="numbers of a vector, fewer than the encoder's own")
-    find = commands.add_parser("search", help="the files of an index nearest a query")
-    find.add_argument("index", type=pathlib.Path)
-    find.add_argument("query", nargs="+", help="text, or a file; several are one interleaved input, in order")
-    find.add_argument("--k", type=int, default=10, help="how many files (10)")
-    find.add_argument("--task", choices=prompts.QUERY_TASKS, default=prompts.QUERY_TASKS[0], help="prompt of a text")
+    command.add_argument("--out", type=pathlib.Path, metavar="FILE.npz", help="the index (FOLDER's name .npz)")
+    command.add_argument("--dim", type=int, help="dimensions of the vectors, fewer than the encoder's own")
+    add_trust(command)
+
+    command = add("search", "find the files of an index nearest to a query", run_search)
+    command.add_argument("index", type=pathlib.Path, help="what `index` wrote")
+    command.add_argument("query", nargs="+", help="text or a file; several are one interleaved input, in order")
+    command.add_argument("--k", type=at_least_one, default=10, help="number of files")
+    command.add_argument("--task", choices=prompts.QUERY_TASKS, default=prompts.QUERY_TASKS[0], help="a text's prompt")
+    add_trust(command)
+
+    command = add("evaluate", "score checkpoints on held-out items, side by side", run_evaluate)
+    command.add_argument("checkpoints", nargs="+", metavar="checkpoint", help=CHECKPOINT)
+    command.add_argument("--data", default="runs/data", help="folder of the built-in corpora")
+    command.add_argument("--pairs", default="", metavar="FOLDER", help="your own datasets, scored too")
+    command.add_argument(
+        "--mteb", default="", metavar="TASKS", help="score tasks of mteb, by comma, or a benchmark of it"
+    )
+    command.add_argument("--dim", type=int, help="dimensions of the vectors for --mteb (all)")
+    add_trust(command)
+    add_workdir(command)
+
+    command = add("published", "score a checkpoint on the Gemini Embedding 2 report's benchmarks", run_published)
+    command.add_argument("checkpoint", help=CHECKPOINT)
+    command.add_argument(
+        "folder", type=storage.path, help="the benchmarks' data; missing ones are listed with a source"
+    )
+    command.add_argument(
+        "--like", nargs="+", default=[], metavar="FOLDER:NAME", help="score FOLDER by the protocol of benchmark NAME"
+    )
+    add_trust(command)
+    add_workdir(command)
+
+    command = add("mine", "find hard negatives for your own datasets", run_mine)
+    command.add_argument("checkpoint", help=CHECKPOINT)
+    command.add_argument("folder", help="your datasets; a `corpus` split's items are candidates too")
+    command.add_argument("--out", type=storage.path, help="the datasets with negatives, and audit.html (WORKDIR/mined)")
+    command.add_argument("--second", metavar="CHECKPOINT", help="fuse the ranking with this one's")
+    command.add_argument("--count", type=at_least_one, default=DEFAULT_RULE.count, help="negatives per query at most")
+    command.add_argument("--depth", type=at_least_one, default=DEFAULT_RULE.depth, help="candidates per query")
+    command.add_argument(
+        "--positive-ratio",
+        type=float,
+        default=DEFAULT_RULE.share,
+        help="skip candidates above this part of the positive's score",
+    )
+    command.add_argument("--query-prompt", choices=prompts.QUERY_TASKS, help="prompt of queries that are text")
+    command.add_argument(
+        "--document-prompt", action="store_true", help="give candidates that are text the document prompt"
+    )
+    add_trust(command)
+    add_workdir(command)
+
+    command = add("synthesize", "let a language model write training pairs about real contents", run_synthesize)
+    command.add_argument("--out", type=storage.path, help="the datasets, and replies.jsonl (WORKDIR/synthetic)")
+    command.add_argument("--data", type=storage.path, default="runs/data", help="folder of the built-in corpora")
+    command.add_argument(
+        "--endpoint",
+        default="",
+        metavar="URL",
+        help="an OpenAI-compatible server; key in $OPENAI_API_KEY (a local placeholder that answers by grammar)",
+    )
+    command.add_argument("--model", default=offline.MODEL, help="the server's name of the model")
+    command.add_argument(
+        "--prices", type=float, nargs=2, default=(0.0, 0.0), metavar=("IN", "OUT"), help="dollars per million tokens"
+    )
+    command.add_argument("--parallel", type=at_least_one, default=16, help="questions at a time")
+    command.add_argument("--seeds", type=at_least_one, default=400, help="contents of each kind to write about")
+    command.add_argument("--keep", type=at_least_one, default=250, help="records of each kind at most")
+    add_workdir(command)
+
+    command = add("build", "check, deduplicate and shard a source into a dataset", run_build)
+    command.add_argument(
+        "spec", type=pathlib.Path, help="a folder of pairs, of a benchmark or of BEIR, or a Python file"
+    )
+    command.add_argument("out", type=pathlib.Path, help="the dataset's folder")
+    command.add_argument(
+        "--near", type=similarity, help="leave out near duplicates of this similarity, 0.5 to 1; 0.9 is cautious"
+    )
+    command.add_argument(
+        "--against",
+        type=pathlib.Path,
+        nargs="+",
+        default=[],
+        metavar="SPEC",
+        help="evaluation data: leave out its queries",
+    )
+    command.add_argument("--workers", type=at_least_one, default=os.cpu_count() or 1, help="processes that read")
+
+    command = add(
+        "import", "turn a published model into a checkpoint: to train, average, evaluate, embed with", run_import
+    )
+    command.add_argument("folder", help="config.json, safetensors, tokenizer.json; or owner/model@COMMIT")
+    command.add_argument("run", help="the checkpoint's folder")
+
+    command = add("export", "write a checkpoint for transformers and sentence-transformers", run_export)
+    command.add_argument("checkpoint", help=CHECKPOINT)
+    command.add_argument("folder", help="a new or empty folder")
+    command.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="bfloat16 halves the size")
+
+    command = add("migrate", "rewrite a checkpoint of an earlier version", run_migrate)
+    command.add_argument("old", type=storage.path, help="the earlier run or soup")
+    command.add_argument("new", type=storage.path, help="the folder of the new one")
     return parser.parse_args(argv)
 
 
+class Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows a default where there is one to show."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return super()._get_help_string(action) if action.default not in (None, "", [], False) else action.help
+
+
+def add_trust(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--trust", nargs="+", default=[], metavar="MODULE:CLASS", help=TRUST)
+
+
+def add_workdir(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--workdir", default="runs", help="folder of runs; compiled programs are kept there")
+
+
+def at_least_one(word: str) -> int:
+    if (value := int(word)) < 1:
+        raise argparse.ArgumentTypeError(f"{word}: give an integer of at least 1")
+    return value
+
+
+def similarity(word: str) -> float:
+    """Parse a number from 0.5 to 1: below, the bands of near-duplicate search miss too many."""
+    if not 0.5 <= (value := float(word)) <= 1:
+        raise argparse.ArgumentTypeError(f"{word}: give a number from 0.5 to 1")
+    return value
+
+
+@contextlib.contextmanager
+def all_devices(workdir: str) -> Iterator[None]:
+    """Join the pod, if there is one, and set a mesh of all devices."""
+    startup.set_up_logging()
+    startup.set_up_jax(workdir)
+    with jax.set_mesh(make_mesh((1, -1, 1))):
+        yield
+
+
+def run_index(args: argparse.Namespace) -> None:
+    out = args.out or pathlib.Path(f"{args.folder.resolve().name or 'index'}.npz")
+    embedded, skipped = index_folder(args.checkpoint, args.folder, out, args.dim, args.trust)
+    print(f"{embedded} files embedded, {skipped} skipped: {printable(str(out))}")
+
+
+def run_search(args: argparse.Namespace) -> None:
+    for rank, (score, name) in enumerate(search_index(args.index, args.query, args.k, args.task, args.trust), 1):
+        print(f"{rank:3}  {score:7.4f}  {printable(name)}")
+
+
+def run_evaluate(args: argparse.Namespace) -> None:
+    paths = [require_checkpoint(path, args.workdir) for path in args.checkpoints]
+    with all_devices(args.workdir):
+        if args.mteb:
+            for path in paths:
+                print(run_mteb(path, args.mteb, args.dim, storage.path(args.workdir) / "mteb", trust=args.trust))
+            return
+        columns = evaluate_checkpoints(paths, storage.path(args.data), args.pairs, trust=args.trust)
+        if hosts.is_primary():
+            print(suite.format_table(columns))
+            print(f"\n{compare.format_comparison(columns)}")
+
+
+def run_published(args: argparse.Namespace) -> None:
+    path = require_checkpoint(args.checkpoint, args.workdir)
+    benchmarks = published.select_benchmarks(args.like)
+    if not args.folder.is_dir():
+        raise ConfigError(f"no folder {args.folder}")
+    with all_devices(args.workdir):
+        out = checkpoint.locate(path)[0] / "published.json"
+        embedder = Embedder.load(path, trust=args.trust)
+        table = published.score_report_benchmarks(embedder, args.folder, benchmarks, out)
+        if hosts.is_primary():
+            print(table)
+
+
+def run_mine(args: argparse.Namespace) -> None:
+    path = require_checkpoint(args.checkpoint, args.workdir)
+    out = args.out or storage.path(args.workdir) / "mined"
+    rule = MiningRule(args.count, args.depth, args.positive_ratio)
+    with all_devices(args.workdir):
+        embedders = [Embedder.load(each, trust=args.trust) for each in (path, args.second) if each]
+        provenance = f"{storage.absolute(path)} {hash_params(embedders[0].params)}"
+        prompted = Prompts(args.query_prompt, "document" if args.document_prompt else None)
+        mined = mine_datasets(embedders, args.folder, out, provenance, rule, prompted)
+        if hosts.is_primary():
+            facts = {"by": args.checkpoint, "share of the positive's score": f"{rule.share}", "depth": f"{rule.depth}"}
+            audit.write(out / "audit.html", facts, mined, AUDITED)
+            print(f"Datasets with mined negatives, and a page to look at: {storage.absolute(out / 'audit.html')}")
+
+
+def run_synthesize(args: argparse.Namespace) -> None:
+    if importlib.util.find_spec("openai") is None:
+        raise ConfigError("asking a model needs openai, of the extra [synthesis]: pip install -e '.[synthesis]'")
+    startup.set_up_logging()
+    out = args.out or storage.path(args.workdir) / "synthetic"
+    toy_corpora.build(storage.path(args.data))
+    with contextlib.ExitStack() as stack:
+        url = args.endpoint or stack.enter_context(offline.serve()) + "/v1"
+        path = pathlib.Path(storage.absolute(out)) / "replies.jsonl"
+        replies = llm.ReplyCache(path, llm.connect_openai(url, args.model), args.model)
+        amounts = {"num_seeds": args.seeds, "keep": args.keep, "parallel": args.parallel}
+        asyncio.run(datasets.write_datasets(replies, read_seeds(storage.path(args.data)), out, **amounts))
+    print(datasets.format_cost(replies, args.prices))
+
+
+def run_build(args: argparse.Namespace) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    manifest = build(args.spec, args.out, Options(args.near, tuple(args.against)), args.workers)
+    for name, split in manifest["splits"].items():
+        left_out = {why: n for why, n in split.items() if isinstance(n, int) and n and why not in ("read", "records")}
+        left_out |= {"quarantined": n} if (n := sum(split["quarantined"].values())) else {}
+        counts = "".join(f", {n:,} {why}" for why, n in left_out.items())
+        print(f"{name}: {split['records']:,} of {split['read']:,} records in {len(split['shards'])} shards{counts}")
+
+
+def run_import(args: argparse.Namespace) -> None:
+    log_conversion()
+    import_checkpoint(hf.resolve(args.folder), args.run)
+
+
+def run_export(args: argparse.Namespace) -> None:
+    log_conversion()
+    export(args.checkpoint, args.folder, args.dtype)
+
+
+def run_migrate(args: argparse.Namespace) -> None:
+    log_conversion()
+    migrate(args.old, args.new)
+
+
+def log_conversion() -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("embed").setLevel(logging.INFO)  # which parameters were dropped, which are new
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit status, 2 after an error of one line."""
+    """Run a command; return the exit status: USER_ERROR_STATUS, after one line, for a user's error."""
     args = parse_args(argv)
     try:
-        if args.command == "index":
-            out = args.out or pathlib.Path(f"{args.folder.resolve().name or 'index'}.npz")
-            done, skipped = index(args.checkpoint, args.folder, out, args.dim)
-            print(f"{done} files embedded, {skipped} skipped: {shown(str(out))}")
-        else:
-            if args.k < 1:
-                raise ValueError(f"--k {args.k}: at least 1")
-            for rank, (score, name) in enumerate(search(args.index, args.query, args.k, args.task), 1):
-                print(f"{rank:3}  {score:7.4f}  {shown(name)}")
-    except (ValueError, OSError) as error:
+        args.run(args)
+    except (ValueError, OSError, *USER_ERRORS) as error:
         print(f"error: {one_line(error)}".encode(errors="backslashreplace").decode(), file=sys.stderr)
-        return 2
+        return USER_ERROR_STATUS
     return 0
 
 

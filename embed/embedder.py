@@ -26,6 +26,8 @@ from embed.model.encoder import encode
 from embed.model.matryoshka import truncate_dim
 from embed.model.params import param_structs
 from embed.training import checkpoint
+from embed.training.metadata import check_architecture, load_preprocessor
+from embed.training.weights import check_finite, load_encoder, load_params
 
 FEW = 8  # a batch has this many rows or all of them, so that few shapes are compiled
 ATTENTION = 2**26  # rows times tokens squared of one batch: 64 rows of 1,024 tokens, 1 of 8,192
@@ -65,9 +67,9 @@ class Embedder:
             if (path / "config.json").exists():
                 path = hf.resolve(path)
                 return cls(build(hf.read_architecture(path)), hf.load(path), hf.load_preprocessor(path))
-            encoder = checkpoint.load_encoder(path, trust)
-            params = checkpoint.load_params(path, param_structs(encoder))
-            return cls(encoder, params, checkpoint.load_preprocessor(path))
+            encoder = load_encoder(path, trust)
+            params = load_params(path, param_structs(encoder))
+            return cls(encoder, params, load_preprocessor(path))
 
     def load_params(self, path: str | os.PathLike) -> dict:
         """The parameters of another run or soup of the same architecture, to `encode` with.
@@ -77,8 +79,8 @@ class Embedder:
         """
         path = storage.path(path)
         with jax.set_mesh(self.mesh):
-            checkpoint.check_architecture(path, self.encoder.arch)
-            return checkpoint.load_params(path, param_structs(self.encoder))
+            check_architecture(path, self.encoder.arch)
+            return load_params(path, param_structs(self.encoder))
 
     def embed(
         self, items: Iterable[Any], *, dim: int | None = None, task: str | None = None, patches: int | None = None
@@ -183,7 +185,7 @@ class Embedder:
             broken = np.flatnonzero(~np.isfinite(out).all(axis=1) | ~out.any(axis=1))
             if len(broken):
                 first = f"{len(broken)} of {prepared.count} embeddings are not finite or zero, item {broken[0]}'s first"
-                checkpoint.check_finite(params, first)
+                check_finite(params, first)
                 raise checkpoint.CheckpointError(f"{first}, though the parameters are finite: take another checkpoint")
         return out
 

@@ -1,9 +1,9 @@
-"""Fine-tuning: every modality, hard negatives, per-task batch sizes and rates, task strings dropped at random.
+"""Fine-tuning: every modality, hard negatives, batch size and weight per task, prompts dropped at random.
 
-Gemini Embedding 2, §3.3. Starts from the last checkpoint of experiments/prefinetune.py.
-  smoke   python -m experiments.finetune --config.steps=2
-  run     python -m experiments.finetune --config=configs/cpu.py
+Gemini Embedding 2, §3.3. Starts from the last checkpoint of experiments/prefinetune.py. Forks: experiments/ablations/.
 """
+
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -14,116 +14,81 @@ from embed.data.tasks import Task
 from embed.distributed import storage
 from embed.losses.contrastive import contrastive_loss
 from embed.model.build import build
+from embed.model.config import Architecture
 from embed.model.encoder import encode_by_microbatch, encode_pairs, max_microbatch_rows
 from embed.model.presets import PRESETS
-from embed.training import loop, optim
-from embed.training.main import experiment_metadata, run
-from embed.training.prepare import open_sources, prepare_preprocessor
+from embed.training import optim
+from embed.training.main import run
+from embed.training.run import LoopConfig, Run
 
-NAME = "finetune"
 START = "prefinetune"
 STEPS = 300
-RATE = 2e-3
+LEARNING_RATE = 2e-3
 TEMPERATURE = 0.05
-DROP = 0.5
-HARD = 1
-BOTH = Candidates(symmetric=True)
-WORDS, LONG, IMAGE = Budget(32), Budget(64), Budget(20, images=1, patches=16)
+TEXT = {"prompt_dropout": 0.5, "negatives": 1, "candidates": Candidates(symmetric=True)}
+MEDIA = {"negatives": 1, "candidates": Candidates(symmetric=True)}
+SHORT, LONG, IMAGE = Budget(32), Budget(64), Budget(20, images=1, patches=16)
 QUESTION, PAGE = Budget(28), Budget(100, images=1, patches=96)
 VIDEO, AUDIO = Budget(76, images=4, patches=16), Budget(24, clips=1, frames=20)
 TASKS = (
-    Task("scenes_image", 64, 0.07, WORDS, IMAGE, negatives=HARD, candidates=BOTH),
-    Task("scenes_video", 32, 0.22, WORDS, VIDEO, negatives=HARD, candidates=BOTH),
-    Task("scenes_audio", 64, 0.26, Budget(48), AUDIO, negatives=HARD, candidates=BOTH),
-    Task("scenes_edit", 64, 0.04, Budget(40, images=1, patches=16), IMAGE, negatives=HARD, candidates=BOTH),
-    Task(
-        "scenes_labels",
-        32,
-        0.02,
-        LONG,
-        LONG,
-        prompt="classification",
-        prompt_dropout=DROP,
-        negatives=HARD,
-        candidates=BOTH,
-    ),
-    Task("glyphs", 64, 0.05, WORDS, IMAGE, negatives=HARD, candidates=BOTH),
-    Task("stdlib_document", 32, 0.20, QUESTION, PAGE, negatives=HARD, candidates=BOTH),
-    Task(
-        "stdlib_code",
-        32,
-        0.04,
-        LONG,
-        LONG,
-        prompt="code retrieval",
-        prompt_dropout=DROP,
-        negatives=HARD,
-        candidates=BOTH,
-    ),
-    Task(
-        "synthetic_code",
-        32,
-        0.04,
-        LONG,
-        LONG,
-        prompt="code retrieval",
-        prompt_dropout=DROP,
-        negatives=HARD,
-        candidates=BOTH,
-    ),
-    Task(
-        "stdlib_text",
-        32,
-        0.04,
-        LONG,
-        LONG,
-        prompt="search result",
-        prompt_dropout=DROP,
-        negatives=HARD,
-        candidates=BOTH,
-    ),
+    Task("scenes_image", 64, 0.07, SHORT, IMAGE, **MEDIA),
+    Task("scenes_video", 32, 0.22, SHORT, VIDEO, **MEDIA),
+    Task("scenes_audio", 64, 0.26, Budget(48), AUDIO, **MEDIA),
+    Task("scenes_edit", 64, 0.04, Budget(40, images=1, patches=16), IMAGE, **MEDIA),
+    Task("scenes_labels", 32, 0.02, LONG, LONG, prompt="classification", **TEXT),
+    Task("glyphs", 64, 0.05, SHORT, IMAGE, **MEDIA),
+    Task("stdlib_document", 32, 0.20, QUESTION, PAGE, **MEDIA),
+    Task("stdlib_code", 32, 0.04, LONG, LONG, prompt="code retrieval", **TEXT),
+    Task("synthetic_code", 32, 0.04, LONG, LONG, prompt="code retrieval", **TEXT),
+    Task("stdlib_text", 32, 0.04, LONG, LONG, prompt="search result", **TEXT),
 )
 
 
-def plan(config: ConfigDict) -> loop.Run:
-    arch, work = PRESETS[config.model], storage.path(config.workdir)
-    encoder = build(arch, jnp.dtype(config.dtype), config.remat, config.unroll)
+def make_loss(encoder, config, *, contrast=contrastive_loss, temperature=TEMPERATURE, widths=None):
+    arch = encoder.arch
 
     def loss(params, pairs, candidates, key):
-        def embed(inputs):
+        def encode(inputs):
             rows = max_microbatch_rows(arch, inputs, config.microbatch)
             return encode_by_microbatch(lambda part: encoder.apply({"params": params.encoder}, part), inputs, rows)
 
-        query, target, negative = encode_pairs(embed, pairs)
-        return contrastive_loss(
+        query, target, negative = encode_pairs(encode, pairs)
+        return contrast(
             query,
             target,
             negative,
             pairs,
-            temperature=TEMPERATURE,
-            widths=arch.matryoshka_dims,
+            temperature=temperature,
+            widths=widths or arch.matryoshka_dims,
             candidates=candidates,
         )
 
-    return loop.Run(
+    return loss
+
+
+def plan(
+    config: ConfigDict,
+    *,
+    arch: Architecture | None = None,
+    tasks: Sequence[Task] = TASKS,
+    steps: int = STEPS,
+    learning_rate: float = LEARNING_RATE,
+    make_loss=make_loss,
+) -> Run:
+    arch = arch or PRESETS[config.model]
+    encoder = build(arch, jnp.dtype(config.dtype), config.remat, config.unroll, trust=(arch.encoder,))
+    return Run(
         encoder,
-        TASKS,
-        loss,
-        optim.adamw(RATE, warmup=10, steps=STEPS),
-        steps=config.steps or STEPS,
+        tasks,
+        make_loss(encoder, config),
+        optim.adamw(learning_rate, warmup=10, steps=steps),
+        steps=config.steps or steps,
         seed=1,
         data=storage.path(config.data),
-        init=work / START,
-        loop=loop.LoopConfig(config.save, config.keep, config.log, config.workers),
-        folder=work / NAME,
-        metadata=experiment_metadata(__file__, config),
+        init=storage.path(config.workdir) / START,
+        loop=LoopConfig(config.save, config.keep, config.log, config.workers),
     )
 
 
-def main(config: ConfigDict) -> None:
-    data = storage.path(config.data)
-    loop.fit(plan(config), prepare_preprocessor(PRESETS[config.model], data, config.pairs), open_sources(TASKS, data))
-
-
 if __name__ == "__main__":
-    run(main)
+    run(plan)

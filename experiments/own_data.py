@@ -1,8 +1,6 @@
-"""Fine-tuning on datasets of your own: every folder under --config.pairs with a train split (README.md has the form).
+"""Fine-tuning on your own datasets: every folder under --config.pairs that has a train split (form: docs/data.md).
 
-Starts from the greedy soup of experiments/recipe.py. Tasks, their rates and the size of their rows come from the data.
-  smoke   python -m experiments.own_data --config.pairs=FOLDER --config.steps=2
-  run     python -m experiments.own_data --config.pairs=FOLDER --config=configs/cpu.py
+Starts from the greedy soup of experiments/recipe.py. The data sets the tasks, their weights and the size of their rows.
 """
 
 import logging
@@ -16,63 +14,27 @@ from embed.data import discover
 from embed.data.budget import Budget
 from embed.data.tasks import Task
 from embed.distributed import storage
-from embed.losses.contrastive import contrastive_loss
 from embed.model.build import build
-from embed.model.encoder import encode_by_microbatch, encode_pairs, max_microbatch_rows
+from embed.model.config import Architecture
 from embed.model.presets import PRESETS
-from embed.training import loop, optim
-from embed.training.main import experiment_metadata, run
-from embed.training.prepare import open_sources, prepare_preprocessor
+from embed.training import optim
+from embed.training.main import run
+from embed.training.prepare import prepare_preprocessor
+from embed.training.run import LoopConfig, Run
+from experiments import finetune
 
 log = logging.getLogger(__name__)
-NAME = "pairs"
 START = "soup_greedy"
 STEPS = 600
-RATE = 2e-3
-TEMPERATURE = 0.05
+LEARNING_RATE = 2e-3
 BATCH = 32
-BOTH = Candidates(symmetric=True)
-MOST = Budget(128, images=4, patches=16, clips=1, frames=64)  # of a row; longer contents are cut
+SYMMETRIC = Candidates(symmetric=True)
+MAX_BUDGET = Budget(128, images=4, patches=16, clips=1, frames=64)  # of a row; longer contents are truncated
 
 
-def plan(config: ConfigDict, tasks: Sequence[Task]) -> loop.Run:
-    arch, work = PRESETS[config.model], storage.path(config.workdir)
-    encoder = build(arch, jnp.dtype(config.dtype), config.remat, config.unroll)
-
-    def loss(params, pairs, candidates, key):
-        def embed(inputs):
-            rows = max_microbatch_rows(arch, inputs, config.microbatch)
-            return encode_by_microbatch(lambda part: encoder.apply({"params": params.encoder}, part), inputs, rows)
-
-        query, target, negative = encode_pairs(embed, pairs)
-        return contrastive_loss(
-            query,
-            target,
-            negative,
-            pairs,
-            temperature=TEMPERATURE,
-            widths=arch.matryoshka_dims,
-            candidates=candidates,
-        )
-
-    return loop.Run(
-        encoder,
-        tasks,
-        loss,
-        optim.adamw(RATE, warmup=10, steps=STEPS),
-        steps=config.steps or STEPS,
-        seed=2,
-        data=storage.path(config.pairs),
-        init=work / START,
-        loop=loop.LoopConfig(config.save, config.keep, config.log, config.workers),
-        folder=work / NAME,
-        metadata=experiment_metadata(__file__, config),
-    )
-
-
-def main(config: ConfigDict) -> None:
+def make_tasks(config: ConfigDict, batch: int = BATCH) -> Sequence[Task]:
     preprocessor = prepare_preprocessor(PRESETS[config.model], storage.path(config.data), config.pairs)
-    tasks = discover.make_tasks(config.pairs, preprocessor, MOST, BATCH, BOTH)
+    tasks = discover.make_tasks(config.pairs, preprocessor, MAX_BUDGET, batch, SYMMETRIC)
     for task in tasks:
         log.info(
             "%s: batch %d, weight %.0f, query %s, target %s",
@@ -82,8 +44,31 @@ def main(config: ConfigDict) -> None:
             task.query,
             task.target,
         )
-    loop.fit(plan(config, tasks), preprocessor, open_sources(tasks, storage.path(config.pairs)))
+    return tasks
+
+
+def plan(
+    config: ConfigDict,
+    *,
+    arch: Architecture | None = None,
+    tasks: Sequence[Task] | None = None,
+    batch: int = BATCH,
+    make_loss=finetune.make_loss,
+) -> Run:
+    arch = arch or PRESETS[config.model]
+    encoder = build(arch, jnp.dtype(config.dtype), config.remat, config.unroll, trust=(arch.encoder,))
+    return Run(
+        encoder,
+        make_tasks(config, batch) if tasks is None else tasks,
+        make_loss(encoder, config),
+        optim.adamw(LEARNING_RATE, warmup=10, steps=STEPS),
+        steps=config.steps or STEPS,
+        seed=2,
+        data=storage.path(config.pairs),
+        init=storage.path(config.workdir) / START,
+        loop=LoopConfig(config.save, config.keep, config.log, config.workers),
+    )
 
 
 if __name__ == "__main__":
-    run(main)
+    run(plan)

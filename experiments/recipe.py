@@ -1,14 +1,17 @@
 """The whole recipe in one command: pre-fine-tune, fine-tune on two mixtures, soup, evaluate, and a page of results.
 
-  run     python -m experiments.recipe --config=configs/cpu.py
-  yours   python -m experiments.recipe --config=configs/cpu.py --config.pairs=FOLDER
-Stopped anywhere, the same command goes on from the last checkpoint.
+    python -m experiments.recipe --config=configs/cpu.py
+    python -m experiments.recipe --config=configs/cpu.py --config.pairs=FOLDER     # fine-tunes on your datasets too
+
+Writes runs/report.html after every stage. The same command continues after an interruption, from the last checkpoint.
 """
 
+import dataclasses
 import json
 import logging
 import time
 from collections.abc import Sequence
+from types import ModuleType
 
 import jax
 from ml_collections import ConfigDict
@@ -16,105 +19,146 @@ from ml_collections import ConfigDict
 from embed.data.discover import require_datasets
 from embed.distributed import hosts, storage
 from embed.embedder import Embedder
-from embed.eval import suite as evaluate
-from embed.eval.compare import Comparison
+from embed.eval import suite as suites
+from embed.eval.benchmarks import Results
+from embed.eval.compare import load_results
 from embed.report import page as report
 from embed.report import space
 from embed.training import checkpoint
-from embed.training.main import run
+from embed.training.config_check import trusted_classes
+from embed.training.main import load_run, run_script, train
+from embed.training.metadata import code_version, read_lineage
 from experiments import finetune, own_data, prefinetune, soup
 from experiments.ablations import finetune__more_media
-from experiments.studies import findings
+from experiments.studies.tables import compare_findings
 
 log = logging.getLogger(__name__)
-STAGES = ("prefinetune", "finetune", "finetune__more_media", "soup_uniform", "soup_weighted", "soup_greedy")
+SOUPS = ("soup_uniform", "soup_weighted", "soup_greedy")
+# Stage -> the checkpoints it makes.
+STAGES: dict[ModuleType, tuple[str, ...]] = {
+    prefinetune: ("prefinetune",),
+    finetune: ("finetune",),
+    finetune__more_media: ("finetune__more_media",),
+    soup: SOUPS,
+}
 FINAL = "soup_greedy"
-PAIRS_STAGES = ("prefinetune", FINAL, "pairs")  # what is compared on datasets of your own
+PAIRS_STAGES = ("prefinetune", FINAL, "own_data")  # checkpoints that are compared on your datasets
+EVAL_EVERY = 100  # steps between dev scores
 SHOWN = 3  # queries of each benchmark in the gallery
 
 
 def main(config: ConfigDict) -> None:
-    started, work, data = time.monotonic(), storage.path(config.workdir), storage.path(config.data)
+    work = storage.path(config.workdir)
     if config.pairs:
         require_datasets(config.pairs, "train")
-        evaluate.check_names(config.pairs)
-    for stage in (prefinetune, finetune, finetune__more_media, soup, *([own_data] if config.pairs else [])):
-        # Every stage goes on from its own last checkpoint, and does nothing where it is done.
-        log.info("stage: %s", stage.__name__.removeprefix("experiments."))
-        stage.main(config)
-
-    embedder = Embedder.load(work / FINAL)
-    suite = evaluate.load_suite(embedder, data, "test")
-    columns, vectors = compare(embedder, work, STAGES, suite)
-    facts = {
-        "parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(embedder.params)):,}",
-        "code": checkpoint.code_version(),
-        "shown in detail": FINAL,
-        "its mean nDCG@10": f"{evaluate.mean_ndcg(columns[FINAL]):.3f}",
-        "minutes of this call": f"{(time.monotonic() - started) / 60:.1f}",
-    }
-    curves = [report.read_curves(work / name) for name in STAGES if (work / name / "metrics.jsonl").exists()]
-    page, ablations = work / "report.html", list(findings.compared(work))
-    show(page, facts, columns, suite, vectors, curves, [work / name for name in STAGES], ablations)
+        suites.check_names(config.pairs)
+    page = ResultsPage(config, work / "report.html")
+    stages = [*STAGES, *([own_data] if config.pairs else [])]
+    for number, stage in enumerate(stages, start=1):
+        # A stage continues from its own last checkpoint; a finished one does nothing.
+        log.info("stage %d of %d: %s", number, len(stages), stage.__name__.rpartition(".")[2])
+        run_stage(stage, config)
+        if stage in STAGES:
+            page.add(STAGES[stage])
     if hosts.is_primary():
-        (work / "results.json").write_text(json.dumps(columns, indent=1))
-        print(evaluate.format_table(columns))
-        print(f"\nThe page of results: {storage.absolute(page)}")
-
+        (work / "results.json").write_text(json.dumps(page.columns, indent=1))
+        print(suites.format_table(page.columns))
+        print(f"\nThe page of results: {storage.absolute(page.path)}")
     if config.pairs:
-        suite = evaluate.load_datasets(embedder, config.pairs, "test")
-        columns, vectors = compare(embedder, work, PAIRS_STAGES, suite)
-        page, curves = work / "report_pairs.html", [report.read_curves(work / "pairs")]
-        facts = {"code": checkpoint.code_version(), "datasets": config.pairs}
-        show(page, facts, columns, suite, vectors, curves, [work / name for name in PAIRS_STAGES])
+        page = ResultsPage(config, work / "report_pairs.html", config.pairs)
+        page.add(PAIRS_STAGES)
         if hosts.is_primary():
-            (work / "results_pairs.json").write_text(json.dumps(columns, indent=1))
-            print(f"\n{evaluate.format_table(columns)}")
-            print(f"\nThe page of your datasets: {storage.absolute(page)}")
+            (work / "results_pairs.json").write_text(json.dumps(page.columns, indent=1))
+            print(f"\n{suites.format_table(page.columns)}")
+            print(f"\nThe page of your datasets: {storage.absolute(page.path)}")
 
 
-def compare(
-    embedder: Embedder, work: storage.Path, stages: Sequence[str], suite: list[evaluate.PreparedBenchmark]
-) -> tuple[dict[str, dict], evaluate.Vectors]:
-    """(stage -> its results on a suite, the vectors of the last one)."""
-    columns = {}
-    for name in stages:
-        vectors = evaluate.encode_suite(embedder, embedder.load_params(work / name), suite)
-        columns[name] = evaluate.evaluate(suite, vectors, embedder.encoder.arch.matryoshka_dims)
-        log.info("evaluated %s: mean nDCG@10 %.3f", name, evaluate.mean_ndcg(columns[name]))
-    return columns, vectors
+def run_stage(stage: ModuleType, config: ConfigDict) -> None:
+    """Train a stage, with dev scores of the suite on the way, or make the soups."""
+    if stage is soup:
+        return soup.main(config)
+    run = load_run(stage.plan, config)
+    if stage is not own_data:
+        evals = (suites.dev_eval(run.encoder, storage.path(config.data), EVAL_EVERY),)
+        run = dataclasses.replace(run, evals=evals)
+    train(run, config)
 
 
-def show(
-    page: storage.Path,
-    facts: dict[str, str],
-    columns: dict[str, dict],
-    suite: list[evaluate.PreparedBenchmark],
-    vectors: evaluate.Vectors,
-    curves: Sequence[report.Curves],
-    runs: Sequence[storage.Path],
-    ablations: Sequence[Comparison] = (),
-) -> None:
-    """Writes the page, of vectors that are those of the last column. All hosts must call it: the search for examples
-    is one of the whole mesh, and the first host writes."""
-    benchmarks = [benchmark for benchmark, *_ in suite]
-    both = list(zip(benchmarks, vectors, strict=True))
-    gallery = [example for one, found in both for example in report.examples(one, *found, SHOWN)]
-    wrong = [example for one, found in both for example in report.failures(one, *found, 1)]
-    if hosts.is_primary():
-        report.write(
-            page,
-            facts,
-            columns,
-            benchmarks,
-            curves,
-            gallery=gallery,
-            wrong=wrong,
-            found=space.project(benchmarks, vectors),
-            lineage=[checkpoint.lineage(run) for run in runs],
-            ablations=ablations,
-        )
+class ResultsPage:
+    """A page of test results that grows with every stage: of the suite, or of the datasets under `pairs`."""
+
+    def __init__(self, config: ConfigDict, path: storage.Path, pairs: str = ""):
+        self.config, self.path, self.pairs = config, path, pairs
+        self.work = storage.path(config.workdir)
+        self.started = time.monotonic()
+        self.columns: dict[str, Results] = {}
+        self.suite: list[suites.PreparedBenchmark] = []
+
+    def add(self, names: Sequence[str]) -> None:
+        """Evaluate checkpoints and write the page anew. All hosts call this, and the first one writes."""
+        embedder = Embedder.load(self.work / names[-1], trust=trusted_classes(self.config))
+        if not self.suite:
+            data = storage.path(self.config.data)
+            self.suite = (
+                suites.load_datasets(embedder, self.pairs, "test")
+                if self.pairs
+                else suites.load_suite(embedder, data, "test")
+            )
+        vectors: suites.Vectors = []
+        for name in names:
+            folder = self.work / name
+            vectors = suites.encode_suite(embedder, embedder.load_params(folder), self.suite)
+            results = suites.evaluate(self.suite, vectors, embedder.encoder.arch.matryoshka_dims)
+            self.columns[name] = results
+            log.info("evaluated %s: mean nDCG@10 %.3f", name, suites.mean_ndcg(results))
+            if hosts.is_primary() and not self.pairs:
+                (folder / "results.json").write_text(json.dumps(results, indent=1))
+        self.write(embedder, vectors, names[-1])
+
+    def write(self, embedder: Embedder, vectors: suites.Vectors, shown: str) -> None:
+        """Write the page; `vectors` are those of the checkpoint `shown`, which is shown in detail."""
+        benchmarks = [benchmark for benchmark, *_ in self.suite]
+        # Every host takes part in the search for examples.
+        gallery, failures = [], []
+        for benchmark, sides in zip(benchmarks, vectors, strict=True):
+            gallery += report.examples(benchmark, *sides, SHOWN)
+            failures += report.failures(benchmark, *sides, 1)
+        if hosts.is_primary():
+            stages = {name: results for name, results in self.columns.items() if name != shown}
+            columns = stages | self.read_others() | {shown: self.columns[shown]}
+            report.write(
+                self.path,
+                self.facts(embedder, shown),
+                columns,
+                benchmarks,
+                [report.read_curves(run) for name in columns if ((run := self.work / name) / "metrics.jsonl").exists()],
+                gallery=gallery,
+                wrong=failures,
+                found=space.project(benchmarks, vectors),
+                lineage=[read_lineage(self.work / name) for name in columns],
+                ablations=[] if self.pairs else list(compare_findings(self.work)),
+            )
+            log.info("wrote %s", storage.absolute(self.path))
+
+    def facts(self, embedder: Embedder, shown: str) -> dict[str, str]:
+        """Return the page's facts, by label."""
+        return {
+            "parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(embedder.params)):,}",
+            "code": code_version(),
+            **({"datasets": self.pairs} if self.pairs else {}),
+            "shown in detail": shown,
+            "its mean nDCG@10": f"{suites.mean_ndcg(self.columns[shown]):.3f}",
+            "minutes of this call": f"{(time.monotonic() - self.started) / 60:.1f}",
+        }
+
+    def read_others(self) -> dict[str, Results]:
+        """Read the results of other runs in the workdir, such as a fork after `python -m embed evaluate`."""
+        if self.pairs:
+            return {}
+        stages = [name for names in STAGES.values() for name in names]
+        files = [file for file in sorted(self.work.glob("*/results.json")) if file.parent.name not in stages]
+        return {file.parent.name: load_results(file) for file in files if checkpoint.saved_steps(file.parent)}
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

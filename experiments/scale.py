@@ -1,8 +1,6 @@
-"""Training at the report's sizes: 8,192 pairs of 512 tokens, images of 280 soft tokens, 32 frames, 30 seconds of sound.
+"""Training at the report's sizes: 8,192 pairs of 512 tokens, images of 280 soft tokens, 32 frames, 30 seconds of audio.
 
-Made for a pod, and compiled for one on any host. The tasks' datasets are yours to build.
-  compile python -m launch.compile scale --config=configs/v5e_16.py --topology=v5e:4x4
-  run     python -m experiments.scale --config=configs/v5e_16.py --config.data=gs://BUCKET/data
+Made for a pod, and compiled for one on any host (`python -m launch.compile scale`). You build the tasks' datasets.
 """
 
 import jax.numpy as jnp
@@ -16,36 +14,36 @@ from embed.losses.ring import ring_score
 from embed.model.build import build
 from embed.model.encoder import encode_by_microbatch, encode_pairs, max_microbatch_rows
 from embed.model.presets import PRESETS
-from embed.training import loop, optim
-from embed.training.main import experiment_metadata, run
-from embed.training.prepare import open_sources, prepare_preprocessor
+from embed.training import optim
+from embed.training.main import run
+from embed.training.run import LoopConfig, Run
 
-NAME = "scale"
 STEPS = 20_000
 TEMPERATURE = 0.02
-WORDS, TEXT = Budget(64), Budget(512)
+QUERY, TEXT = Budget(64), Budget(512)
 IMAGE, VIDEO = Budget(288, images=1, patches=280), Budget(2560, images=32, patches=70)
 AUDIO = Budget(768, clips=1, frames=750)
 TASKS = (
     Task("text", 8192, 0.4, TEXT, TEXT, prompt="search result", prompt_dropout=0.5),
-    Task("image", 4096, 0.3, WORDS, IMAGE),
-    Task("video", 1024, 0.15, WORDS, VIDEO),
-    Task("audio", 2048, 0.15, WORDS, AUDIO),
+    Task("image", 4096, 0.3, QUERY, IMAGE),
+    Task("video", 1024, 0.15, QUERY, VIDEO),
+    Task("audio", 2048, 0.15, QUERY, AUDIO),
 )
 
 
-def plan(config: ConfigDict) -> loop.Run:
-    arch = PRESETS[config.model]
-    encoder = build(arch, jnp.dtype(config.dtype), config.remat, config.unroll)
+def make_loss(encoder, config):
+    arch = encoder.arch
 
     def loss(params, pairs, candidates, key):
-        def embed(inputs):
+        def encode(inputs):
             rows = max_microbatch_rows(arch, inputs, config.microbatch)
             return encode_by_microbatch(lambda part: encoder.apply({"params": params.encoder}, part), inputs, rows)
 
-        sides = (side.astype(config.dtype) for side in encode_pairs(embed, pairs))
+        query, target, negative = (side.astype(config.dtype) for side in encode_pairs(encode, pairs))
         return contrastive_loss(
-            *sides,
+            query,
+            target,
+            negative,
             pairs,
             temperature=TEMPERATURE,
             widths=arch.matryoshka_dims,
@@ -53,25 +51,24 @@ def plan(config: ConfigDict) -> loop.Run:
             scorer=ring_score,
         )
 
-    return loop.Run(
+    return loss
+
+
+def plan(config: ConfigDict, *, make_loss=make_loss) -> Run:
+    arch = PRESETS[config.model]
+    encoder = build(arch, jnp.dtype(config.dtype), config.remat, config.unroll)
+    return Run(
         encoder,
         TASKS,
-        loss,
+        make_loss(encoder, config),
         optim.adamw(1e-4, warmup=1000, steps=STEPS),
         steps=config.steps or STEPS,
         seed=0,
         data=storage.path(config.data),
         init=storage.path(config.pretrained) if config.pretrained else None,
-        loop=loop.LoopConfig(config.save, config.keep, config.log, config.workers),
-        folder=storage.path(config.workdir) / NAME,
-        metadata=experiment_metadata(__file__, config),
+        loop=LoopConfig(config.save, config.keep, config.log, config.workers),
     )
 
 
-def main(config: ConfigDict) -> None:
-    data = storage.path(config.data)
-    loop.fit(plan(config), prepare_preprocessor(PRESETS[config.model], data, config.pairs), open_sources(TASKS, data))
-
-
 if __name__ == "__main__":
-    run(main)
+    run(plan)

@@ -1,7 +1,7 @@
 """Compile an experiment's step for a TPU slice, on a host without one, and print what a chip would hold and do.
 
   pip install -e ".[tpu]"
-  python -m launch.compile EXPERIMENT --config=configs/v5e_16.py --topology=v5e:4x4 [--task=NAME] [--batch=N]
+  python -m launch.compile EXPERIMENT --config=configs/tpu_v5e_16.py --topology=v5e:4x4 [--task=NAME] [--batch=N]
 
 Prints one JSON line per task, for the gradients of its batch.
   total_gib         memory of a chip, the sum of the next three; or what would be needed, where it does not fit
@@ -32,9 +32,10 @@ from embed.data.tasks import Task, batch_structs
 from embed.distributed.mesh import make_mesh
 from embed.losses.loss import Params
 from embed.training import loop
+from embed.training.command_line import define_config, run_with_flags
 from embed.training.config_check import ConfigError
 from embed.training.flops import CHIPS, model_flops, program_flops
-from embed.training.main import define_config, load_experiment, start
+from embed.training.main import list_experiments, load_experiment
 from embed.training.start import state_structs
 from embed.training.step import make_step
 from launch.hlo import collectives, hbm_bytes, parse_overflow
@@ -42,10 +43,10 @@ from launch.tpu_slice import CHOICES, slice_devices
 
 GIB = 2**30
 TOPOLOGY = flags.DEFINE_string("topology", "v5e:4x4", f"TPU slice: {CHOICES}")
-TASK = flags.DEFINE_multi_string("task", [], "task to compile, may be repeated; default: all tasks of the experiment")
+TASK = flags.DEFINE_multi_string("task", [], "task to compile; default: all tasks of the experiment")
 BATCH = flags.DEFINE_integer("batch", 0, "pairs per batch; default: the task's own", lower_bound=0)
 OUT = flags.DEFINE_string("out", "", "file that the lines are also appended to")
-CONFIG = define_config("configs/v5e_16.py")
+CONFIG = define_config("configs/tpu_v5e_16.py")
 
 
 def load_plan(experiment: str, config: Any, batch: int = 0) -> loop.Run:
@@ -117,7 +118,8 @@ def compile_task(run: loop.Run, task: Task, state: loop.TrainState, devices: lis
 
 def main(argv: list[str]) -> None:
     if len(argv) != 2:
-        raise ConfigError("name one experiment: python -m launch.compile EXPERIMENT --config=... --topology=...")
+        usage = "python -m launch.compile EXPERIMENT --config=... --topology=..."
+        raise ConfigError(f"usage: {usage}; experiments: {', '.join(list_experiments())}")
     experiment = argv[1]
     devices = slice_devices(TOPOLOGY.value)
     config = CONFIG.value
@@ -154,4 +156,4 @@ def _round_floats(value: Any) -> Any:
 
 
 if __name__ == "__main__":
-    start(main)
+    run_with_flags(main)

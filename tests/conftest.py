@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.metadata
 import importlib.util
+import logging
 import os
 import pathlib
 import signal
@@ -26,6 +27,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 import pytest  # noqa: E402
 from absl import flags  # noqa: E402
+from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 
 from embed.data.preprocess import Preprocessor  # noqa: E402
 from embed.data.tokenizer import Tokenizer, train_tokenizer  # noqa: E402
@@ -68,6 +70,18 @@ ARCH = dataclasses.replace(
 def one_device():
     with jax.set_mesh(make_mesh((1, 1, 1))):
         yield
+
+
+@pytest.fixture
+def process_state():
+    """Puts back what a command sets for its process: the folder of compiled programs, and who logs where."""
+    root, folder = logging.getLogger(), jax.config.jax_compilation_cache_dir
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="session")

@@ -171,7 +171,7 @@ def test_every_block_is_checked():
 
 @pytest.mark.parametrize("block", [block for block in RUN if block.language == "json"], ids=str)
 def test_records_are_of_the_package(block, workspace):
-    from embed.data.records import parse_line
+    from embed.data.jsonl import parse_line
 
     for number, line in enumerate(block.text.encode().splitlines(), 1):
         assert parse_line(line, workspace / "pairs", f"{block}, line {number}").positive

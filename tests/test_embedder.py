@@ -11,9 +11,10 @@ from samples import BAD, FILES, FRAMES, PHOTO, RNG, SOUND, mp4, pdf, png, save, 
 
 from embed import embedder as api
 from embed.data.budget import MIN_ROW_TOKENS
+from embed.data.jsonl import parse_parts
 from embed.data.modalities import Audio, Image, Pdf, Text, Video
 from embed.data.prompts import QUERY_TASKS
-from embed.data.records import RecordError, parse_parts
+from embed.data.records import RecordError
 from embed.embedder import Embedder
 from embed.training import checkpoint
 
@@ -154,7 +155,7 @@ def test_bad_files(embedder, tmp_path, name, data, error, why):
         ((np.zeros(800, np.float32), 10), "10 Hz"),
         ((np.zeros(800, np.float32), 2**40), "Hz"),
         ([Image(png(PHOTO))] * 7, "7 images in one input"),
-        ("x " * 9000, "tokens; at most 8,192"),
+        ("x " * 9000, "tokens is too long: at most 8,192"),
     ],
 )
 def test_bad_items(embedder, item, why):
@@ -175,7 +176,7 @@ def test_bad_dim(embedder, dim):
         (True, "got bool"),
         (4.0, "got float 4.0"),
         ("4", "got str '4'"),
-        (200, "200 patches in a row"),
+        (200, "image is 200 patches long"),
     ],
 )
 def test_bad_patches(embedder, patches, why):

@@ -11,7 +11,7 @@ from embed.data.pieces import AudioPiece, ImagePiece, Piece, TextPiece
 from embed.data.preprocess import Preprocessor
 
 
-def empty_rows(rows: int, budget: Budget, media: MediaFormat, max_segments: int = 1) -> Inputs:
+def make_padding_rows(rows: int, budget: Budget, media: MediaFormat, max_segments: int = 1) -> Inputs:
     """Rows of padding (numpy); without images where the model takes none, whatever the budget."""
     b, l, p = rows, budget.tokens, budget.patches
     i = budget.images if media.patch_size else 0
@@ -32,14 +32,14 @@ def empty_rows(rows: int, budget: Budget, media: MediaFormat, max_segments: int 
 
 def make_rows(inputs: Sequence[Input], budget: Budget, preprocessor: Preprocessor) -> Inputs:
     """One input a row -> Inputs (numpy). They must fit (see `preprocess.truncate_to`). A row of nothing is padding."""
-    return packed_rows([[] if pieces is None else [pieces] for pieces in inputs], budget, preprocessor)
+    return make_packed_rows([[] if pieces is None else [pieces] for pieces in inputs], budget, preprocessor)
 
 
-def packed_rows(
+def make_packed_rows(
     packed: Sequence[Sequence[list[Piece]]], budget: Budget, preprocessor: Preprocessor, max_segments: int = 1
 ) -> Inputs:
     """For each row the inputs that lie in it side by side, `max_segments` at most, each a segment -> Inputs (numpy)."""
-    out = empty_rows(len(packed), budget, preprocessor.media, max_segments)
+    out = make_padding_rows(len(packed), budget, preprocessor.media, max_segments)
     for number, inputs in enumerate(packed):
         _fill(out, number, inputs, preprocessor)
     return out

@@ -9,17 +9,17 @@ from embed.batch import REPORT_CANDIDATES, Candidates
 from embed.data.budget import Budget, standard_budget, truncate_to
 from embed.data.media.decode import MediaError
 from embed.data.modalities import Content
-from embed.data.packing import Packing, room_needed, rows_for
+from embed.data.packing import Packing, fit_rows, measure_input
 from embed.data.pieces import LimitError
 from embed.data.preprocess import Preprocessor, make_pieces
+from embed.data.qrels import QRELS
 from embed.data.records import Record, RecordError
 from embed.data.sources import Source, open_split
 from embed.data.tasks import Task
 from embed.distributed import storage
 
-SAMPLE = 64  # records of a dataset that are looked at for the size of its rows
-PACKED = 1024  # and for how many inputs share one: sums vary more than a maximum
-QRELS = "qrels.tsv"
+BUDGET_SAMPLE = 64  # records of a dataset that are looked at for the size of its rows
+PACKING_SAMPLE = 1024  # and for how many inputs share one: sums vary more than a maximum
 SEPARATORS = ":,|"  # of the names that results and tables make of a dataset's
 
 
@@ -66,7 +66,7 @@ def has_benchmark(folder: storage.Path) -> bool:
         )
         raise DatasetError(
             f"{folder}: a benchmark is corpus.jsonl, queries.jsonl and {QRELS}, and there is no {missing}; "
-            "python -m embed.data build writes all three of BEIR's form"
+            "python -m embed build writes all three of BEIR's form"
         )
     return all(there.values())
 
@@ -126,7 +126,7 @@ def make_task(
 ) -> Task:
     """The task of one dataset, as `make_tasks` has it. Raises FileNotFoundError and DatasetError."""
     source = open_split(folder, "train")
-    records = sample(source, SAMPLE)
+    records = sample_records(source, BUDGET_SAMPLE)
     queries = [record.query for record in records]
     targets = [side for record in records for side in (record.positive, *record.negatives[:1])]
     return Task(
@@ -140,7 +140,7 @@ def make_task(
     )
 
 
-def sample(source: Source, count: int) -> list[Record]:
+def sample_records(source: Source, count: int) -> list[Record]:
     """Records drawn at random, the same ones always; those that cannot be read are left out: training will quarantine
     and count them."""
     found = []
@@ -158,7 +158,7 @@ def with_packing(task: Task, folder: storage.Path, preprocessor: Preprocessor, g
 
     Raises FileNotFoundError, and DatasetError where none of the records looked at can be decoded.
     """
-    records, h = sample(open_split(folder, "train"), PACKED), task.negatives
+    records, h = sample_records(open_split(folder, "train"), PACKING_SAMPLE), task.negatives
     queries: list[Content | None] = [record.query for record in records]
     targets: list[Content | None] = []
     for record in records:  # a record without hard negatives has padding for them, which takes no room
@@ -176,12 +176,12 @@ def with_packing(task: Task, folder: storage.Path, preprocessor: Preprocessor, g
                 )
             except (MediaError, LimitError):
                 continue
-            found.append(room_needed(pieces or None, preprocessor))
+            found.append(measure_input(pieces or None, preprocessor))
         if not any(tokens for tokens, *_ in found):
             raise DatasetError(f"{folder}: none of the records looked at can be read and decoded")
         needed, count = np.array(found), group * each
         rows = max(round(needed[:, 0].mean() * count / row), 1)
-        kinds.append(rows_for(needed, count, rows, budget.patches, budget.frames))
+        kinds.append(fit_rows(needed, count, rows, budget.patches, budget.frames))
     return dataclasses.replace(task, packing=Packing(group, *kinds))
 
 

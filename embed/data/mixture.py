@@ -65,7 +65,7 @@ def mixture(
     return task_order(tasks, sources, seed).map(read)
 
 
-def batches(data: grain.MapDataset, start: int, stop: int, workers: int) -> Iterator[Batch]:
+def iterate_batches(data: grain.MapDataset, start: int, stop: int, workers: int) -> Iterator[Batch]:
     """Batches `start`..`stop`-1 in order, read ahead by `workers` processes (0 = threads of this one)."""
     reading = data[start:stop].to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))
     if workers:

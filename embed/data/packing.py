@@ -12,7 +12,7 @@ import numpy as np
 
 from embed.batch import Inputs, PackedIndices
 from embed.data.budget import Budget, Input, count_media, num_tokens
-from embed.data.collate import packed_rows
+from embed.data.collate import make_packed_rows
 from embed.data.pieces import Piece
 from embed.data.preprocess import Preprocessor
 
@@ -20,7 +20,7 @@ OVERFLOWED = -1  # the place of what found no room
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
+class PackedRows:
     """What one side of a group is packed into; hard negatives lie with the targets."""
 
     count: int  # rows of a group
@@ -33,17 +33,19 @@ class Packing:
     """How a task's pairs are packed. An input that finds no room is left out with its pair, and counted."""
 
     group: int  # pairs of a group; the larger, the less its length varies, and the fuller its rows can be
-    query: Rows
-    target: Rows
+    query: PackedRows
+    target: PackedRows
 
 
-def pack(inputs: Sequence[Input], rows: Rows, preprocessor: Preprocessor) -> tuple[list[list[list[Piece]]], np.ndarray]:
+def pack(
+    inputs: Sequence[Input], rows: PackedRows, preprocessor: Preprocessor
+) -> tuple[list[list[list[Piece]]], np.ndarray]:
     """What lies in each row of one side of a group, and where each input is: i32[n], row · max_segments + its number in the
     row, or LOST.
 
     The longest first, each where it leaves least room (best fit decreasing); of equals the first first.
     """
-    places = assign(np.array([room_needed(pieces, preprocessor) for pieces in inputs]), rows)
+    places = assign(np.array([measure_input(pieces, preprocessor) for pieces in inputs]), rows)
     max_segments: list[list[list[Piece]]] = [[] for _ in range(rows.count)]
     for i in np.argsort(places):
         if (pieces := inputs[i]) is not None and places[i] != OVERFLOWED:
@@ -51,13 +53,13 @@ def pack(inputs: Sequence[Input], rows: Rows, preprocessor: Preprocessor) -> tup
     return max_segments, places
 
 
-def room_needed(pieces: Input, preprocessor: Preprocessor) -> tuple[int, int, int]:
+def measure_input(pieces: Input, preprocessor: Preprocessor) -> tuple[int, int, int]:
     """Tokens, images and clips that an input takes of its row."""
     return (0, 0, 0) if pieces is None else (num_tokens(pieces, preprocessor.tokenizer), *count_media(pieces))
 
 
-def assign(needed: np.ndarray, rows: Rows) -> np.ndarray:
-    """The places of inputs that need i32[n,3] (see `room_needed`): i32[n], 0 for nothing. What `pack` goes by."""
+def assign(needed: np.ndarray, rows: PackedRows) -> np.ndarray:
+    """The places of inputs that need i32[n,3] (see `measure_input`): i32[n], 0 for nothing. What `pack` goes by."""
     room = np.tile([rows.budget.tokens, rows.budget.images, rows.budget.clips, rows.max_segments], (rows.count, 1))
     needed = np.concatenate([needed, np.ones_like(needed[:, :1])], axis=1)
     places = np.zeros(len(needed), np.int32)
@@ -74,8 +76,8 @@ def assign(needed: np.ndarray, rows: Rows) -> np.ndarray:
     return places
 
 
-def rows_for(needed: np.ndarray, inputs: int, count: int, patches: int = 0, frames: int = 0) -> Rows:
-    """Rows for groups of `inputs` inputs like a sample's, which need i32[n,3] (see `room_needed`): `count` rows as small as
+def fit_rows(needed: np.ndarray, inputs: int, count: int, patches: int = 0, frames: int = 0) -> PackedRows:
+    """Rows for groups of `inputs` inputs like a sample's, which need i32[n,3] (see `measure_input`): `count` rows as small as
     they can be with at most three inputs in 1,000 left out, in 100 groups drawn from the sample.
 
     They start at what an average group needs. Then, as long as too many are left out, grows by a fiftieth what leaves
@@ -90,9 +92,9 @@ def rows_for(needed: np.ndarray, inputs: int, count: int, patches: int = 0, fram
     steps = np.diag(np.maximum(size // 50, 1))[size > 0]
     steps[0, 0] = _up(steps[0, 0])
 
-    def rows(tokens: int, images: int, clips: int, max_segments: int) -> Rows:
+    def rows(tokens: int, images: int, clips: int, max_segments: int) -> PackedRows:
         budget = Budget(tokens, images, patches if images else 0, clips, frames if clips else 0)
-        return Rows(count, max_segments, budget)
+        return PackedRows(count, max_segments, budget)
 
     def left_out(size: np.ndarray) -> float:
         return float(np.mean([assign(group, rows(*size.tolist())) == OVERFLOWED for group in groups]))
@@ -132,7 +134,7 @@ def pack_groups(
         rows[0].extend(query_rows)
         rows[1].extend(target_rows)
     query_side, target_side = (
-        packed_rows(made, kind.budget, preprocessor, kind.max_segments)
+        make_packed_rows(made, kind.budget, preprocessor, kind.max_segments)
         for made, kind in zip(rows, (packing.query, packing.target), strict=True)
     )
     query, target, negative, lost = map(np.stack, zip(*found, strict=True))

@@ -10,7 +10,7 @@ import numpy as np
 from embed.batch import REPORT_CANDIDATES, Candidates, Inputs, MediaFormat, PackedIndices, Pairs
 from embed.data import prompts
 from embed.data.budget import Budget, Input, truncate_to
-from embed.data.collate import empty_rows, make_rows
+from embed.data.collate import make_padding_rows, make_rows
 from embed.data.media.decode import MediaError
 from embed.data.modalities import Content, Text
 from embed.data.packing import Packing, pack_groups
@@ -91,7 +91,7 @@ def batch_structs(task: Task, media: MediaFormat) -> Pairs:
 
     def side(budget: Budget, count: int, max_segments: int = 1) -> Inputs:
         return jax.tree.map(
-            lambda leaf: rows(*leaf.shape, dtype=leaf.dtype), empty_rows(count, budget, media, max_segments)
+            lambda leaf: rows(*leaf.shape, dtype=leaf.dtype), make_padding_rows(count, budget, media, max_segments)
         )
 
     q, h, places = task.batch, task.negatives, None
@@ -169,7 +169,7 @@ def _quarantined(task: Task) -> Example:
     return None, None, [None] * task.negatives, np.zeros((2 + task.negatives, 2), np.uint32), False, False
 
 
-def texts(record: Record) -> list[str]:
+def collect_texts(record: Record) -> list[str]:
     """Every text of a record, for training a tokenizer."""
     sides = (record.query, record.positive, *record.negatives)
     return [part.text for side in sides for part in side if isinstance(part, Text)]

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from embed.distributed import hosts, storage
 from embed.embedder import Embedder
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 def evaluate_checkpoints(
-    paths: Sequence[str | storage.Path], data: storage.Path, pairs: str = ""
+    paths: Sequence[str | storage.Path], data: storage.Path, pairs: str = "", *, trust: Collection[str] = ()
 ) -> dict[str, Results]:
     """Scores checkpoints on the test splits of the suite in `data` and of the datasets under `pairs`.
 
@@ -26,7 +26,7 @@ def evaluate_checkpoints(
     columns: dict[str, Results] = {}
     prepared: dict[str, list[suite.PreparedBenchmark]] = {}  # by input spec
     for path in paths:
-        embedder = Embedder.load(path)
+        embedder = Embedder.load(path, trust=trust)
         input_spec = json.dumps(embedder.preprocessor.input_spec(), sort_keys=True)
         if input_spec not in prepared:
             prepared[input_spec] = suite.load_suite(embedder, data, "test")
@@ -52,7 +52,9 @@ def _name(path: str | storage.Path) -> str:
     return "/".join([parts[-3], parts[-1]]) if parts[-2:-1] == ["checkpoints"] and len(parts) > 2 else parts[-1]
 
 
-def run_mteb(path: str | storage.Path, names: str, dim: int | None, folder: storage.Path) -> str:
+def run_mteb(
+    path: str | storage.Path, names: str, dim: int | None, folder: storage.Path, *, trust: Collection[str] = ()
+) -> str:
     """Scores a checkpoint on tasks of mteb by its protocol; results in its own form go to `folder`.
 
     `names` is a list of tasks by comma or a benchmark, `dim` a Matryoshka width (None: all dimensions). Returns a
@@ -65,7 +67,7 @@ def run_mteb(path: str | storage.Path, names: str, dim: int | None, folder: stor
         from embed.eval.mteb import MtebModel, find_tasks
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"mteb's tasks need the extra [eval] ({error}): pip install -e '.[eval]'") from error
-    embedder = Embedder.load(path)
+    embedder = Embedder.load(path, trust=trust)
     try:
         model = MtebModel(embedder, _name(path).replace("/", "-"), dim)
     except ValueError as error:

@@ -29,7 +29,7 @@ from embed.data.preprocess import cut_to_pieces, make_pieces
 from embed.embedder import Embedder
 from embed.model.matryoshka import truncate_dim
 from embed.retrieval.search import top_k
-from embed.training.checkpoint import fingerprint
+from embed.training.weights import hash_params
 
 REPORT = "google/gemini-embedding-2"
 TASKS = {  # mteb's names for the prompts of Gemini Embedding 2 -> ours; a document's has none
@@ -75,7 +75,7 @@ class MtebModel(AbsEncoder):
         self.mteb_model_meta = ModelMeta(
             loader=None,
             name=f"embed/{name}",
-            revision=fingerprint(embedder.params),
+            revision=hash_params(embedder.params),
             release_date=None,
             languages=None,
             n_parameters=None,

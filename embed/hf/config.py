@@ -13,7 +13,7 @@ from embed.batch import MediaFormat
 from embed.hf.fields import HubError, read_json
 from embed.model.config import Architecture, AttentionSpec, AudioTower, VisionTower
 from embed.model.presets import EMBEDDINGGEMMA2, GEMMA4_12B, GEMMA4_E2B
-from embed.training import checkpoint
+from embed.training.metadata import from_json
 
 LOCAL, GLOBAL = "sliding_attention", "full_attention"
 ROPE: dict[str, dict[str, Any]] = {
@@ -54,7 +54,7 @@ def read_architecture(folder: str | os.PathLike) -> Architecture:
     arch = _text(config.get("text_config") or config, path, like)
     arch = dataclasses.replace(
         arch,
-        media=checkpoint.from_json(MediaFormat, own["media"]) if own else _media(vision, audio, folder, like),
+        media=from_json(MediaFormat, own["media"]) if own else _media(vision, audio, folder, like),
         vision=_vision(vision) if vision and like.vision else None,
         audio=_audio(audio) if audio and like.audio else None,
     )

@@ -26,7 +26,8 @@ from embed.hf.config import config_json, is_embedder
 from embed.hf.fields import HubError
 from embed.hf.tensors import DENSE, hf_tensor
 from embed.model.config import Architecture
-from embed.training import checkpoint
+from embed.training.metadata import load_preprocessor, read_architecture, read_metadata
+from embed.training.weights import load_params
 
 SHARD = 2 * 10**9  # bytes of a file of weights
 SOFT_TOKENS = (70, 140, 280, 560, 1120)  # the budgets that transformers' image processors take
@@ -50,8 +51,8 @@ def export(path: str | os.PathLike, folder: str | os.PathLike, dtype: str = "flo
     path, folder = storage.path(path), pathlib.Path(folder).resolve()
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty; give a new folder")
-    meta = checkpoint.metadata(path)
-    arch, preprocessor = checkpoint.architecture(meta), checkpoint.load_preprocessor(path)
+    meta = read_metadata(path)
+    arch, preprocessor = read_architecture(meta), load_preprocessor(path)
     files = documents(arch, preprocessor.tokenizer)
     files["embed.json"] = {"widths": arch.matryoshka_dims, "media": meta["input_spec"]["media"], "about": meta}
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +67,7 @@ def export(path: str | os.PathLike, folder: str | os.PathLike, dtype: str = "flo
         preprocessor.tokenizer.save(new / "tokenizer.json")
         (new / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
         (new / "README.md").write_text(model_card(arch, meta, path), encoding="utf-8")
-        write_weights(checkpoint.load_params(path), arch, new, np.dtype(dtype))
+        write_weights(load_params(path), arch, new, np.dtype(dtype))
         new.rename(folder)
 
 

@@ -24,7 +24,7 @@ def resolve(name: str | os.PathLike) -> pathlib.Path:
     if not isinstance(path, pathlib.Path):
         raise HubError(
             f"{name}: a published model is read from a local folder; make it a run of the bucket once, "
-            "python -m embed.hf import FOLDER gs://BUCKET/RUN, and start from that"
+            "python -m embed import FOLDER gs://BUCKET/RUN, and start from that"
         )
     if path.is_dir():
         return path

@@ -19,7 +19,8 @@ from embed.model.build import build
 from embed.model.config import Architecture
 from embed.model.encoder import init_projection
 from embed.model.params import param_structs
-from embed.training import checkpoint
+from embed.training.metadata import metadata_for
+from embed.training.weights import save_params
 
 log = logging.getLogger(__name__)
 VISION = ("vision_tower.", "vision_embedder.", "embed_vision.")
@@ -79,7 +80,7 @@ def import_checkpoint(folder: str | os.PathLike, run: str | os.PathLike) -> None
     arch, of = read_architecture(folder), load_preprocessor(folder)
     with jax.set_mesh(mesh.make_mesh((1, -1, 1))):
         params = load(folder)
-        checkpoint.save_params(storage.path(run), params, checkpoint.metadata_for(arch, of, init=folder), of.tokenizer)
+        save_params(storage.path(run), params, metadata_for(arch, of, init=folder), of.tokenizer)
 
 
 class Reader:

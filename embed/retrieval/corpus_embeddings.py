@@ -24,7 +24,7 @@ from embed.data.sources import Source
 from embed.distributed import hosts, storage
 from embed.embedder import Embedder
 from embed.model.matryoshka import truncate_dim
-from embed.training.checkpoint import fingerprint
+from embed.training.weights import hash_params
 
 log = logging.getLogger(__name__)
 BLOCK_ROWS = 2048  # contents that are decoded and written together
@@ -130,7 +130,7 @@ def embed_contents(
     checkpoint, one set of contents and one prompt; what of it is there is not made again. All hosts call this, and each
     has its own file.
     """
-    about = [fingerprint(embedder.params), embedder.preprocessor.input_spec(), task, tokens, MAX_CHARACTERS]
+    about = [hash_params(embedder.params), embedder.preprocessor.input_spec(), task, tokens, MAX_CHARACTERS]
     digest = hashlib.blake2b(json.dumps(about).encode() + contents.hashes.tobytes(), digest_size=12).hexdigest()
     stem = storage.cache() / "vectors" / f"{digest}-{jax.process_index()}"
     path, marks, state = (stem.with_suffix(suffix) for suffix in (".npy", ".known.npy", ".done"))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from tqdm import tqdm
 
-from embed.data.build.dedup import near_first_occurrence, compute_signature
+from embed.data.build.dedup import compute_signature, near_first_occurrence
 from embed.data.records import Record
 from embed.synthesis.llm import RefusedError, ReplyCache
 from embed.synthesis.tasks import Seed, SyntheticTask, make_prompt, make_rating_prompt, parse_reply

@@ -1,4 +1,4 @@
-"""What a config must say before a program begins: each field's type and range, and that a checkpoint is there."""
+"""Check a config before a program starts: each field's type and range, and that its checkpoint exists."""
 
 import pathlib
 from typing import Any
@@ -8,10 +8,10 @@ from ml_collections import ConfigDict
 from embed import hf
 from embed.distributed import storage
 from embed.model.presets import PRESETS
-from embed.training import checkpoint
+from embed.training import checkpoint as checkpoints
 
 DTYPES = ("float32", "bfloat16", "float16")
-# Whole numbers -> the least one, and what 0 means where it is allowed.
+# Integers -> the smallest one, and what 0 means where it is allowed.
 COUNTS = {
     "unroll": (1, ""),
     "microbatch": (1, ""),
@@ -19,11 +19,10 @@ COUNTS = {
     "keep": (1, ""),
     "log": (1, ""),
     "workers": (0, " (0: threads)"),
-    "dim": (0, " (0: all dimensions)"),
-    "steps": (0, " (0: as the experiment says)"),
+    "steps": (0, " (0: the experiment's own)"),
 }
 CHOICES = {"model": tuple(PRESETS), "dtype": DTYPES}
-STRINGS = ("workdir", "data", "pairs", "checkpoint", "like", "mteb", "forks", "pretrained")
+STRINGS = ("workdir", "data", "pairs", "pretrained", "trust")
 FIELDS = ("mesh", "remat", *CHOICES, *COUNTS, *STRINGS)
 
 
@@ -35,13 +34,13 @@ def check_config(config: ConfigDict) -> None:
     """Raise ConfigError for the first field that is missing, of another type, or out of its range."""
     for name in FIELDS:
         if name not in config:
-            raise ConfigError(f"the config has no field {name}: copy the line from configs/cpu.py")
+            raise ConfigError(f"the config has no field {name}: copy the line from configs/base.py")
     for name, choices in CHOICES.items():
         if config[name] not in choices:
             raise _refusal(name, config[name], f"choose one of {', '.join(choices)}")
     for name, (least, zero) in COUNTS.items():
         if type(config[name]) is not int or config[name] < least:
-            raise _refusal(name, config[name], f"give a whole number of at least {least}{zero}")
+            raise _refusal(name, config[name], f"give an integer of at least {least}{zero}")
     for name in STRINGS:
         if not isinstance(config[name], str):
             raise _refusal(name, config[name], "give a string")
@@ -51,7 +50,7 @@ def check_config(config: ConfigDict) -> None:
         raise _refusal(
             "mesh",
             config.mesh,
-            "give three whole numbers of at least 1, (replica, data, model); data may be -1, the devices that are left",
+            "give three integers of at least 1, (replica, data, model); data may be -1: all remaining devices",
         )
 
 
@@ -66,25 +65,31 @@ def _refusal(name: str, value: Any, advice: str) -> ConfigError:
     return ConfigError(f"--config.{name}={value!r}: {advice}")
 
 
-def require_checkpoint(config: ConfigDict) -> storage.Path:
-    """Return the path of `config.checkpoint`. Raise ConfigError, naming the runs there are, where none can be read.
+def require_checkpoint(checkpoint: str, workdir: str) -> storage.Path:
+    """Return the path of a checkpoint: a run or soup, or one `checkpoints/STEP` of it.
 
-    A published model, by its folder or as owner/model@COMMIT, is returned as it is.
+    A published model, by its folder or as owner/model@COMMIT, is returned as it is. Raises ConfigError, naming the runs
+    in `workdir`, where none can be read.
     """
-    if "@" in config.checkpoint:
-        return storage.path(config.checkpoint)
-    work = storage.path(config.workdir)
+    if "@" in checkpoint:
+        return storage.path(checkpoint)
+    work = storage.path(workdir)
     runs = sorted(str(path.parent) for path in work.glob("*/checkpoints")) if work.is_dir() else []
-    choices = f"; there are: {', '.join(runs)}" if runs else f"; there is none in {work} yet"
-    if not config.checkpoint:
-        raise ConfigError(f"--config.checkpoint is not set: give the folder of a run or soup{choices}")
-    path = storage.path(config.checkpoint)
+    choices = f"choices: {', '.join(runs)}" if runs else f"there is none in {work} yet"
+    if not checkpoint:
+        raise ConfigError(f"--checkpoint is not set: give the folder of a run or soup; {choices}")
+    path = storage.path(checkpoint)
     if not (path / "config.json").exists():
         try:
-            checkpoint.locate(path)
-        except checkpoint.CheckpointError as error:
-            raise ConfigError(f"--config.checkpoint={config.checkpoint}: {error}{choices}") from error
+            checkpoints.locate(path)
+        except checkpoints.CheckpointError as error:
+            raise ConfigError(f"checkpoint {checkpoint}: {error}; {choices}") from error
     return path
+
+
+def trusted_classes(config: ConfigDict) -> tuple[str, ...]:
+    """Return the encoder classes outside `embed` that `config.trust` allows a checkpoint to name."""
+    return tuple(name.strip() for name in config.trust.split(",") if name.strip())
 
 
 def require_pretrained(config: ConfigDict) -> pathlib.Path:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from embed.batch import Pairs
-from embed.data.mixture import batches, mixture, task_order
+from embed.data.mixture import iterate_batches, mixture, task_order
 from embed.data.preprocess import Preprocessor
 from embed.data.sources import Source
 from embed.distributed import hosts, mesh, storage
@@ -100,7 +100,7 @@ def _train(
         if evaluator.is_due(first):
             evaluate(first)  # the run was stopped before it
         for step, (waited, (number, pairs)) in zip(
-            range(first, run.steps), time_iter(batches(data, first, run.steps, config.workers)), strict=False
+            range(first, run.steps), time_iter(iterate_batches(data, first, run.steps, config.workers)), strict=False
         ):
             task, is_compiled = run.tasks[number], number in peak
             heartbeat(f"{folder}, step {step}", counted=is_compiled)

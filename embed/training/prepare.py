@@ -1,27 +1,43 @@
-"""From a config's folders to what training needs: corpora built, a tokenizer trained on them, sources opened."""
+"""From a config's folders to what training needs: corpora, a tokenizer trained on them, opened sources."""
 
 import logging
 from collections.abc import Iterator, Sequence
 
-from embed import toy_corpora
+from ml_collections import ConfigDict
+
+from embed import hf, toy_corpora
 from embed.data import discover, prompts
 from embed.data.preprocess import Preprocessor
 from embed.data.records import RecordError
 from embed.data.sources import Source, open_split
-from embed.data.tasks import Task, texts
+from embed.data.tasks import Task, collect_texts
 from embed.data.tokenizer import train_tokenizer
 from embed.distributed import hosts, storage
 from embed.model.config import Architecture
+from embed.training.run import Run
 
 log = logging.getLogger(__name__)
-SAMPLE = 1500  # records of each dataset that the tokenizer is trained on
+SAMPLE = 1500  # records of each dataset to train the tokenizer on
+
+
+def preprocessor_for(run: Run, config: ConfigDict) -> Preprocessor:
+    """Return the preprocessor that a run trains with; builds missing corpora and, for random weights, a tokenizer.
+
+    A run that starts from a published model takes the model's own tokenizer.
+    """
+    data = storage.path(config.data)
+    if run.init is None or not (run.init / "config.json").exists():
+        return prepare_preprocessor(run.encoder.arch, data, config.pairs)
+    with hosts.primary_first("corpora"):
+        toy_corpora.build(data)
+    return hf.load_preprocessor(hf.resolve(run.init))
 
 
 def prepare_preprocessor(arch: Architecture, data: storage.Path, pairs: str = "") -> Preprocessor:
-    """The layout of `arch` with the tokenizer in `data`; corpora and tokenizer are made first where they are missing.
+    """Return the preprocessor of `arch` with the tokenizer in `data`; builds missing corpora and tokenizer first.
 
-    A tokenizer that is made learns from the datasets under `pairs` too, where there are some. Raises ValueError where
-    the one in `data` has more ids than `arch` has rows.
+    A new tokenizer is trained on the datasets under `pairs` too. Raises ValueError where the tokenizer in `data` has
+    more ids than `arch` has rows.
     """
     path = data / "tokenizer.json"
     with hosts.primary_first("corpora and tokenizer"):
@@ -35,22 +51,22 @@ def _train_tokenizer(path: storage.Path, arch: Architecture, data: storage.Path,
     log.info("training a tokenizer of %d ids", arch.vocab_size)
     sample: list[str] = [prompts.QUERY.format(task=task, text="") for task in prompts.QUERY_TASKS] * 50
     sample += [prompts.DOCUMENT.format(title="none", text="")] * 50
-    for folder in [data / name for name in toy_corpora.CORPORA] + (
-        discover.require_datasets(pairs, "train") if pairs else []
-    ):
+    folders = [data / name for name in toy_corpora.CORPORA]
+    folders += discover.require_datasets(pairs, "train") if pairs else []
+    for folder in folders:
         sample += _texts(open_split(folder, "train"))
     train_tokenizer(sample, arch.vocab_size).save(path)
 
 
 def _texts(source: Source) -> Iterator[str]:
-    """The texts of the first records; what cannot be read is left out: training will quarantine and count it."""
+    """Yield the texts of the first records. Skips unreadable ones: training will quarantine and count them."""
     for i in range(min(SAMPLE, len(source))):
         try:
-            yield from texts(source[i])
+            yield from collect_texts(source[i])
         except RecordError:
             continue
 
 
 def open_sources(tasks: Sequence[Task], data: storage.Path, split: str = "train") -> list[Source]:
-    """One source a task, from `data/<task name>`. Raises FileNotFoundError where a dataset is not there."""
+    """Open `data/NAME` of each task. Raises FileNotFoundError where a dataset is missing."""
     return [open_split(data / task.name, split) for task in tasks]

@@ -14,11 +14,13 @@ from embed.distributed import storage
 from embed.distributed.preemption import Restart
 from embed.training import checkpoint
 from embed.training.checkpoint import CheckpointError
+from embed.training.metadata import check_input_spec, read_metadata
+from embed.training.weights import check_finite
 
 log = logging.getLogger(__name__)
 # What makes two runs one, of a checkpoint's metadata.
 SAME = (
-    *("experiment", "code_of_experiment", "architecture", "tasks", "data", "seed", "dtype"),
+    *("experiment", "program", "architecture", "tasks", "data", "seed", "dtype"),
     *("trained_parameters", "loss_parameters", "optimizer"),
 )
 SHOWN = 8  # differences named in an error
@@ -47,7 +49,7 @@ def restore(run: storage.Path, target: Any, meta: dict[str, Any], preprocessor: 
             if jax.process_count() > 1:
                 raise Restart(f"checkpoint {folder} cannot be read on host {jax.process_index()}") from error
             continue
-        checkpoint.check_finite({"encoder": state["encoder"], "loss": state["loss"]}, folder)
+        check_finite({"encoder": state["encoder"], "loss": state["loss"]}, folder)
         log.info("resuming %s at step %d", run, step)
         return state
     if unread:
@@ -60,8 +62,8 @@ def restore(run: storage.Path, target: Any, meta: dict[str, Any], preprocessor: 
 
 def refuse_another(folder: storage.Path, meta: dict[str, Any], preprocessor: Preprocessor) -> None:
     """Raises CheckpointError, naming the differences, where a checkpoint is of another run than `meta` and `preprocessor`."""
-    saved = checkpoint.metadata(folder)
-    checkpoint.check_contract(folder, preprocessor)  # fails where the metadata is not whole
+    saved = read_metadata(folder)
+    check_input_spec(folder, preprocessor)  # fails where the metadata is not whole
     if "data" not in saved:  # of an earlier version
         log.warning("%s does not say what data it was trained on; it is taken for that of today", folder)
         saved["data"] = meta.get("data")

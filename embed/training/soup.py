@@ -12,7 +12,8 @@ import jax
 import numpy as np
 
 from embed.distributed import storage
-from embed.training import checkpoint
+from embed.training.metadata import code_version, load_preprocessor, read_metadata
+from embed.training.weights import load_sharded, save_params
 
 Score = Callable[[dict], float]
 
@@ -23,9 +24,9 @@ class SoupError(ValueError):
 
 def check_same_shape(parents: Sequence[storage.Path]) -> None:
     """Raises SoupError unless all parents have one architecture, one input contract and one parameter tree."""
-    first = checkpoint.metadata(parents[0])
+    first = read_metadata(parents[0])
     for other in parents[1:]:
-        meta = checkpoint.metadata(other)
+        meta = read_metadata(other)
         for part in ("architecture", "input_spec"):
             if meta[part] != first[part]:
                 keys = {k for k in first[part] | meta[part] if first[part].get(k) != meta[part].get(k)}
@@ -43,9 +44,9 @@ def average(parents: Sequence[storage.Path], weights: Sequence[float], trust: Co
         raise SoupError(f"{len(parents)} parents need as many weights, all above zero; got {list(weights)}")
     check_same_shape(parents)
     shares = [np.float32(weight / sum(weights)) for weight in weights]
-    total = _scaled(checkpoint.load_sharded(parents[0], trust), shares[0])
+    total = _scaled(load_sharded(parents[0], trust), shares[0])
     for parent, share in zip(parents[1:], shares[1:], strict=True):
-        total = _added(total, checkpoint.load_sharded(parent, trust), share)
+        total = _added(total, load_sharded(parent, trust), share)
     return total
 
 
@@ -67,7 +68,7 @@ def greedy(
     `score` takes parameters and returns the validation score, the same on every host. Returns (parameters, those that
     stayed, every trial). Raises what `average` does.
     """
-    alone = [(score(checkpoint.load_sharded(parent, trust)), parent) for parent in parents]
+    alone = [(score(load_sharded(parent, trust)), parent) for parent in parents]
     trials: list[dict[str, Any]] = [{"parents": [str(parent)], "score": value} for value, parent in alone]
     ranked = [parent for _, parent in sorted(alone, key=lambda pair: -pair[0])]
     kept, best = ranked[:1], max(value for value, _ in alone)
@@ -83,11 +84,11 @@ def greedy(
 def save(folder: storage.Path, params: dict, parents: Sequence[storage.Path], **lineage: Any) -> None:
     """Writes a soup as `folder/checkpoints/0`, with the parents' architecture, contract and data, and its own
     lineage."""
-    meta = checkpoint.metadata(parents[0])
+    meta = read_metadata(parents[0])
     described = {
         **{name: meta[name] for name in ("architecture", "input_spec")},
-        "code": checkpoint.code_version(),
-        "data": [checkpoint.metadata(parent).get("data") for parent in parents],
+        "code": code_version(),
+        "data": [read_metadata(parent).get("data") for parent in parents],
         "soup": {"parents": [str(parent) for parent in parents], **lineage},
     }
-    checkpoint.save_params(folder, params, described, checkpoint.load_preprocessor(parents[0]).tokenizer)
+    save_params(folder, params, described, load_preprocessor(parents[0]).tokenizer)

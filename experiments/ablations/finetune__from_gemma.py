@@ -1,133 +1,23 @@
 """What is a foundation model worth? Fine-tuning that starts from a published one (report §3.1: its pre-training).
 
-Parent: finetune.py. Any folder of EmbeddingGemma 2 or Gemma 4 (config.json, safetensors, tokenizer.json); a causal one
-becomes bidirectional, with a new projection. The token tables of Gemma 4's small models, half their size, stay frozen.
-  smoke   python -m experiments.ablations.finetune__from_gemma --config.pretrained=FOLDER --config.steps=2
-  pod     python -m experiments.ablations.finetune__from_gemma --config=configs/v5p_64.py --config.pretrained=FOLDER
+--config.pretrained is a folder of EmbeddingGemma 2 or Gemma 4 (config.json, safetensors, tokenizer.json). A causal
+model becomes bidirectional and gets a new projection.
 """
 
-import jax.numpy as jnp
-from ml_collections import ConfigDict
+import dataclasses
 
-from embed import hf, toy_corpora
-from embed.batch import Candidates
-from embed.data.budget import Budget
-from embed.data.tasks import Task
-from embed.distributed import storage
-from embed.losses.contrastive import contrastive_loss
-from embed.model.build import build
-from embed.model.encoder import encode_by_microbatch, encode_pairs, max_microbatch_rows
-from embed.training import loop, optim
+from embed import hf
 from embed.training.config_check import require_pretrained
-from embed.training.main import experiment_metadata, run
-from embed.training.prepare import open_sources
-
-NAME = "finetune__from_gemma"
-STEPS = 300
-RATE = 2e-5
-TEMPERATURE = 0.05
-DROP = 0.5
-HARD = 1
-BOTH = Candidates(symmetric=True)
-WORDS, LONG, IMAGE = Budget(32), Budget(64), Budget(20, images=1, patches=16)
-QUESTION, PAGE = Budget(28), Budget(100, images=1, patches=96)
-VIDEO, AUDIO = Budget(76, images=4, patches=16), Budget(24, clips=1, frames=20)
-TASKS = (
-    Task("scenes_image", 64, 0.07, WORDS, IMAGE, negatives=HARD, candidates=BOTH),
-    Task("scenes_video", 32, 0.22, WORDS, VIDEO, negatives=HARD, candidates=BOTH),
-    Task("scenes_audio", 64, 0.26, Budget(48), AUDIO, negatives=HARD, candidates=BOTH),
-    Task("scenes_edit", 64, 0.04, Budget(40, images=1, patches=16), IMAGE, negatives=HARD, candidates=BOTH),
-    Task(
-        "scenes_labels",
-        32,
-        0.02,
-        LONG,
-        LONG,
-        prompt="classification",
-        prompt_dropout=DROP,
-        negatives=HARD,
-        candidates=BOTH,
-    ),
-    Task("glyphs", 64, 0.05, WORDS, IMAGE, negatives=HARD, candidates=BOTH),
-    Task("stdlib_document", 32, 0.20, QUESTION, PAGE, negatives=HARD, candidates=BOTH),
-    Task(
-        "stdlib_code",
-        32,
-        0.04,
-        LONG,
-        LONG,
-        prompt="code retrieval",
-        prompt_dropout=DROP,
-        negatives=HARD,
-        candidates=BOTH,
-    ),
-    Task(
-        "synthetic_code",
-        32,
-        0.04,
-        LONG,
-        LONG,
-        prompt="code retrieval",
-        prompt_dropout=DROP,
-        negatives=HARD,
-        candidates=BOTH,
-    ),
-    Task(
-        "stdlib_text",
-        32,
-        0.04,
-        LONG,
-        LONG,
-        prompt="search result",
-        prompt_dropout=DROP,
-        negatives=HARD,
-        candidates=BOTH,
-    ),
-)
+from embed.training.main import run
+from experiments import finetune
 
 
-def plan(config: ConfigDict) -> loop.Run:
-    start, work = require_pretrained(config), storage.path(config.workdir)
-    arch = hf.read_architecture(start)
-    encoder = build(arch, jnp.dtype(config.dtype), config.remat, config.unroll)
-
-    def loss(params, pairs, candidates, key):
-        def embed(inputs):
-            rows = max_microbatch_rows(arch, inputs, config.microbatch)
-            return encode_by_microbatch(lambda part: encoder.apply({"params": params.encoder}, part), inputs, rows)
-
-        query, target, negative = encode_pairs(embed, pairs)
-        return contrastive_loss(
-            query,
-            target,
-            negative,
-            pairs,
-            temperature=TEMPERATURE,
-            widths=arch.matryoshka_dims,
-            candidates=candidates,
-        )
-
-    return loop.Run(
-        encoder,
-        TASKS,
-        loss,
-        optim.adamw(RATE, warmup=10, steps=STEPS),
-        steps=config.steps or STEPS,
-        seed=1,
-        data=storage.path(config.data),
-        init=start,
-        trainable=lambda path: path[-1] != "table",
-        loop=loop.LoopConfig(config.save, config.keep, config.log, config.workers),
-        folder=work / NAME,
-        metadata=experiment_metadata(__file__, config),
-    )
-
-
-def main(config: ConfigDict) -> None:
-    start = require_pretrained(config)
-    toy_corpora.build(storage.path(config.data))
-    loop.fit(plan(config), hf.load_preprocessor(start), open_sources(TASKS, storage.path(config.data)))
+def plan(config):
+    folder = require_pretrained(config)
+    parent = finetune.plan(config, arch=hf.read_architecture(folder), learning_rate=2e-5)
+    # The token tables are half of the small Gemma 4 models; they stay frozen.
+    return dataclasses.replace(parent, init=folder, trainable=lambda path: path[-1] != "table")
 
 
 if __name__ == "__main__":
-    run(main)
+    run(plan)

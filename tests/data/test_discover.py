@@ -55,7 +55,7 @@ def test_what_they_hold_fits_their_rows(root, preprocessor):
     tasks = discover.make_tasks(root, preprocessor, MOST, batch=4)
     sources = [open_split(root / task.name, "train") for task in tasks]
     data = mixture.mixture(tasks, sources, preprocessor, seed=0)
-    assert all(pairs.valid.all() for _, pairs in mixture.batches(data, 0, 12, workers=0))
+    assert all(pairs.valid.all() for _, pairs in mixture.iterate_batches(data, 0, 12, workers=0))
 
 
 def test_broken_records_are_passed_over_and_a_dataset_of_them_is_named(root, preprocessor):

@@ -34,10 +34,11 @@ from embed.data.budget import Budget
 from embed.data.modalities import Text
 from embed.data.preprocess import Preprocessor
 from embed.data.records import Record
-from embed.data.sources import open_split, write
+from embed.data.sources import open_split
 from embed.data.tasks import Task
 from embed.data.tokenizer import Tokenizer
 from embed.data.tokenizer import train_tokenizer as train_tokenizer
+from embed.data.writing import write_records
 from embed.distributed import mesh
 from embed.distributed.preemption import RESTART_STATUS
 from embed.embedder import Embedder
@@ -47,7 +48,8 @@ from embed.losses.ring import ring_score
 from embed.model.build import build
 from embed.model.encoder import encode_by_microbatch, encode_pairs
 from embed.training import checkpoint, loop, optim, soup
-from embed.training import main as entry
+from embed.training.startup import join_pod
+from embed.training.weights import load_params
 
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS, SAVE = 6, 2
@@ -71,13 +73,13 @@ def prepare(folder: pathlib.Path) -> None:
         for split, count in (("train", 60), ("test", 21)):
             parts = [[(Text(" ".join(rng.choices(WORDS, k=4))),) for _ in range(3)] for _ in range(count)]
             records = [Record(f"{task.name}{i}", q, p, (n,)) for i, (q, p, n) in enumerate(parts)]
-            write(folder / task.name / f"{split}.array_record", records)
+            write_records(folder / task.name / f"{split}.array_record", records)
     train_tokenizer(SENTENCES, ARCH.vocab_size).save(folder / "tokenizer.json")
 
 
 def main(data: pathlib.Path, folder: pathlib.Path, shape: tuple[int, int, int], steps: int, stall: float) -> None:
     """Trains `folder` to `steps` as one of the hosts, then averages and evaluates."""
-    entry.join_pod()
+    join_pod()
     encoder = build(SMALL, remat=False)
 
     def loss(params, pairs, candidates, key):
@@ -191,7 +193,7 @@ def lines(run: pathlib.Path) -> list[str]:
 
 def difference(one: pathlib.Path, other: pathlib.Path, but: tuple[str, ...] = ()) -> float:
     """The largest of two runs' parameters, relative to the leaf's largest value or 1; `but` names a leaf left out."""
-    a, b = (flatten_dict(checkpoint.load_params(run)) for run in (one, other))
+    a, b = (flatten_dict(load_params(run)) for run in (one, other))
     assert a.keys() == b.keys() and {but} - {()} <= a.keys()
     return max(np.abs(a[path] - b[path]).max() / max(1, np.abs(b[path]).max()) for path in a if path != but)
 

@@ -20,9 +20,10 @@ from embed.eval.benchmarks import score
 from embed.model.build import build
 from embed.model.encoder import init_params
 from embed.model.presets import PRESETS
-from embed.training import checkpoint
 from embed.training.config_check import ConfigError
-from experiments.studies import cascade
+from embed.training.metadata import metadata_for
+from embed.training.weights import save_params
+from experiments.studies import arms, cascade
 
 
 def sound(pitch: float, seconds: float = 0.6, loudness: float = 0.1) -> bytes:
@@ -48,10 +49,10 @@ def test_silence_stays_silence_and_what_is_no_sound_is_said():
 
 def test_what_is_english_speech():
     heard, text = (Audio(b"x"),), (Text("y"),)
-    assert cascade.english_speech(Record("a", heard, text, lang="en"))
-    assert cascade.english_speech(Record("a", heard, text, lang="en-de"))
+    assert cascade.is_english_speech(Record("a", heard, text, lang="en"))
+    assert cascade.is_english_speech(Record("a", heard, text, lang="en-de"))
     for query, lang in ((heard, "de-en"), (heard, ""), (text, "en"), ((*heard, *text), "en"), ((Image(b"x"),), "en")):
-        assert not cascade.english_speech(Record("a", query, text, lang=lang))
+        assert not cascade.is_english_speech(Record("a", query, text, lang=lang))
 
 
 def test_what_is_heard_alike_is_no_excuse():
@@ -59,7 +60,7 @@ def test_what_is_heard_alike_is_no_excuse():
     records = [
         Record(str(i), (Text("(nothing)"),), (Text(f"digit {i}"),), ((Text("digit 0"),),), "en") for i in range(4)
     ]
-    found = cascade.one_by_one("digits", records)
+    found = cascade.make_benchmark("digits", records)
     assert len(found.queries) == 4 and found.relevance == ({0: 1}, {1: 1}, {2: 1}, {3: 1}) and len(found.corpus) == 4
     query, corpus = np.ones((4, 8), np.float32), np.eye(4, 8, dtype=np.float32)
     assert score(found, query, corpus, (8,))[8]["hit@1"] == 0.25
@@ -89,10 +90,10 @@ def tones(tmp_path, monkeypatch, tokenizer):
                 rows.append({"id": f"{split}{i}", "query": query, "positive": positive, "lang": lang})
             lines = "".join(json.dumps(row) + "\n" for row in rows)
             (tmp_path / "all" / name / f"{split}.jsonl").write_text(lines)
-    described = checkpoint.metadata_for(ARCH, Preprocessor(tokenizer, ARCH.media))
-    checkpoint.save_params(tmp_path / "start", init_params(build(ARCH), jax.random.key(0)), described, tokenizer)
+    described = metadata_for(ARCH, Preprocessor(tokenizer, ARCH.media))
+    save_params(tmp_path / "start", init_params(build(ARCH), jax.random.key(0)), described, tokenizer)
     config = cpu.get_config()
-    config.update({"pairs": str(tmp_path / "all"), "checkpoint": str(tmp_path / "start"), "steps": 1, "unroll": 1})
+    config.update({"pairs": str(tmp_path / "all"), "steps": 1, "unroll": 1})
     config.workdir = str(tmp_path / "runs")
     return config
 
@@ -100,13 +101,13 @@ def tones(tmp_path, monkeypatch, tokenizer):
 def test_a_missing_recogniser_and_missing_speech_are_said(tones, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(ConfigError, match=r"PocketSphinx.*pip install -e '\.\[eval\]'"):
         patch.setitem(sys.modules, "pocketsphinx", None)
-        cascade.main(tones)
+        cascade.main(tones, str(tmp_path / "start"))
     (tmp_path / "all" / "tones" / "test.jsonl").rename(tmp_path / "test.jsonl")
     with pytest.raises(DatasetError, match=r"tones: there is no test\.jsonl"):
-        cascade.main(tones)
+        cascade.main(tones, str(tmp_path / "start"))
     (tmp_path / "all" / "tones").rename(tmp_path / "tones")
     with pytest.raises(ConfigError, match=r"--config\.pairs=.*all: no dataset there has English speech"):
-        cascade.main(tones)
+        cascade.main(tones, str(tmp_path / "start"))
 
 
 @pytest.mark.slow
@@ -114,7 +115,8 @@ def test_both_ways_are_trained_and_compared(tones, tmp_path, monkeypatch, capsys
     """With the real recogniser, whatever it hears in tones."""
     pytest.importorskip("pocketsphinx", reason="needs PocketSphinx: pip install '.[eval]'")
     monkeypatch.setattr(cascade, "SEEDS", (0, 1))
-    cascade.main(tones)
+    monkeypatch.setattr(arms, "SEEDS", (0, 1))
+    cascade.main(tones, str(tmp_path / "start"))
     table = capsys.readouterr().out
     assert "| MRR@10 | cascade | native | native − cascade |" in table and "noten" not in table
     assert [f"| tones, {split} |" in table for split in cascade.NOISE] == [True] * 3 and "2 seeds." in table

@@ -5,15 +5,16 @@ import jax
 import pytest
 from conftest import ARCH
 
-from configs import cpu
+from embed import __main__ as command
 from embed.data.preprocess import Preprocessor
 from embed.eval import report_benchmarks
+from embed.eval.published import select_benchmarks
 from embed.eval.report_benchmarks import FORWARD, REVERSE, TABLES
 from embed.model.build import build
 from embed.model.encoder import init_params
-from embed.training import checkpoint
 from embed.training.config_check import ConfigError
-from experiments import published as experiment
+from embed.training.metadata import metadata_for
+from embed.training.weights import save_params
 
 
 def lines(path: pathlib.Path, rows: list[dict]) -> None:
@@ -57,13 +58,12 @@ def test_data_is_scored_the_ways_that_the_report_has(root):
     assert videos.metric == "ndcg@10" and videos.report == {FORWARD: None}
 
 
-def test_what_is_there_is_scored_and_what_is_not_is_named(root, tmp_path, tokenizer, capsys):
+def test_what_is_there_is_scored_and_what_is_not_is_named(root, tmp_path, tokenizer, capsys, process_state):
     preprocessor = Preprocessor(tokenizer, ARCH.media)
     params = init_params(build(ARCH), jax.random.key(0))
-    checkpoint.save_params(tmp_path / "run", params, checkpoint.metadata_for(ARCH, preprocessor), tokenizer)
-    config = cpu.get_config()
-    config.update({"checkpoint": str(tmp_path / "run"), "pairs": str(root), "like": "mine:DOCCI"})
-    experiment.main(config)
+    save_params(tmp_path / "run", params, metadata_for(ARCH, preprocessor), tokenizer)
+    line = ["published", str(tmp_path / "run"), str(root), "--like", "mine:DOCCI", "--workdir", str(tmp_path)]
+    assert command.main(line) == 0
     table, missing = capsys.readouterr().out.split("\n\n")
     shown = {row.split(" | ")[0].lstrip("| "): row.rstrip(" |").split(" | ") for row in table.splitlines()[2:]}
     assert list(shown) == [
@@ -83,4 +83,4 @@ def test_what_is_there_is_scored_and_what_is_not_is_named(root, tmp_path, tokeni
 
 def test_a_protocol_that_is_not_there_is_named():
     with pytest.raises(ConfigError, match="'mine:COCO' is not FOLDER:NAME with a name of: MSCOCO, Flickr30k"):
-        experiment.chosen("mine:COCO")
+        select_benchmarks(["mine:COCO"])

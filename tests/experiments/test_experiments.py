@@ -1,7 +1,5 @@
-"""Every experiment runs; a fork is its parent with a few lines changed; a misspelt flag is an error that helps."""
+"""Every experiment runs; a fork is its parent with one change; its program is its parents' too; help and mistakes."""
 
-import ast
-import difflib
 import importlib
 import json
 import pathlib
@@ -13,28 +11,35 @@ import pytest
 from conftest import ARCH
 from jax.experimental.compilation_cache import compilation_cache
 
-from configs import cpu
+import experiments
+from configs import base, cpu
 from embed import toy_corpora
 from embed.data.preprocess import Preprocessor
 from embed.data.tasks import batch_structs
 from embed.distributed.mesh import make_mesh
 from embed.hf.export import export
+from embed.losses.loss import Params
 from embed.model.build import build
 from embed.model.encoder import init_params
 from embed.model.presets import PRESETS
 from embed.training import checkpoint
-from embed.training.main import strip_prose
+from embed.training.command_line import config_fields
+from embed.training.main import list_experiments, load_experiment, load_run, train
+from embed.training.metadata import metadata_for, read_metadata
 from embed.training.prepare import prepare_preprocessor
+from embed.training.program import program_source, strip_prose
+from embed.training.run import Run
 from embed.training.start import state_structs
-from experiments import finetune
+from embed.training.weights import save_params
+from experiments import finetune, own_data
 
 ROOT = pathlib.Path(__file__).parents[2]
-FINETUNES = sorted(path.stem for path in (ROOT / "experiments").glob("finetune*.py"))
-FORKS = [name for name in FINETUNES if "__" in name]
-OF_PAIRS = sorted(path.stem for path in (ROOT / "experiments").glob("pairs__*.py"))
+EXPERIMENTS = list_experiments()
+FORKS = [name for name in EXPERIMENTS if "__" in name]
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("[!_]*.py"))
-CHANGED = 10  # lines, beside the docstring
-FROM_GEMMA = 23  # where the architecture and the layout come from is changed with it
+MAX_LINES = 25
+NEW_METHODS = {"finetune__modality_temperatures": 40, "finetune__no_mask": 28, "finetune__random_negatives": 27}
+NEW_METHODS |= {"finetune__spread_out": 27}  # forks with a loss of their own: name -> lines at most
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +50,11 @@ def small(tmp_path_factory):
         patch.setitem(PRESETS, "tiny", ARCH)
         toy_corpora.build(folder / "data", max_records=16)
         prepare_preprocessor(ARCH, folder / "data")
-        before = {name: getattr(jax.config, name) for name in ("jax_compilation_cache_dir",)}
+        before = jax.config.jax_compilation_cache_dir
         jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
         compilation_cache.reset_cache()
         yield folder
-        jax.config.update("jax_compilation_cache_dir", before["jax_compilation_cache_dir"])
+        jax.config.update("jax_compilation_cache_dir", before)
         compilation_cache.reset_cache()
 
 
@@ -61,7 +66,7 @@ def gemma(tmp_path_factory, tokenizer):
     with jax.set_mesh(make_mesh((1, 1, 1))):
         params = init_params(build(arch), jax.random.key(0))
     preprocessor = Preprocessor(tokenizer, arch.media)
-    checkpoint.save_params(folder / "run", params, checkpoint.metadata_for(arch, preprocessor), tokenizer)
+    save_params(folder / "run", params, metadata_for(arch, preprocessor), tokenizer)
     export(folder / "run", folder / "hub")
     return folder / "hub"
 
@@ -70,12 +75,16 @@ def run(name: str, folder: pathlib.Path, pretrained: pathlib.Path) -> None:
     config = cpu.get_config()
     config.update({"steps": 2, "workdir": str(folder / "runs"), "data": str(folder / "data"), "unroll": 1})
     config.pretrained = str(pretrained)
-    importlib.import_module(f"experiments.{name}").main(config)
+    train(load_run(load_experiment(name).plan, config), config)
 
 
 # By default fine-tuning, after the stage before it, and the one that starts from Gemma; `-m slow` the others.
 ALWAYS = ("finetune", "finetune__from_gemma")
-EVERY = [name if name in ALWAYS else pytest.param(name, marks=pytest.mark.slow) for name in ("prefinetune", *FINETUNES)]
+EVERY = [
+    name if name in ALWAYS else pytest.param(name, marks=pytest.mark.slow)
+    for name in EXPERIMENTS
+    if name.startswith(("prefinetune", "finetune"))
+]
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -86,122 +95,152 @@ def test_runs_two_steps(small, gemma, name):
     run(name, small, gemma)
     rows = [json.loads(line) for line in (work / name / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [0, 1] and not any(row["skipped"] for row in rows)
-    meta = checkpoint.metadata(work / name)
+    meta = read_metadata(work / name)
     assert checkpoint.saved_steps(work / name) == [2] and meta["experiment"] == name
     assert (meta["init"] is None) == name.startswith(("prefinetune", "finetune__from_scratch"))
 
 
-@pytest.mark.parametrize("name", [*FORKS, *OF_PAIRS])
+def plan(name: str, monkeypatch, pretrained: str = "") -> Run:
+    """An experiment's run on small models; that of own datasets on finetune's tasks."""
+    monkeypatch.setitem(PRESETS, "tiny", ARCH)
+    monkeypatch.setattr(own_data, "make_tasks", lambda config, batch: finetune.TASKS)
+    config = cpu.get_config()
+    config.update({"unroll": 1, "pretrained": pretrained, "pairs": "datasets"})
+    return load_run(load_experiment(name).plan, config)
+
+
+@pytest.mark.parametrize("name", FORKS)
 def test_a_fork_traces_to_a_loss(gemma, monkeypatch, name):
     """What the slow ones run is traced here, so that no fork can rot unseen."""
-    monkeypatch.setitem(PRESETS, "tiny", ARCH)
-    config = cpu.get_config()
-    config.update({"unroll": 1, "pretrained": str(gemma)})
-    own = (finetune.TASKS,) if name in OF_PAIRS else ()  # what others learn from their datasets
-    plan = importlib.import_module(f"experiments.{name}").plan(config, *own)
-    params, task, key = state_structs(plan)[1].params, plan.tasks[-1], jax.eval_shape(lambda: jax.random.key(0))
-    pairs = batch_structs(task, plan.encoder.arch.media)
-    value, metrics = jax.eval_shape(lambda *args: plan.loss(*args, task.candidates, key), params, pairs)
+    run = plan(name, monkeypatch, str(gemma))
+    state, task, key = state_structs(run)[1], run.tasks[-1], jax.eval_shape(lambda: jax.random.key(0))
+    pairs, params = batch_structs(task, run.encoder.arch.media), Params(state.encoder, state.loss)
+    value, metrics = jax.eval_shape(lambda *args: run.loss(*args, task.candidates, key), params, pairs)
     assert value.shape == metrics["accuracy"].shape == ()
 
 
-def read_source(name: str) -> str:
-    return (ROOT / "experiments" / f"{name}.py").read_text()
+@pytest.mark.parametrize("name", FORKS)
+def test_a_fork_is_its_parent_with_one_change(gemma, monkeypatch, name):
+    """A few lines, a question, and a run that differs from the parent's in something."""
+    file = ROOT / "experiments" / "ablations" / f"{name}.py"
+    assert len(file.read_text().splitlines()) <= NEW_METHODS.get(name, MAX_LINES)
+    module, parent = load_experiment(name), name.rpartition("__")[0]
+    assert "?" in module.__doc__.splitlines()[0] or "mixture" in module.__doc__.splitlines()[0]
+    runs = [plan(each, monkeypatch, str(gemma)) for each in (parent, name)]
+    assert runs[1].folder.name == name and list(runs[1].metadata["program"])[-1:] and runs[1].metadata["program"][name]
+    assert parent.split("__")[0] in runs[1].metadata["program"]
+    fields = [
+        (run.tasks, run.steps, run.seed, run.init, run.encoder, source_of_loss(run), run.trainable) for run in runs
+    ]
+    assert fields[0] != fields[1] or name == "own_data__large_batch"  # whose tasks are the data's
 
 
-def body(source: str) -> list[str]:
-    """The lines of an experiment after its docstring."""
-    return source.splitlines()[ast.parse(source).body[0].end_lineno :]
+def source_of_loss(run: Run) -> str:
+    """The loss's values that a closure holds: its widths, temperature and contrast."""
+    cells = getattr(run.loss, "__closure__", None)
+    if cells is None:
+        return str(type(run.loss))
+    names = run.loss.__code__.co_freevars
+    values = dict(zip(names, (cell.cell_contents for cell in cells), strict=True))
+    return str({name: values.get(name) for name in ("contrast", "temperature", "widths")})
 
 
-def is_name(node: ast.stmt) -> bool:
-    return isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["NAME"]
+def test_a_batch_of_own_data_is_as_large_as_the_fork_says(monkeypatch):
+    batches = []
+    monkeypatch.setattr(own_data, "make_tasks", lambda config, batch: batches.append(batch) or finetune.TASKS)
+    for name in ("own_data", "own_data__large_batch", "own_data__large_batch__no_mask"):
+        load_experiment(name).plan(cpu.get_config())
+    assert batches == [32, 256, 256]
 
 
-def science(source: str) -> tuple[str, frozenset[str]]:
-    """What an experiment does: its program without name, docstrings, comments and layout, and the imports it uses."""
-    tree = ast.parse(strip_prose(source))
-    imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-    tree.body = [node for node in tree.body if node not in imports and not is_name(node)]
-    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    named = {
-        f"{getattr(node, 'module', '')} {alias.name} {alias.asname}"
-        for node in imports
-        for alias in node.names
-        if (alias.asname or alias.name).partition(".")[0] in used
-    }
-    return ast.unparse(tree), frozenset(named)
+@pytest.fixture
+def family(tmp_path, monkeypatch):
+    """A parent, its fork, and the fork's fork, in a folder of experiments."""
+    (tmp_path / "grandparent.py").write_text('"""Doc."""\nTEMPERATURE = 0.05\n')
+    (tmp_path / "parent.py").write_text("from experiments import grandparent\nSTEPS = 3\n")
+    child = "import experiments.parent\n\ndef plan(config):\n    return experiments.parent.STEPS\n"
+    (tmp_path / "child.py").write_text(child)
+    monkeypatch.setattr(experiments, "__path__", [*experiments.__path__, str(tmp_path)])
+    yield tmp_path
+    for name in ("grandparent", "parent", "child"):
+        sys.modules.pop(f"experiments.{name}", None)
 
 
-def changes_the_science(parent: str, fork: str) -> bool:
-    """Whether a fork's program does something that its parent's does not."""
-    return science(parent) != science(fork)
+def test_a_program_is_that_of_its_parents_too(family, tmp_path):
+    """A changed constant of a parent, even of a parent's, is another program; words are not."""
+    plan = importlib.import_module("experiments.child").plan
+    before = program_source(plan)
+    assert list(before) == ["child", "grandparent", "parent"] and before["grandparent"] == "TEMPERATURE = 0.05"
+    (tmp_path / "grandparent.py").write_text('"""Better doc."""\n\nTEMPERATURE = 0.05  # tuned\n')
+    assert program_source(plan) == before
+    (tmp_path / "grandparent.py").write_text('"""Doc."""\nTEMPERATURE = 0.02\n')
+    assert program_source(plan) == before | {"grandparent": "TEMPERATURE = 0.02"}
 
 
-def reverse_imports(source: str) -> str:
-    lines = source.splitlines()
-    places = [i for i, line in enumerate(lines) if line.startswith(("import ", "from "))]
-    for place, line in zip(places, [lines[i] for i in reversed(places)], strict=True):
-        lines[place] = line
-    return "\n".join(lines)
+def test_a_run_does_not_go_on_under_a_changed_parent(small, gemma, monkeypatch):
+    if not (small / "runs" / "prefinetune").exists():
+        run("prefinetune", small, gemma)
+    name = "finetune__no_hard_negatives"
+    run(name, small, gemma)
+    source = pathlib.Path(finetune.__file__).read_text()
+    changed = small / "finetune.py"
+    changed.write_text(source.replace("TEMPERATURE = 0.05", "TEMPERATURE = 0.02"))
+    monkeypatch.setattr(finetune.__spec__, "origin", str(changed))
+    with pytest.raises(checkpoint.CheckpointError, match=r"program\.finetune: \+TEMPERATURE = 0\.02"):
+        run(name, small, gemma)
 
 
 NOTHING = {
-    "a copy": lambda source: source,
-    "its name": lambda source: source.replace('NAME = "finetune"', 'NAME = "finetune__nothing"'),
-    "its docstrings": lambda source: source.replace('"""Fine-tuning:', '"""Hotter.\n\nParent: finetune.py.'),
-    "comments": lambda source: source.replace("TEMPERATURE = 0.05", "TEMPERATURE = 0.05  # hot"),
-    "layout": lambda source: source.replace("TASKS = (\n", "TASKS = (\n\n").replace("STEPS = 300", "STEPS = (300)"),
-    "a number's spelling": lambda source: source.replace("RATE = 2e-3", "RATE = 0.002"),
-    "order of imports": reverse_imports,
-    "an import for nothing": lambda source: source.replace("import jax.numpy", "import math\nimport jax.numpy"),
+    "docstrings": ('"""Fine-tuning:', '"""Hotter.\n\nFine-tuning:'),
+    "comments": ("TEMPERATURE = 0.05", "TEMPERATURE = 0.05  # hot"),
+    "layout": ("TASKS = (\n", "TASKS = (\n\n"),
+    "a number's spelling": ("LEARNING_RATE = 2e-3", "LEARNING_RATE = 0.002"),
 }
 SOMETHING = {
     "a constant": ("TEMPERATURE = 0.05", "TEMPERATURE = 0.02"),
-    "its start": ('START = "prefinetune"', 'START = "pairs"'),
+    "its start": ('START = "prefinetune"', 'START = "own_data"'),
     "a task less": ('    Task("glyphs"', '    # Task("glyphs"'),
     "an argument": ("seed=1", "seed=2"),
     "the loss": ("return contrast(", "return 2 * contrast("),
     "where a function is from": ("from embed.losses.contrastive import", "from embed.losses.ring import"),
-    "what is imported under a name": ("import Candidates, contrast", "import Candidates, margin as contrast"),
 }
 
 
-@pytest.mark.parametrize("change", NOTHING)
-def test_a_fork_that_changes_nothing_is_none(change):
-    parent = read_source("finetune")
-    fork = NOTHING[change](parent)
-    assert (fork == parent) == (change == "a copy") and not changes_the_science(parent, fork)
-
-
-@pytest.mark.parametrize("change", SOMETHING)
-def test_a_fork_that_changes_something_is_one(change):
-    parent = read_source("finetune")
-    assert parent.count(SOMETHING[change][0]) == 1
-    assert changes_the_science(parent, parent.replace(*SOMETHING[change]))
-
-
-@pytest.mark.parametrize("name", [*FORKS, *OF_PAIRS])
-def test_a_fork_is_its_parent_with_few_lines_changed(name):
-    parent = name.rpartition("__")[0]
-    module = importlib.import_module(f"experiments.{name}")
-    assert f"Parent: {parent}.py." in module.__doc__ and f"python -m experiments.{name} " in module.__doc__
-    assert name == module.NAME
-    before, after = read_source(parent), read_source(name)
-    assert changes_the_science(before, after)
-    changes = [line for line in difflib.ndiff(body(before), body(after)) if line[0] in "+-"]
-    assert len(changes) <= (FROM_GEMMA if name == "finetune__from_gemma" else CHANGED), "\n".join(changes)
+@pytest.mark.parametrize("change", [*NOTHING, *SOMETHING])
+def test_a_program_changes_with_what_it_does_alone(change):
+    before, after = (NOTHING | SOMETHING)[change]
+    source = pathlib.Path(finetune.__file__).read_text()
+    assert source.count(before) == 1
+    assert (strip_prose(source) == strip_prose(source.replace(before, after))) == (change in NOTHING)
 
 
 def test_a_misspelt_flag_is_named_with_a_suggestion(tmp_path):
     command = [sys.executable, "-m", "experiments.finetune", f"--config.workdir={tmp_path}", "--config.stepz=2"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.returncode != 0
+    assert done.returncode == 2
     assert "stepz" in done.stderr and 'Did you mean "steps"' in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+SCRIPTS = ["finetune", "ablations.finetune__no_mask", "recipe", "soup", "studies.findings", "studies.order"]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_says_what_a_script_does_and_lists_every_flag(name):
+    command = [sys.executable, "-m", f"experiments.{name}", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    module = importlib.import_module(f"experiments.{name}")
+    assert done.stdout.startswith(module.__doc__.strip())
+    fields = config_fields(ROOT / "configs" / "base.py")
+    assert [field for field, _, _ in fields] == list(base.get_config())
+    for field, value, comment in fields:
+        assert comment and f"--config.{field}={value}" in done.stdout and comment.split()[0] in done.stdout
+    assert ("--forks=" in done.stdout) == (name == "studies.findings")
+    assert ("--checkpoint=" in done.stdout) == (name == "studies.order")
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_configs_have_the_same_fields(name):
     config = importlib.import_module(f"configs.{name}").get_config()
-    assert list(config) == list(cpu.get_config()) and config.model in PRESETS
+    assert list(config) == list(base.get_config()) and config.model in PRESETS

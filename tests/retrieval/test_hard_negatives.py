@@ -8,6 +8,7 @@ import pytest
 from conftest import ARCH
 
 from configs import cpu
+from embed import __main__ as command
 from embed.data.modalities import Text
 from embed.data.sources import JsonlSource, open_split, read_records
 from embed.embedder import Embedder
@@ -15,7 +16,7 @@ from embed.model.build import build
 from embed.model.encoder import init_params
 from embed.model.matryoshka import truncate_dim
 from embed.model.presets import PRESETS
-from embed.retrieval import corpus_embeddings
+from embed.retrieval import corpus_embeddings, mined_datasets
 from embed.retrieval.corpus_embeddings import embed_contents, read_pairs
 from embed.retrieval.hard_negatives import (
     FALSE_NEGATIVE,
@@ -27,9 +28,9 @@ from embed.retrieval.hard_negatives import (
     mine,
     select,
 )
-from embed.training import checkpoint
-from experiments import mine as experiment
-from experiments.studies import negatives
+from embed.training.metadata import metadata_for, read_metadata
+from embed.training.weights import save_params
+from experiments.studies import arms, negatives
 
 
 def test_choose_takes_the_best_that_are_free():
@@ -110,10 +111,10 @@ def test_what_is_known_to_be_right_is_no_negative(folder):
 @pytest.fixture
 def model(tmp_path, tokenizer, preprocessor, monkeypatch):
     monkeypatch.setenv("EMBED_CACHE", str(tmp_path / "cache"))
-    checkpoint.save_params(
+    save_params(
         tmp_path / "model",
         init_params(build(ARCH), jax.random.key(0)),
-        checkpoint.metadata_for(ARCH, preprocessor),
+        metadata_for(ARCH, preprocessor),
         tokenizer,
     )
     return tmp_path / "model"
@@ -164,16 +165,14 @@ def test_no_label_is_no_common_label(folder, absent):
     assert (mined.negatives != NONE).all()
 
 
-def test_the_experiment_writes_datasets_and_a_page(folder, model, tmp_path):
-    config = cpu.get_config()
-    config.update({"pairs": str(folder), "checkpoint": str(model), "workdir": str(tmp_path / "runs")})
-    experiment.main(config)
+def test_the_experiment_writes_datasets_and_a_page(folder, model, tmp_path, process_state):
+    assert command.main(["mine", str(model), str(folder), "--workdir", str(tmp_path / "runs")]) == 0
     records = list(read_records(open_split(tmp_path / "runs" / "mined" / "letters", "train")))
     assert [record.id.rpartition(":")[2] for record in records] == ["1", "2", "4", "5", "6"]
     for record, (query, positive, label, _) in zip(records, LINES, strict=True):
         assert (record.query, record.positive, record.label) == ((Text(query),), (Text(positive),), label)
         if "negatives" in record.provenance:
-            assert 1 <= len(record.negatives) <= experiment.RULE.count
+            assert 1 <= len(record.negatives) <= mined_datasets.DEFAULT_RULE.count
             assert not {(Text(query),), (Text(positive),)} & set(record.negatives)
     page = (tmp_path / "runs" / "mined" / "audit.html").read_text()
     assert "letters" in page and page.count("<b>the positive</b>") == len(LINES) and "<script" not in page
@@ -183,16 +182,17 @@ def test_the_experiment_writes_datasets_and_a_page(folder, model, tmp_path):
 def test_negatives_are_compared(folder, model, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(PRESETS, "tiny", ARCH)
     monkeypatch.setattr(negatives, "SEEDS", (0, 1))
+    monkeypatch.setattr(arms, "SEEDS", (0, 1))
     lines = (folder / "letters" / "train.jsonl").read_text()
     (folder / "letters" / "test.jsonl").write_text(lines.replace("broken\n", ""))
     config = cpu.get_config()
-    config.update({"pairs": str(folder), "checkpoint": str(model), "workdir": str(tmp_path / "runs"), "steps": 1})
-    negatives.main(config)
+    config.update({"pairs": str(folder), "workdir": str(tmp_path / "runs"), "steps": 1})
+    negatives.main(config, str(model))
     table = capsys.readouterr().out.splitlines()
     assert any(
         line.startswith("| nDCG@10 | none | random | mined | 4_random | 4_mined | random − none |") for line in table
     )
     assert sum(line.startswith("| letters: ") and line.count("±") == 9 for line in table) == 2
     for name, (_, count) in negatives.ARMS.items():
-        told = checkpoint.metadata(tmp_path / "runs" / "negatives" / f"{name}_1")
+        told = read_metadata(tmp_path / "runs" / "negatives" / f"{name}_1")
         assert [task["negatives"] for task in told["tasks"]] == [count]

@@ -13,10 +13,11 @@ from PIL import Image as Pillow
 from samples import BAD, FILES, PHOTO, pdf, png, save
 
 from embed import __main__ as command
-from embed.data import preprocess
+from embed.data import budget
 from embed.data.pieces import LimitError
 from embed.distributed.mesh import make_mesh
 from embed.embedder import Embedder
+from embed.retrieval import folder_index
 
 NAMES = ["clip.mp4", "note.txt", "page.pdf", "photo.png", "tone.wav", "deep/er/code.py"]  # in a tree, in its order
 
@@ -25,7 +26,7 @@ NAMES = ["clip.mp4", "note.txt", "page.pdf", "photo.png", "tone.wav", "deep/er/c
 def few_quick_compilations():
     """Most of the time here is XLA's: it does not optimise, and files are indexed one by one, in shapes seen before."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(command, "CHUNK", 1)
+        patch.setattr(folder_index, "CHUNK", 1)
         jax.config.update("jax_disable_most_optimizations", True)
         yield
         jax.config.update("jax_disable_most_optimizations", False)
@@ -136,7 +137,7 @@ def test_a_file_finds_itself(made, tree, name, capsys):
 
 def test_words_and_files_are_one_input(made, tree, embedder, capsys):
     found = ranks(capsys, made, "a red", "square", tree / "photo.png", "left", "--k", "2")
-    vectors, names, _ = command.read(made)
+    vectors, names, _ = folder_index.read_index(made)
     scores = vectors @ embedder.embed([["a red square", tree / "photo.png", "left"]])[0]
     assert [name for _, _, name in found] == [names[i] for i in np.argsort(-scores)[:2]]
     found = ranks(capsys, made, "red", "--task", "clustering")
@@ -146,7 +147,10 @@ def test_words_and_files_are_one_input(made, tree, embedder, capsys):
 
 def fails(capsys, *argv: Any) -> str:
     """The one line that a command ends with."""
-    assert command.main([str(arg) for arg in argv]) == 2
+    try:
+        assert command.main([str(arg) for arg in argv]) == 2
+    except SystemExit as error:  # of argparse
+        assert error.code == 2
     said = capsys.readouterr()
     lines = [line for line in said.err.splitlines() if not line.startswith("skipped ")]
     assert not said.out and len(lines) == 1 and lines[0].startswith("error: ")
@@ -193,11 +197,11 @@ def test_a_place_that_cannot_be_written_is_an_error_before_anything_is_embedded(
 def test_a_place_that_goes_away_is_named(tmp_path):
     out = tmp_path / "away" / "index.npz"
     with pytest.raises(ValueError, match=rf"cannot be written to {out}: No such file or directory"):
-        command.write(out, np.zeros((1, 8), np.float32), ["a.txt"], {})
+        folder_index.write_index(out, np.zeros((1, 8), np.float32), ["a.txt"], {})
 
 
 def test_a_long_text_is_found_by_its_lines(run, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(preprocess, "MAX_TOKENS", 64)
+    monkeypatch.setattr(budget, "MAX_TOKENS", 64)
     lines = ["a red square on the left"] * 20 + ["größer als"] * 20
     (tmp_path / "long.txt").write_text("\n".join(lines), encoding="utf-8")
     (tmp_path / "short.txt").write_text("left", encoding="utf-8")
@@ -230,7 +234,7 @@ def test_search_errors(made, tree, tmp_path, capsys):
     assert "cannot be embedded" in fails(capsys, "search", made, tree / "broken.png")
     assert "no file absent.png" in fails(capsys, "search", made, "absent.png")
     assert "half a surrogate pair" in fails(capsys, "search", made, "red \udcff")
-    assert "--k 0: at least 1" in fails(capsys, "search", made, "red", "--k", 0)
+    assert "--k: 0: give an integer of at least 1" in fails(capsys, "search", made, "red", "--k", 0)
     with pytest.raises(SystemExit) as error:
         command.main(["search", str(made), "red", "--task", "poetry"])
     assert error.value.code == 2

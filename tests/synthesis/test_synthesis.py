@@ -6,19 +6,16 @@ import json
 
 import numpy as np
 import pytest
-from conftest import ARCH
 from PIL import Image as Pillow
 
-from configs import cpu
+from embed import __main__ as command
 from embed import toy_corpora
 from embed.data.modalities import Image, Text
 from embed.data.sources import open_split, read_records
-from embed.model.presets import PRESETS
-from embed.synthesis import grammar, llm, offline
+from embed.synthesis import datasets, grammar, llm, offline
 from embed.synthesis.generate import GenerationPlan, generate_records
 from embed.synthesis.tasks import TASKS, Seed, make_prompt, make_rating_prompt, parse_reply
 from embed.toy_corpora import synthetic
-from experiments import synthesize
 
 FUNCTION = """def read_lines(path, limit):
     for line in open(path):
@@ -177,22 +174,19 @@ def test_the_corpus_is_code_of_its_split_alone(monkeypatch):
     assert {record.id.split("/")[1] for record in found["train"]} == {"contest", "feedback", "sql"}
 
 
-def test_the_experiment_writes_its_datasets_once(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(PRESETS, "tiny", ARCH)
-    monkeypatch.setattr(synthesize, "SEEDS", 12)
+def test_the_experiment_writes_its_datasets_once(tmp_path, monkeypatch, capsys, process_state):
     for name in set(toy_corpora.CORPORA) - {"scenes_labels", "scenes_image", "stdlib_text"}:
         monkeypatch.delitem(toy_corpora.CORPORA, name)
     toy_corpora.build(tmp_path / "data", max_records=16)
-    config = cpu.get_config()
-    config.update({"workdir": str(tmp_path / "runs"), "data": str(tmp_path / "data")})
-    synthesize.main(config)
-    first = capsys.readouterr().out
-    assert "0.00 dollars in all" in first and "code: contest: 12 replies" in first
+    line = ["synthesize", "--workdir", str(tmp_path / "runs"), "--data", str(tmp_path / "data"), "--seeds", "12"]
+    assert command.main(line) == 0
+    first = capsys.readouterr()
+    assert "0.00 dollars in all" in first.out and "code: contest: 12 replies" in first.err
     found = {
         name: list(read_records(open_split(tmp_path / "runs" / "synthetic" / name, "train")))
-        for name in synthesize.DATASETS
+        for name in datasets.DATASETS
     }
     assert all(found.values()) and isinstance(found["image"][0].positive[0], Image)
     assert {record.label for record in found["text"]} > {""}
-    synthesize.main(config)
+    assert command.main(line) == 0
     assert "0 questions asked now" in capsys.readouterr().out

@@ -29,7 +29,9 @@ from embed.distributed.mesh import make_mesh
 from embed.distributed.preemption import RESTART_STATUS
 from embed.model.build import build
 from embed.training import checkpoint, flops, loop, optim
-from embed.training import main as entry
+from embed.training.main import run_script
+from embed.training.program import strip_prose
+from embed.training.weights import load_params, save_params
 
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 400
@@ -48,7 +50,7 @@ def plan(config) -> loop.Run:
         optim.adamw(1e-2, warmup=1, steps=100), steps=config.steps or STEPS, seed=0,
         data=pathlib.Path(config.data), folder=pathlib.Path(config.workdir) / "run",
         loop=loop.LoopConfig(save=config.save, keep=config.keep, workers=config.workers),
-        metadata=entry.experiment_metadata(__file__, config),
+        metadata={"experiment": "faults", "config": config.to_dict()},
     )  # fmt: skip
 
 
@@ -102,7 +104,7 @@ def test_a_second_process_in_one_folder_is_refused_and_a_killed_one_keeps_nobody
         assert second.returncode == 1 and "Traceback" not in said, said
         assert f"error: {run}: another process is writing there (process {first.pid} on " in said.splitlines()[-1]
         with pytest.raises(storage.StorageError, match="another process is writing there"):
-            checkpoint.save_params(run, {}, {}, preprocessor.tokenizer)
+            save_params(run, {}, {}, preprocessor.tokenizer)
         assert first.poll() is None
         first.kill()
         first.wait()
@@ -129,7 +131,7 @@ def test_a_full_disk_is_said_and_the_last_whole_checkpoint_stays(data, tmp_path)
     assert process.returncode == 1, said
     assert f"error: {work}/run: no space is left on its disk" in said, said
     whole = checkpoint.saved_steps(tmp_path / "left")
-    assert whole and checkpoint.load_params(tmp_path / "left" / "checkpoints" / str(whole[-1]))
+    assert whole and load_params(tmp_path / "left" / "checkpoints" / str(whole[-1]))
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +189,7 @@ def test_a_changed_experiment_is_refused_by_what_changed(tmp_path, preprocessor)
 
     def go(steps=1, **changes):
         run = dataclasses.replace(
-            plan(config), metadata=entry.experiment_metadata(str(file), config), steps=steps, **changes
+            plan(config), metadata={"program": {"small": strip_prose(file.read_text())}}, steps=steps, **changes
         )
         loop.fit(run, preprocessor, [Records()])
 
@@ -200,8 +202,8 @@ def test_a_changed_experiment_is_refused_by_what_changed(tmp_path, preprocessor)
     file.write_text("TEMPERATURE = 0.02\nSTEPS = 10\n")
     with pytest.raises(checkpoint.CheckpointError) as error:
         go(steps=3)
-    assert "code_of_experiment: -TEMPERATURE = 0.05" in str(error.value)
-    assert "code_of_experiment: +TEMPERATURE = 0.02" in str(error.value) and "STEPS" not in str(error.value)
+    assert "program.small: -TEMPERATURE = 0.05" in str(error.value)
+    assert "program.small: +TEMPERATURE = 0.02" in str(error.value) and "STEPS" not in str(error.value)
     file.write_text("TEMPERATURE = 0.05\nSTEPS = 10\n")
 
     for said, changes in {
@@ -236,4 +238,4 @@ def test_what_a_run_gets_out_of_its_machine(tmp_path, preprocessor, monkeypatch)
 
 
 if __name__ == "__main__":
-    entry.run(main)
+    run_script(main)

@@ -25,8 +25,10 @@ from tqdm import tqdm
 from embed.data.build import spec
 from embed.data.build.dedup import NUM_HASHES, contains_near_duplicate, first_occurrence, near_first_occurrence
 from embed.data.build.read_parts import PartJob, load_info, read_parts
-from embed.data.records import parse_json
-from embed.data.sources import ArrayRecordSource, open_split, read_judgements, read_qrels, read_records, write_shards
+from embed.data.jsonl import parse_json
+from embed.data.qrels import read_judgments, read_qrels
+from embed.data.sources import ArrayRecordSource, open_split, read_records
+from embed.data.writing import write_shards
 from embed.distributed import storage
 
 
@@ -246,7 +248,7 @@ def _write_judgments(path: storage.Path, out: pathlib.Path) -> dict[str, int]:
     """Write the lines of qrels.tsv whose query and document exist; count them and the others."""
     queries = {record.id for record in read_records(open_split(out, "queries"))}
     corpus = {record.id for record in read_records(open_split(out, "corpus"))}
-    judgments = read_judgements(path, queries, corpus)
+    judgments = read_judgments(path, queries, corpus)
     with storage.atomic_write(out / "qrels.tsv") as file:
         lines = (f"{query}\t{document}\t{grade}\n" for query, document, grade in judgments)
         file.write_text("".join(lines), encoding="utf-8")

@@ -22,9 +22,11 @@ import pyarrow.parquet
 import soundfile
 from PIL import Image as Pillow
 
+from embed.data.jsonl import parse_beir
 from embed.data.modalities import Audio, Content, Image
-from embed.data.records import MAX_MEDIA_BYTES, Record, RecordError, parse_beir
-from embed.data.sources import JsonlSource, Parse, open_split, read_qrels
+from embed.data.qrels import read_qrels
+from embed.data.records import MAX_MEDIA_BYTES, Record, RecordError
+from embed.data.sources import JsonlSource, Parse, open_split
 from embed.data.textfile import decode_text
 from embed.distributed import storage
 
@@ -189,7 +191,7 @@ def webdataset(pattern: str | os.PathLike, records: Callable[[dict], Iterable[Re
 
 
 class StrictTarInfo(tarfile.TarInfo):
-    """A member's header. A broken or missing one is an error, where tarfile would take it for the end of the archive."""
+    """A member's header; a broken or missing one is an error, where tarfile would see the end of the archive."""
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
@@ -228,8 +230,10 @@ def list_files(pattern: str | os.PathLike) -> list[str]:
 
 
 def download_hub(repo: str, revision: str, pattern: str = "**/*.parquet") -> str:
-    """The folder of a dataset of the Hugging Face hub at a revision, its files of `pattern` downloaded to the hub's
-    cache. Most datasets are Parquet there: `parquet(hub(...) + "/data/train-*", ...)`. No code of it is run."""
+    """Download the files of a Hugging Face dataset that match `pattern`; return their folder in the hub's cache.
+
+    Most datasets are Parquet there: `parquet(download_hub(...) + "/data/train-*", ...)`. No code of the dataset runs.
+    """
     import huggingface_hub
 
     return huggingface_hub.snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=pattern)

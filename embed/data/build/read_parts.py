@@ -29,7 +29,7 @@ from embed.data.build.dedup import NUM_HASHES, compute_signature, decode_parts
 from embed.data.media.decode import MediaError
 from embed.data.modalities import Content, modality_of
 from embed.data.records import Record, RecordError, content_hash, to_bytes, validate
-from embed.data.sources import write_bytes
+from embed.data.writing import write_encoded
 from embed.distributed import storage
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ def read_part(job: PartJob) -> None:
                 else:
                     out.write(json.dumps({"where": where, "why": storage.short_message(info)}) + "\n")
 
-        write_bytes(job.file(".array_record"), iter_encoded())
+        write_encoded(job.file(".array_record"), iter_encoded())
     with storage.atomic_write(job.file(".npz")) as file, file.open("wb") as binary:
         np.savez(
             binary,

@@ -12,8 +12,9 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 from embed.data.build import formats
-from embed.data.records import RecordError, parse_json
-from embed.data.sources import splits_in
+from embed.data.jsonl import parse_json
+from embed.data.records import RecordError
+from embed.data.sources import list_splits
 from embed.distributed import storage
 
 
@@ -54,7 +55,7 @@ def load_spec(path: pathlib.Path) -> Spec:
 
 
 def _folder_spec(folder: pathlib.Path) -> Spec:
-    names = splits_in(folder)
+    names = list_splits(folder)
     if not names:
         raise SpecError(f"{folder}: no dataset: expected NAME.jsonl or NAME.array_record")
     facts = _read_facts(folder)

@@ -17,8 +17,8 @@ import pytest
 import tensorflow_datasets
 from PIL import Image as Pillow
 
-from embed.data import __main__ as command
-from embed.data import sources
+from embed import __main__ as command
+from embed.data import writing
 from embed.data.budget import Budget
 from embed.data.build import formats, spec
 from embed.data.build.build import BuildError, Options, build
@@ -84,7 +84,7 @@ def test_every_record_is_kept_or_counted(folder, tmp_path):
 
 def test_shards_hold_what_one_file_would_in_order(folder, tmp_path, monkeypatch, preprocessor):
     build(folder, tmp_path / "one", Options(), workers=1)
-    monkeypatch.setattr(sources, "SHARD", 500)
+    monkeypatch.setattr(writing, "SHARD_BYTES", 500)
     about = build(folder, tmp_path / "many", Options(), workers=1)
     shards = about["splits"]["train"]["shards"]
     assert len(shards) > 3 and sum(shard["records"] for shard in shards) == 18
@@ -95,7 +95,7 @@ def test_shards_hold_what_one_file_would_in_order(folder, tmp_path, monkeypatch,
         a, b = (mixture([task], [source], preprocessor, seed=1)[step][1] for source in (one, many))
         assert np.array_equal(a.query.tokens, b.query.tokens) and np.array_equal(a.target_hash, b.target_hash)
     (tmp_path / "many" / shards[1]["name"]).unlink()
-    with pytest.raises(FileNotFoundError, match="not those of one whole set"):
+    with pytest.raises(FileNotFoundError, match="not a complete set"):
         open_split(tmp_path / "many", "train")
 
 
@@ -127,7 +127,7 @@ SPEC = Spec({"train": [part for n in range(8) for part in by_index(f"part {n}", 
 
 def test_a_killed_build_goes_on_and_ends_as_one_that_was_not(tmp_path):
     (tmp_path / "slow.py").write_text(SLOW)
-    line = [sys.executable, "-m", "embed.data", "build", str(tmp_path / "slow.py")]
+    line = [sys.executable, "-m", "embed", "build", str(tmp_path / "slow.py")]
     process = subprocess.Popen([*line, str(tmp_path / "out"), "--workers=2"], start_new_session=True)
     while len(list((tmp_path / "out").glob(".parts/train/*.npz"))) < 3:
         assert process.poll() is None

@@ -17,7 +17,7 @@ import pyarrow.parquet
 import pytest
 from test_build import SLOW, png
 
-from embed.data import __main__ as command
+from embed import __main__ as command
 from embed.data.build import formats, read_parts, spec
 from embed.data.build.build import BuildError, Options, build
 from embed.data.media import decode
@@ -259,7 +259,7 @@ def test_arrays_of_tfds_are_files_or_refused():
 def test_a_folder_is_built_by_one_process_and_a_killed_one_keeps_nobody_away(tmp_path, capsys):
     (tmp_path / "slow.py").write_text(SLOW)
     line = ["build", str(tmp_path / "slow.py"), str(tmp_path / "out"), "--workers=1"]
-    with subprocess.Popen([sys.executable, "-m", "embed.data", *line], stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([sys.executable, "-m", "embed", *line], stderr=subprocess.PIPE, text=True) as process:
         while not list((tmp_path / "out").glob(".parts/train/*.npz")):
             assert process.poll() is None
             time.sleep(0.01)

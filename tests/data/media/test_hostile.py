@@ -178,7 +178,7 @@ def test_a_build_counts_each_by_its_reason_in_little_memory(tmp_path):
         (tmp_path / f"{number}.{SUFFIX[kind]}").write_bytes(data)
         lines.append({"id": name, "query": [{"text": name}], "positive": [{kind: f"{number}.{SUFFIX[kind]}"}]})
     (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    build = [sys.executable, "-m", "embed.data", "build", str(tmp_path), str(tmp_path / "out"), "--workers=1"]
+    build = [sys.executable, "-m", "embed", "build", str(tmp_path), str(tmp_path / "out"), "--workers=1"]
     done = subprocess.run([sys.executable, "-c", MEASURED, *build], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     assert int(done.stdout.split("peak")[1]) < MEMORY

@@ -2,12 +2,12 @@
 
 from ml_collections import config_dict
 
-from configs import cpu
+from configs import base
 
 
 def get_config() -> config_dict.ConfigDict:
-    config = cpu.get_config()
+    config = base.get_config()
     with config.ignore_type():
         config.update({"model": "embeddinggemma2", "microbatch": 1 << 17})
-        config.update({"dtype": "bfloat16", "remat": True, "unroll": 1, "workers": 8, "save": 500})
+        config.update({"dtype": "bfloat16", "remat": True, "workers": 8, "save": 500})
     return config

@@ -1,0 +1,102 @@
+"""Tables of findings: what runs of runs/findings are compared, and which rows show it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from embed.distributed import storage
+from embed.eval import compare
+from embed.eval.benchmarks import Results, dataset_of
+from embed.retrieval import quantize
+from embed.training.main import list_experiments, load_experiment
+from experiments.studies import cascade, negatives, order
+from experiments.studies.arms import SEEDS
+
+NAME = "findings"
+PARENTS = ("finetune", "own_data")
+NO_PROMPT = ", no task string"
+UNSEEN = ", not trained on"
+SOUPS = ("soup_of_a_run", "soup_uniform", "soup_weighted", "soup_greedy")
+SOUP_RUNS = ("finetune", "finetune__more_media")
+SOUP_CLAIM = "An average over runs is better than the run it starts from; over steps of a run, less so."
+SEEDS_TITLE = "Model soup over seeds: runs of one experiment that differ only in the order of their data."
+SEEDS_CLAIM = "The average of an experiment's runs is better than each of them."
+QUANTIZERS = {"int8": quantize.to_int8, "binary": quantize.to_binary}
+
+
+def run_folder(work: storage.Path, name: str, seed: int | str) -> storage.Path:
+    """Return the folder of an experiment's run with a seed; its soup over seeds has the seed "soup"."""
+    return work / NAME / f"{name}_{seed}"
+
+
+def forks_of(parent: str) -> list[str]:
+    """Return the names of an experiment's forks, and of their forks after them."""
+    return [name for name in list_experiments() if name.startswith(f"{parent}__")]
+
+
+def make_rows(results: Results) -> dict[str, list[compare.MetricKey]]:
+    """Return the rows of a table: each dataset in both directions; texts without a prompt; datasets without training
+    data; the mean at other widths and with fewer bits; the mean."""
+    prompted = [name for name in results if NO_PROMPT not in name]
+    bare = [name for name in results if NO_PROMPT in name]
+    unseen = [name for name in prompted if UNSEEN in name]
+    *narrow, width = sorted(results[prompted[0]])
+
+    def keys(names: Sequence[str], width: int = width, metric: str = "ndcg@10") -> list[compare.MetricKey]:
+        return [(name, width, metric) for name in names]
+
+    return {
+        **{
+            dataset: keys([name for name in prompted if dataset_of(name) == dataset])
+            for dataset in dict.fromkeys(map(dataset_of, prompted))
+        },
+        **({"texts without task string": keys(bare)} if bare else {}),
+        **({f"mean{UNSEEN}": keys(unseen)} if unseen else {}),
+        **{f"mean at {dim} dimensions": keys(prompted, dim) for dim in narrow},
+        **{f"mean in {bits}": keys(prompted, metric=f"ndcg@10, {bits}") for bits in QUANTIZERS},
+        "mean": keys(prompted),
+    }
+
+
+def select_shared(columns: Mapping[str, Sequence[Results]]) -> Results:
+    """Return the first results, reduced to the benchmarks and widths that every column has."""
+    first, *others = (results for column in columns.values() for results in column)
+    return {
+        name: {
+            width: row for width, row in by_width.items() if all(width in other[name] for other in others)
+        }
+        for name, by_width in first.items()
+        if all(name in other for other in others)
+    }  # fmt: skip
+
+
+def compare_runs(
+    title: str, claim: str, runs: Mapping[str, Sequence[storage.Path]], replicates: str = "seed"
+) -> Iterator[compare.Comparison]:
+    """Yield the comparison of some runs, the first column's being the baseline; nothing where none have results."""
+    columns = compare.read_results({name: [run / "results.json" for run in each] for name, each in runs.items()})
+    if not next(iter(columns.values())):
+        return
+    rows = make_rows(select_shared(columns))
+    unseen = [row for row in rows if row.endswith(UNSEEN) and row != f"mean{UNSEEN}"]
+    spreads = {f"spread{UNSEEN}": unseen} if len(unseen) > 1 else {}
+    yield compare.Comparison(title, claim, columns, rows, spreads=spreads, replicates=replicates)
+
+
+def compare_findings(work: storage.Path) -> Iterator[compare.Comparison]:
+    """Yield what can be compared by the results in `work`: each fork and its parent, the soups and their runs, over the
+    seeds that all have; the soup over an experiment's seeds and its runs, over the experiments; the other studies."""
+
+    def by_seed(*names: str) -> dict[str, list[storage.Path]]:
+        return {name: [run_folder(work, name, seed) for seed in SEEDS] for name in names}
+
+    for parent in PARENTS:
+        forks = forks_of(parent)
+        for name in forks:
+            question, claim = compare.parse_docstring(load_experiment(name).__doc__)
+            yield from compare_runs(question, claim, by_seed(name.rpartition("__")[0], name))
+        if parent == SOUP_RUNS[0]:
+            yield from compare_runs("Model soup.", SOUP_CLAIM, by_seed(*SOUP_RUNS, *SOUPS))
+        columns = {"soup": "soup", **{f"seed {seed}": seed for seed in SEEDS}}
+        runs = {label: [run_folder(work, name, seed) for name in (parent, *forks)] for label, seed in columns.items()}
+        yield from compare_runs(SEEDS_TITLE, SEEDS_CLAIM, runs, "experiment")
+    for study in (cascade, negatives, order):
+        yield from study.compare_arms(work)
