@@ -1,5 +1,6 @@
 """Sources of every form with nulls, other encodings and broken files in them; a row's fault is told from a defect."""
 
+import dataclasses
 import gzip
 import io
 import json
@@ -18,6 +19,7 @@ import pytest
 from test_build import SLOW, png
 
 from embed import __main__ as command
+from embed.data import modalities
 from embed.data.build import formats, read_parts, spec
 from embed.data.build.build import BuildError, Options, build
 from embed.data.media import decode
@@ -89,6 +91,7 @@ def test_pairs_and_a_benchmark_in_one_folder_are_all_built(tmp_path):
 
 
 MAP = """
+from embed.data import modalities
 from embed.data.build import formats
 from embed.data.modalities import Image, Text
 from embed.data.records import Record
@@ -222,7 +225,8 @@ def test_a_defect_ends_a_build_and_names_the_row(function, error, tmp_path):
 def test_a_defect_of_a_decoder_is_no_record_s_fault(tmp_path, monkeypatch):
     (tmp_path / "a.png").write_bytes(png(1))
     write_pairs(tmp_path, 1, positive=[{"image": "a.png"}])
-    monkeypatch.setattr(decode, "decode_image", lambda: None)  # as after a change of a library's interface
+    broken = dataclasses.replace(modalities.IMAGE, decode=lambda: None)  # as after a change of a library's interface
+    monkeypatch.setitem(modalities._BY_PART, Image, broken)
     with pytest.raises(TypeError):
         looks(tmp_path)
 
