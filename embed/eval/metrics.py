@@ -64,3 +64,16 @@ def chance_hit(counts: np.ndarray, n: np.ndarray | int, k: int) -> float:
     for i in range(k):  # draws without replacement; a draw past the last candidate cannot miss or hit
         miss *= np.where(i < n, np.maximum(n - counts - i, 0) / np.maximum(n - i, 1), 1)
     return float((1 - miss).mean())
+
+
+def wilson_interval(mean: float, count: float, z: float = 1.96) -> tuple[float, float]:
+    """Compute the 95 % interval of a mean over `count` values in 0..1 (Wilson 1927).
+
+    It is that of hits, which are 0 or 1. Other values in 0..1 vary less: for nDCG and MRR it is wider than needed.
+    Raises ValueError for a mean outside 0..1 or a count below 1.
+    """
+    if not 0 <= mean <= 1 or count < 1:
+        raise ValueError(f"the interval of a mean in 0..1 over at least one value, not {mean} over {count}")
+    center = (mean + z**2 / (2 * count)) / (1 + z**2 / count)
+    margin = z / (1 + z**2 / count) * np.sqrt(mean * (1 - mean) / count + (z / (2 * count)) ** 2)
+    return max(float(center - margin), 0.0), min(float(center + margin), 1.0)

@@ -10,7 +10,6 @@ import numpy as np
 from einops import EinopsError, rearrange
 
 from embed.data.preprocess import Preprocessor
-from embed.distributed import mesh, storage
 from embed.hf.config import is_embedder, read_architecture
 from embed.hf.fields import HubError, check_downloaded
 from embed.hf.tensors import BOUNDS, DENSE, HFTensor, hf_tensor
@@ -19,8 +18,6 @@ from embed.model.build import build
 from embed.model.config import Architecture
 from embed.model.encoder import init_projection
 from embed.model.params import param_structs
-from embed.training.metadata import metadata_for
-from embed.training.weights import save_params
 
 log = logging.getLogger(__name__)
 VISION = ("vision_tower.", "vision_embedder.", "embed_vision.")
@@ -47,7 +44,7 @@ def load(folder: str | os.PathLike, like: dict[str, Any] | None = None, seed: in
 
     The projection of a model that has none is made from `seed`, and what the model has beyond an encoder is left out;
     both are said. Raises HubError naming the tensors that are missing, misshapen or unexpected, or the first that is
-    quantised or not finite, OSError where a file is missing.
+    quantized or not finite, OSError where a file is missing.
     """
     folder, arch = pathlib.Path(folder), read_architecture(folder)
     like = param_structs(build(arch)) if like is None else like
@@ -70,17 +67,6 @@ def load(folder: str | os.PathLike, like: dict[str, Any] | None = None, seed: in
     dropped = reader.finish()
     log.info("%s: new: %s; left out: %s", folder, ", ".join(new) or "nothing", ", ".join(dropped) or "nothing")
     return params
-
-
-def import_checkpoint(folder: str | os.PathLike, run: str | os.PathLike) -> None:
-    """A model's folder as a checkpoint of ours, which everything here takes: training, soup, evaluation, Embedder.
-
-    Raises what `load` does.
-    """
-    arch, of = read_architecture(folder), load_preprocessor(folder)
-    with jax.set_mesh(mesh.make_mesh((1, -1, 1))):
-        params = load(folder)
-        save_params(storage.path(run), params, metadata_for(arch, of, init=folder), of.tokenizer)
 
 
 class Reader:

@@ -294,7 +294,7 @@ def test_a_host_that_stands_still_or_is_gone_ends_the_other(data, sign):
     with two_hosts(data, run, STALL) as hosts:
         hosts[1].send_signal(sign)
         assert hosts[0].wait(300) == RESTART_STATUS
-    assert re.search(rf"{run.name}, step \d+: (nothing for|failed on)", (data / "log.txt").read_text())
+    assert re.search(rf"{run.name}, step \d+: (no progress for|failed on)", (data / "log.txt").read_text())
 
 
 def test_one_host_asked_to_stop_stops_all_at_one_step_which_is_saved(data):

@@ -29,7 +29,7 @@ from embed.data.jsonl import parse_json
 from embed.data.qrels import read_judgments, read_qrels
 from embed.data.sources import ArrayRecordSource, open_split, read_records
 from embed.data.writing import write_shards
-from embed.distributed import storage
+from embed.distributed import lock, storage
 
 
 class BuildError(ValueError):
@@ -61,7 +61,7 @@ def build(spec_path: pathlib.Path, out: pathlib.Path, options: Options, workers:
         "near": options.near,
         "against": [str(other) for other in options.against],
     }
-    with storage.lock_folder(out):
+    with lock.lock_folder(out):
         if not manifest.exists():
             _build(spec_path, dataset, out, options, inputs, workers)
         facts = parse_json(manifest.read_bytes(), str(manifest))
