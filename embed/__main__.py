@@ -259,7 +259,11 @@ def run_mine(args: argparse.Namespace) -> None:
         prompted = Prompts(args.query_prompt, "document" if args.document_prompt else None)
         mined = mine_datasets(embedders, args.folder, out, provenance, rule, prompted)
         if hosts.is_primary():
-            facts = {"by": args.checkpoint, "share of the positive's score": f"{rule.positive_ratio}", "depth": f"{rule.depth}"}
+            facts = {
+                "by": args.checkpoint,
+                "share of the positive's score": f"{rule.positive_ratio}",
+                "depth": f"{rule.depth}",
+            }
             audit.write(out / "audit.html", facts, mined, AUDITED)
             print(f"Datasets with mined negatives, and a page to look at: {storage.absolute(out / 'audit.html')}")
 

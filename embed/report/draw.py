@@ -86,11 +86,9 @@ def _image(pixels: np.ndarray, name: str, is_page: bool = False, longest: int = 
     is_page = is_page or (width >= 500 and height > 1.2 * width)
     image = Pillow.fromarray(pixels)
     image.thumbnail((PAGE_SIDE,) * 2 if is_page else (longest,) * 2)
-    kind = "pixels" if max(image.size) <= TINY else "page" if is_page else "photo"
-    uri = _uri(image, "PNG") if kind == "pixels" else _uri(image, "WEBP", quality=78)
-    return (
-        f'<img class="{kind}" src="{uri}" width="{image.width}" height="{image.height}" alt="{name}, {width}×{height}">'
-    )
+    style = "pixels" if max(image.size) <= TINY else "page" if is_page else "photo"
+    uri = _uri(image, "PNG") if style == "pixels" else _uri(image, "WEBP", quality=78)
+    return f'<img class="{style}" src="{uri}" width="{image.width}" height="{image.height}" alt="{name}, {width}×{height}">'
 
 
 def thumbnail(parts: Content, longest: int) -> str:
@@ -113,8 +111,8 @@ def _uri(image: Pillow.Image, form: str, **options) -> str:
     return data_uri(f"image/{form.lower()}", out.getvalue())
 
 
-def data_uri(kind: str, data: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+def data_uri(media_type: str, data: bytes) -> str:
+    return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
 
 
 def _video(frames: Sequence[np.ndarray], clip: Sequence[np.ndarray]) -> str:

@@ -65,7 +65,7 @@ def _panel(
     )
     chance = '<th class="faint">chance</th>' if METRICS[metric][1] else ""
     head = f"<thead><tr><th></th>{chance}{heads}</tr></thead>"
-    table = f'<table class="scores" style="min-width:{250 + 96 * len(columns)}px">'
+    table = f'<table class="scores" style="--columns:{len(columns)}">'
     groups = by_group(benchmarks)
     summary = "".join(
         _row(name, ", ".join(dict.fromkeys(dataset_of(b.name) for b in members)), metric, columns, members)
@@ -130,7 +130,7 @@ def effective_queries(benchmarks: Sequence[Benchmark]) -> float:
 
 def checkpoints_table(rows: Sequence[Mapping[str, str]]) -> str:
     """What each checkpoint is made from: one row per checkpoint, columns in order of appearance."""
-    heads = list(dict.fromkeys(name for row in rows for name in row if any(each.get(name) for each in rows)))
+    heads = list(dict.fromkeys(name for row in rows for name in row if any(other.get(name) for other in rows)))
     body = "".join(
         f"<tr><th>{breakable(row[heads[0]])}</th>"
         + "".join(f"<td>{breakable(row.get(name, ''))}</td>" for name in heads[1:])

@@ -35,13 +35,13 @@ def read_entries(path: storage.Path, to_pieces: Callable[[Any], list[Piece]]) ->
                 raise LimitError(
                     f"a text of {len(text):,} characters; at most {MAX_CHARACTERS:,} are indexed: split it"
                 )
-            for start, stop, pieces in _halve(text, 0, len(text), to_pieces):
+            for start, stop, pieces in _split_until_fits(text, 0, len(text), to_pieces):
                 yield "" if stop - start == len(text) else _locate(text, start), pieces
         case _:
             yield "", to_pieces(part)
 
 
-def _halve(
+def _split_until_fits(
     text: str, start: int, stop: int, to_pieces: Callable[[Any], list[Piece]]
 ) -> Iterator[tuple[int, int, list[Piece]]]:
     """Yield (start, stop, pieces) of text[start:stop], split in halves until each fits."""
@@ -51,8 +51,8 @@ def _halve(
         if stop - start < 2:
             raise
         cut = _find_cut(text, start, stop)
-        yield from _halve(text, start, cut, to_pieces)
-        yield from _halve(text, cut, stop, to_pieces)
+        yield from _split_until_fits(text, start, cut, to_pieces)
+        yield from _split_until_fits(text, cut, stop, to_pieces)
     else:
         yield start, stop, pieces
 

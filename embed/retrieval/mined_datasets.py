@@ -50,8 +50,8 @@ def mine_datasets(
         source = open_split(folder, "train")
         table = read_pairs(source, open_split(folder, "corpus") if "corpus" in list_splits(folder) else None)
         log.info("%s: %d queries, %d candidates", folder.name, len(table.queries), len(table.corpus))
-        queries = [embed_contents(each, table.queries, prompts.query, MAX_TEXT_TOKENS) for each in embedders]
-        corpora = [embed_contents(each, table.corpus, prompts.document, MAX_TEXT_TOKENS) for each in embedders]
+        queries = [embed_contents(embedder, table.queries, prompts.query, MAX_TEXT_TOKENS) for embedder in embedders]
+        corpora = [embed_contents(embedder, table.corpus, prompts.document, MAX_TEXT_TOKENS) for embedder in embedders]
         scorers = [(query, corpus) for (query, _), (corpus, _) in zip(queries, corpora, strict=True)]
         is_embedded = corpora[0][1]
         result = mine(table, scorers, is_embedded, rule)

@@ -93,7 +93,7 @@ def _train(
         pending = PendingMetrics(logger, quarantine)
 
         def evaluate(step: int) -> None:
-            heartbeat(f"{folder}, evaluation at step {step}", counted=False)
+            heartbeat(f"{folder}, evaluation at step {step}", is_timed=False)
             saver.wait()  # the best encoder is written by a checkpointer of its own
             logger.write_scores(step, evaluator.score(step, state.encoder))
 
@@ -103,7 +103,7 @@ def _train(
             range(first, run.steps), time_iter(iterate_batches(data, first, run.steps, config.workers)), strict=False
         ):
             task, is_compiled = run.tasks[number], number in peak
-            heartbeat(f"{folder}, step {step}", counted=is_compiled)
+            heartbeat(f"{folder}, step {step}", is_timed=is_compiled)
             batch = mesh.to_global(pairs)
             if not is_compiled:
                 logger.progress.compiling(task.name)

@@ -40,7 +40,7 @@ def is_version_0_1(metadata: dict[str, Any]) -> bool:
 
 
 def code_version() -> str:
-    """Return the git commit of the working tree, with a + where it has changes; "unknown" without git or a repository."""
+    """Return the git commit of the source, with a + if it has changes; "unknown" without git or a repository."""
     command = ["git", "-C", str(pathlib.Path(__file__).parent), "describe", "--always", "--dirty=+", "--abbrev=12"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -79,7 +79,7 @@ def load_preprocessor(path: storage.Path) -> Preprocessor:
 
 
 def check_input_spec(path: storage.Path, preprocessor: Preprocessor) -> None:
-    """Raise CheckpointError, naming every difference, where a checkpoint expects other inputs than the preprocessor's."""
+    """Raise CheckpointError, naming every difference, where a checkpoint expects other inputs."""
     trained = _flatten(read_metadata(path)["input_spec"])
     wrong = {k: (trained.get(k), v) for k, v in _flatten(preprocessor.input_spec()).items() if trained.get(k) != v}
     if wrong:

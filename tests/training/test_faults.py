@@ -83,7 +83,7 @@ def test_asked_to_stop_it_saves_that_step_and_says_that_the_same_command_goes_on
     assert process.returncode == RESTART_STATUS == 75, said
     reached = len(rows(run))
     assert checkpoint.saved_steps(run) == [reached] and reached < STEPS
-    assert f"run was asked to stop and is saved at step {reached}; the same command goes on from there" in said
+    assert f"run was asked to stop and is saved at step {reached}; the same command continues from there" in said
 
     process = start(data, tmp_path / "work", f"--config.steps={reached + 2}")
     said = process.communicate(timeout=100)[1]
