@@ -28,11 +28,11 @@ from grain import MapDataset
 from PIL import Image as Pillow
 
 from embed.data import tokenizer
-from embed.data.mixture import Batch, batches, mixture
+from embed.data.mixture import Batch, iterate_batches, mixture
 from embed.data.modalities import Audio, Content, Image, Part, Text, Video
 from embed.data.preprocess import Preprocessor
 from embed.data.records import Record
-from embed.data.tasks import Task, texts
+from embed.data.tasks import Task, collect_texts
 from embed.model.presets import PRESETS
 from embed.toy_corpora import stdlib
 from experiments import scale
@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20, help="measured per step (default: %(default)s)")
     args = parser.parse_args()
     flags.FLAGS.mark_as_parsed()  # grain's processes read them
-    prose = [text for record in stdlib.text_records("train") for text in texts(record)]
+    prose = [text for record in stdlib.text_records("train") for text in collect_texts(record)]
     words = tokenizer.train_tokenizer(prose, 32_768)
     records = make_sources(prose)
     rows = [json.loads(line) for line in STEPS.read_text().splitlines()]
@@ -151,7 +151,7 @@ def main() -> None:
         data[0], data[1]
         reached = 2 * MAX_PAIRS / (time.process_time() - start)
         steps = make_batches(max(1, min(MAX_PAIRS, round(rate * args.seconds / 10))))  # small enough for ten steps
-        with contextlib.closing(batches(steps, 0, 10_000, workers=1)) as reader:
+        with contextlib.closing(iterate_batches(steps, 0, 10_000, workers=1)) as reader:
             share = measure_wait(reader, steps[0][1].valid.size / rate, args.seconds)
         cells = [row["model"], row["topology"], task.name, f"{rate:.2f}", f"{reached:.1f}", f"{share:.2%}"]
         print("| " + " | ".join(cells) + " |", flush=True)

@@ -19,7 +19,7 @@ from embed.data import discover, tokenizer
 from embed.data.mixture import mixture
 from embed.data.preprocess import Preprocessor
 from embed.data.sources import open_split
-from embed.data.tasks import Task, texts
+from embed.data.tasks import Task, collect_texts
 from embed.distributed import mesh, storage
 from embed.model.presets import PRESETS
 from embed.training.start import initial_state, state_structs
@@ -71,8 +71,10 @@ def main() -> None:
         if folder.name in args.names or not args.names
     ]
     arch = PRESETS[cpu.get_config().model]
-    records = (record for folder in folders for record in discover.sample(open_split(folder, "train"), MAX_RECORDS))
-    words = [text for record in records for text in texts(record)]
+    records = (
+        record for folder in folders for record in discover.sample_records(open_split(folder, "train"), MAX_RECORDS)
+    )
+    words = [text for record in records for text in collect_texts(record)]
     preprocessor = Preprocessor(tokenizer.train_tokenizer(words, arch.vocab_size), arch.media)
     print("| dataset | padding | packed | token ratio | lost | pairs/s | packed | ratio |\n" + "|---" * 8 + "|")
     with jax.set_mesh(mesh.make_mesh((1, 1, 1))):

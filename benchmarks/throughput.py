@@ -30,7 +30,7 @@ from embed.data.modalities import Audio, Content, Image, Pdf, Text, Video
 from embed.data.preprocess import Preprocessor
 from embed.data.records import Record
 from embed.data.sources import Source, open_split
-from embed.data.tasks import texts
+from embed.data.tasks import collect_texts
 from embed.distributed import storage
 from embed.model.presets import GEMMA4_E2B
 
@@ -147,7 +147,7 @@ def main() -> None:
     print("| dataset | embed, records/s | torch, records/s | ratio |\n|---|---|---|---|", flush=True)
     for name in args.names:
         source = open_split(args.folder / name, "train")
-        words = [text for i in range(min(MAX_RECORDS, len(source))) for text in texts(source[i])]
+        words = [text for i in range(min(MAX_RECORDS, len(source))) for text in collect_texts(source[i])]
         tokenizer = tokenizers.train_tokenizer(words or ["a"], 4096)
         path = storage.cache() / "benchmark" / "tokenizer.json"
         path.parent.mkdir(parents=True, exist_ok=True)

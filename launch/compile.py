@@ -35,7 +35,7 @@ from embed.training import loop
 from embed.training.command_line import define_config, run_with_flags
 from embed.training.config_check import ConfigError
 from embed.training.flops import CHIPS, model_flops, program_flops
-from embed.training.main import load_experiment
+from embed.training.main import list_experiments, load_experiment
 from embed.training.start import state_structs
 from embed.training.step import make_step
 from launch.hlo import collectives, hbm_bytes, parse_overflow
@@ -43,7 +43,7 @@ from launch.tpu_slice import CHOICES, slice_devices
 
 GIB = 2**30
 TOPOLOGY = flags.DEFINE_string("topology", "v5e:4x4", f"TPU slice: {CHOICES}")
-TASK = flags.DEFINE_multi_string("task", [], "task to compile, may be repeated; default: all tasks of the experiment")
+TASK = flags.DEFINE_multi_string("task", [], "task to compile; default: all tasks of the experiment")
 BATCH = flags.DEFINE_integer("batch", 0, "pairs per batch; default: the task's own", lower_bound=0)
 OUT = flags.DEFINE_string("out", "", "file that the lines are also appended to")
 CONFIG = define_config("configs/tpu_v5e_16.py")
@@ -112,13 +112,14 @@ def compile_task(run: loop.Run, task: Task, state: loop.TrainState, devices: lis
         measures["total_gib"] = sum(measures[name] for name in parts)
         measures["fits"] = measures["total_gib"] <= measures["hbm_gib"]
         received = sum(size for _, size in measures["collectives"].values())
-        seconds |= {"hbm": measures["hbm_bytes"] / chip.bandwidth, "ici": received / chip.wire}
+        seconds |= {"hbm": measures["hbm_bytes"] / chip.bandwidth, "ici": received / chip.interconnect}
     return measures | {"seconds": seconds}
 
 
 def main(argv: list[str]) -> None:
     if len(argv) != 2:
-        raise ConfigError("name one experiment: python -m launch.compile EXPERIMENT --config=... --topology=...")
+        usage = "python -m launch.compile EXPERIMENT --config=... --topology=..."
+        raise ConfigError(f"usage: {usage}; experiments: {', '.join(list_experiments())}")
     experiment = argv[1]
     devices = slice_devices(TOPOLOGY.value)
     config = CONFIG.value

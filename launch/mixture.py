@@ -26,7 +26,7 @@ from embed.distributed.mesh import make_mesh
 from embed.training import loop
 from embed.training.command_line import define_config, run_with_flags
 from embed.training.config_check import ConfigError
-from embed.training.main import load_experiment
+from embed.training.main import list_experiments, load_experiment
 from embed.training.prepare import open_sources, prepare_preprocessor
 
 BATCHES = flags.DEFINE_integer("batches", 4, "batches of each task to read", lower_bound=1)
@@ -75,7 +75,8 @@ def format_row(cells: list[str]) -> str:
 
 def main(argv: list[str]) -> None:
     if len(argv) != 2:
-        raise ConfigError("name one experiment: python -m launch.mixture EXPERIMENT [--config=...]")
+        usage = "python -m launch.mixture EXPERIMENT [--config=...]"
+        raise ConfigError(f"usage: {usage}; experiments: {', '.join(list_experiments())}")
     config = CONFIG.value
     run = load_experiment(argv[1]).plan(config)
     data = storage.path(config.data)

@@ -27,11 +27,11 @@ PAGE = TABLE.with_suffix(".md")
 KEY = ("experiment", "model", "config", "topology", "task")
 TASKS = ("text", "image", "video", "audio")
 SLICES = (  # of experiments/scale.py: model, config, slice
-    ("embeddinggemma2", "v5e_16", "v5e:4x4"),
-    ("embeddinggemma2", "v6e_256", "v6e:16x16"),
-    ("gemma4_e2b", "v5p_64", "v5p:4x4x4"),
-    ("gemma4_e4b", "v5p_64", "v5p:4x4x4"),
-    ("gemma4_12b", "v5p_128", "v5p:4x4x8"),
+    ("embeddinggemma2", "tpu_v5e_16", "v5e:4x4"),
+    ("embeddinggemma2", "tpu_v6e_256", "v6e:16x16"),
+    ("gemma4_e2b", "tpu_v5p_64", "v5p:4x4x4"),
+    ("gemma4_e4b", "tpu_v5p_64", "v5p:4x4x4"),
+    ("gemma4_12b", "tpu_v5p_128", "v5p:4x4x8"),
 )
 SMALL = ("tiny", "cpu", "v5e:2x2")  # of experiments/finetune.py: quick to compile
 SECOND_BATCH = 1 << 16  # pairs, of the second text batch, from which the largest is extrapolated
@@ -39,6 +39,12 @@ MAX_BATCH = 1 << 20  # pairs; larger batches are not tried
 RECOMPILED_BELOW = 30  # seconds; the check compiles lines again that took less
 TOLERANCE = 0.05
 CHECKED = ("flops", "total_gib", "temporary_gib")
+
+
+def keys() -> list[tuple[str, ...]]:
+    """Return the KEY of every line with a task's own batch."""
+    lines = [("scale", *row, task) for row in SLICES for task in TASKS]
+    return lines + [("finetune", *SMALL, task) for task in ("stdlib_text", "scenes_image", "scenes_audio")]
 
 
 def compile_line(experiment: str, model: str, config: str, topology: str, task: str, batch: int = 0) -> dict[str, Any]:
@@ -79,9 +85,7 @@ def largest_batch(*key: str) -> int:
 
 def fill_table() -> None:
     """Compile what the table lacks, with a second and the largest batch of text, and write the page."""
-    keys = [("scale", *row, task) for row in SLICES for task in TASKS]
-    keys += [("finetune", *SMALL, task) for task in ("stdlib_text", "scenes_image", "scenes_audio")]
-    for key in tqdm(keys, unit="line"):
+    for key in tqdm(keys(), unit="line"):
         find_or_compile(*key)
         if key[-1] == "text" and not find_or_compile(*key, batch=(batch := largest_batch(*key)))["fits"]:
             raise SystemExit(f"{key}: {batch} pairs were expected to fit, and do not")

@@ -4,20 +4,20 @@ import importlib.util
 import os
 import re
 
+import jax
+from jax.experimental import topologies
+
+from embed.training.config_check import ConfigError
+
 # libtpu reads these when it is loaded. Without them it looks for this host's TPU, and complains that there is none.
 os.environ |= {
-    "JAX_PLATFORMS": "cpu",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_WORKER_HOSTNAMES": "localhost",
 }
 
-import jax
-from jax.experimental import topologies
-
-from embed.training.config_check import ConfigError
-
+jax.config.update("jax_platforms", "cpu")  # whatever else this host has
 CHOICES = "v5e:4x4, v5p:4x4x4, v6e:16x16 and other shapes of v5e, v5p and v6e"
 
 

@@ -19,6 +19,7 @@ from embed.distributed.mesh import make_mesh
 from embed.model.build import build
 from embed.model.encoder import init_params
 from embed.training import checkpoint
+from embed.training.metadata import metadata_for
 
 RNG = np.random.default_rng(0)
 PHOTO = RNG.integers(0, 256, (24, 32, 3), np.uint8)
@@ -76,12 +77,12 @@ BAD = [
     ("a.png", png(PHOTO)[:200], MediaError, "cut short"),
     ("a.png", b"", ValueError, "empty file"),
     ("a.txt", b"", ValueError, "empty file"),
-    ("a.txt", b"x" * 1_000_000, LimitError, " characters; at most 393,216"),
+    ("a.txt", b"x" * 1_000_000, LimitError, " characters is too long: at most 393,216"),
     ("a.txt", b"caf\xe9", ValueError, "neither a known media file nor text: not UTF-8 text"),
     ("a.wav", wav(SOUND)[:40] + struct.pack("<I", 2**30) + wav(SOUND)[44:], MediaError, "claims 1,073,741,824"),
     ("a.mp4", mp4(FRAMES)[:200], MediaError, "broken, cut short"),
     ("a.png", b"a red square", ValueError, "a.png holds text, but its name ends in .png: rename it"),
-    ("a.txt", png(PHOTO), ValueError, "a.txt holds a PNG image, and its name is not that"),
+    ("a.txt", png(PHOTO), ValueError, "a.txt holds a PNG image, but its name is not that"),
     ("a.pdf", b"%PDF-1.4 no", MediaError, "cannot be read"),
     ("a.png", None, ValueError, "No such file"),
     ("", None, ValueError, "not a file"),
@@ -95,5 +96,5 @@ def save(folder: pathlib.Path, tokenizer, seed: int) -> None:
     with jax.set_mesh(make_mesh((1, 1, 1))), checkpoint.checkpointer(folder, every=1, keep=1) as saver:
         shapes = jax.eval_shape(lambda: init_params(build(ARCH), jax.random.key(0)))
         params = jax.tree.map(lambda leaf: rng.normal(0, 0.2, leaf.shape).astype(leaf.dtype), shapes)
-        saver.save(1, {"encoder": params}, custom_metadata=checkpoint.metadata_for(ARCH, preprocessor), force=True)
+        saver.save(1, {"encoder": params}, custom_metadata=metadata_for(ARCH, preprocessor), force=True)
     tokenizer.save(folder / "tokenizer.json")

@@ -1,99 +1,81 @@
-"""Where records are read from, by index: what a task reads. A split is a JSONL file, an ArrayRecord file, or shards."""
+"""Sources of records, read by index. A split is a JSONL file, an ArrayRecord file, or shards of ArrayRecord files."""
 
 import dataclasses
 import glob
 import logging
 import os
-import pathlib
 import re
-import tempfile
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-from array_record.python.array_record_module import ArrayRecordWriter
 from grain.sources import ArrayRecordDataSource
 
-from embed.data.records import (
-    Record,
-    RecordError,
-    from_bytes,
-    parse_graded,
-    parse_item,
-    parse_line,
-    to_bytes,
-    validate,
-)
-from embed.data.textfile import decode_text, wide_encoding
+from embed.data.jsonl import parse_graded, parse_item, parse_line
+from embed.data.records import Record, RecordError, from_bytes, validate
+from embed.data.textfile import wide_encoding
 from embed.distributed import storage
 
 log = logging.getLogger(__name__)
-SHARD = 2**29  # bytes of a shard, about
-BLOCK = 2**26  # bytes of a JSONL file that are looked at together
-Parse = Callable[[bytes, storage.Path, str], Record]  # a line, the folder of its media, where it stands
-NAME = re.compile(r"-(\d{5})-of-(\d{5})\.array_record")
-NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-NO_SPLIT = "quarantine"  # what a build left out
+BLOCK_BYTES = 2**26  # bytes of a JSONL file that are indexed at a time
+Parse = Callable[[bytes, storage.Path, str], Record]  # a line, the folder of its media, its file and number
+SHARD_SUFFIX = re.compile(r"-(\d{5})-of-(\d{5})\.array_record")
+QUARANTINE = "quarantine"  # what a build rejected: no split
 
 
 class Source(Protocol):
-    """Random access to records; what a task reads."""
+    """Random access to records."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: Any, /) -> Record: ...
 
 
 class JsonlSource:
-    """Records of `folder/split.jsonl`, by line number. Lines are indexed once, 16 bytes each in memory; media are read
-    when a record is.
-
-    Raises RecordError for a file in UTF-16 or UTF-32, whose bytes have other lines.
-    """
+    """Records of `folder/split.jsonl`, by line. Media are read when a record is; the index takes 16 bytes per line."""
 
     def __init__(self, folder: str | os.PathLike, split: str, parse: Parse = parse_line):
+        """Raises RecordError for a file in UTF-16 or UTF-32, whose bytes have other lines."""
         self.folder = storage.path(folder)
         self.path = self.folder / f"{split}.jsonl"
-        self.lines, self.parse = storage.local(self.path), parse
-        with self.lines.open("rb") as file:
+        self.local, self.parse = storage.local(self.path), parse
+        with self.local.open("rb") as file:
             if wide := wide_encoding(file.read(4)):  # two characters of JSON are ASCII
                 raise RecordError(
                     f"{self.path} is in {wide}; convert it: iconv -f {wide} -t UTF-8 {self.path.name} > OTHER"
                 )
-        self.files = [self.lines]
-        spans = list(_spans(self.lines))
-        self.numbers, self.spans = (np.concatenate(found) for found in zip(*spans, strict=True))
+        self.files = [self.local]
+        blocks = list(_index_lines(self.local))
+        self.numbers = np.concatenate([numbers for numbers, _ in blocks])
+        self.spans = np.concatenate([spans for _, spans in blocks])
 
     def __len__(self) -> int:
         return len(self.spans)
 
     def __getitem__(self, index: int) -> Record:
         start, stop = self.spans[index].tolist()
-        with self.lines.open("rb") as file:
+        with self.local.open("rb") as file:
             file.seek(start)
             return self.parse(file.read(stop - start), self.folder, f"{self.path}:{self.numbers[index]}")
 
 
-def _spans(path: os.PathLike) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields (i32[n] the numbers, from 1, i64[n,2] start and stop in bytes) of the lines that are not blank."""
+def _index_lines(path: os.PathLike) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield, block by block, the lines that are not blank: i32[n] numbers from 1, i64[n,2] start and stop in bytes."""
     yield np.zeros(0, np.int32), np.zeros((0, 2), np.int64)
-    start, number, visible = 0, 1, 0  # of a line that goes on in the next block: where it starts, its visible bytes
-    at = 0
+    start, number, visible = 0, 1, 0  # of a line that continues in the next block: its start, its visible bytes
+    offset = 0
     with open(path, "rb") as file:
-        while block := file.read(BLOCK):
+        while block := file.read(BLOCK_BYTES):
             data = np.frombuffer(block, np.uint8)
             ends = np.flatnonzero(data == ord("\n"))
-            seen = np.cumsum(data > ord(" "))[ends] + visible
-            visible += int(np.count_nonzero(data > ord(" "))) - (int(seen[-1]) if len(ends) else 0)
-            stops = at + ends + 1
-            bounds = np.concatenate([[start], stops])
-            filled = np.diff(seen, prepend=0) > 0
-            yield (
-                (number + np.flatnonzero(filled)).astype(np.int32),
-                np.stack([bounds[:-1], bounds[1:]], axis=1)[filled].astype(np.int64),
-            )
-            start, number, at = int(bounds[-1]), number + len(ends), at + len(block)
+            visible_until = np.cumsum(data > ord(" "))[ends] + visible
+            visible += int(np.count_nonzero(data > ord(" "))) - (int(visible_until[-1]) if len(ends) else 0)
+            bounds = np.concatenate([[start], offset + ends + 1])
+            is_filled = np.diff(visible_until, prepend=0) > 0
+            numbers = (number + np.flatnonzero(is_filled)).astype(np.int32)
+            yield numbers, np.stack([bounds[:-1], bounds[1:]], axis=1)[is_filled].astype(np.int64)
+            start, number, offset = int(bounds[-1]), number + len(ends), offset + len(block)
     if visible:
-        yield np.array([number], np.int32), np.array([[start, at]], np.int64)
+        yield np.array([number], np.int32), np.array([[start, offset]], np.int64)
 
 
 class ArrayRecordSource:
@@ -105,9 +87,9 @@ class ArrayRecordSource:
         self.files = [storage.local(storage.path(name)) for name in self.names]
         try:
             self.source = ArrayRecordDataSource([str(file) for file in self.files])
-        except RuntimeError as error:  # the library has none of its own, and does not say which file
+        except RuntimeError as error:  # the library has no error of its own, and does not name the file
             broken = next(name for name, file in zip(self.names, self.files, strict=True) if not _is_array_record(file))
-            raise RecordError(f"{broken}: no ArrayRecord file, or one that is cut short: {error}") from error
+            raise RecordError(f"{broken}: not an ArrayRecord file, or a truncated one: {error}") from error
 
     def __len__(self) -> int:
         return len(self.source)
@@ -142,155 +124,53 @@ class TfdsSource:
         return validate(self.to_record(self.examples[int(index)]), f"example {index}")
 
 
-def parser_for(split: str) -> Parse:
-    """What reads a line of a split: items of a `corpus` or `queries`, graded pairs of `sts...`, else pairs."""
+def choose_parser(split: str) -> Parse:
+    """Choose the parser of a split: items of a `corpus` or `queries`, graded pairs of `sts...`, else training pairs."""
     if split in ("corpus", "queries"):
         return parse_item
     return parse_graded if split.startswith("sts") else parse_line
 
 
 def open_split(folder: str | os.PathLike, split: str, parse: Parse | None = None) -> Source:
-    """The records of `folder/split.array_record`, of its shards `split-00000-of-00008.array_record`, ... or of
-    `folder/split.jsonl`, whose lines `parse` reads, or the parser of its name.
+    """Open `folder/split.array_record`, its shards `split-00000-of-00008.array_record`, ..., or `folder/split.jsonl`.
 
-    Raises FileNotFoundError, naming them, or where a shard is missing; RecordError for a file that is broken.
+    `parse` reads the lines of JSONL, by default as the split's name says. Raises FileNotFoundError where there is none
+    of these or a shard is missing, and RecordError for a broken file.
     """
     folder = storage.path(folder)
     if (folder / f"{split}.array_record").exists():
         return ArrayRecordSource(folder / f"{split}.array_record")
-    if shards := shards_of(folder, split):
+    if shards := find_shards(folder, split):
         return ArrayRecordSource(shards)
     if (folder / f"{split}.jsonl").exists():
-        return JsonlSource(folder, split, parse or parser_for(split))
+        return JsonlSource(folder, split, parse or choose_parser(split))
     raise FileNotFoundError(
         f"no {split}.array_record, no shards of it and no {split}.jsonl in {folder}; build the corpora or fix the path"
     )
 
 
-def shards_of(folder: storage.Path, split: str) -> list[storage.Path]:
-    """The shards of a split, in order; none where there are none. Raises FileNotFoundError where some are missing."""
-    shards = sorted(
-        p for p in folder.glob(f"{glob.escape(split)}-*.array_record") if NAME.fullmatch(p.name.removeprefix(split))
-    )
-    if shards and [p.name for p in shards] != [shard_name(split, i, len(shards)) for i in range(len(shards))]:
-        raise FileNotFoundError(
-            f"{folder}: the shards of {split} are not those of one whole set: {', '.join(p.name for p in shards)[:200]}"
-        )
+def find_shards(folder: storage.Path, split: str) -> list[storage.Path]:
+    """Find the shards of a split, in order; [] where it has none. Raises FileNotFoundError where some are missing."""
+    candidates = folder.glob(f"{glob.escape(split)}-*.array_record")
+    shards = sorted(path for path in candidates if SHARD_SUFFIX.fullmatch(path.name.removeprefix(split)))
+    names = [path.name for path in shards]
+    if names != [shard_name(split, number, len(shards)) for number in range(len(shards))]:
+        raise FileNotFoundError(f"{folder}: the shards of {split} are not a complete set: {', '.join(names)[:200]}")
     return shards
 
 
-def shard_name(split: str, number: int, of: int) -> str:
-    """The name of one of the shards of a split."""
-    return f"{split}-{number:05}-of-{of:05}.array_record"
+def shard_name(split: str, number: int, count: int) -> str:
+    """The file name of one of the `count` shards of a split."""
+    return f"{split}-{number:05}-of-{count:05}.array_record"
 
 
-def splits_in(folder: storage.Path) -> list[str]:
-    """The names of the splits that `open_split` finds in a folder, in order; what a build left out is none."""
-    names = [path.name for form in ("jsonl", "array_record") for path in folder.glob(f"*.{form}")]
-    splits = {NAME.sub("", name).removesuffix(".array_record").removesuffix(".jsonl") for name in names}
-    return sorted(splits - {NO_SPLIT})
-
-
-def write(path: storage.Path, records: Iterable[Record]) -> int:
-    """Writes records to an ArrayRecord file, whole or not at all; returns their number."""
-    return write_bytes(path, map(to_bytes, records))
-
-
-def write_bytes(path: storage.Path, records: Iterable[bytes]) -> int:
-    """`write` for records that are bytes already."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    count = 0
-    with storage.atomic_write(path) as file:
-        writer = ArrayRecordWriter(str(file), "group_size:1")
-        for record in records:
-            writer.write(record)
-            count += 1
-        writer.close()
-    return count
-
-
-def write_shards(folder: storage.Path, split: str, records: Iterable[bytes]) -> list[storage.Path]:
-    """Writes a split in shards of about SHARD bytes, which are there when all are; returns them.
-
-    Shards that the split had before are deleted then.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=None if storage.is_remote(folder) else folder) as drafts:
-        files: list[pathlib.Path] = []
-        writer, room = None, 0
-        for record in records:
-            if writer is None or room < len(record):
-                writer, room = _next(writer, files, drafts), SHARD
-            writer.write(record)
-            room -= len(record)
-        (writer or _next(None, files, drafts)).close()
-        for old in folder.glob(f"{glob.escape(split)}-*.array_record"):
-            if NAME.fullmatch(old.name.removeprefix(split)):
-                old.unlink()
-        paths = [folder / shard_name(split, i, len(files)) for i in range(len(files))]
-        for file, path in zip(files, paths, strict=True):
-            storage.move_into(file, path)
-    return paths
-
-
-def _next(writer: ArrayRecordWriter | None, files: list[pathlib.Path], folder: str) -> ArrayRecordWriter:
-    if writer is not None:
-        writer.close()
-    files.append(pathlib.Path(folder, f"{len(files)}.array_record"))
-    return ArrayRecordWriter(str(files[-1]), "group_size:1")
+def list_splits(folder: storage.Path) -> list[str]:
+    """List the names of the splits in a folder, sorted."""
+    names = [path.name for suffix in ("jsonl", "array_record") for path in folder.glob(f"*.{suffix}")]
+    splits = {SHARD_SUFFIX.sub("", name).removesuffix(".array_record").removesuffix(".jsonl") for name in names}
+    return sorted(splits - {QUARANTINE})
 
 
 def read_records(source: Source) -> Iterator[Record]:
-    """Every record in order. Raises RecordError at the first that cannot be read."""
-    return (source[i] for i in range(len(source)))
-
-
-def read_qrels(path: storage.Path) -> Iterator[tuple[str, str, str, int]]:
-    """The judgements of a file: (where it stands, query id, document id, grade).
-
-    A line is BEIR's (query, document, grade, between tabs) or TREC's (query, iteration, document, grade), between tabs
-    or spaces. A first line without a grade is a header. A grade is cut to a whole number, as trec_eval does, which is
-    logged where it changes one. Raises RecordError, naming file and line.
-    """
-    try:
-        lines = decode_text(path.read_bytes()).split("\n")
-    except ValueError as error:
-        raise RecordError(f"{path}: {error}") from error
-    cut: list[str] = []  # logged as information: the workers of a build, which read this again, have no such log
-    first = next((number for number, line in enumerate(lines, start=1) if line.strip()), 0)
-    for number, line in enumerate(lines, start=1):
-        fields = line.strip("\r").split("\t") if "\t" in line else line.split()
-        if not line.strip() or (number == first and len(fields) in (3, 4) and not NUMBER.fullmatch(fields[-1].strip())):
-            continue
-        if len(fields) not in (3, 4) or not NUMBER.fullmatch(fields[-1].strip()):
-            raise RecordError(
-                f"{path}:{number}: expected query-id<TAB>corpus-id<TAB>relevance (a number), or TREC's four columns, "
-                f"got {line[:80]!r}"
-            )
-        grade = float(fields[-1])
-        if not abs(grade) < 2**31:
-            raise RecordError(f"{path}:{number}: relevance {fields[-1].strip()} is out of range")
-        if grade != int(grade):
-            cut.append(f"line {number}: {fields[-1].strip()} is {int(grade)}")
-        yield f"{path}:{number}", fields[0], fields[-2], int(grade)
-    if cut:
-        log.info("%s: %d grades are not whole and are cut, as trec_eval does; %s", path, len(cut), cut[0])
-
-
-def read_judgements(path: storage.Path, queries: Container[str], corpus: Container[str]) -> list[tuple[str, str, int]]:
-    """The judgements (query id, document id, grade) whose two ids are in the files; others are counted in the log.
-
-    Raises RecordError as `read_qrels` does.
-    """
-    known: list[tuple[str, str, int]] = []
-    dangling: list[str] = []
-    for where, query, document, grade in read_qrels(path):
-        if query in queries and document in corpus:
-            known.append((query, document, grade))
-        else:
-            missing = f"query {query!r}" if query not in queries else f"document {document!r}"
-            dangling.append(f"{where}: no {missing}")
-    if dangling:
-        total = len(known) + len(dangling)
-        log.warning("%d of %d judgements are left out; the first: %s", len(dangling), total, dangling[0])
-    return known
+    """Yield every record in order. Raises RecordError at the first that cannot be read."""
+    return (source[index] for index in range(len(source)))

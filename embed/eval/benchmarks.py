@@ -11,10 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from embed.data.discover import QRELS, DatasetError
+from embed.data.discover import DatasetError
+from embed.data.jsonl import parse_item
 from embed.data.modalities import Content, modality_of
-from embed.data.records import Record, RecordError, content_hash, parse_item
-from embed.data.sources import open_split, read_judgements, read_records
+from embed.data.qrels import QRELS, read_judgments
+from embed.data.records import Record, RecordError, content_hash
+from embed.data.sources import open_split, read_records
 from embed.distributed import storage
 from embed.eval.metrics import chance_hit, evaluate_ranking
 from embed.model.matryoshka import truncate_dim
@@ -159,7 +161,7 @@ def _infer_group(contents: Iterable[Content]) -> str:
 
 
 def from_folder(folder: str | os.PathLike, group: str | None = None, name: str | None = None) -> Benchmark:
-    """Read a benchmark from the splits `corpus` and `queries`, and qrels.tsv (see `sources.read_judgements`).
+    """Read a benchmark from the splits `corpus` and `queries`, and qrels.tsv (see `sources.read_judgments`).
 
     As in trec_eval, queries without a relevant candidate in qrels.tsv are left out; grade 0 means judged, not relevant.
     Lines about a query or candidate that does not exist are counted in the log. `group` defaults to the modality of
@@ -172,7 +174,7 @@ def from_folder(folder: str | os.PathLike, group: str | None = None, name: str |
     queries = _read_contents(folder, "queries")
     index_of = {key: j for j, key in enumerate(corpus)}
     relevance: dict[str, dict[int, int]] = collections.defaultdict(dict)
-    for query, candidate, grade in read_judgements(folder / QRELS, queries, index_of):
+    for query, candidate, grade in read_judgments(folder / QRELS, queries, index_of):
         if grade > 0:
             relevance[query][index_of[candidate]] = grade
     if not relevance:

@@ -1,7 +1,7 @@
 """Low-rank adapters (LoRA, arXiv 2106.09685): W + (alpha / rank) A B, where A and B alone train.
 
 A weight's adapters lie beside it as `lora_a` and `lora_b`. The encoder knows nothing of them: the loss merges first,
-and `checkpoint.load_params` merges for all that reads a run.
+and `load_params` merges for all that reads a run.
 
     def loss(params, pairs, candidates, key):
         params = lora.merged(params)

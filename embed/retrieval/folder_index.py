@@ -19,10 +19,12 @@ from embed.data.pieces import Piece
 from embed.distributed import storage
 from embed.distributed.storage import one_line
 from embed.embedder import Embedder
-from embed.retrieval.entries import read_entries
 from embed.model.matryoshka import truncate_dim
+from embed.retrieval.entries import read_entries
 from embed.retrieval.search import top_k
 from embed.training import checkpoint
+from embed.training.metadata import read_metadata
+from embed.training.weights import hash_params
 
 CHUNK = 128  # entries that are decoded before they are embedded
 
@@ -59,8 +61,8 @@ def index_folder(
         raise ValueError(f"none of the {len(names)} files in {folder} can be embedded")
     metadata = {
         "checkpoint": storage.absolute(run / "checkpoints" / str(step)),
-        "parameters": checkpoint.fingerprint(embedder.params),
-        "input_spec": checkpoint.metadata(path)["input_spec"],
+        "parameters": hash_params(embedder.params),
+        "input_spec": read_metadata(path)["input_spec"],
     }
     write_index(out, np.concatenate(vectors), embedded, metadata)
     return len(names) - skipped, skipped
@@ -114,7 +116,7 @@ def search_index(
     vectors, names, metadata = read_index(path)
     folder = storage.path(metadata["checkpoint"])
     embedder = Embedder.load(folder, trust=trust)
-    now = checkpoint.fingerprint(embedder.params), checkpoint.metadata(folder)["input_spec"]
+    now = hash_params(embedder.params), read_metadata(folder)["input_spec"]
     if now != (metadata["parameters"], metadata["input_spec"]):
         raise ValueError(f"{folder} has changed since {path} was written: index the folder again")
     query = parse_query(words)
@@ -161,7 +163,7 @@ def check_writable(out: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def open_partial(out: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yield a path beside `out` to write to and rename, and remove what is left there. Raises ValueError naming `out`."""
+    """Yield a path beside `out` to write to and rename; a leftover is removed. Raises ValueError naming `out`."""
     partial = out.with_name(out.name + ".partial")
     try:
         try:

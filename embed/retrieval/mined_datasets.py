@@ -8,14 +8,15 @@ import numpy as np
 
 from embed.data.discover import require_datasets
 from embed.data.records import Record, to_bytes
-from embed.data.sources import Source, open_split, splits_in, write_shards
+from embed.data.sources import Source, list_splits, open_split
+from embed.data.writing import write_shards
 from embed.distributed import hosts, storage
 from embed.embedder import Embedder
 from embed.retrieval.corpus_embeddings import PairTable, embed_contents, read_pairs
 from embed.retrieval.hard_negatives import NONE, Mined, MiningRule, mine
 
 log = logging.getLogger(__name__)
-DEFAULT_RULE = MiningRule(count=4, depth=400, share=0.95)
+DEFAULT_RULE = MiningRule(count=4, depth=400, positive_ratio=0.95)
 MAX_TEXT_TOKENS = 128  # of a content; longer texts are truncated
 
 
@@ -47,10 +48,10 @@ def mine_datasets(
     mined = {}
     for folder in require_datasets(pairs, "train"):
         source = open_split(folder, "train")
-        table = read_pairs(source, open_split(folder, "corpus") if "corpus" in splits_in(folder) else None)
-        log.info("%s: %d queries, %d candidates", folder.name, len(table.asked), len(table.corpus))
-        queries = [embed_contents(each, table.asked, prompts.query, MAX_TEXT_TOKENS) for each in embedders]
-        corpora = [embed_contents(each, table.corpus, prompts.document, MAX_TEXT_TOKENS) for each in embedders]
+        table = read_pairs(source, open_split(folder, "corpus") if "corpus" in list_splits(folder) else None)
+        log.info("%s: %d queries, %d candidates", folder.name, len(table.queries), len(table.corpus))
+        queries = [embed_contents(embedder, table.queries, prompts.query, MAX_TEXT_TOKENS) for embedder in embedders]
+        corpora = [embed_contents(embedder, table.corpus, prompts.document, MAX_TEXT_TOKENS) for embedder in embedders]
         scorers = [(query, corpus) for (query, _), (corpus, _) in zip(queries, corpora, strict=True)]
         is_embedded = corpora[0][1]
         result = mine(table, scorers, is_embedded, rule)

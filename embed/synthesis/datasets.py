@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 
 from embed.data.records import to_bytes
-from embed.data.sources import write_shards
+from embed.data.writing import write_shards
 from embed.distributed import storage
 from embed.synthesis.generate import GenerationPlan, generate_records
 from embed.synthesis.llm import ReplyCache

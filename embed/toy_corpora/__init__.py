@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from embed.data import sources
 from embed.data.records import Record
+from embed.data.writing import write_records
 from embed.distributed import storage
 from embed.toy_corpora import glyphs, melody, motion, scenes, stdlib, synthetic
 from embed.toy_corpora.splits import SPLITS
@@ -70,7 +70,7 @@ def _build(folder: storage.Path, corpus: Corpus, max_records: int | None) -> dic
     counts, sha256 = {}, {}
     for split in corpus.splits:
         path = folder / f"{split}.array_record"
-        counts[split] = sources.write(path, itertools.islice(corpus.records(split), max_records))
+        counts[split] = write_records(path, itertools.islice(corpus.records(split), max_records))
         sha256[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
     manifest = {
         "task": corpus.task,

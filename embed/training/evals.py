@@ -10,7 +10,9 @@ from embed.data.preprocess import Preprocessor
 from embed.distributed import hosts, storage
 from embed.model import lora
 from embed.training import checkpoint
+from embed.training.metadata import read_metadata
 from embed.training.run import Eval, Run
+from embed.training.weights import save_params
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +41,7 @@ class Evaluator:
     def score(self, step: int, encoder: dict) -> dict[str, float]:
         """Run what is due after `step` steps, save the encoder if it is the best, and return eval/NAME/METRIC values.
 
-        Raises ValueError where an evaluation returns no metric, and as `checkpoint.save_params` does.
+        Raises ValueError where an evaluation returns no metric, and as `save_params` does.
         """
         params = lora.merge_adapters(encoder)
         scores: dict[str, float] = {}
@@ -67,7 +69,7 @@ class Evaluator:
 
         def write() -> None:
             checkpoint.delete_steps(self.folder, step)  # of a folder only the last step is kept
-            checkpoint.save_params(self.folder, params, metadata, self.preprocessor.tokenizer, step=step)
+            save_params(self.folder, params, metadata, self.preprocessor.tokenizer, step=step)
 
         storage.with_retries(write, self.folder)
         self.best = scored
@@ -76,4 +78,4 @@ class Evaluator:
 
 def read_best(folder: storage.Path) -> dict[str, Any] | None:
     """Return {"metric", "score", "step"} of a RUN/best folder; None where there is no checkpoint."""
-    return checkpoint.metadata(folder).get("best") if checkpoint.saved_steps(folder) else None
+    return read_metadata(folder).get("best") if checkpoint.saved_steps(folder) else None

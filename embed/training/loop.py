@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from embed.batch import Pairs
-from embed.data.mixture import batches, mixture, task_order
+from embed.data.mixture import iterate_batches, mixture, task_order
 from embed.data.preprocess import Preprocessor
 from embed.data.sources import Source
 from embed.distributed import hosts, mesh, storage
@@ -49,10 +49,14 @@ def fit(run: Run, preprocessor: Preprocessor, sources: Sequence[Source]) -> Trai
     folder.mkdir(parents=True, exist_ok=True)
     with storage.translate_disk_full(folder), hosts.lock_folder(folder):
         restored = restore(folder, vars(target), metadata, preprocessor)
-        if restored is not None and int(restored["step"]) >= run.steps:
-            log.info("%s is finished at step %d", folder, int(restored["step"]))
-            return TrainState(**restored)
-        state = initial_state(run, structs, preprocessor) if restored is None else TrainState(**restored)
+        if restored is None:
+            state = initial_state(run, structs, preprocessor)
+        else:
+            state = TrainState(**restored)
+            if int(state.step) >= run.steps:
+                log.info("%s is finished at step %d", folder, int(state.step))
+                return state
+            log.info("resuming %s at step %d", folder, int(state.step))
         if hosts.is_primary():
             preprocessor.tokenizer.save(folder / "tokenizer.json")
         state = _train(run, folder, state, preprocessor, sources, metadata)
@@ -93,17 +97,17 @@ def _train(
         pending = PendingMetrics(logger, quarantine)
 
         def evaluate(step: int) -> None:
-            heartbeat(f"{folder}, evaluation at step {step}", counted=False)
+            heartbeat(f"{folder}, evaluation at step {step}", is_timed=False)
             saver.wait()  # the best encoder is written by a checkpointer of its own
             logger.write_scores(step, evaluator.score(step, state.encoder))
 
         if evaluator.is_due(first):
             evaluate(first)  # the run was stopped before it
         for step, (waited, (number, pairs)) in zip(
-            range(first, run.steps), time_iter(batches(data, first, run.steps, config.workers)), strict=False
+            range(first, run.steps), time_iter(iterate_batches(data, first, run.steps, config.workers)), strict=False
         ):
             task, is_compiled = run.tasks[number], number in peak
-            heartbeat(f"{folder}, step {step}", counted=is_compiled)
+            heartbeat(f"{folder}, step {step}", is_timed=is_compiled)
             batch = mesh.to_global(pairs)
             if not is_compiled:
                 logger.progress.compiling(task.name)

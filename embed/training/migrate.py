@@ -19,6 +19,7 @@ from embed.data.tokenizer import Tokenizer
 from embed.distributed import hosts, storage
 from embed.model.params import param_shapes
 from embed.training import checkpoint
+from embed.training.metadata import is_version_0_1
 
 log = logging.getLogger(__name__)
 ATTENTION = {"heads": "num_heads", "groups": "num_kv_heads", "theta": "rope_theta", "rotary": "partial_rotary_factor"}
@@ -109,7 +110,7 @@ def migrate(old: storage.Path, new: storage.Path) -> None:
         for step in steps:
             folder = checkpoint.orbax_path(run / "checkpoints" / str(step))
             metadata = dict(ocp.metadata(folder).custom_metadata or {})
-            if not checkpoint.is_version_0_1(metadata):
+            if not is_version_0_1(metadata):
                 raise checkpoint.CheckpointError(f"{folder} needs no migration")
             state = migrate_state(_read(folder))
             saver.save(step, state, custom_metadata=migrate_metadata(metadata, state), force=True, overwrite=True)
@@ -126,6 +127,8 @@ def migrate_metadata(old: Mapping[str, Any], state: Mapping[str, Any]) -> dict[s
         "pooling": "mean",
         "attention": "bidirectional",
     }
+    if "code_of_experiment" in old:
+        new["program"] = {old["experiment"]: new.pop("code_of_experiment")}
     spec = {name: value for name, value in new.pop("contract").items() if name != "pooling"}
     new["input_spec"] = _rename(spec, INPUT_SPEC)
     if "tasks" in old:

@@ -10,7 +10,7 @@ from embed.data import discover, prompts
 from embed.data.preprocess import Preprocessor
 from embed.data.records import RecordError
 from embed.data.sources import Source, open_split
-from embed.data.tasks import Task, texts
+from embed.data.tasks import Task, collect_texts
 from embed.data.tokenizer import train_tokenizer
 from embed.distributed import hosts, storage
 from embed.model.config import Architecture
@@ -62,7 +62,7 @@ def _texts(source: Source) -> Iterator[str]:
     """Yield the texts of the first records. Skips unreadable ones: training will quarantine and count them."""
     for i in range(min(SAMPLE, len(source))):
         try:
-            yield from texts(source[i])
+            yield from collect_texts(source[i])
         except RecordError:
             continue
 

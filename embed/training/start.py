@@ -16,9 +16,10 @@ from embed.distributed import storage
 from embed.losses.loss import Params, init_loss
 from embed.model.encoder import init_params
 from embed.model.params import param_shapes, param_structs, split_params, to_shape_dtype
-from embed.training import checkpoint
+from embed.training.metadata import check_input_spec, metadata_for
 from embed.training.run import Run
 from embed.training.step import TrainState
+from embed.training.weights import load_params
 
 
 def initial_state(run: Run, structs: dict, preprocessor: Preprocessor) -> TrainState:
@@ -40,8 +41,8 @@ def read_init(init: storage.Path, structs: dict, preprocessor: Preprocessor) -> 
     """
     if (init / "config.json").exists():
         return hf.load(hf.resolve(init), structs)
-    checkpoint.check_contract(init, preprocessor)
-    return checkpoint.load_params(init, structs)
+    check_input_spec(init, preprocessor)
+    return load_params(init, structs)
 
 
 def state_from_params(run: Run, encoder: dict) -> TrainState:
@@ -62,7 +63,7 @@ def state_structs(run: Run) -> tuple[dict, TrainState]:
 
 def run_metadata(run: Run, preprocessor: Preprocessor, state: TrainState, sources: Sequence[Source]) -> dict[str, Any]:
     """Return the metadata of a run's checkpoints; `state` may be ShapeDtypeStructs."""
-    return checkpoint.metadata_for(
+    return metadata_for(
         run.encoder.arch,
         preprocessor,
         tasks=[dataclasses.asdict(task) for task in run.tasks],

@@ -24,7 +24,8 @@ from embed.data import discover
 from embed.data.budget import Budget
 from embed.data.modalities import Audio, Text
 from embed.data.records import Record, content_hash, to_bytes
-from embed.data.sources import open_split, read_records, write_shards
+from embed.data.sources import open_split, read_records
+from embed.data.writing import write_shards
 from embed.distributed import hosts, storage
 from embed.embedder import Embedder
 from embed.eval import compare
@@ -57,7 +58,7 @@ def find_speech_datasets(root: str) -> list[storage.Path]:
     """
     speech = []
     for folder in discover.require_datasets(root, "train"):
-        if any(map(is_english_speech, discover.sample(open_split(folder, "train"), discover.SAMPLE))):
+        if any(map(is_english_speech, discover.sample_records(open_split(folder, "train"), discover.BUDGET_SAMPLE))):
             speech.append(folder)
         else:
             log.info("%s has no English speech among its queries", folder.name)

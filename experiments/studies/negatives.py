@@ -12,7 +12,8 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from embed.data import discover
-from embed.data.sources import open_split, write_shards
+from embed.data.sources import open_split
+from embed.data.writing import write_shards
 from embed.distributed import hosts, storage
 from embed.embedder import Embedder
 from embed.eval import compare

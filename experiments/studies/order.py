@@ -15,8 +15,9 @@ from ml_collections import ConfigDict
 from embed.batch import Candidates
 from embed.data.budget import Budget
 from embed.data.records import content_hash, to_bytes
-from embed.data.sources import open_split, read_records, write_shards
+from embed.data.sources import open_split, read_records
 from embed.data.tasks import Task
+from embed.data.writing import write_shards
 from embed.distributed import hosts, storage
 from embed.embedder import Embedder
 from embed.eval import compare

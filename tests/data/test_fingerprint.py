@@ -8,13 +8,13 @@ import shutil
 
 import pytest
 
-from embed.data import fingerprint
-from embed.data import sources as sources_module
+from embed.data import fingerprint, writing
 from embed.data.budget import Budget
 from embed.data.modalities import Image, Text
 from embed.data.records import Record, RecordError, to_bytes
-from embed.data.sources import ArrayRecordSource, JsonlSource, TfdsSource, open_split, write, write_shards
+from embed.data.sources import ArrayRecordSource, JsonlSource, TfdsSource, open_split
 from embed.data.tasks import Task
+from embed.data.writing import write_records, write_shards
 
 
 def records(count: int = 400) -> list[Record]:
@@ -38,14 +38,14 @@ TEXTS = [f"line {i:06}" for i in range(1000)]
 
 
 def test_one_edited_record_of_a_file_is_seen_and_so_is_another_order(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources_module, "SHARD", 4000)
+    monkeypatch.setattr(writing, "SHARD_BYTES", 4000)
     edited = records()
     edited[317] = dataclasses.replace(edited[317], query=(Text("nummer 0317"),))
     swapped = records()
     swapped[3], swapped[4] = swapped[4], swapped[3]
     prints = set()
     for name, written in {"plain": records(), "edited": edited, "swapped": swapped, "grown": records(401)}.items():
-        write(tmp_path / name / "train.array_record", written)
+        write_records(tmp_path / name / "train.array_record", written)
         assert len(write_shards(tmp_path / name, "shards", map(to_bytes, written))) > 2
         prints |= {fingerprint.fingerprint(open_split(tmp_path / name, split)) for split in ("train", "shards")}
     assert len(prints) == 8
@@ -58,7 +58,7 @@ def test_one_edited_record_of_a_file_is_seen_and_so_is_another_order(tmp_path, m
 
 
 def test_a_copy_elsewhere_is_the_same(tmp_path):
-    write(tmp_path / "a" / "train.array_record", records())
+    write_records(tmp_path / "a" / "train.array_record", records())
     write_jsonl(tmp_path / "a" / "lines", TEXTS, pictures=30)
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     for file in (tmp_path / "b").rglob("*.*"):
@@ -93,7 +93,7 @@ def test_of_large_files_sizes_and_blocks_are_read(tmp_path, monkeypatch):
     monkeypatch.setattr(fingerprint, "MAX_BYTES", 1000)
     monkeypatch.setattr(fingerprint, "BLOCK", 100)
     file = tmp_path / "train.array_record"
-    write(file, records(100))
+    write_records(file, records(100))
     source, content = ArrayRecordSource(file), file.read_bytes()
     stride = -(-len(content) // 1000) * 100
     assert stride > 200

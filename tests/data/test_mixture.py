@@ -11,16 +11,16 @@ import pytest
 from PIL import Image as Pillow
 
 from embed.batch import PAD_ID
-from embed.data import mixture
-from embed.data import sources as sources_module
+from embed.data import mixture, writing
 from embed.data.budget import Budget
 from embed.data.modalities import Image, Text
-from embed.data.packing import Packing, Rows
+from embed.data.packing import PackedRows, Packing
 from embed.data.pieces import LimitError
 from embed.data.preprocess import make_pieces
 from embed.data.records import Record, RecordError, to_bytes
-from embed.data.sources import ArrayRecordSource, JsonlSource, TfdsSource, open_split, write, write_shards
+from embed.data.sources import ArrayRecordSource, JsonlSource, TfdsSource, open_split
 from embed.data.tasks import Task, make_pairs
+from embed.data.writing import write_records, write_shards
 
 
 def png(shade: int) -> bytes:
@@ -44,7 +44,7 @@ TASKS = (
 
 @pytest.fixture
 def sources(tmp_path):
-    write(tmp_path / "train.array_record", records(21))
+    write_records(tmp_path / "train.array_record", records(21))
     return [ArrayRecordSource(tmp_path / "train.array_record")] * 2
 
 
@@ -58,10 +58,10 @@ def same(a, b) -> bool:
 
 def test_same_batches_for_any_workers_and_any_start(sources, preprocessor):
     data = mixture.mixture(TASKS, sources, preprocessor, seed=3)
-    plain = list(mixture.batches(data, 0, 9, workers=0))
+    plain = list(mixture.iterate_batches(data, 0, 9, workers=0))
     assert [number for number, _ in plain].count(0) == 6
-    assert all(same(a, b) for a, b in zip(plain, mixture.batches(data, 0, 9, workers=2), strict=True))
-    assert all(same(a, b) for a, b in zip(plain[5:], mixture.batches(data, 5, 9, workers=0), strict=True))
+    assert all(same(a, b) for a, b in zip(plain, mixture.iterate_batches(data, 0, 9, workers=2), strict=True))
+    assert all(same(a, b) for a, b in zip(plain[5:], mixture.iterate_batches(data, 5, 9, workers=0), strict=True))
 
 
 def test_tasks_epochs_and_seeds_have_orders_and_negatives_of_their_own():
@@ -108,8 +108,8 @@ def test_hard_negatives_of_a_record_change_from_epoch_to_epoch_and_from_task_to_
 @pytest.mark.parametrize("hosts", [2, 4])
 def test_hosts_together_read_the_same_rows_in_the_same_places(sources, preprocessor, hosts):
     whole = mixture.mixture(TASKS, sources, preprocessor, seed=3)
-    lines = np.arange(4).reshape(hosts, -1)  # of a mesh where each host has 4 / hosts
-    parts = [mixture.mixture(TASKS, sources, preprocessor, seed=3, lines=own, of=4) for own in lines]
+    shards = np.arange(4).reshape(hosts, -1)  # of a mesh where each host has 4 / hosts
+    parts = [mixture.mixture(TASKS, sources, preprocessor, seed=3, shards=shard, num_shards=4) for shard in shards]
     for step in range(6):
         number, pairs = whole[step]
         shares = [part[step] for part in parts]
@@ -120,7 +120,7 @@ def test_hosts_together_read_the_same_rows_in_the_same_places(sources, preproces
 
 
 def test_a_record_that_cannot_be_decoded_is_kept_out_and_logged(tmp_path, preprocessor, caplog):
-    write(tmp_path / "train.array_record", records(8, bad=(2, 5)))
+    write_records(tmp_path / "train.array_record", records(8, bad=(2, 5)))
     task = Task("broken", 8, 1.0, Budget(16), Budget(8, 1, 4))
     _, pairs = mixture.mixture([task], [ArrayRecordSource(tmp_path / "train.array_record")], preprocessor, seed=0)[0]
     assert pairs.valid.sum() == 6
@@ -182,11 +182,11 @@ def every_source(tmp_path, monkeypatch):
     lines = [{"id": str(i), "query": query, "positive": positive} for i, (query, positive) in enumerate(sides)]
     written = [json.dumps(line) if i % 7 else "no JSON" for i, line in enumerate(lines)]
     (tmp_path / "train.jsonl").write_text("\n".join(written))
-    write(tmp_path / "one.array_record", records(21, bad=(3, 8)))
-    monkeypatch.setattr(sources_module, "SHARD", 1000)
+    write_records(tmp_path / "one.array_record", records(21, bad=(3, 8)))
+    monkeypatch.setattr(writing, "SHARD_BYTES", 1000)
     assert len(write_shards(tmp_path, "many", map(to_bytes, records(25, bad=(0, 24))))) > 3
     examples = [{"id": str(i), "text": f"example {i}"} for i in range(19)]
-    text, image = Rows(2, 8, Budget(48)), Rows(4, 8, Budget(24, 4, 4))
+    text, image = PackedRows(2, 8, Budget(48)), PackedRows(4, 8, Budget(24, 4, 4))
     tasks = (
         Task("jsonl", 8, 1.0, Budget(16), Budget(24), packing=Packing(4, text, text)),
         Task("one", 8, 1.0, Budget(16), Budget(8, 1, 4), negatives=1),
@@ -213,7 +213,7 @@ def test_with_packing_and_quarantine_a_step_of_every_source_has_one_batch(every_
     lost = {number: sum((~pairs.valid).sum() for n, pairs in wanted if n == number) for number in range(4)}
     assert lost[0] and lost[1] and lost[2] and not lost[3]
     for workers, start in ((0, 5), (2, 0), (4, 3)):
-        for one, other in zip(mixture.batches(data, start, 12, workers), wanted[start:], strict=True):
+        for one, other in zip(mixture.iterate_batches(data, start, 12, workers), wanted[start:], strict=True):
             assert one[0] == other[0] and all(map(np.array_equal, leaves(one), leaves(other)))
     tasks = [dataclasses.replace(task, batch=16) for task in tasks]  # of four groups, where it is packed
     whole = mixture.mixture(tasks, found, preprocessor, seed=4)
@@ -228,7 +228,7 @@ def test_with_packing_and_quarantine_a_step_of_every_source_has_one_batch(every_
 def test_an_input_that_is_cut_to_its_budget_is_counted(tmp_path, preprocessor):
     pairs = [("short", "short"), ("word " * 40, "short"), ("short", "word " * 40), ("short", "short")]
     written = [Record(str(i), (Text(query),), (Text(positive),)) for i, (query, positive) in enumerate(pairs)]
-    write(tmp_path / "train.array_record", written)
+    write_records(tmp_path / "train.array_record", written)
     task = Task("cut", 4, 1.0, Budget(16), Budget(16))
     source = ArrayRecordSource(tmp_path / "train.array_record")
     found = make_pairs(task, preprocessor, source, np.stack([np.arange(4), np.zeros(4, int)], axis=1))

@@ -14,9 +14,9 @@ from test_mixture import png, same
 from embed.batch import Pairs
 from embed.data import mixture
 from embed.data.budget import Budget
-from embed.data.collate import packed_rows
+from embed.data.collate import make_packed_rows
 from embed.data.modalities import Audio, Image, Text
-from embed.data.packing import OVERFLOWED, Packing, Rows, assign, pack, rows_for
+from embed.data.packing import OVERFLOWED, PackedRows, Packing, assign, fit_rows, pack
 from embed.data.pieces import TextPiece
 from embed.data.records import Record, RecordError
 from embed.data.tasks import Task, batch_structs, make_pairs
@@ -32,8 +32,8 @@ ENCODER = build(SMALL, remat=False)
 ONE, OTHER = Budget(24), Budget(40, images=1, patches=4, clips=1, frames=4)
 ROOMY = Packing(
     4,
-    Rows(2, 3, Budget(40)),
-    Rows(4, 4, Budget(72, images=4, patches=4, clips=3, frames=4)),
+    PackedRows(2, 3, Budget(40)),
+    PackedRows(4, 4, Budget(72, images=4, patches=4, clips=3, frames=4)),
 )
 PLAIN = Task("mixed", 16, 1.0, ONE, OTHER, negatives=1)
 PACKED = dataclasses.replace(PLAIN, packing=ROOMY)
@@ -109,7 +109,9 @@ def test_vectors_loss_and_gradients_are_those_of_unpacked_pairs(preprocessor):
 
 def test_what_finds_no_room_is_left_out_with_its_pair_and_counted(preprocessor):
     """And a batch of one group has a loss: its vectors keep their layout."""
-    tight = Packing(16, Rows(2, 8, Budget(44)), Rows(16, 4, Budget(72, images=2, patches=4, clips=2, frames=4)))
+    tight = Packing(
+        16, PackedRows(2, 8, Budget(44)), PackedRows(16, 4, Budget(72, images=2, patches=4, clips=2, frames=4))
+    )
     pairs = make_pairs(dataclasses.replace(PLAIN, packing=tight), preprocessor, Records(), keys())
     lost = pairs.packed.overflowed.reshape(-1)
     assert 0 < lost.sum() < 12
@@ -127,9 +129,9 @@ def test_rows_hold_no_more_than_they_have_room_for(preprocessor):
     for trial in range(50):
         inputs = [[TextPiece(tuple([30] * int(n)))] for n in rng.integers(1, 20, 12)]
         inputs[trial % 12] = None
-        rows = Rows(int(rng.integers(1, 5)), int(rng.integers(1, 5)), Budget(24))
+        rows = PackedRows(int(rng.integers(1, 5)), int(rng.integers(1, 5)), Budget(24))
         members, places = pack(inputs, rows, preprocessor)
-        made = packed_rows(members, rows.budget, preprocessor, rows.max_segments)
+        made = make_packed_rows(members, rows.budget, preprocessor, rows.max_segments)
         assert len(made.tokens) == rows.count
         inside = [i for i, place in enumerate(places) if place != OVERFLOWED and inputs[i]]
         assert len({places[i] for i in inside}) == len(inside)
@@ -151,7 +153,7 @@ def test_rows_chosen_by_a_sample_hold_groups_like_it(count):
     def sample(n):
         return np.stack([rng.geometric(0.05, n) + 2, rng.integers(0, 4, n), rng.random(n) < 0.2], axis=1).astype(int)
 
-    rows = rows_for(sample(2000), 64, count, patches=4, frames=10)
+    rows = fit_rows(sample(2000), 64, count, patches=4, frames=10)
     assert rows.count == count and (rows.budget.patches, rows.budget.frames) == (4, 10)
     assert np.mean([assign(sample(64), rows) == OVERFLOWED for _ in range(200)]) <= 0.01
 
@@ -163,7 +165,7 @@ def test_hosts_together_pack_the_same_rows_in_the_same_places(preprocessor):
         for step in range(5):
             joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(part[step][1] for part in parts))
             jax.tree.map(np.testing.assert_array_equal, joined, whole[step][1])
-    assert same(whole[7], list(mixture.batches(whole, 4, 8, workers=2))[3])
+    assert same(whole[7], list(mixture.iterate_batches(whole, 4, 8, workers=2))[3])
 
 
 def test_shapes_are_those_of_a_batch(preprocessor):
@@ -175,7 +177,7 @@ def test_shapes_are_those_of_a_batch(preprocessor):
     ("packing", "said"),
     [
         (dataclasses.replace(ROOMY, group=5), "groups of 5 do not divide 16 pairs"),
-        (dataclasses.replace(ROOMY, query=Rows(2, 3, Budget(20))), "cannot hold an input"),
+        (dataclasses.replace(ROOMY, query=PackedRows(2, 3, Budget(20))), "cannot hold an input"),
     ],
 )
 def test_a_packing_that_does_not_fit_its_task_is_refused(packing, said):
@@ -184,5 +186,5 @@ def test_a_packing_that_does_not_fit_its_task_is_refused(packing, said):
 
 
 def test_a_batch_must_divide_into_whole_groups_a_part(preprocessor):
-    with pytest.raises(ValueError, match="a batch of 4 groups of pairs does not divide into the 8 parts"):
+    with pytest.raises(ValueError, match="a batch of 4 groups of pairs does not divide into the mesh.s 8 parts"):
         mixture.mixture([PACKED], [Records()], preprocessor, 3, [0], 8)

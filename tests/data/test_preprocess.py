@@ -13,7 +13,7 @@ from PIL import Image as Pillow
 
 from embed.batch import Inputs, MediaFormat
 from embed.data.budget import Budget, num_tokens, standard_budget, truncate_to
-from embed.data.collate import empty_rows, make_rows
+from embed.data.collate import make_padding_rows, make_rows
 from embed.data.media.decode import MediaError, frame_audio
 from embed.data.media.mel import log_mel
 from embed.data.modalities import VIDEO, Audio, Image, Pdf, Text, Video
@@ -96,7 +96,7 @@ def test_a_raw_frame_is_a_soft_token(preprocessor):
     (clip,) = sounds(preprocessor, 1281)
     np.testing.assert_array_equal(clip.frames, frame_audio(NOISE[:1281]))
     assert clip.num_tokens == 3
-    assert empty_rows(5, Budget(8, clips=2, frames=3), preprocessor.media).audio.shape == (5, 2, 3, 640)
+    assert make_padding_rows(5, Budget(8, clips=2, frames=3), preprocessor.media).audio.shape == (5, 2, 3, 640)
 
 
 @pytest.mark.parametrize(("samples", "clips"), [(3200, 1), (3201, 1), (3360, 1), (3361, 2), (6400, 2), (7000, 3)])

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from embed.data.qrels import read_qrels
 from embed.data.records import RecordError
-from embed.data.sources import read_qrels
 from embed.eval.benchmarks import from_folder
 
 WANTED = [("q1", "d1", 1), ("q1", "d2", 0), ("q2", "d1", 2)]
@@ -42,7 +42,7 @@ def test_fractions_are_cut_as_trec_eval_does_and_counted(tmp_path, caplog):
     assert judged(tmp_path, "q1\td1\t1.0\nq1\td2\t0.0\nq2\td1\t2e0\n") == WANTED
     assert not caplog.text
     assert [grade for *_, grade in judged(tmp_path, "q\ta\t0.5\nq\tb\t-0.5\nq\tc\t1.9\n")] == [0, 0, 1]
-    assert "3 grades are not whole and are cut, as trec_eval does; line 1: 0.5 is 0" in caplog.text
+    assert "3 grades are truncated to integers, as trec_eval does; line 1: 0.5 is 0" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -74,5 +74,5 @@ def test_dangling_ids_are_counted_with_an_example(tmp_path, caplog, more):
     (tmp_path / "qrels.tsv").write_text("q1\td2\t1\n" + more + "q2\td1\t2\n")
     assert from_folder(tmp_path) == whole
     [message] = [record.getMessage() for record in caplog.records]
-    assert "1 of 3 judgements are left out; the first: " in message
+    assert "1 of 3 judgments are skipped; the first: " in message
     assert "qrels.tsv:2: no " in message and "'gone'" in message and "\n" not in message

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from embed.data.build.formats import parse_beir
+from embed.data.jsonl import parse_graded, parse_item, parse_line
 from embed.data.modalities import Image, Text
-from embed.data.records import Record, RecordError, from_bytes, parse_graded, parse_item, parse_line, to_bytes, validate
-from embed.data.sources import JsonlSource, open_split, read_records, splits_in, write
+from embed.data.records import Record, RecordError, from_bytes, to_bytes, validate
+from embed.data.sources import JsonlSource, list_splits, open_split, read_records
+from embed.data.writing import write_records
 from embed.retrieval.corpus_embeddings import read_pairs
 from embed.training import prepare
 
@@ -186,20 +188,20 @@ def test_a_medium_that_is_no_file_is_one_bad_record(tmp_path):
 
 def test_a_broken_file_of_many_is_named(tmp_path):
     for number in range(3):
-        write(tmp_path / f"train-{number:05}-of-00003.array_record", [WANTED] * 50)
+        write_records(tmp_path / f"train-{number:05}-of-00003.array_record", [WANTED] * 50)
     assert len(open_split(tmp_path, "train")) == 150
     path = tmp_path / "train-00001-of-00003.array_record"
     whole = path.read_bytes()
     for data in (b"", b"no records", whole[: len(whole) // 2], bytes(len(whole))):
         path.write_bytes(data)
-        with pytest.raises(RecordError, match=rf"{path}: no ArrayRecord file"):
+        with pytest.raises(RecordError, match=rf"{path}: not an ArrayRecord file"):
             open_split(tmp_path, "train")
 
 
 def test_what_a_build_left_out_is_no_split(tmp_path):
     for name in ("train", "quarantine", "quarantined"):
         (tmp_path / f"{name}.jsonl").touch()
-    assert splits_in(tmp_path) == ["quarantined", "train"]
+    assert list_splits(tmp_path) == ["quarantined", "train"]
 
 
 def test_corpus_and_queries_are_items_by_name(tmp_path):

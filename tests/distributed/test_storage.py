@@ -22,13 +22,15 @@ from ml_collections import ConfigDict
 from embed.data.discover import require_datasets
 from embed.data.files import read_file
 from embed.data.records import RecordError
-from embed.data.sources import ArrayRecordSource, JsonlSource, open_split, write
+from embed.data.sources import ArrayRecordSource, JsonlSource, open_split
+from embed.data.writing import write_records
 from embed.distributed import storage
 from embed.distributed.mesh import make_mesh
 from embed.embedder import Embedder
-from embed.report.page import read_curves
+from embed.report.runs import read_curves
 from embed.training import checkpoint, soup
 from embed.training.main import run_script
+from embed.training.metadata import read_metadata
 
 pytestmark = pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ("gcsfs", "gcp_storage_emulator"))),
@@ -87,7 +89,7 @@ def data(emulator, tokenizer) -> storage.Path:
     images = [test_resume.Image(test_resume.png(shade)) for shade in range(0, 240, 10)]
     pairs = zip(images, images[5:] + images[:5], strict=True)
     told = [test_resume.Text(f"a red square {i}") for i in range(len(images))]
-    write(
+    write_records(
         folder / "train.array_record",
         [test_resume.Record(text.text, (text,), (a,), ((b,),)) for text, (a, b) in zip(told, pairs, strict=True)],
     )
@@ -138,7 +140,7 @@ def same_run(one: storage.Path, other: storage.Path) -> None:
     )
     assert [row["step"] for row in rows] == list(range(test_resume.STEPS))
     assert [(row["task"], row["loss"]) for row in rows] == [(row["task"], row["loss"]) for row in whole]
-    assert read_curves(one / RUN).lines == read_curves(other / RUN).lines
+    assert read_curves(one / RUN) == read_curves(other / RUN)
 
 
 def test_a_run_in_a_bucket_is_the_local_run_bit_for_bit(here, there):
@@ -192,18 +194,18 @@ def test_a_soup_and_an_embedder_read_and_write_the_bucket(here, there):
         made.append(Embedder.load(str(run.parent / "soup")))
     assert all(map(np.array_equal, jax.tree.leaves(made[0].encoder), jax.tree.leaves(made[1].encoder)))
     assert np.array_equal(*(one.embed(["a red square 3"]) for one in made))
-    parents = checkpoint.metadata(there / "soup")["soup"]["parents"]
+    parents = read_metadata(there / "soup")["soup"]["parents"]
     assert all(name.startswith("gs://bucket/runs/run/checkpoints/") for name in parents)
 
 
 def test_an_object_that_changes_is_copied_anew(data):
     file = storage.path("gs://bucket/changing/train.array_record")
-    write(file, RECORDS[:2])
+    write_records(file, RECORDS[:2])
     first = storage.local(file)
     assert len(ArrayRecordSource(file)) == 2 and storage.local(file) == first
     storage._copied.cache_clear()  # another process
     assert storage.local(file) == first
-    write(file, RECORDS[3:])  # of the same size
+    write_records(file, RECORDS[3:])  # of the same size
     storage._copied.cache_clear()
     assert storage.local(file) != first and len(open_split(file.parent, "train")) == 2
     assert ArrayRecordSource(file)[0] == RECORDS[3]

@@ -20,8 +20,9 @@ from embed.eval.benchmarks import score
 from embed.model.build import build
 from embed.model.encoder import init_params
 from embed.model.presets import PRESETS
-from embed.training import checkpoint
 from embed.training.config_check import ConfigError
+from embed.training.metadata import metadata_for
+from embed.training.weights import save_params
 from experiments.studies import arms, cascade
 
 
@@ -89,8 +90,8 @@ def tones(tmp_path, monkeypatch, tokenizer):
                 rows.append({"id": f"{split}{i}", "query": query, "positive": positive, "lang": lang})
             lines = "".join(json.dumps(row) + "\n" for row in rows)
             (tmp_path / "all" / name / f"{split}.jsonl").write_text(lines)
-    described = checkpoint.metadata_for(ARCH, Preprocessor(tokenizer, ARCH.media))
-    checkpoint.save_params(tmp_path / "start", init_params(build(ARCH), jax.random.key(0)), described, tokenizer)
+    described = metadata_for(ARCH, Preprocessor(tokenizer, ARCH.media))
+    save_params(tmp_path / "start", init_params(build(ARCH), jax.random.key(0)), described, tokenizer)
     config = cpu.get_config()
     config.update({"pairs": str(tmp_path / "all"), "steps": 1, "unroll": 1})
     config.workdir = str(tmp_path / "runs")

@@ -12,8 +12,9 @@ from embed.eval.published import select_benchmarks
 from embed.eval.report_benchmarks import FORWARD, REVERSE, TABLES
 from embed.model.build import build
 from embed.model.encoder import init_params
-from embed.training import checkpoint
 from embed.training.config_check import ConfigError
+from embed.training.metadata import metadata_for
+from embed.training.weights import save_params
 
 
 def lines(path: pathlib.Path, rows: list[dict]) -> None:
@@ -41,7 +42,7 @@ def test_definitions_are_whole():
     for one in TABLES:
         metric, _, k = one.metric.partition("@")
         assert int(k) in report_benchmarks.KS and metric in ("hit", "ndcg", "mrr")
-        assert one.source.startswith("http") and one.split and one.holds and "," not in one.name
+        assert one.source.startswith("http") and one.split and one.contents and "," not in one.name
         assert FORWARD in one.report and set(one.report) <= {FORWARD, REVERSE}
 
 
@@ -60,7 +61,7 @@ def test_data_is_scored_the_ways_that_the_report_has(root):
 def test_what_is_there_is_scored_and_what_is_not_is_named(root, tmp_path, tokenizer, capsys, process_state):
     preprocessor = Preprocessor(tokenizer, ARCH.media)
     params = init_params(build(ARCH), jax.random.key(0))
-    checkpoint.save_params(tmp_path / "run", params, checkpoint.metadata_for(ARCH, preprocessor), tokenizer)
+    save_params(tmp_path / "run", params, metadata_for(ARCH, preprocessor), tokenizer)
     line = ["published", str(tmp_path / "run"), str(root), "--like", "mine:DOCCI", "--workdir", str(tmp_path)]
     assert command.main(line) == 0
     table, missing = capsys.readouterr().out.split("\n\n")

@@ -22,7 +22,8 @@ from embed.eval import report_benchmarks, suite
 from embed.eval.evaluate import evaluate_checkpoints
 from embed.model.build import build
 from embed.model.encoder import init_params
-from embed.training import checkpoint
+from embed.training.metadata import metadata_for
+from embed.training.weights import save_params
 from experiments import recipe
 from experiments.studies import findings, negatives
 
@@ -30,9 +31,9 @@ from experiments.studies import findings, negatives
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, tokenizer) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("evaluate") / "run"
-    described = checkpoint.metadata_for(ARCH, Preprocessor(tokenizer, ARCH.media))
+    described = metadata_for(ARCH, Preprocessor(tokenizer, ARCH.media))
     with jax.set_mesh(make_mesh((1, 1, 1))):
-        checkpoint.save_params(folder, init_params(build(ARCH), jax.random.key(0)), described, tokenizer)
+        save_params(folder, init_params(build(ARCH), jax.random.key(0)), described, tokenizer)
     return folder
 
 
@@ -99,7 +100,9 @@ def evaluate(config) -> None:
     print(suite.format_table(evaluate_checkpoints([config.checkpoint], storage.path(config.data), config.pairs)))
 
 
-NOTHING = r"nothing to test in .*pairs: none of its datasets \(d\) has test\.jsonl, or corpus\.jsonl, queries\.jsonl"
+NOTHING = (
+    r"nothing to evaluate in .*pairs: none of its datasets \(d\) has test\.jsonl, or corpus\.jsonl, queries\.jsonl"
+)
 
 
 @pytest.mark.parametrize("program", [evaluate, recipe.main, findings.main, negatives_study])

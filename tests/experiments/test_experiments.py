@@ -17,7 +17,6 @@ from embed import toy_corpora
 from embed.data.preprocess import Preprocessor
 from embed.data.tasks import batch_structs
 from embed.distributed.mesh import make_mesh
-from embed.hf.export import export
 from embed.losses.loss import Params
 from embed.model.build import build
 from embed.model.encoder import init_params
@@ -25,10 +24,13 @@ from embed.model.presets import PRESETS
 from embed.training import checkpoint
 from embed.training.command_line import config_fields
 from embed.training.main import list_experiments, load_experiment, load_run, train
+from embed.training.metadata import metadata_for, read_metadata
 from embed.training.prepare import prepare_preprocessor
 from embed.training.program import program_source, strip_prose
+from embed.training.published import export_checkpoint
 from embed.training.run import Run
 from embed.training.start import state_structs
+from embed.training.weights import save_params
 from experiments import finetune, own_data
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -64,8 +66,8 @@ def gemma(tmp_path_factory, tokenizer):
     with jax.set_mesh(make_mesh((1, 1, 1))):
         params = init_params(build(arch), jax.random.key(0))
     preprocessor = Preprocessor(tokenizer, arch.media)
-    checkpoint.save_params(folder / "run", params, checkpoint.metadata_for(arch, preprocessor), tokenizer)
-    export(folder / "run", folder / "hub")
+    save_params(folder / "run", params, metadata_for(arch, preprocessor), tokenizer)
+    export_checkpoint(folder / "run", folder / "hub")
     return folder / "hub"
 
 
@@ -93,7 +95,7 @@ def test_runs_two_steps(small, gemma, name):
     run(name, small, gemma)
     rows = [json.loads(line) for line in (work / name / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [0, 1] and not any(row["skipped"] for row in rows)
-    meta = checkpoint.metadata(work / name)
+    meta = read_metadata(work / name)
     assert checkpoint.saved_steps(work / name) == [2] and meta["experiment"] == name
     assert (meta["init"] is None) == name.startswith(("prefinetune", "finetune__from_scratch"))
 

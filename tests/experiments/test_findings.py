@@ -16,9 +16,10 @@ from embed.eval import compare, suite
 from embed.model.build import build
 from embed.model.encoder import init_params
 from embed.model.presets import PRESETS
-from embed.training import checkpoint
 from embed.training.config_check import ConfigError
+from embed.training.metadata import metadata_for, read_metadata
 from embed.training.prepare import prepare_preprocessor
+from embed.training.weights import save_params
 from experiments import ablations, finetune, own_data
 from experiments.studies import findings, tables
 from experiments.studies.tables import compare_findings
@@ -35,8 +36,8 @@ def config(tmp_path, monkeypatch):
         monkeypatch.delitem(toy_corpora.CORPORA, name)
     toy_corpora.build(tmp_path / "data", max_records=16)
     preprocessor = prepare_preprocessor(ARCH, tmp_path / "data")
-    start, described = init_params(build(ARCH), jax.random.key(0)), checkpoint.metadata_for(ARCH, preprocessor)
-    checkpoint.save_params(tmp_path / "runs" / finetune.START, start, described, preprocessor.tokenizer)
+    start, described = init_params(build(ARCH), jax.random.key(0)), metadata_for(ARCH, preprocessor)
+    save_params(tmp_path / "runs" / finetune.START, start, described, preprocessor.tokenizer)
     for module in (findings, tables):
         monkeypatch.setattr(module, "SEEDS", (0, 1))
     monkeypatch.setattr(suite, "SUITE", {name: suite.SUITE[name] for name in NAMES})
@@ -81,7 +82,7 @@ def test_a_fork_joins_by_its_file_and_tables_are_of_what_is_there(config, tmp_pa
     assert "It&#x27;s &lt;b&gt;." in page and page.count("<details>") == 4
     results = json.loads((place / "finetune__colder_1" / "results.json").read_text())
     assert {name.split(":")[0] for name in results} == {*NAMES, "scenes_labels, no task string"}
-    seeds = {checkpoint.metadata(place / f"finetune__colder_{seed}")["seed"] for seed in (0, 1)}
+    seeds = {read_metadata(place / f"finetune__colder_{seed}")["seed"] for seed in (0, 1)}
     assert len(seeds) == 2
 
     # Nothing is trained or scored again; a run that is away takes its seed out of its own table alone.

@@ -11,8 +11,9 @@ from embed.eval import suite
 from embed.model.build import build
 from embed.model.encoder import init_params
 from embed.model.presets import PRESETS
-from embed.training import checkpoint
+from embed.training.metadata import metadata_for
 from embed.training.prepare import prepare_preprocessor
+from embed.training.weights import save_params
 from experiments import finetune
 from experiments.studies import rates
 
@@ -26,8 +27,8 @@ def test_rates_are_compared(tmp_path, monkeypatch, capsys):
         monkeypatch.delitem(toy_corpora.CORPORA, name)
     toy_corpora.build(tmp_path / "data", max_records=16)
     preprocessor = prepare_preprocessor(ARCH, tmp_path / "data")
-    start, described = init_params(build(ARCH), jax.random.key(0)), checkpoint.metadata_for(ARCH, preprocessor)
-    checkpoint.save_params(tmp_path / "runs" / finetune.START, start, described, preprocessor.tokenizer)
+    start, described = init_params(build(ARCH), jax.random.key(0)), metadata_for(ARCH, preprocessor)
+    save_params(tmp_path / "runs" / finetune.START, start, described, preprocessor.tokenizer)
     monkeypatch.setattr(rates, "NUM_MIXTURES", 3)
     tasks = tuple(task for task in finetune.TASKS if task.name in NAMES)
     monkeypatch.setattr(finetune, "TASKS", tasks)

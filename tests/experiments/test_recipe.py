@@ -29,8 +29,9 @@ from embed.distributed import hosts
 from embed.distributed.mesh import make_mesh
 from embed.eval import suite
 from embed.model.presets import PRESETS
-from embed.training import checkpoint
+from embed.training.metadata import read_metadata
 from embed.training.startup import join_pod
+from embed.training.weights import load_params
 from experiments import finetune, own_data, prefinetune, recipe
 
 pytestmark = pytest.mark.slow
@@ -137,14 +138,14 @@ def test_killed_and_started_again_it_ends_the_same(whole):
         assert process.wait(60) != 0, f"the recipe was over before {kill.name}"
     finish(start(killed), killed)
     for stage in STAGES:
-        a, b = (checkpoint.load_params(folder / "runs" / stage) for folder in (whole, killed))
+        a, b = (load_params(folder / "runs" / stage) for folder in (whole, killed))
         jax.tree.map(np.testing.assert_array_equal, a, b)
     for name in ("results.json", "results_pairs.json"):
         assert (whole / "runs" / name).read_text() == (killed / "runs" / name).read_text()
 
 
 def test_pairs_of_your_own_are_trained_and_scored(whole):
-    names = {task["name"] for task in checkpoint.metadata(whole / "runs" / "own_data")["tasks"]}
+    names = {task["name"] for task in read_metadata(whole / "runs" / "own_data")["tasks"]}
     assert names == {"animals", "tools"}
     results = json.loads((whole / "runs" / "results_pairs.json").read_text())
     assert list(results) == list(recipe.PAIRS_STAGES)
@@ -163,7 +164,7 @@ def test_hosts_end_where_one_process_ends(whole):
     alone, *others = folders
     for folder in others:
         for stage in STAGES:
-            a, b = (checkpoint.load_params(of / "runs" / stage) for of in (alone, folder))
+            a, b = (load_params(of / "runs" / stage) for of in (alone, folder))
             jax.tree.map(np.testing.assert_array_equal, a, b)
         for name in ("results.json", "results_pairs.json"):
             assert (alone / "runs" / name).read_text() == (folder / "runs" / name).read_text()

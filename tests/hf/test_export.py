@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
+from embed.training.metadata import metadata_for
+from embed.training.weights import load_params, save_params
+
 torch = pytest.importorskip("torch", reason="needs the extra [hf]")
 pytest.importorskip("torchvision", reason="the processors of transformers need it")
 sentence_transformers = pytest.importorskip("sentence_transformers", reason="needs the extra [hf]")
@@ -16,12 +19,10 @@ from reference import KINDS, written  # noqa: E402
 from embed import hf  # noqa: E402
 from embed.data.preprocess import Preprocessor  # noqa: E402
 from embed.embedder import Embedder  # noqa: E402
-from embed.hf.export import export  # noqa: E402
-from embed.hf.load import import_checkpoint  # noqa: E402
 from embed.model.build import build  # noqa: E402
 from embed.model.encoder import init_params  # noqa: E402
 from embed.model.presets import PRESETS  # noqa: E402
-from embed.training import checkpoint  # noqa: E402
+from embed.training.published import export_checkpoint, import_checkpoint  # noqa: E402
 
 
 def same(a, b):
@@ -34,8 +35,8 @@ def test_import_export_import_keeps_every_bit(tmp_path, tokenizer, kind, monkeyp
     model = written(tmp_path / "theirs", kind, 1, tokenizer)
     tokenizer.save(tmp_path / "theirs" / "tokenizer.json")
     import_checkpoint(tmp_path / "theirs", tmp_path / "run")
-    export(tmp_path / "run", tmp_path / "ours")
-    first = checkpoint.load_params(tmp_path / "run")
+    export_checkpoint(tmp_path / "run", tmp_path / "ours")
+    first = load_params(tmp_path / "run")
     assert hf.read_architecture(tmp_path / "ours") == hf.read_architecture(tmp_path / "theirs")
     same(first, hf.load(tmp_path / "ours"))
     # transformers finds every tensor in its place, none missing, none left over, with the bits it wrote itself.
@@ -59,8 +60,8 @@ def made(tmp_path, name, tokenizer):
 
     params = jax.tree_util.tree_map_with_path(shaken, params)
     preprocessor = Preprocessor(tokenizer, arch.media)
-    checkpoint.save_params(tmp_path / "run", params, checkpoint.metadata_for(arch, preprocessor), tokenizer)
-    export(tmp_path / "run", tmp_path / "out")
+    save_params(tmp_path / "run", params, metadata_for(arch, preprocessor), tokenizer)
+    export_checkpoint(tmp_path / "run", tmp_path / "out")
     return Embedder.load(tmp_path / "run"), tmp_path / "out"
 
 
@@ -106,11 +107,11 @@ def test_sentence_transformers_gives_the_same_vectors(tmp_path, tokenizer, name)
 def test_other_models_and_full_folders_are_refused(tmp_path, tokenizer):
     arch = PRESETS["tiny"]
     params = init_params(build(arch), jax.random.key(1))
-    described = checkpoint.metadata_for(arch, Preprocessor(tokenizer, arch.media))
-    checkpoint.save_params(tmp_path / "run", params, described, tokenizer)
+    described = metadata_for(arch, Preprocessor(tokenizer, arch.media))
+    save_params(tmp_path / "run", params, described, tokenizer)
     with pytest.raises(hf.HubError, match="trained with 16 soft tokens"):
-        export(tmp_path / "run", tmp_path / "out")
+        export_checkpoint(tmp_path / "run", tmp_path / "out")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "config.json").write_text(json.dumps({}))
     with pytest.raises(FileExistsError, match="not empty"):
-        export(tmp_path / "run", tmp_path / "out")
+        export_checkpoint(tmp_path / "run", tmp_path / "out")

@@ -101,7 +101,9 @@ def test_every_tensor_has_the_name_and_shape_of_the_reference(tmp_path, name):
 LOAD = """
 import pathlib, sys
 import jax, jax.numpy as jnp, numpy as np
-from embed import checkpoint, hf, mesh
+from embed import hf
+from embed.distributed import mesh
+from embed.training import checkpoint
 from embed.data.budget import Budget
 from embed.data.pieces import TextPiece
 from embed.data.preprocess import Preprocessor

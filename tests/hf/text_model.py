@@ -12,7 +12,8 @@ from embed.distributed import mesh
 from embed.model.build import build
 from embed.model.config import Architecture
 from embed.model.encoder import init_params
-from embed.training import checkpoint
+from embed.training.metadata import metadata_for
+from embed.training.weights import save_params
 
 
 def text_arch(tokenizer: Tokenizer) -> Architecture:
@@ -24,7 +25,7 @@ def text_arch(tokenizer: Tokenizer) -> Architecture:
 def save_run(folder: pathlib.Path, tokenizer: Tokenizer) -> pathlib.Path:
     """The folder, with random parameters in it."""
     arch = text_arch(tokenizer)
-    about = checkpoint.metadata_for(arch, Preprocessor(tokenizer, arch.media))
+    about = metadata_for(arch, Preprocessor(tokenizer, arch.media))
     with jax.set_mesh(mesh.make_mesh((1, 1, 1))):
-        checkpoint.save_params(folder, init_params(build(arch), jax.random.key(1)), about, tokenizer)
+        save_params(folder, init_params(build(arch), jax.random.key(1)), about, tokenizer)
     return folder

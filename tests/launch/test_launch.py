@@ -22,6 +22,7 @@ from embed.data.records import Record
 from embed.data.tasks import Task, batch_structs, make_pairs
 from embed.distributed import mesh
 from embed.training.config_check import ConfigError
+from launch import table
 from launch.hlo import collectives, parse_overflow
 from launch.tpu_slice import slice_devices
 
@@ -94,6 +95,16 @@ def test_an_unknown_topology_is_one_line_of_the_command():
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode != 0 and not done.stdout
     assert re.fullmatch(r"error: --topology=nope: not a TPU slice; choices: v5e:4x4, .*\n", done.stderr)
+
+
+def test_the_committed_table_is_complete_and_its_page_current():
+    """Nothing would be compiled again for a renamed config, model or task."""
+    lines = table.read_table()
+    keys = {tuple(line[name] for name in table.KEY) for line in lines if line["is_own_batch"]}
+    assert keys == set(table.keys()) and {f"{key[2]}.py" for key in keys} < {p.name for p in ROOT.glob("configs/*.py")}
+    assert table.PAGE.read_text() == table.format_page(lines)
+    for key in keys:
+        assert table.find_or_compile(*key) in lines
 
 
 def test_a_mixture_says_what_its_batches_hold(preprocessor):

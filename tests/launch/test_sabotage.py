@@ -54,7 +54,7 @@ def without_git(tmp_path) -> str:
 
 @pytest.mark.slow
 def test_without_git_the_code_is_of_an_unknown_version(without_git, tmp_path):
-    program = "from embed.training import checkpoint; print(checkpoint.code_version())"
+    program = "from embed.training.metadata import code_version; print(code_version())"
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PATH": without_git}, capture_output=True, text=True)
     assert done.stdout == "unknown\n", done.stderr

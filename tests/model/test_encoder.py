@@ -10,7 +10,7 @@ from conftest import ARCH
 
 from embed.batch import Inputs, Pairs
 from embed.data.budget import Budget
-from embed.data.collate import make_rows, packed_rows
+from embed.data.collate import make_packed_rows, make_rows
 from embed.data.pieces import AudioPiece, ImagePiece, TextPiece
 from embed.distributed import mesh
 from embed.model.build import build
@@ -55,7 +55,7 @@ def test_packed_equals_unpacked(preprocessor, params):
     rng = np.random.default_rng(1)
     one, two = pieces(preprocessor, rng, "wpw"), pieces(preprocessor, rng, "sw")
     alone = embed(params, rows(preprocessor, [one, two]))[:, 0]
-    found = embed(params, packed_rows([[one, two]], Budget(48, 2, 4, 1, 4), preprocessor, max_segments=3))[0]
+    found = embed(params, make_packed_rows([[one, two]], Budget(48, 2, 4, 1, 4), preprocessor, max_segments=3))[0]
     np.testing.assert_allclose(found[:2], alone, atol=2e-5)
     assert not found[2].any()
 

@@ -9,7 +9,7 @@ from conftest import ARCH
 from test_encoder import BUDGET, pieces, rows
 
 from embed.data.budget import Budget
-from embed.data.collate import packed_rows
+from embed.data.collate import make_packed_rows
 from embed.distributed import mesh
 from embed.model.build import build
 from embed.model.encoder import init_params
@@ -50,7 +50,7 @@ def test_packed_equals_unpacked_and_nothing_is_zero(preprocessor, params):
     rng = np.random.default_rng(2)
     one, two = pieces(preprocessor, rng, "wp"), pieces(preprocessor, rng, "s")
     alone = embed(params, rows(preprocessor, [one, two]))[:, 0]
-    found = embed(params, packed_rows([[one, two]], Budget(48, 2, 4, 1, 4), preprocessor, max_segments=3))[0]
+    found = embed(params, make_packed_rows([[one, two]], Budget(48, 2, 4, 1, 4), preprocessor, max_segments=3))[0]
     np.testing.assert_allclose(found[:2], alone, atol=2e-5)
     assert not found[2].any()
 

@@ -26,6 +26,7 @@ from embed.model import params as partition
 from embed.model.build import build
 from embed.model.encoder import encode, encode_pairs, init_params
 from embed.training import checkpoint, loop, optim, soup
+from embed.training.weights import load_params
 
 ENCODER = build(ARCH, remat=False)
 MESHES = [(1, 1, 1), (1, 4, 2)]
@@ -239,7 +240,7 @@ def test_a_run_of_adapters_goes_on_bit_for_bit(trained):
 def test_a_run_is_read_as_the_encoder_it_trained(trained, preprocessor, born, shape):
     run, _, state, _ = trained
     with jax.set_mesh(mesh.make_mesh(shape)):
-        read, batch = checkpoint.load_params(run), inputs(preprocessor)
+        read, batch = load_params(run), inputs(preprocessor)
         assert partition.param_shapes(read) == partition.param_shapes(born())
         merging = jax.jit(lambda params: ENCODER.apply({"params": lora.merge_adapters(params)}, batch)[:, 0])(
             state.encoder
@@ -254,7 +255,7 @@ def test_a_run_of_adapters_and_its_soup_are_that_run_merged_and_a_place_to_start
     soup.save(tmp_path / "merged", soup.average([run], [1.0]), [run])
     for start in (run, tmp_path / "merged"):
         state = fit(tmp_path / f"from_{start.name}", preprocessor, 0, init=start)
-        assert all(same(lora.merge_adapters(state.encoder), checkpoint.load_params(run)))
+        assert all(same(lora.merge_adapters(state.encoder), load_params(run)))
     vectors = [Embedder.load(folder).embed(["a red square", "größer"]) for folder in (run, tmp_path / "merged")]
     assert np.array_equal(*vectors)
 

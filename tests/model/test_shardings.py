@@ -11,7 +11,7 @@ from conftest import ARCH
 
 from embed.batch import Candidates
 from embed.data.budget import Budget
-from embed.data.packing import Packing, Rows
+from embed.data.packing import PackedRows, Packing
 from embed.data.tasks import Task, batch_structs
 from embed.distributed import mesh
 from embed.losses.contrastive import contrastive_loss
@@ -85,7 +85,7 @@ def test_one_row_a_device_of_every_modality(name, shape):
 def test_one_packed_group_a_device(name, shape):
     with jax.set_mesh(mesh.make_mesh(shape)):
         budget, parts = Budget(24, images=1, patches=4), parts_of_the_mesh()
-        packing = Packing(2, Rows(1, 2, Budget(48)), Rows(1, 4, Budget(96, images=2, patches=4)))
+        packing = Packing(2, PackedRows(1, 2, Budget(48)), PackedRows(1, 4, Budget(96, images=2, patches=4)))
         check(MODELS[name], Task("packed", 2 * parts, 1, Budget(24), budget, negatives=1, packing=packing))
 
 

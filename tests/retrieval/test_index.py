@@ -13,7 +13,7 @@ from PIL import Image as Pillow
 from samples import BAD, FILES, PHOTO, pdf, png, save
 
 from embed import __main__ as command
-from embed.data import preprocess
+from embed.data import budget
 from embed.data.pieces import LimitError
 from embed.distributed.mesh import make_mesh
 from embed.embedder import Embedder
@@ -201,7 +201,7 @@ def test_a_place_that_goes_away_is_named(tmp_path):
 
 
 def test_a_long_text_is_found_by_its_lines(run, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(preprocess, "MAX_TOKENS", 64)
+    monkeypatch.setattr(budget, "MAX_TOKENS", 64)
     lines = ["a red square on the left"] * 20 + ["größer als"] * 20
     (tmp_path / "long.txt").write_text("\n".join(lines), encoding="utf-8")
     (tmp_path / "short.txt").write_text("left", encoding="utf-8")

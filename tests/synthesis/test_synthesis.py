@@ -6,7 +6,6 @@ import json
 
 import numpy as np
 import pytest
-from conftest import ARCH
 from PIL import Image as Pillow
 
 from embed import __main__ as command

@@ -31,6 +31,7 @@ from embed.model.build import build
 from embed.training import checkpoint, flops, loop, optim
 from embed.training.main import run_script
 from embed.training.program import strip_prose
+from embed.training.weights import load_params, save_params
 
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 400
@@ -71,18 +72,25 @@ def data(tmp_path, tokenizer) -> pathlib.Path:
     return tmp_path
 
 
-def test_asked_to_stop_it_saves_that_step_and_says_that_the_same_command_goes_on(data, tmp_path):
-    """As a TPU VM is, half a minute before it is taken away."""
+@pytest.mark.parametrize(
+    ("sign", "status", "message"),
+    [
+        (signal.SIGTERM, RESTART_STATUS, "run was asked to stop and is saved at step {}; the same command continues"),
+        (signal.SIGINT, 1, "run was interrupted and is saved at step {}"),
+    ],
+)
+def test_asked_to_stop_it_saves_that_step_and_the_same_command_continues(data, tmp_path, sign, status, message):
+    """SIGTERM comes to a TPU VM half a minute before it is preempted, SIGINT is Ctrl-C."""
     run = tmp_path / "work" / "run"
     process = start(data, tmp_path / "work", "--config.save=1000")
     while process.poll() is None and (not (run / "metrics.jsonl").exists() or len(rows(run)) < 3):
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(sign)
     said = process.communicate(timeout=100)[1]
-    assert process.returncode == RESTART_STATUS == 75, said
+    assert process.returncode == status and RESTART_STATUS == 75, said
     reached = len(rows(run))
     assert checkpoint.saved_steps(run) == [reached] and reached < STEPS
-    assert f"run was asked to stop and is saved at step {reached}; the same command goes on from there" in said
+    assert message.format(reached) in said and "Traceback" not in said
 
     process = start(data, tmp_path / "work", f"--config.steps={reached + 2}")
     said = process.communicate(timeout=100)[1]
@@ -103,7 +111,7 @@ def test_a_second_process_in_one_folder_is_refused_and_a_killed_one_keeps_nobody
         assert second.returncode == 1 and "Traceback" not in said, said
         assert f"error: {run}: another process is writing there (process {first.pid} on " in said.splitlines()[-1]
         with pytest.raises(storage.StorageError, match="another process is writing there"):
-            checkpoint.save_params(run, {}, {}, preprocessor.tokenizer)
+            save_params(run, {}, {}, preprocessor.tokenizer)
         assert first.poll() is None
         first.kill()
         first.wait()
@@ -130,7 +138,7 @@ def test_a_full_disk_is_said_and_the_last_whole_checkpoint_stays(data, tmp_path)
     assert process.returncode == 1, said
     assert f"error: {work}/run: no space is left on its disk" in said, said
     whole = checkpoint.saved_steps(tmp_path / "left")
-    assert whole and checkpoint.load_params(tmp_path / "left" / "checkpoints" / str(whole[-1]))
+    assert whole and load_params(tmp_path / "left" / "checkpoints" / str(whole[-1]))
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,9 @@ from embed.losses.loss import Params
 from embed.model import params as partition
 from embed.model.build import build
 from embed.training import checkpoint, loop, metrics, optim
+from embed.training.metadata import read_metadata
 from embed.training.step import make_step
+from embed.training.weights import load_params
 
 GOOD = Task("good", 4, 1.0, Budget(8), Budget(8))
 BAD = dataclasses.replace(GOOD, name="bad", candidates=Candidates(margin=0.1))  # the mark that `loss` looks at
@@ -85,7 +87,7 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted(tmp_path, preproces
     assert [row["skipped"] for row in log] == list(np.cumsum(bad))
     assert [row["skipped_in_a_row"] > 0 for row in log] == bad
 
-    tables = [checkpoint.load_params(tmp_path / "checkpoints" / str(step))["vocabulary"] for step in range(1, 7)]
+    tables = [load_params(tmp_path / "checkpoints" / str(step))["vocabulary"] for step in range(1, 7)]
     warm = 1 + bad.index(False)  # the first update of the warm-up has a rate of zero
     for step in range(warm, 6):
         assert np.array_equal(tables[step], tables[step - 1]) == bad[step]
@@ -131,7 +133,7 @@ def test_what_is_frozen_stays_and_has_no_optimizer_state(tmp_path, preprocessor)
     counters = sum(leaf.ndim == 0 for leaf in jax.tree.leaves(state.optimizer))
     elements = sum(leaf.size for leaf in jax.tree.leaves(state.optimizer))
     assert elements == counters + 2 * sum(leaf.size for leaf in jax.tree.leaves(trained))
-    assert all(same(checkpoint.load_params(tmp_path), state.encoder))  # the checkpoint is whole
+    assert all(same(load_params(tmp_path), state.encoder))  # the checkpoint is whole
 
 
 def test_a_step_keeps_frozen_parameters_where_they_are():
@@ -162,7 +164,7 @@ def test_a_run_with_frozen_parts_goes_on_bit_for_bit(tmp_path, preprocessor):
 
 def test_another_choice_of_what_trains_is_refused(tmp_path, preprocessor):
     fit(tmp_path, preprocessor, [GOOD], [Records()], steps=1, loss=every_leaf, trainable=backbone)
-    saved = checkpoint.metadata(tmp_path)["trained_parameters"]
+    saved = read_metadata(tmp_path)["trained_parameters"]
     assert saved["backbone/final_norm/scale"] == [ARCH.d_model] and "vocabulary" not in saved
     for other in (partition.all_params, lambda path: path[0] == "vocabulary"):
         with pytest.raises(checkpoint.CheckpointError, match=r"trained_parameters\.\S+ was .* and is"):
@@ -193,7 +195,7 @@ def test_a_learned_temperature_is_the_runs_and_not_the_encoders(tmp_path, prepro
     go(tmp_path / "one", 2)
     state = go(tmp_path / "one", 4)
     assert 0.3 < float(jnp.exp(state.loss["temperature"]["scale"])) < 0.5  # 0.5 less three steps and no decay
-    assert checkpoint.load_params(tmp_path / "one").keys() == state.encoder.keys()
+    assert load_params(tmp_path / "one").keys() == state.encoder.keys()
     assert [row["warmth"] for row in rows(tmp_path / "one")] == [7] * 4  # any metric is logged, and none is required
     following = go(tmp_path / "two", 0, init=tmp_path / "one")
     np.testing.assert_allclose(following.loss["temperature"]["scale"], np.log(0.5), rtol=1e-6)

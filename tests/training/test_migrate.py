@@ -14,7 +14,9 @@ from embed.embedder import Embedder
 from embed.losses.temperature import init_log_temperature
 from embed.model.build import build
 from embed.training import checkpoint, loop, optim
+from embed.training.metadata import read_architecture, read_metadata
 from embed.training.migrate import migrate, migrate_metadata, migrate_state
+from embed.training.weights import load_params
 
 ATTENTION = {"heads": 4, "groups": 2, "head_dim": 8, "theta": 1e4, "window": 4, "rotary": 1.0, "key_is_value": False}
 MEDIA = {
@@ -91,7 +93,7 @@ def write_old(folder, state, metadata, tokenizer) -> None:
 def old_run(tmp_path, preprocessor):
     """A run of two steps, and the same one as version 0.1 wrote it."""
     state = fit(tmp_path / "run", preprocessor, 2)
-    metadata = {key: value for key, value in checkpoint.metadata(tmp_path / "run").items() if key != "input_spec"}
+    metadata = {key: value for key, value in read_metadata(tmp_path / "run").items() if key != "input_spec"}
     del metadata["loss_parameters"]
     metadata |= {"architecture": ARCHITECTURE, "tasks": [TASK]}
     metadata |= {"contract": CONTRACT | {"tokenizer": preprocessor.tokenizer.hash}}
@@ -105,7 +107,7 @@ def test_a_migrated_run_is_the_same_encoder_and_continues_bit_for_bit(tmp_path, 
     migrate(old_run, tmp_path / "new")
     vectors = [Embedder.load(tmp_path / name).embed(["a red square", "größer"]) for name in ("run", "new")]
     assert np.array_equal(*vectors)
-    assert checkpoint.metadata(tmp_path / "new") == checkpoint.metadata(tmp_path / "run")
+    assert read_metadata(tmp_path / "new") == read_metadata(tmp_path / "run")
     rows = (tmp_path / "new" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(row)["productive_seconds"] for row in rows] == [0.5, 0.25]
     straight, resumed = (fit(tmp_path / name, preprocessor, 4) for name in ("run", "new"))
@@ -114,7 +116,7 @@ def test_a_migrated_run_is_the_same_encoder_and_continues_bit_for_bit(tmp_path, 
 
 def test_an_old_run_is_refused_by_one_line_that_names_the_command(tmp_path, preprocessor, old_run):
     message = f"old was made by embed 0.1: convert it with `python -m embed migrate {old_run} NEW`"
-    for read in (Embedder.load, checkpoint.load_params, checkpoint.metadata):
+    for read in (Embedder.load, load_params, read_metadata):
         with pytest.raises(checkpoint.CheckpointError, match=message) as error:
             read(old_run)
         assert "\n" not in str(error.value)
@@ -145,7 +147,7 @@ def test_the_towers_fields_and_parameters_get_their_names():
     }
     assert state == {"encoder": {"words": {"audio": moved, "start": 9}, "media": {"audio": moved}}}
     metadata = migrate_metadata({"architecture": ARCHITECTURE | TOWERS, "contract": CONTRACT}, state)
-    arch = checkpoint.architecture(metadata)
+    arch = read_architecture(metadata)
     assert arch.vision.num_layers == 16 and arch.audio.conv_channels == (128, 32) and arch.audio.activation_clip == 1e10
     assert arch.encoder == "embed.model.late_fusion:LateFusion"
     assert dataclasses.replace(arch, vision=None, audio=None, encoder=ARCH.encoder) == ARCH

@@ -15,13 +15,14 @@ from test_loop import GOOD, Records, fit, rows
 from embed.data.budget import Budget
 from embed.data.mixture import task_order
 from embed.data.modalities import Text
-from embed.data.packing import Packing, Rows
+from embed.data.packing import PackedRows, Packing
 from embed.data.records import Record, RecordError
 from embed.data.sources import JsonlSource
 from embed.data.tasks import Task
 from embed.losses.contrastive import contrastive_loss
 from embed.model.build import build
-from embed.training import checkpoint, loop, optim, quarantine
+from embed.training import loop, optim, quarantine
+from embed.training.weights import load_params
 
 
 def loss(params, pairs, candidates, key):
@@ -67,7 +68,7 @@ def test_a_task_whose_records_are_all_bad_stops_at_its_first_batch(tmp_path, pre
     broken = dataclasses.replace(GOOD, name="broken")
     with pytest.raises(quarantine.DataError) as error:
         go(tmp_path / "run", preprocessor, [GOOD, broken], [Some(50), JsonlSource(tmp_path, "train")], 40, workers)
-    assert "task broken: all of 200 records looked at are bad; the first: record " in str(error.value)
+    assert "task broken: all of 200 records sampled are bad; the first: record " in str(error.value)
     assert "train.jsonl:" in str(error.value) and "cannot read" in str(error.value) and "\n" not in str(error.value)
     assert [row["task"] for row in rows(tmp_path / "run")].count("broken") == 1
 
@@ -112,14 +113,14 @@ def test_a_batch_of_bad_records_alone_changes_nothing_and_the_run_goes_on(tmp_pa
         log = rows(folder)
         bad = [row["pairs"] == 0 for row in log]
         assert bad == [row["quarantined"] == 1 for row in log] and sum(bad) == 2 and not bad[0]
-        states = [checkpoint.load_params(folder / "checkpoints" / str(step)) for step in range(1, 9)]
+        states = [load_params(folder / "checkpoints" / str(step)) for step in range(1, 9)]
         for before, after, nothing in zip(states, states[1:], bad[1:], strict=False):
             same = jax.tree.leaves(jax.tree.map(np.array_equal, before, after))
             assert all(same) if nothing else not all(same)
 
 
 def test_pairs_that_find_no_room_are_not_bad(tmp_path, preprocessor):
-    small = Rows(1, 1, Budget(16))
+    small = PackedRows(1, 1, Budget(16))
     task = Task("packed", 4, 1.0, Budget(16), Budget(16), packing=Packing(4, small, small))
     fit(tmp_path, preprocessor, [task], [Records()], steps=2)
     assert [(row["quarantined"], row["overflowed"], row["pairs"]) for row in rows(tmp_path)] == [(0, 3, 1)] * 2

@@ -28,15 +28,19 @@ from embed.data.budget import Budget
 from embed.data.modalities import Image, Text
 from embed.data.preprocess import Preprocessor
 from embed.data.records import Record
-from embed.data.sources import ArrayRecordSource, read_records, write
+from embed.data.sources import ArrayRecordSource, read_records
 from embed.data.tasks import Task
+from embed.data.writing import write_records
 from embed.distributed.mesh import make_mesh
 from embed.losses.contrastive import contrastive_loss
+from embed.model import params as model_params
 from embed.model.build import build
 from embed.model.encoder import encode_by_microbatch, encode_pairs
 from embed.model.presets import PRESETS
 from embed.training import checkpoint, loop, optim
 from embed.training import start as start_state
+from embed.training.metadata import check_input_spec, load_preprocessor, metadata_for, read_architecture, read_metadata
+from embed.training.weights import load_params
 
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 24
@@ -127,7 +131,7 @@ def data(tmp_path_factory, tokenizer) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("resume")
     images = [Image(png(shade)) for shade in range(0, 240, 10)]
     pairs = zip(images, images[5:] + images[:5], strict=True)
-    write(
+    write_records(
         folder / "train.array_record",
         [Record(str(i), (Text(f"a red square {i}"),), (a,), ((b,),)) for i, (a, b) in enumerate(pairs)],
     )
@@ -186,7 +190,7 @@ def written(folder: pathlib.Path, data: pathlib.Path, records: list[Record]) -> 
     """The data folder with other records."""
     folder.mkdir()
     shutil.copy(data / "tokenizer.json", folder)
-    write(folder / "train.array_record", records)
+    write_records(folder / "train.array_record", records)
     return folder
 
 
@@ -201,7 +205,7 @@ def test_other_data_are_refused_by_the_name_of_their_dataset(data, short, tmp_pa
     with pytest.raises(checkpoint.CheckpointError, match=r"data\.two\.records was 24 and is 25"):
         fit(short, written(tmp_path / "grown", data, [*records, records[0]]), steps=2, loss=cheap)
     assert (short / "metrics.jsonl").read_bytes() == before
-    assert checkpoint.metadata(short)["data"]["one"]["records"] == 24
+    assert read_metadata(short)["data"]["one"]["records"] == 24
 
 
 def test_a_copy_of_the_data_and_a_checkpoint_that_does_not_know_its_own_go_on(data, short, tmp_path, caplog):
@@ -210,14 +214,14 @@ def test_a_copy_of_the_data_and_a_checkpoint_that_does_not_know_its_own_go_on(da
     for run in (tmp_path / "new", tmp_path / "old"):
         shutil.copytree(short, run)
     assert int(fit(tmp_path / "new", copy, steps=2, loss=cheap).step) == 2
-    assert "does not say what data" not in caplog.text
+    assert "does not name its training data" not in caplog.text
     file = tmp_path / "old" / "checkpoints" / "1" / "_CHECKPOINT_METADATA"
     described = json.loads(file.read_text())
     del described["custom_metadata"]["data"]
     file.write_text(json.dumps(described))
     assert int(fit(tmp_path / "old", copy, steps=2, loss=cheap).step) == 2
-    assert "checkpoints/1 does not say what data it was trained on" in caplog.text
-    assert checkpoint.metadata(tmp_path / "old")["data"]["one"]["records"] == 24
+    assert "checkpoints/1 does not name its training data" in caplog.text
+    assert read_metadata(tmp_path / "old")["data"]["one"]["records"] == 24
 
 
 def other_preprocessor() -> Preprocessor:
@@ -239,19 +243,19 @@ def test_other_media_are_refused_by_what_differs(short, preprocessor):
     with pytest.raises(
         checkpoint.CheckpointError, match=r"media.patch_size: checkpoint 8, here 16; media.timestamps: ch"
     ):
-        checkpoint.check_contract(short, Preprocessor(checkpoint.load_preprocessor(short).tokenizer, changed))
-    assert checkpoint.load_preprocessor(short).media == ARCH.media
+        check_input_spec(short, Preprocessor(load_preprocessor(short).tokenizer, changed))
+    assert load_preprocessor(short).media == ARCH.media
 
 
 @pytest.mark.parametrize("arch", [ARCH, *PRESETS.values()])
 def test_an_architecture_comes_back_from_a_checkpoint(preprocessor, arch):
-    described = checkpoint.metadata_for(arch, preprocessor)
-    assert checkpoint.architecture(described) == arch
+    described = metadata_for(arch, preprocessor)
+    assert read_architecture(described) == arch
     del described["architecture"]["media"]["clip_tokens"]
     with pytest.raises(
         checkpoint.CheckpointError, match="another version of embed: MediaFormat differs in clip_tokens"
     ):
-        checkpoint.architecture(described)
+        read_architecture(described)
 
 
 def test_init_gives_the_parameters_and_nothing_else(data, short, tmp_path, monkeypatch):
@@ -259,11 +263,11 @@ def test_init_gives_the_parameters_and_nothing_else(data, short, tmp_path, monke
         assert isinstance(key, jax.core.Tracer)  # nothing random is made, to be replaced
         return made(encoder, key)
 
-    made = checkpoint.init_params
-    for module in (checkpoint, start_state):
+    made = model_params.init_params
+    for module in (model_params, start_state):
         monkeypatch.setattr(module, "init_params", shapes_alone)
     state = fit(tmp_path / "new", data, steps=0, init=short)
-    loaded = checkpoint.load_params(short)
+    loaded = load_params(short)
     assert all(map(np.array_equal, jax.tree.leaves(state.encoder), jax.tree.leaves(loaded)))
     assert int(state.step) == 0 and all(
         not jnp.any(leaf) for leaf in jax.tree.leaves(state.optimizer.inner_state[1][0].mu)

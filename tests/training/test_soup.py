@@ -12,6 +12,8 @@ from embed.data import tokenizer as tokenizers
 from embed.model.build import build
 from embed.model.params import param_structs, to_shape_dtype
 from embed.training import checkpoint, soup
+from embed.training.metadata import load_preprocessor, metadata_for, read_architecture, read_lineage, read_metadata
+from embed.training.weights import load_params
 
 
 def save(run: pathlib.Path, preprocessor, value: float, arch=ARCH, step: int = 1, extra: bool = False) -> pathlib.Path:
@@ -25,7 +27,7 @@ def save(run: pathlib.Path, preprocessor, value: float, arch=ARCH, step: int = 1
     run.mkdir(exist_ok=True)
     preprocessor.tokenizer.save(run / "tokenizer.json")
     with checkpoint.checkpointer(run, every=1, keep=9) as writer:
-        writer.save(step, {"encoder": params}, custom_metadata=checkpoint.metadata_for(arch, preprocessor), force=True)
+        writer.save(step, {"encoder": params}, custom_metadata=metadata_for(arch, preprocessor), force=True)
     return run
 
 
@@ -45,7 +47,7 @@ def parents(tmp_path, preprocessor) -> list[pathlib.Path]:
 
 
 def test_soup_of_one_is_that_one(parents):
-    assert equal(soup.average(parents[1:2], [0.3]), checkpoint.load_params(parents[1]))
+    assert equal(soup.average(parents[1:2], [0.3]), load_params(parents[1]))
 
 
 def test_uniform_is_the_mean_and_weights_are_normalised(parents):
@@ -61,7 +63,7 @@ def test_steps_of_one_run_are_parents_too(tmp_path, preprocessor):
     save(run, preprocessor, 3.0, step=2)
     steps = [run / "checkpoints" / "1", run / "checkpoints" / "2"]
     assert level(soup.average(steps, [1.0, 1.0])) == 2.0
-    assert level(checkpoint.load_params(run)) == 3.0
+    assert level(load_params(run)) == 3.0
 
 
 @pytest.mark.parametrize("weights", [[], [1.0, 1.0], [1.0, 1.0, 0.0], [1.0, 2.0, -1.0]])
@@ -84,7 +86,7 @@ def test_greedy_keeps_only_what_helps(parents):
 
 def test_greedy_keeps_the_best_alone_where_nothing_helps(parents):
     params, kept, _ = soup.greedy(parents, lambda params: -abs(level(params) - 6))
-    assert kept == parents[2:] and equal(params, checkpoint.load_params(parents[2]))
+    assert kept == parents[2:] and equal(params, load_params(parents[2]))
 
 
 def test_parents_of_another_form_are_refused(tmp_path, parents, preprocessor):
@@ -92,7 +94,7 @@ def test_parents_of_another_form_are_refused(tmp_path, parents, preprocessor):
     words = tokenizers.train_tokenizer(["other words than those, in another order"] * 20, ARCH.vocab_size)
     foreign = save(tmp_path / "foreign", dataclasses.replace(preprocessor, tokenizer=words), 1.0)
     for other, message in [
-        (wider, "differ in architecture: hidden"),
+        (wider, "differ in architecture: d_ff"),
         (foreign, "differ in input_spec: tokenizer"),
     ]:
         with pytest.raises(soup.SoupError, match=message) as error:
@@ -109,17 +111,17 @@ def test_a_saved_soup_is_read_like_a_run(tmp_path, parents, preprocessor):
     params = soup.average(parents, [1.0] * 3)
     soup.save(folder, params, parents, weights=[1.0] * 3, score=0.7)  # again: the last one stands
     assert checkpoint.saved_steps(folder) == [0]
-    assert equal(checkpoint.load_params(folder), params)
-    assert equal(jax.tree.map(np.asarray, checkpoint.load_params(folder, to_shape_dtype(params))), params)
-    meta = checkpoint.metadata(folder)
+    assert equal(load_params(folder), params)
+    assert equal(jax.tree.map(np.asarray, load_params(folder, to_shape_dtype(params))), params)
+    meta = read_metadata(folder)
     assert meta["soup"] == {"parents": [str(p) for p in parents], "weights": [1.0] * 3, "score": 0.7}
-    assert checkpoint.architecture(meta) == ARCH
-    assert checkpoint.load_preprocessor(folder).input_spec() == preprocessor.input_spec()
+    assert read_architecture(meta) == ARCH
+    assert load_preprocessor(folder).input_spec() == preprocessor.input_spec()
     assert level(soup.average([folder, parents[0]], [1.0, 1.0])) == pytest.approx(2.0)
-    said = checkpoint.lineage(folder)
+    said = read_lineage(folder)
     assert said["checkpoint"] == "soup" and said["dev score"] == "0.7000"
     assert said["from"] == " + ".join(f"1 × {parent.name}" for parent in parents)
     steps = [parents[0] / "checkpoints" / str(step) for step in checkpoint.saved_steps(parents[0])]
     soup.save(folder, params, steps, weights=[2.0] * len(steps))
-    assert checkpoint.lineage(folder)["from"] == f"2 × {parents[0].name}/{checkpoint.saved_steps(parents[0])[0]}"
-    assert checkpoint.lineage(parents[0])["from"] == "the seed"
+    assert read_lineage(folder)["from"] == f"2 × {parents[0].name}/{checkpoint.saved_steps(parents[0])[0]}"
+    assert read_lineage(parents[0])["from"] == "the seed"
