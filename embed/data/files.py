@@ -29,8 +29,8 @@ def read_file(path: storage.Path) -> Part:
     modality = next((modality for modality in MODALITIES if suffix in modality.suffixes), None)
     if modality is None:
         raise ValueError(
-            f"{path} holds {binary}, but its name is not that of an image, audio, video or PDF file: rename it if it is "
-            "one, or save a text as UTF-8"
+            f"{path} holds {binary}, but its name is not that of an image, audio, video or PDF file: rename it if it "
+            "is one, or save a text as UTF-8"
         )
     if modality is VIDEO and not has_video(data):
         modality = AUDIO
