@@ -90,7 +90,9 @@ def write_weights(params: dict, arch: Architecture, folder: pathlib.Path, dtype:
     embedder = is_embedder(arch)
     leaves = [(value, hf_tensor(path, arch, embedder)) for path, value in flatten_dict(params).items()]
     tensors = [
-        (str(name), value, index, place.back) for value, place in leaves for index, name in np.ndenumerate(place.names)
+        (str(name), value, index, tensor.inverse)
+        for value, tensor in leaves
+        for index, name in np.ndenumerate(tensor.names)
     ]
     inside = [entry for entry in tensors if entry[0] != DENSE]
     size = sum(np.size(value[index]) for _, value, index, _ in inside) * dtype.itemsize
