@@ -121,7 +121,9 @@ def to_audio(samples: Any, rate: Any) -> Audio:
 def _check_waveform(samples: np.ndarray) -> np.ndarray:
     description = f"{samples.dtype}{list(samples.shape)}"
     if np.issubdtype(samples.dtype, np.integer):
-        raise ValueError(f"a waveform must be f32[n] or f32[n,channels] in -1..1; got {description}: divide int16 by 32768")
+        raise ValueError(
+            f"a waveform must be f32[n] or f32[n,channels] in -1..1; got {description}: divide int16 by 32768"
+        )
     if samples.ndim not in (1, 2) or not np.issubdtype(samples.dtype, np.floating):
         raise ValueError(f"a waveform must be f32[n] or f32[n,channels] in -1..1; got {description}")
     if not samples.size:
