@@ -189,4 +189,4 @@ def test_the_experiment_writes_its_datasets_once(tmp_path, monkeypatch, capsys, 
     assert all(found.values()) and isinstance(found["image"][0].positive[0], Image)
     assert {record.label for record in found["text"]} > {""}
     assert command.main(line) == 0
-    assert "0 questions asked now" in capsys.readouterr().out
+    assert "0 prompts sent now" in capsys.readouterr().out
