@@ -6,13 +6,13 @@ from setuptools import find_packages, setup
 
 setup(
     name="embed",
-    version="0.1.0",
+    version="0.2.0",
     description="One encoder for text, code, images, video, audio, documents: pre-fine-tuning, fine-tuning, soup.",
     long_description=pathlib.Path(__file__).with_name("README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["embed", "embed.*"]),
-    package_data={"embed.report": ["style.css"]},
+    package_data={"embed": ["py.typed"], "embed.report": ["style.css"]},
     python_requires=">=3.11",
     install_requires=[
         # Ranges of what works with Python 3.11 and newer; launch/constraints/ has what was tested together.

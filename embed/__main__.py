@@ -22,8 +22,6 @@ from embed.distributed.storage import one_line
 from embed.embedder import Embedder
 from embed.eval import compare, published, suite
 from embed.eval.evaluate import evaluate_checkpoints, run_mteb
-from embed.hf.export import export
-from embed.hf.load import import_checkpoint
 from embed.report import audit
 from embed.retrieval.folder_index import index_folder, printable, search_index
 from embed.retrieval.hard_negatives import MiningRule
@@ -34,6 +32,7 @@ from embed.training import checkpoint, startup
 from embed.training.config_check import ConfigError, require_checkpoint
 from embed.training.errors import USER_ERROR_STATUS, USER_ERRORS
 from embed.training.migrate import migrate
+from embed.training.published import export_checkpoint, import_checkpoint
 from embed.training.weights import hash_params
 
 CHECKPOINT = "a run or soup, or one checkpoints/STEP of it; or a published model's folder, or owner/model@COMMIT"
@@ -108,7 +107,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     command.add_argument(
         "--positive-ratio",
         type=float,
-        default=DEFAULT_RULE.share,
+        default=DEFAULT_RULE.positive_ratio,
         help="skip candidates above this part of the positive's score",
     )
     command.add_argument("--query-prompt", choices=prompts.QUERY_TASKS, help="prompt of queries that are text")
@@ -158,7 +157,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "import", "turn a published model into a checkpoint: to train, average, evaluate, embed with", run_import
     )
     command.add_argument("folder", help="config.json, safetensors, tokenizer.json; or owner/model@COMMIT")
-    command.add_argument("run", help="the checkpoint's folder")
+    command.add_argument("out", help="the checkpoint's folder")
+    command.add_argument(
+        "--attention",
+        choices=("bidirectional", "causal"),
+        help="direction; as embed exported it if not given, else bidirectional: a causal model becomes an encoder",
+    )
 
     command = add("export", "write a checkpoint for transformers and sentence-transformers", run_export)
     command.add_argument("checkpoint", help=CHECKPOINT)
@@ -255,7 +259,11 @@ def run_mine(args: argparse.Namespace) -> None:
         prompted = Prompts(args.query_prompt, "document" if args.document_prompt else None)
         mined = mine_datasets(embedders, args.folder, out, provenance, rule, prompted)
         if hosts.is_primary():
-            facts = {"by": args.checkpoint, "share of the positive's score": f"{rule.share}", "depth": f"{rule.depth}"}
+            facts = {
+                "by": args.checkpoint,
+                "share of the positive's score": f"{rule.positive_ratio}",
+                "depth": f"{rule.depth}",
+            }
             audit.write(out / "audit.html", facts, mined, AUDITED)
             print(f"Datasets with mined negatives, and a page to look at: {storage.absolute(out / 'audit.html')}")
 
@@ -270,7 +278,7 @@ def run_synthesize(args: argparse.Namespace) -> None:
         url = args.endpoint or stack.enter_context(offline.serve()) + "/v1"
         path = pathlib.Path(storage.absolute(out)) / "replies.jsonl"
         replies = llm.ReplyCache(path, llm.connect_openai(url, args.model), args.model)
-        amounts = {"num_seeds": args.seeds, "keep": args.keep, "parallel": args.parallel}
+        amounts = {"num_seeds": args.seeds, "max_records": args.keep, "max_concurrent": args.parallel}
         asyncio.run(datasets.write_datasets(replies, read_seeds(storage.path(args.data)), out, **amounts))
     print(datasets.format_cost(replies, args.prices))
 
@@ -287,12 +295,12 @@ def run_build(args: argparse.Namespace) -> None:
 
 def run_import(args: argparse.Namespace) -> None:
     log_conversion()
-    import_checkpoint(hf.resolve(args.folder), args.run)
+    import_checkpoint(hf.resolve(args.folder), args.out, args.attention)
 
 
 def run_export(args: argparse.Namespace) -> None:
     log_conversion()
-    export(args.checkpoint, args.folder, args.dtype)
+    export_checkpoint(args.checkpoint, args.folder, args.dtype)
 
 
 def run_migrate(args: argparse.Namespace) -> None:

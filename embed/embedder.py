@@ -1,4 +1,4 @@
-"""Load once, embed anything: strings, files, pictures, sounds, videos, PDFs, and lists of these in order."""
+"""Load once, embed anything: strings, files, images, audio, videos, PDFs, and lists of these in order."""
 
 import contextlib
 import dataclasses
@@ -25,28 +25,30 @@ from embed.model.build import EncoderModule, build
 from embed.model.encoder import encode
 from embed.model.matryoshka import truncate_dim
 from embed.model.params import param_structs
-from embed.training import checkpoint
+from embed.training.checkpoint import CheckpointError
 from embed.training.metadata import check_architecture, load_preprocessor
 from embed.training.weights import check_finite, load_encoder, load_params
 
-FEW = 8  # a batch has this many rows or all of them, so that few shapes are compiled
-ATTENTION = 2**26  # rows times tokens squared of one batch: 64 rows of 1,024 tokens, 1 of 8,192
+MIN_ROWS = 8  # a batch has this many rows or all of them, so that few shapes are compiled
+MAX_ATTENTION = 2**26  # rows times tokens squared of one batch: 64 rows of 1,024 tokens, 1 of 8,192
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """Rows laid out once, to be encoded by any parameters: this host's rows of batches of one shape each, and of all
-    rows of a batch, the items they are of (i32[b], -1 where a row is padding)."""
+    """Inputs that are made once and encoded by any parameters.
+
+    batches: per batch, the items of all its rows (i32[b], -1 where a row is padding), and this host's rows.
+    """
 
     batches: tuple[tuple[np.ndarray, Inputs], ...]
     count: int
 
 
 class Embedder:
-    """A trained encoder as a function from anything to unit vectors. `Embedder.load(path)` makes one.
+    """A trained encoder as a function from anything to unit vectors; `Embedder.load(path)` makes one.
 
-    It works on the mesh that is set when it is made (`jax.set_mesh`), else on one device. On many hosts all call the
-    same methods with the same items: each decodes a share of them, and gets all vectors.
+    It uses the mesh that is set when it is made (`jax.set_mesh`), else one device. On many hosts all call the same
+    methods with the same items: each host decodes a share of them and gets all vectors.
     """
 
     def __init__(self, encoder: EncoderModule, params: dict, preprocessor: Preprocessor):
@@ -54,7 +56,7 @@ class Embedder:
 
     @classmethod
     def load(cls, path: str | os.PathLike, trust: Collection[str] = ()) -> "Embedder":
-        """From a run's or soup's folder (its last step), one `checkpoints/STEP` of it, or a published model: its
+        """Load a run's or soup's folder (its last step), one `checkpoints/STEP` of it, or a published model: its
         folder, or owner/model@COMMIT of the Hugging Face hub.
 
         The encoder is the one that the checkpoint was trained with. A class outside embed is imported only where
@@ -72,7 +74,7 @@ class Embedder:
             return cls(encoder, params, load_preprocessor(path))
 
     def load_params(self, path: str | os.PathLike) -> dict:
-        """The parameters of another run or soup of the same architecture, to `encode` with.
+        """Load the parameters of another run or soup of the same architecture, to `encode` with.
 
         Raises CheckpointError where its architecture is another one: these parameters in this encoder would be a model
         that was never trained.
@@ -85,16 +87,17 @@ class Embedder:
     def embed(
         self, items: Iterable[Any], *, dim: int | None = None, task: str | None = None, patches: int | None = None
     ) -> np.ndarray:
-        """Vectors f32[n, dim] of unit norm, one an item, in order.
+        """Embed items as vectors f32[n,dim] of unit norm, one per item, in order.
 
-        `items` is a list or anything else that gives items in order: a tuple, an iterator, an array or a column of
-        strings, a dict's values; not one item, a dict, a set or a table. An item is a string, a `pathlib.Path` (image,
-        audio, video, PDF, else text; see `files.read_file`), a PIL image, a tuple (waveform f[n] or f[n,channels] in
-        -1..1, rate in Hz), video frames u8[i,h,w,3] at one a second, a record's part, or a list of these in order.
-        `task` is a query's task name ("search result", ...) or "document", for items of text alone; `dim` a Matryoshka
-        width; `patches` the soft tokens of an image or page, if not the model's own number.
+        items: a list or any other iterable in order: a tuple, an iterator, an array or a column of strings, a dict's
+            values; not a single item, a dict, a set or a table. An item is a string, a `pathlib.Path` (image, audio,
+            video, PDF, else text; see `files.read_file`), a PIL image, a tuple (waveform f[n] or f[n,channels] in
+            -1..1, sample rate in Hz), video frames u8[i,h,w,3] at one per second, a record's part, or a list of these.
+        dim: a Matryoshka width; None = all dimensions.
+        task: a query's task name ("search result", ...) or "document"; for items of text alone.
+        patches: soft tokens of an image or page; None = the model's default.
 
-        Raises ValueError (MediaError, LimitError, ...) naming the item that cannot be embedded and why.
+        Raises ValueError (MediaError, LimitError, ...), naming the item that cannot be embedded and why.
         """
         sequence, width = to_sequence(items), self.width(dim)
 
@@ -105,7 +108,7 @@ class Embedder:
         return truncate_dim(self.encode(self.prepare(read, len(sequence))), width)
 
     def width(self, dim: int | None) -> int:
-        """The numbers of a vector where `dim` are asked for, all if None. Raises ValueError for more than there are."""
+        """Return the dimensions of a vector: `dim`, or all if None. Raises ValueError where the model has fewer."""
         widths = self.encoder.arch.matryoshka_dims
         try:
             return widths[-1] if dim is None else to_integer("dim", dim, widths[-1])
@@ -115,15 +118,15 @@ class Embedder:
     def pieces(
         self, item: Any, task: str | None = None, patches: int | None = None, tokens: int | None = None
     ) -> list[Piece]:
-        """One item of `embed` decoded and cut to soft tokens; of its text at most `tokens`, however long it is.
+        """Decode one item of `embed` into pieces of the token sequence; its text is truncated to `tokens`, if given.
 
         Raises ValueError and OSError.
         """
         patches = None if patches is None else to_integer("patches", patches, MAX_TOKENS)
         if not isinstance(task, str | None):
-            raise ValueError(f"task is the name of one, a string; got {type(task).__name__}")
+            raise ValueError(f"task is the name of a task, a string; got {type(task).__name__}")
         if task is not None and task != "document":
-            prompts.as_query((), task)  # the name must be a known one, also beside media, which take no prompt
+            prompts.as_query((), task)  # refuses an unknown name, also beside media, which take no prompt
         parts = to_parts(item)
         if task is not None and all(isinstance(part, Text) for part in parts):
             content = tuple(part for part in parts if isinstance(part, Text))
@@ -143,50 +146,57 @@ class Embedder:
         return pieces
 
     def prepare(self, read: Callable[[int], list[Piece]], count: int, batch: int = 64) -> Prepared:
-        """Items 0..count-1, decoded by `read`, as inputs by shape: in batches of at most `batch` rows, fewer of long
-        ones, padded to that number or to 8, and to a row a part of the mesh.
+        """Make inputs of items 0..count-1, which `read` decodes.
 
-        Item i is in part i mod n of the mesh (`mesh.local_batch_shards`), so hosts read their own items alone.
+        Items are batched by shape: at most `batch` rows, fewer of long ones; a batch is padded to that number or to
+        MIN_ROWS, and to at least one row per batch shard. Item i belongs to batch shard i mod n
+        (`mesh.local_batch_shards`), so that each host reads its own items alone.
         """
         with jax.set_mesh(self.mesh):
-            own, parts = mesh.local_batch_shards()
-            pieces = {number: read(number) for line in own for number in range(line, count, parts)}
-            budgets = {number: standard_budget(one, self.preprocessor.tokenizer) for number, one in pieces.items()}
-            table = np.zeros((len(own), -(-count // parts), len(dataclasses.fields(Budget))), np.int32)
-            for number, budget in budgets.items():
-                table[own.index(number % parts), number // parts] = dataclasses.astuple(budget)
-            table = mesh.to_host(mesh.to_global(table))
-        groups: dict[Budget, list[list[int]]] = defaultdict(lambda: [[] for _ in range(parts)])
-        for number in range(count):
-            groups[Budget(*table[number % parts, number // parts].tolist())][number % parts].append(number)
+            shards, num_shards = mesh.local_batch_shards()
+            pieces = {item: read(item) for shard in shards for item in range(shard, count, num_shards)}
+            budgets = self._gather_budgets(pieces, count)
+        groups: dict[Budget, list[list[int]]] = defaultdict(lambda: [[] for _ in range(num_shards)])
+        for item, budget in enumerate(budgets):
+            groups[budget][item % num_shards].append(item)
         batches = []
-        for budget, members in groups.items():  # of every part
-            most = -(-min(batch, max(ATTENTION // budget.tokens**2, 1)) // parts)  # rows of a part
-            few = min(-(-FEW // parts), most)
-            for start in range(0, max(map(len, members)), most):
-                chosen = [part[start : start + most] for part in members]
-                rows = most if max(map(len, chosen)) > few else few
-                filled = [part + [-1] * (rows - len(part)) for part in chosen]
-                local = [pieces.get(i) for line in own for i in filled[line]]  # -1 is none
-                batches.append((np.concatenate(filled), make_rows(local, budget, self.preprocessor)))
+        for budget, items_of_shards in groups.items():
+            max_rows = -(-min(batch, max(MAX_ATTENTION // budget.tokens**2, 1)) // num_shards)  # of a shard
+            min_rows = min(-(-MIN_ROWS // num_shards), max_rows)
+            for start in range(0, max(map(len, items_of_shards)), max_rows):
+                chosen = [items[start : start + max_rows] for items in items_of_shards]
+                rows = max_rows if max(map(len, chosen)) > min_rows else min_rows
+                padded = [items + [-1] * (rows - len(items)) for items in chosen]
+                local = [pieces.get(item) for shard in shards for item in padded[shard]]
+                batches.append((np.concatenate(padded), make_rows(local, budget, self.preprocessor)))
         return Prepared(tuple(batches), count)
 
-    def encode(self, prepared: Prepared, params: dict | None = None) -> np.ndarray:
-        """Raw embeddings f32[n,e] of prepared inputs, by this embedder's parameters or others of the same form.
+    def _gather_budgets(self, pieces: dict[int, list[Piece]], count: int) -> list[Budget]:
+        """Return the budget of every item on every host, from each host's own items."""
+        shards, num_shards = mesh.local_batch_shards()
+        table = np.zeros((len(shards), -(-count // num_shards), len(dataclasses.fields(Budget))), np.int32)
+        for item, item_pieces in pieces.items():
+            budget = standard_budget(item_pieces, self.preprocessor.tokenizer)
+            table[shards.index(item % num_shards), item // num_shards] = dataclasses.astuple(budget)
+        table = mesh.to_host(mesh.to_global(table))
+        return [Budget(*table[item % num_shards, item // num_shards].tolist()) for item in range(count)]
 
-        Raises CheckpointError where one is not finite or zero: it has no direction, and the parameters are broken.
+    def encode(self, prepared: Prepared, params: dict | None = None) -> np.ndarray:
+        """Encode prepared inputs as embeddings f32[n,e], not normalized, by these or other parameters of the encoder.
+
+        Raises CheckpointError where an embedding is zero or not finite: the parameters are broken.
         """
         out = np.zeros((prepared.count, self.encoder.arch.embed_dim), np.float32)
         params = self.params if params is None else params
         with jax.set_mesh(self.mesh):
-            for members, inputs in prepared.batches:
+            for items, inputs in prepared.batches:
                 vectors = mesh.to_host(encode(self.encoder, params, mesh.to_global(inputs)))
-                out[members[members >= 0]] = vectors[members >= 0]
+                out[items[items >= 0]] = vectors[items >= 0]
             broken = np.flatnonzero(~np.isfinite(out).all(axis=1) | ~out.any(axis=1))
             if len(broken):
-                first = f"{len(broken)} of {prepared.count} embeddings are not finite or zero, item {broken[0]}'s first"
-                check_finite(params, first)
-                raise checkpoint.CheckpointError(f"{first}, though the parameters are finite: take another checkpoint")
+                message = f"{len(broken)} of {prepared.count} embeddings are zero or not finite, first item {broken[0]}"
+                check_finite(params, message)
+                raise CheckpointError(f"{message}, though the parameters are finite: take another checkpoint")
         return out
 
     def prepare_contents(
@@ -197,7 +207,7 @@ class Embedder:
         patches: int | None,
         tokens: int,
     ) -> Prepared:
-        """`prepare` for a benchmark's contents, with at most `tokens` tokens of text each.
+        """Prepare a benchmark's contents, each with at most `tokens` tokens of text.
 
         Raises as `embed` does, naming content i as `name(i)`.
         """
@@ -211,9 +221,9 @@ class Embedder:
 
 @contextlib.contextmanager
 def _naming(item: str) -> Iterator[None]:
-    """Puts what an error is about in front of it."""
+    """Name the item in front of an error's message."""
     try:
         yield
     except (ValueError, OSError) as error:
-        kind = type(error) if isinstance(error, MediaError | LimitError) else ValueError
-        raise kind(f"{item}: {error}") from error
+        error_class = type(error) if isinstance(error, MediaError | LimitError) else ValueError
+        raise error_class(f"{item}: {error}") from error

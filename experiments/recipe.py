@@ -22,12 +22,11 @@ from embed.embedder import Embedder
 from embed.eval import suite as suites
 from embed.eval.benchmarks import Results
 from embed.eval.compare import load_results
-from embed.report import page as report
-from embed.report import space
+from embed.report.workdir import write_page
 from embed.training import checkpoint
 from embed.training.config_check import trusted_classes
 from embed.training.main import load_run, run_script, train
-from embed.training.metadata import code_version, read_lineage
+from embed.training.metadata import code_version
 from experiments import finetune, own_data, prefinetune, soup
 from experiments.ablations import finetune__more_media
 from experiments.studies.tables import compare_findings
@@ -44,7 +43,6 @@ STAGES: dict[ModuleType, tuple[str, ...]] = {
 FINAL = "soup_greedy"
 PAIRS_STAGES = ("prefinetune", FINAL, "own_data")  # checkpoints that are compared on your datasets
 EVAL_EVERY = 100  # steps between dev scores
-SHOWN = 3  # queries of each benchmark in the gallery
 
 
 def main(config: ConfigDict) -> None:
@@ -116,29 +114,19 @@ class ResultsPage:
         self.write(embedder, vectors, names[-1])
 
     def write(self, embedder: Embedder, vectors: suites.Vectors, shown: str) -> None:
-        """Write the page; `vectors` are those of the checkpoint `shown`, which is shown in detail."""
-        benchmarks = [benchmark for benchmark, *_ in self.suite]
-        # Every host takes part in the search for examples.
-        gallery, failures = [], []
-        for benchmark, sides in zip(benchmarks, vectors, strict=True):
-            gallery += report.examples(benchmark, *sides, SHOWN)
-            failures += report.failures(benchmark, *sides, 1)
-        if hosts.is_primary():
-            stages = {name: results for name, results in self.columns.items() if name != shown}
-            columns = stages | self.read_others() | {shown: self.columns[shown]}
-            report.write(
-                self.path,
-                self.facts(embedder, shown),
-                columns,
-                benchmarks,
-                [report.read_curves(run) for name in columns if ((run := self.work / name) / "metrics.jsonl").exists()],
-                gallery=gallery,
-                wrong=failures,
-                found=space.project(benchmarks, vectors),
-                lineage=[read_lineage(self.work / name) for name in columns],
-                ablations=[] if self.pairs else list(compare_findings(self.work)),
-            )
-            log.info("wrote %s", storage.absolute(self.path))
+        """Write the page with the checkpoint `shown`, whose vectors these are, in detail. All hosts call this."""
+        write_page(
+            self.path,
+            self.work,
+            self.columns | self.read_others(),
+            [benchmark for benchmark, *_ in self.suite],
+            vectors,
+            shown,
+            self.facts(embedder, shown),
+            descriptions={name: dataset.description for name, dataset in suites.SUITE.items()},
+            comparisons=[] if self.pairs else list(compare_findings(self.work)),
+        )
+        log.info("wrote %s", storage.absolute(self.path))
 
     def facts(self, embedder: Embedder, shown: str) -> dict[str, str]:
         """Return the page's facts, by label."""

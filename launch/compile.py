@@ -112,7 +112,7 @@ def compile_task(run: loop.Run, task: Task, state: loop.TrainState, devices: lis
         measures["total_gib"] = sum(measures[name] for name in parts)
         measures["fits"] = measures["total_gib"] <= measures["hbm_gib"]
         received = sum(size for _, size in measures["collectives"].values())
-        seconds |= {"hbm": measures["hbm_bytes"] / chip.bandwidth, "ici": received / chip.wire}
+        seconds |= {"hbm": measures["hbm_bytes"] / chip.bandwidth, "ici": received / chip.interconnect}
     return measures | {"seconds": seconds}
 
 

@@ -1,7 +1,4 @@
-"""README and docs/ are true: their code runs, their commands and paths exist, their sizes are those of the code.
-
-`python tests/test_docs.py` prints the table of rooms in docs/design.md.
-"""
+"""README and docs/ are true: their code runs, their commands and paths exist, their sizes are those of the code."""
 
 import dataclasses
 import importlib.util
@@ -15,7 +12,25 @@ import subprocess
 import sys
 
 import jax
+import pyarrow
+import pyarrow.parquet
 import pytest
+from conftest import ARCH
+from samples import FILES
+
+from configs import cpu
+from embed.__main__ import parse_args
+from embed.data.budget import Budget
+from embed.data.jsonl import parse_line
+from embed.data.preprocess import Preprocessor
+from embed.data.sources import open_split
+from embed.data.tasks import Task
+from embed.distributed.mesh import make_mesh
+from embed.losses.contrastive import contrastive_loss
+from embed.model.build import build
+from embed.model.encoder import encode_pairs
+from embed.training import loop, optim
+from embed.training.run import Run
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = [page for page in sorted((ROOT / "docs").glob("*.md")) if page.name != "log.md"]  # which is history
@@ -27,7 +42,7 @@ NOT_RUN = re.compile(r"<!-- not run: (.+) -->")
 # Runs `python -m MODULE ...` for every JSON list of arguments on stdin; the libraries are imported once for all.
 HELP_SERVER = """
 import json, os, runpy, sys
-import embed.embedder, embed.training.main
+import embed.__main__, embed.training.main
 for line in sys.stdin:
     arguments = json.loads(line)
     reader, writer = os.pipe()
@@ -113,21 +128,6 @@ def count_rooms() -> dict[str, tuple[int, int]]:
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory, tokenizer) -> pathlib.Path:
     """A folder with what the blocks name: media, a Parquet file, and a run of two steps on the records of data.md."""
-    import pyarrow
-    import pyarrow.parquet
-    from conftest import ARCH
-    from samples import FILES
-
-    from embed.data.budget import Budget
-    from embed.data.preprocess import Preprocessor
-    from embed.data.sources import open_split
-    from embed.data.tasks import Task
-    from embed.distributed.mesh import make_mesh
-    from embed.losses.contrastive import contrastive_loss
-    from embed.model.build import build
-    from embed.model.encoder import encode_pairs
-    from embed.training import loop, optim
-
     folder = tmp_path_factory.mktemp("docs")
     (folder / "pairs" / "media").mkdir(parents=True)
     (folder / "pairs" / "media" / "cat.png").write_bytes(FILES["photo.png"])
@@ -145,7 +145,7 @@ def workspace(tmp_path_factory, tokenizer) -> pathlib.Path:
         return contrastive_loss(*sides, pairs, temperature=0.1, widths=arch.matryoshka_dims, candidates=candidates)
 
     side = Budget(40, images=1, patches=16)
-    run = loop.Run(
+    run = Run(
         encoder,
         (Task("pairs", 2, 1.0, side, side),),
         loss,
@@ -171,8 +171,6 @@ def test_every_block_is_checked():
 
 @pytest.mark.parametrize("block", [block for block in RUN if block.language == "json"], ids=str)
 def test_records_are_of_the_package(block, workspace):
-    from embed.data.jsonl import parse_line
-
     for number, line in enumerate(block.text.encode().splitlines(), 1):
         assert parse_line(line, workspace / "pairs", f"{block}, line {number}").positive
 
@@ -195,25 +193,25 @@ def test_an_excerpt_is_in_its_file(block):
 
 
 @pytest.fixture(scope="module")
-def helps() -> dict[tuple[str, ...], tuple[int, str]]:
-    """What `python -m MODULE [COMMAND] --help` of every block ends with and prints."""
-    asked = sorted({target for block, command in COMMANDS if (target := help_target(command))})
-    lines = "".join(json.dumps([*target, "--help"]) + "\n" for target in asked)
+def helps() -> dict[str, tuple[int, str]]:
+    """Module -> exit status and output of `python -m MODULE --help`, for the modules that blocks run."""
+    modules = sorted({module for block, command in COMMANDS if (module := module_of(command))} - {"embed"})
+    lines = "".join(json.dumps([module, "--help"]) + "\n" for module in modules)
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", HELP_SERVER], input=lines, capture_output=True, text=True, cwd=ROOT, env=environment
     )
     answers = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(answers) == len(asked), done.stderr
-    return {target: (status, text) for target, (status, text) in zip(asked, answers, strict=True)}
+    assert len(answers) == len(modules), done.stderr
+    return {module: (status, text) for module, (status, text) in zip(modules, answers, strict=True)}
 
 
-def help_target(command: list[str]) -> tuple[str, ...] | None:
-    """(module, subcommand) of `python -m MODULE ...`, or None where the command is another."""
+def module_of(command: list[str]) -> str | None:
+    """The module of `python -m MODULE ...`; None for another command, and for a copy that a block makes."""
     copied = {destination for _, (program, *words) in COMMANDS if program == "cp" for destination in words[1:]}
     if command[:2] != ["python", "-m"] or command[2].replace(".", "/") + ".py" in copied:
         return None
-    return tuple(command[2:4]) if command[2] == "embed" else (command[2],)
+    return command[2]
 
 
 @pytest.mark.parametrize(
@@ -221,9 +219,12 @@ def help_target(command: list[str]) -> tuple[str, ...] | None:
 )
 def test_commands_exist(block, command, helps):
     program, words = command[0], command[1:]
-    text = ""
-    if target := help_target(command):
-        status, text = helps[target]
+    module, text = module_of(command), ""
+    if module == "embed":
+        parse_args(words[2:])  # exits where it cannot
+        return
+    if module:
+        status, text = helps[module]
         assert status == 0, text
     elif program.startswith("launch/"):
         assert os.access(ROOT / program, os.X_OK)
@@ -233,14 +234,12 @@ def test_commands_exist(block, command, helps):
     if program == "pip":
         extras = re.findall(r"\[(\w+)\]", command[-1])
         assert all(f'"{extra}": [' in (ROOT / "setup.py").read_text() for extra in extras)
-    if target or program.startswith("launch/"):
+    if module or program.startswith("launch/"):
         check_words(words, text)
 
 
 def check_words(words: list[str], text: str) -> None:
     """Flags are in the help text or the config, and files, experiments and modules that are named exist."""
-    from configs import cpu
-
     fields = cpu.get_config()
     names = {path.stem for path in (ROOT / "experiments").rglob("*.py")}
     for i, word in enumerate(words):
@@ -280,8 +279,14 @@ def test_the_table_of_rooms_is_that_of_the_code():
     table = {room: int(lines.replace(",", "")) for room, _, lines in rows}
     counts = {room: lines for room, (_, lines) in count_rooms().items()}
     assert table.keys() == counts.keys()
-    wrong = {room: (table[room], lines) for room, lines in counts.items() if abs(table[room] - lines) > 0.1 * lines}
-    assert not wrong, "docs/design.md is out of date: python tests/test_docs.py prints the table"
+    expected = "\n".join(f"| `{room}` | {files} | {lines:,} |" for room, (files, lines) in count_rooms().items())
+    assert all(abs(table[room] - lines) <= 0.1 * lines for room, lines in counts.items()), expected
+
+
+def test_versions_agree():
+    version = re.search(r'version="([\d.]+)"', (ROOT / "setup.py").read_text())[1]
+    assert re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)[1] == version
+    assert re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1] == version
 
 
 def test_a_block_says_why_it_is_not_run(tmp_path):
@@ -290,8 +295,3 @@ def test_a_block_says_why_it_is_not_run(tmp_path):
     first, second = blocks_of(page)
     assert (first.reason, first.language, second.file, second.reason) == ("needs a TPU", "bash", "x.py", "")
     assert commands_of(first.text) == [["a"], ["b", "c"]]
-
-
-if __name__ == "__main__":
-    for name, (files, lines) in count_rooms().items():
-        print(f"| `{name}` | {files} | {lines:,} |")

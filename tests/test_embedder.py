@@ -1,6 +1,9 @@
 """Everything that can be embedded, everything that cannot and what is said of it."""
 
 import pathlib
+import re
+import subprocess
+import sys
 from typing import Any
 
 import jax
@@ -9,6 +12,7 @@ import pytest
 from PIL import Image as Pillow
 from samples import BAD, FILES, FRAMES, PHOTO, RNG, SOUND, mp4, pdf, png, save, wav
 
+import embed
 from embed import embedder as api
 from embed.data.budget import MIN_ROW_TOKENS
 from embed.data.jsonl import parse_parts
@@ -92,7 +96,7 @@ def test_order_and_company_do_not_matter(embedder, vectors, items):
 
 
 def test_batches_shrink_as_rows_grow(embedder, monkeypatch):
-    monkeypatch.setattr(api, "ATTENTION", 2 * MIN_ROW_TOKENS**2)
+    monkeypatch.setattr(api, "MAX_ATTENTION", 2 * MIN_ROW_TOKENS**2)
     prepared = embedder.prepare([embedder.pieces(text) for text in ["red"] * 3 + ["left"] * 2].__getitem__, 5)
     assert [members.tolist() for members, _ in prepared.batches] == [[0, 1], [2, 3], [4, -1]]
     assert all(inputs.tokens.shape == (2, MIN_ROW_TOKENS) for _, inputs in prepared.batches)
@@ -186,7 +190,7 @@ def test_bad_patches(embedder, patches, why):
 
 @pytest.mark.parametrize("task", [True, 3, b"document", ["document"], np.array(["document"])])
 def test_a_task_is_a_string(embedder, task):
-    with pytest.raises(ValueError, match="item 0: task is the name of one, a string; got"):
+    with pytest.raises(ValueError, match="item 0: task is the name of a task, a string; got"):
         embedder.embed(["good"], task=task)
 
 
@@ -224,7 +228,8 @@ def test_parameters_that_are_not_finite_are_an_error(embedder, value):
     broken = jax.tree.map(lambda leaf: jax.device_put(np.full_like(leaf, value), leaf.sharding), embedder.params)
     failing = Embedder(embedder.encoder, broken, embedder.preprocessor)
     with pytest.raises(
-        checkpoint.CheckpointError, match=r"^1 of 1 embeddings .* item 0's first: parameter .* holds NaN"
+        checkpoint.CheckpointError,
+        match=r"^1 of 1 embeddings are zero or not finite, first item 0: parameter .* holds NaN",
     ):
         failing.embed(["a red square"])
 
@@ -244,3 +249,13 @@ def test_load_without_a_checkpoint(tmp_path, run):
     for path in (tmp_path, tmp_path / "absent", run / "checkpoints" / "7"):
         with pytest.raises(checkpoint.CheckpointError, match="no finished checkpoint"):
             Embedder.load(path)
+
+
+def test_the_package_gives_the_embedder_and_its_version_and_imports_no_jax_by_itself(root):
+    assert embed.Embedder is Embedder and re.fullmatch(r"\d+\.\d+.*|0\+unknown", embed.__version__)
+    with pytest.raises(AttributeError, match="module 'embed' has no attribute 'Embeder'"):
+        embed.Embeder  # noqa: B018
+    program = "import sys, embed; print(sorted({'jax', 'numpy', 'flax', 'embed.embedder'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+    assert (root / "embed" / "py.typed").exists()

@@ -1,4 +1,4 @@
-"""Pieces -> rows of Inputs: tokens, places for soft tokens, and the media that fill them."""
+"""Pieces -> rows of Inputs: token ids, which soft token each stands for, and the media behind the soft tokens."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from embed.data.preprocess import Preprocessor
 
 
 def make_padding_rows(rows: int, budget: Budget, media: MediaFormat, max_segments: int = 1) -> Inputs:
-    """Rows of padding (numpy); without images where the model takes none, whatever the budget."""
+    """Make rows of padding (numpy); without images where the model takes none, whatever the budget."""
     b, l, p = rows, budget.tokens, budget.patches
     i = budget.images if media.patch_size else 0
     per_token, content = media.audio_shape
@@ -31,50 +31,56 @@ def make_padding_rows(rows: int, budget: Budget, media: MediaFormat, max_segment
 
 
 def make_rows(inputs: Sequence[Input], budget: Budget, preprocessor: Preprocessor) -> Inputs:
-    """One input a row -> Inputs (numpy). They must fit (see `preprocess.truncate_to`). A row of nothing is padding."""
+    """Make a row of each input (numpy); None becomes padding. The inputs must fit the budget (`truncate_to`)."""
     return make_packed_rows([[] if pieces is None else [pieces] for pieces in inputs], budget, preprocessor)
 
 
 def make_packed_rows(
     packed: Sequence[Sequence[list[Piece]]], budget: Budget, preprocessor: Preprocessor, max_segments: int = 1
 ) -> Inputs:
-    """For each row the inputs that lie in it side by side, `max_segments` at most, each a segment -> Inputs (numpy)."""
-    out = make_padding_rows(len(packed), budget, preprocessor.media, max_segments)
-    for number, inputs in enumerate(packed):
-        _fill(out, number, inputs, preprocessor)
-    return out
+    """Make rows of several inputs each (numpy), at most `max_segments`; every input is a segment of its row."""
+    rows = make_padding_rows(len(packed), budget, preprocessor.media, max_segments)
+    for row, inputs in enumerate(packed):
+        _fill(rows, row, inputs, preprocessor)
+    return rows
 
 
-def _fill(out: Inputs, row: int, inputs: Sequence[list[Piece]], preprocessor: Preprocessor) -> None:
-    """Writes the inputs into one row of `out`."""
-    tokenizer, per_token = preprocessor.tokenizer, preprocessor.media.audio_shape[0]
-    images, patches_each = out.patches.shape[1:3]
-    frames_each = out.audio.shape[2] // per_token
+def _fill(rows: Inputs, row: int, inputs: Sequence[list[Piece]], preprocessor: Preprocessor) -> None:
+    """Write inputs into one row. Soft tokens are numbered through the row's images, then through its clips."""
+    tokenizer = preprocessor.tokenizer
+    per_token = preprocessor.media.audio_shape[0]
+    num_images, patches_per_image = rows.patches.shape[1:3]
+    tokens_per_clip = rows.audio.shape[2] // per_token
     start = image = clip = 0
     for segment, pieces in enumerate(inputs, start=1):
         ids: list[int] = list(tokenizer.prefix)
         soft_token_index: list[int] = [-1] * len(ids)
         for piece in pieces:
             match piece:
-                case TextPiece(words):
-                    ids += words
-                    soft_token_index += [-1] * len(words)
+                case TextPiece(text_ids):
+                    ids += text_ids
+                    soft_token_index += [-1] * len(text_ids)
                     continue
                 case ImagePiece(patches, xy, delimiters, prefix_ids):
-                    out.patches[row, image, : len(patches)] = patches
-                    out.patch_xy[row, image, : len(xy)] = xy
-                    first, count, image = image * patches_each, len(xy), image + 1
+                    rows.patches[row, image, : len(patches)] = patches
+                    rows.patch_xy[row, image, : len(xy)] = xy
+                    first, count = image * patches_per_image, len(xy)
+                    image += 1
                 case AudioPiece(frames):
-                    out.audio[row, clip, : len(frames)] = frames
-                    out.audio_mask[row, clip, : len(frames)] = True
-                    first = images * patches_each + clip * frames_each
+                    rows.audio[row, clip, : len(frames)] = frames
+                    rows.audio_mask[row, clip, : len(frames)] = True
+                    first = num_images * patches_per_image + clip * tokens_per_clip
                     count = math.ceil(len(frames) / per_token)
-                    clip, delimiters, prefix_ids = clip + 1, tokenizer.audio, ()
-            ids += [*prefix_ids, delimiters[0], *[delimiters[1]] * count, delimiters[2]]
+                    delimiters, prefix_ids = tokenizer.audio, ()
+                    clip += 1
+            begin, placeholder, end = delimiters
+            ids += [*prefix_ids, begin, *[placeholder] * count, end]
             soft_token_index += [*[-1] * (len(prefix_ids) + 1), *range(first, first + count), -1]
         ids += tokenizer.suffix
         soft_token_index += [-1] * len(tokenizer.suffix)
-        here = slice(start, start + len(ids))
-        out.tokens[row, here], out.soft_token_index[row, here] = ids, soft_token_index
-        out.segments[row, here], out.positions[row, here] = segment, np.arange(len(ids))
+        span = slice(start, start + len(ids))
+        rows.tokens[row, span] = ids
+        rows.soft_token_index[row, span] = soft_token_index
+        rows.segments[row, span] = segment
+        rows.positions[row, span] = np.arange(len(ids))
         start += len(ids)

@@ -1,7 +1,8 @@
-"""Datasets that someone brings: found under one folder, and turned into tasks by what is in them."""
+"""Discover datasets in a folder, and make tasks that fit what is in them."""
 
 import dataclasses
 import os
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from embed.batch import REPORT_CANDIDATES, Candidates
 from embed.data.budget import Budget, standard_budget, truncate_to
 from embed.data.media.decode import MediaError
 from embed.data.modalities import Content
-from embed.data.packing import Packing, fit_rows, measure_input
+from embed.data.packing import PackedRows, Packing, fit_rows, measure_input
 from embed.data.pieces import LimitError
 from embed.data.preprocess import Preprocessor, make_pieces
 from embed.data.qrels import QRELS
@@ -18,113 +19,110 @@ from embed.data.sources import Source, open_split
 from embed.data.tasks import Task
 from embed.distributed import storage
 
-BUDGET_SAMPLE = 64  # records of a dataset that are looked at for the size of its rows
-PACKING_SAMPLE = 1024  # and for how many inputs share one: sums vary more than a maximum
-SEPARATORS = ":,|"  # of the names that results and tables make of a dataset's
+BUDGET_SAMPLE = 64  # records that decide the size of a dataset's rows
+PACKING_SAMPLE = 1024  # records that decide packed rows: sums vary more than a maximum
+SEPARATORS = ":,|"  # in the names that results and tables derive from a dataset's
 
 
 class DatasetError(ValueError):
-    """A dataset that cannot be used for what is asked of it; the message names it and what it lacks."""
+    """A dataset that cannot be used as requested; the message names it and what is missing."""
 
 
-def _files(split: str) -> tuple[str, ...]:
+def _split_patterns(split: str) -> tuple[str, ...]:
     return f"{split}.jsonl", f"{split}.array_record", f"{split}-00000-of-*.array_record"
 
 
 def has_split(folder: storage.Path, split: str) -> bool:
-    """Whether there are records of a split."""
-    return any(True for form in _files(split) for _ in folder.glob(form))
+    """Whether the folder has records of a split."""
+    return any(True for pattern in _split_patterns(split) for _ in folder.glob(pattern))
 
 
 def find_datasets(root: str | os.PathLike, split: str) -> list[storage.Path]:
-    """The folders in `root` that have records of a split, by name; none where `root` is ""."""
-    forms = _files(split) if os.fspath(root) else ()
-    return sorted({path.parent for form in forms for path in storage.path(root).glob(f"*/{form}")})
+    """Find the folders in `root` that have records of a split, by name; [] where `root` is ""."""
+    patterns = _split_patterns(split) if os.fspath(root) else ()
+    return sorted({path.parent for pattern in patterns for path in storage.path(root).glob(f"*/{pattern}")})
 
 
 def require_datasets(root: str | os.PathLike, split: str) -> list[storage.Path]:
-    """`find_datasets`. Raises FileNotFoundError where there are none."""
-    found = find_datasets(root, split)
-    if not found:
-        asked = os.fspath(root) or "'' (no folder was given: --config.pairs=FOLDER)"
-        raise FileNotFoundError(
-            f"no dataset in {asked}: expected NAME/{split}.jsonl or NAME/{split}.array_record there"
-        )
-    return found
+    """Find datasets as `find_datasets` does. Raises FileNotFoundError where there are none."""
+    folders = find_datasets(root, split)
+    if not folders:
+        place = os.fspath(root) or "'' (no folder was given: --config.pairs=FOLDER)"
+        raise FileNotFoundError(f"no dataset in {place}: expected NAME/{split}.jsonl or NAME/{split}.array_record")
+    return folders
+
+
+def list_datasets(root: str | os.PathLike) -> list[storage.Path]:
+    """List the folders in `root` that have records of any split, by name; [] where `root` is ""."""
+    return find_datasets(root, "*")
 
 
 def has_benchmark(folder: storage.Path) -> bool:
-    """Whether a test is there as `corpus`, `queries` and qrels.tsv. A corpus alone is none: mining searches it.
+    """Whether the folder has a benchmark: `corpus`, `queries` and qrels.tsv. A corpus alone is for mining.
 
-    Raises DatasetError where some of the three are missing.
+    Raises DatasetError where it has queries or judgments but not all three.
     """
     judged = {"queries": has_split(folder, "queries"), QRELS: (folder / QRELS).exists()}
-    there = judged | {"corpus": has_split(folder, "corpus")}
-    if any(judged.values()) and not all(there.values()):
-        missing = ", ".join(
-            part if part == QRELS else f"{part}.jsonl" for part, is_there in there.items() if not is_there
-        )
+    present = judged | {"corpus": has_split(folder, "corpus")}
+    if any(judged.values()) and not all(present.values()):
+        files = [name if name == QRELS else f"{name}.jsonl" for name, is_present in present.items() if not is_present]
         raise DatasetError(
-            f"{folder}: a benchmark is corpus.jsonl, queries.jsonl and {QRELS}, and there is no {missing}; "
-            "python -m embed build writes all three of BEIR's form"
+            f"{folder}: a benchmark is corpus.jsonl, queries.jsonl and {QRELS}, but there is no {', '.join(files)}; "
+            "python -m embed build writes all three from a BEIR folder"
         )
-    return all(there.values())
+    return all(present.values())
 
 
 def require_benchmarks(root: str | os.PathLike, split: str = "test") -> list[storage.Path]:
-    """The folders in `root` that can be tested, by name: by the pairs of a split, by a benchmark, or by both.
+    """Find the folders in `root` that can be evaluated, by name: with pairs of a split, a benchmark, or both.
 
     Raises DatasetError where there are none, where a split is empty or a benchmark incomplete, and for a name that
-    cannot be told apart in results.
+    results and tables could not separate.
     """
-    found = []
+    folders = []
     for folder in list_datasets(root):
         has_pairs = has_split(folder, split)
         if not has_benchmark(folder) and not has_pairs:
             continue
         if has_pairs and not len(open_split(folder, split)):
-            raise DatasetError(f"{folder}: the split {split} has no records, so there is nothing to test")
-        if any(sign in folder.name for sign in SEPARATORS):
-            raise DatasetError(f"{folder}: a dataset's name has none of {' '.join(SEPARATORS)}: rename the folder")
-        found.append(folder)
-    if not found:
+            raise DatasetError(f"{folder}: the split {split} is empty: there is nothing to evaluate")
+        if any(separator in folder.name for separator in SEPARATORS):
+            raise DatasetError(f"{folder}: a dataset's name must not contain {' '.join(SEPARATORS)}: rename the folder")
+        folders.append(folder)
+    if not folders:
         names = ", ".join(folder.name for folder in list_datasets(root)) or "none"
         raise DatasetError(
-            f"nothing to test in {os.fspath(root) or 'no folder (--config.pairs=FOLDER)'}: none of its datasets "
+            f"nothing to evaluate in {os.fspath(root) or 'no folder (--config.pairs=FOLDER)'}: none of its datasets "
             f"({names}) has {split}.jsonl, or corpus.jsonl, queries.jsonl and {QRELS}"
         )
-    return found
-
-
-def list_datasets(root: str | os.PathLike) -> list[storage.Path]:
-    """The folders in `root` that have records of any kind, by name; none where `root` is ""."""
-    return find_datasets(root, "*")
+    return folders
 
 
 def make_tasks(
     root: str | os.PathLike,
     preprocessor: Preprocessor,
-    most: Budget,
+    max_budget: Budget,
     batch: int,
     candidates: Candidates = REPORT_CANDIDATES,
 ) -> tuple[Task, ...]:
-    """One task a dataset with a train split: rates by the square root of its size, rows as large as its contents need.
+    """Make a task of each dataset in `root` with a train split.
 
-    `most` is the largest row of a side. A dataset smaller than `batch` has a batch of its own size. One hard negative a
-    query, where there are any. Raises FileNotFoundError where there is no dataset, DatasetError where one has no
-    readable record.
+    Its weight is the square root of its size; its rows are as large as its contents need, at most `max_budget`; a
+    dataset smaller than `batch` gets a batch of its own size; each query has one hard negative, where there are any.
+    Raises FileNotFoundError where there is no dataset, DatasetError for one without a readable record.
     """
-    return tuple(make_task(folder, preprocessor, most, batch, candidates) for folder in require_datasets(root, "train"))
+    folders = require_datasets(root, "train")
+    return tuple(make_task(folder, preprocessor, max_budget, batch, candidates) for folder in folders)
 
 
 def make_task(
     folder: storage.Path,
     preprocessor: Preprocessor,
-    most: Budget,
+    max_budget: Budget,
     batch: int,
     candidates: Candidates = REPORT_CANDIDATES,
 ) -> Task:
-    """The task of one dataset, as `make_tasks` has it. Raises FileNotFoundError and DatasetError."""
+    """Make the task of one dataset, as `make_tasks` does. Raises FileNotFoundError and DatasetError."""
     source = open_split(folder, "train")
     records = sample_records(source, BUDGET_SAMPLE)
     queries = [record.query for record in records]
@@ -133,68 +131,82 @@ def make_task(
         folder.name,
         min(batch, len(source)),
         len(source) ** 0.5,
-        _budget(queries, preprocessor, most, folder),
-        _budget(targets, preprocessor, most, folder),
+        _fit_budget(queries, preprocessor, max_budget, folder),
+        _fit_budget(targets, preprocessor, max_budget, folder),
         negatives=int(any(record.negatives for record in records)),
         candidates=candidates,
     )
 
 
 def sample_records(source: Source, count: int) -> list[Record]:
-    """Records drawn at random, the same ones always; those that cannot be read are left out: training will quarantine
-    and count them."""
-    found = []
-    for i in np.sort(np.random.default_rng(0).permutation(len(source))[:count]):
+    """Draw records at random, always the same ones. Unreadable ones are skipped: training quarantines them."""
+    records = []
+    for index in np.sort(np.random.default_rng(0).permutation(len(source))[:count]):
         try:
-            found.append(source[int(i)])
+            records.append(source[int(index)])
         except RecordError:
             continue
-    return found
+    return records
 
 
 def with_packing(task: Task, folder: storage.Path, preprocessor: Preprocessor, group: int, row: int) -> Task:
-    """The task with several inputs a row, groups of `group` pairs in rows of about `row` tokens, chosen by a sample of
-    its dataset. Its batch must be a multiple of `group`, and the groups of a batch of the mesh's parts.
+    """Pack a task: groups of `group` pairs in rows of about `row` tokens, sized by a sample of its dataset.
 
-    Raises FileNotFoundError, and DatasetError where none of the records looked at can be decoded.
+    The task's batch must be a multiple of `group`, and its groups a multiple of the mesh's parts. Raises
+    FileNotFoundError, and DatasetError where no record of the sample can be decoded.
     """
-    records, h = sample_records(open_split(folder, "train"), PACKING_SAMPLE), task.negatives
+    records = sample_records(open_split(folder, "train"), PACKING_SAMPLE)
+    h = task.negatives
     queries: list[Content | None] = [record.query for record in records]
     targets: list[Content | None] = []
     for record in records:  # a record without hard negatives has padding for them, which takes no room
-        targets += [
-            record.positive,
-            *(record.negatives[i % len(record.negatives)] if record.negatives else None for i in range(h)),
-        ]
-    kinds = []
-    for contents, budget, each in ((queries, task.query, 1), (targets, task.target, 1 + h)):
-        found = []
-        for content in contents:
-            try:
-                pieces = content and truncate_to(
-                    make_pieces(content, preprocessor, budget.patches or None), budget, preprocessor.tokenizer
-                )
-            except (MediaError, LimitError):
-                continue
-            found.append(measure_input(pieces or None, preprocessor))
-        if not any(tokens for tokens, *_ in found):
-            raise DatasetError(f"{folder}: none of the records looked at can be read and decoded")
-        needed, count = np.array(found), group * each
-        rows = max(round(needed[:, 0].mean() * count / row), 1)
-        kinds.append(fit_rows(needed, count, rows, budget.patches, budget.frames))
-    return dataclasses.replace(task, packing=Packing(group, *kinds))
+        choices = record.negatives or (None,)
+        targets += [record.positive, *(choices[i % len(choices)] for i in range(h))]
+    return dataclasses.replace(
+        task,
+        packing=Packing(
+            group,
+            query=_fit_packed_rows(queries, task.query, preprocessor, group, row, folder),
+            target=_fit_packed_rows(targets, task.target, preprocessor, group * (1 + h), row, folder),
+        ),
+    )
 
 
-def _budget(contents: list[Content], preprocessor: Preprocessor, most: Budget, folder: storage.Path) -> Budget:
-    """The largest standard shape among the contents, none of its sizes above that of `most`."""
+def _fit_packed_rows(
+    contents: Sequence[Content | None],
+    budget: Budget,
+    preprocessor: Preprocessor,
+    inputs: int,
+    row: int,
+    folder: storage.Path,
+) -> PackedRows:
+    """Size the rows for groups of `inputs` inputs, about `row` tokens long. Raises DatasetError."""
+    sizes = []
+    for content in contents:
+        try:
+            pieces = make_pieces(content, preprocessor, budget.patches or None) if content else None
+            fitted = truncate_to(pieces, budget, preprocessor.tokenizer) if pieces else None
+        except (MediaError, LimitError):
+            continue
+        sizes.append(measure_input(fitted, preprocessor))
+    if not any(tokens for tokens, *_ in sizes):
+        raise DatasetError(f"{folder}: no record of the sample can be read and decoded")
+    table = np.array(sizes)
+    count = max(round(table[:, 0].mean() * inputs / row), 1)
+    return fit_rows(table, inputs, count, budget.patches, budget.frames)
+
+
+def _fit_budget(
+    contents: list[Content], preprocessor: Preprocessor, max_budget: Budget, folder: storage.Path
+) -> Budget:
+    """The largest standard shape among the contents, each size at most that of `max_budget`. Raises DatasetError."""
     shapes = []
     for content in contents:
         try:
-            shapes.append(
-                dataclasses.astuple(standard_budget(make_pieces(content, preprocessor), preprocessor.tokenizer))
-            )
+            budget = standard_budget(make_pieces(content, preprocessor), preprocessor.tokenizer)
         except (MediaError, LimitError):
             continue
+        shapes.append(dataclasses.astuple(budget))
     if not shapes:
-        raise DatasetError(f"{folder}: none of the records looked at can be read and decoded")
-    return Budget(*np.minimum(np.max(shapes, axis=0), dataclasses.astuple(most)).tolist())
+        raise DatasetError(f"{folder}: no record of the sample can be read and decoded")
+    return Budget(*np.minimum(np.max(shapes, axis=0), dataclasses.astuple(max_budget)).tolist())

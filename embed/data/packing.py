@@ -1,10 +1,11 @@
-"""Inputs of different lengths, several to a row: what would be padding is other inputs.
+"""Packing: several inputs of different lengths share a row, so that other inputs take the place of padding.
 
 Pairs are packed in groups of fixed size, each into rows of its own, so where an input lies depends on its group alone:
-not on hosts, devices or the batch around it. The two sides of a group, and the vectors of its pairs, are on one device.
+not on hosts, devices or the rest of the batch. Both sides of a group, and the vectors of its pairs, are on one device.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -16,23 +17,24 @@ from embed.data.collate import make_packed_rows
 from embed.data.pieces import Piece
 from embed.data.preprocess import Preprocessor
 
-OVERFLOWED = -1  # the place of what found no room
+OVERFLOWED = -1  # the index of an input that fits in no row
+MAX_OVERFLOW = 0.003  # share of the inputs, for rows that `fit_rows` chooses
 
 
 @dataclasses.dataclass(frozen=True)
 class PackedRows:
-    """What one side of a group is packed into; hard negatives lie with the targets."""
+    """The rows that one side of a group is packed into; hard negatives lie with the targets."""
 
-    count: int  # rows of a group
-    max_segments: int  # s, inputs of a row at most
+    count: int  # rows per group
+    max_segments: int  # s, inputs per row at most
     budget: Budget  # of a row, whose images and clips all its inputs share
 
 
 @dataclasses.dataclass(frozen=True)
 class Packing:
-    """How a task's pairs are packed. An input that finds no room is left out with its pair, and counted."""
+    """How a task's pairs are packed. A pair with an input that fits in no row is skipped and counted."""
 
-    group: int  # pairs of a group; the larger, the less its length varies, and the fuller its rows can be
+    group: int  # pairs per group; larger groups vary less in length, so that their rows can be fuller
     query: PackedRows
     target: PackedRows
 
@@ -40,72 +42,74 @@ class Packing:
 def pack(
     inputs: Sequence[Input], rows: PackedRows, preprocessor: Preprocessor
 ) -> tuple[list[list[list[Piece]]], np.ndarray]:
-    """What lies in each row of one side of a group, and where each input is: i32[n], row · max_segments + its number in the
-    row, or LOST.
+    """Pack one side of a group: the inputs of each row, and i32[n] where each input lies.
 
-    The longest first, each where it leaves least room (best fit decreasing); of equals the first first.
+    An index is row · max_segments + the input's number in the row, or OVERFLOWED.
     """
-    places = assign(np.array([measure_input(pieces, preprocessor) for pieces in inputs]), rows)
-    max_segments: list[list[list[Piece]]] = [[] for _ in range(rows.count)]
-    for i in np.argsort(places):
-        if (pieces := inputs[i]) is not None and places[i] != OVERFLOWED:
-            max_segments[places[i] // rows.max_segments].append(pieces)
-    return max_segments, places
+    indices = assign(np.array([measure_input(pieces, preprocessor) for pieces in inputs]), rows)
+    packed: list[list[list[Piece]]] = [[] for _ in range(rows.count)]
+    for i in np.argsort(indices):
+        if (pieces := inputs[i]) is not None and indices[i] != OVERFLOWED:
+            packed[indices[i] // rows.max_segments].append(pieces)
+    return packed, indices
 
 
 def measure_input(pieces: Input, preprocessor: Preprocessor) -> tuple[int, int, int]:
-    """Tokens, images and clips that an input takes of its row."""
+    """Count the tokens, images and clips that an input takes of its row."""
     return (0, 0, 0) if pieces is None else (num_tokens(pieces, preprocessor.tokenizer), *count_media(pieces))
 
 
-def assign(needed: np.ndarray, rows: PackedRows) -> np.ndarray:
-    """The places of inputs that need i32[n,3] (see `measure_input`): i32[n], 0 for nothing. What `pack` goes by."""
+def assign(sizes: np.ndarray, rows: PackedRows) -> np.ndarray:
+    """Assign inputs of sizes i32[n,3] (`measure_input`) to rows: indices i32[n], 0 for padding.
+
+    Best fit decreasing: the longest first, each to the row where it leaves least room; ties in order.
+    """
     room = np.tile([rows.budget.tokens, rows.budget.images, rows.budget.clips, rows.max_segments], (rows.count, 1))
-    needed = np.concatenate([needed, np.ones_like(needed[:, :1])], axis=1)
-    places = np.zeros(len(needed), np.int32)
-    for i in np.argsort(-needed[:, 0], kind="stable"):
-        if not needed[i, 0]:
+    sizes = np.concatenate([sizes, np.ones_like(sizes[:, :1])], axis=1)
+    indices = np.zeros(len(sizes), np.int32)
+    for i in np.argsort(-sizes[:, 0], kind="stable"):
+        if not sizes[i, 0]:
             continue
-        fitting = np.flatnonzero((needed[i] <= room).all(axis=1))
+        fitting = np.flatnonzero((sizes[i] <= room).all(axis=1))
         if not len(fitting):
-            places[i] = OVERFLOWED
+            indices[i] = OVERFLOWED
             continue
-        best = fitting[np.argmin(room[fitting, 0])]
-        places[i] = best * rows.max_segments + rows.max_segments - room[best, 3]
-        room[best] -= needed[i]
-    return places
+        row = fitting[np.argmin(room[fitting, 0])]
+        indices[i] = row * rows.max_segments + rows.max_segments - room[row, 3]
+        room[row] -= sizes[i]
+    return indices
 
 
-def fit_rows(needed: np.ndarray, inputs: int, count: int, patches: int = 0, frames: int = 0) -> PackedRows:
-    """Rows for groups of `inputs` inputs like a sample's, which need i32[n,3] (see `measure_input`): `count` rows as small as
-    they can be with at most three inputs in 1,000 left out, in 100 groups drawn from the sample.
+def fit_rows(sizes: np.ndarray, inputs: int, count: int, patches: int = 0, frames: int = 0) -> PackedRows:
+    """Find the smallest rows for groups of `inputs` inputs, `count` rows per group.
 
-    They start at what an average group needs. Then, as long as too many are left out, grows by a fiftieth what leaves
-    out the fewest: the tokens (a multiple of eight), the images, the clips or the segments.
+    `sizes` i32[n,3] (`measure_input`) is a sample of the inputs; in 100 groups drawn from it, at most MAX_OVERFLOW of
+    the inputs overflow. The search starts at the size of an average group and, while too many overflow, grows what
+    lets the fewest overflow by a fiftieth: tokens (in multiples of eight), images, clips or segments.
     """
     rng = np.random.default_rng(0)
-    groups = [needed[rng.integers(len(needed), size=inputs)] for _ in range(100)]
+    groups = [sizes[rng.integers(len(sizes), size=inputs)] for _ in range(100)]
     mean = np.mean([group.sum(axis=0) for group in groups], axis=0) / count
-    most = [*needed.max(axis=0), min(inputs, math.ceil(4 * inputs / count))]
-    size = np.maximum(most, [*np.ceil(mean), 1]).astype(int)
-    size[0] = _up(size[0])
-    steps = np.diag(np.maximum(size // 50, 1))[size > 0]
-    steps[0, 0] = _up(steps[0, 0])
+    largest = [*sizes.max(axis=0), min(inputs, math.ceil(4 * inputs / count))]
+    shape = np.maximum(largest, [*np.ceil(mean), 1]).astype(int)
+    shape[0] = _round_up_to_eight(shape[0])
+    steps = np.diag(np.maximum(shape // 50, 1))[shape > 0]
+    steps[0, 0] = _round_up_to_eight(steps[0, 0])
 
-    def rows(tokens: int, images: int, clips: int, max_segments: int) -> PackedRows:
+    def rows_of(shape: np.ndarray) -> PackedRows:
+        tokens, images, clips, max_segments = shape.tolist()
         budget = Budget(tokens, images, patches if images else 0, clips, frames if clips else 0)
         return PackedRows(count, max_segments, budget)
 
-    def left_out(size: np.ndarray) -> float:
-        return float(np.mean([assign(group, rows(*size.tolist())) == OVERFLOWED for group in groups]))
+    def overflow(shape: np.ndarray) -> float:
+        return float(np.mean([assign(group, rows_of(shape)) == OVERFLOWED for group in groups]))
 
-    while left_out(size) > 0.003:
-        size = min((size + step for step in steps), key=left_out)
-    return rows(*size.tolist())
+    while overflow(shape) > MAX_OVERFLOW:
+        shape = min((shape + step for step in steps), key=overflow)
+    return rows_of(shape)
 
 
-def _up(tokens: float) -> int:
-    """To a multiple of eight."""
+def _round_up_to_eight(tokens: float) -> int:
     return -8 * int(-tokens // 8)
 
 
@@ -116,26 +120,28 @@ def pack_groups(
     packing: Packing,
     preprocessor: Preprocessor,
 ) -> tuple[Inputs, Inputs, PackedIndices]:
-    """The rows of all queries and of all targets with their hard negatives, and the places of the pairs' inputs."""
-    rows: tuple[list, list] = ([], [])
-    found = []
+    """Pack pairs group by group: rows of queries, rows of targets with their hard negatives, and the indices."""
+    query_rows: list[list[list[Piece]]] = []
+    target_rows: list[list[list[Piece]]] = []
+    groups = []
     for start in range(0, len(queries), packing.group):
-        own = slice(start, start + packing.group)
-        query_rows, query = pack(queries[own], packing.query, preprocessor)
-        others = [one for several in negatives[own] for one in several]
-        target_rows, there = pack([*targets[own], *others], packing.target, preprocessor)
-        target, negative = there[: packing.group], there[packing.group :]
-        lost = (
-            (query == OVERFLOWED)
-            | (target == OVERFLOWED)
-            | (negative.reshape(packing.group, -1) == OVERFLOWED).any(axis=1)
-        )
-        found.append((*(np.maximum(places, 0) for places in (query, target, negative)), lost))
-        rows[0].extend(query_rows)
-        rows[1].extend(target_rows)
-    query_side, target_side = (
-        make_packed_rows(made, kind.budget, preprocessor, kind.max_segments)
-        for made, kind in zip(rows, (packing.query, packing.target), strict=True)
+        members = slice(start, start + packing.group)
+        rows, query = pack(queries[members], packing.query, preprocessor)
+        query_rows += rows
+        group_negatives = itertools.chain.from_iterable(negatives[members])
+        rows, indices = pack([*targets[members], *group_negatives], packing.target, preprocessor)
+        target_rows += rows
+        target, negative = np.split(indices, [packing.group])
+        negative_overflowed = (negative.reshape(packing.group, -1) == OVERFLOWED).any(axis=1)
+        overflowed = (query == OVERFLOWED) | (target == OVERFLOWED) | negative_overflowed
+        groups.append(PackedIndices(np.maximum(query, 0), np.maximum(target, 0), np.maximum(negative, 0), overflowed))
+    return (
+        make_packed_rows(query_rows, packing.query.budget, preprocessor, packing.query.max_segments),
+        make_packed_rows(target_rows, packing.target.budget, preprocessor, packing.target.max_segments),
+        PackedIndices(
+            query=np.stack([group.query for group in groups]),
+            target=np.stack([group.target for group in groups]),
+            negative=np.stack([group.negative for group in groups]),
+            overflowed=np.stack([group.overflowed for group in groups]),
+        ),
     )
-    query, target, negative, lost = map(np.stack, zip(*found, strict=True))
-    return query_side, target_side, PackedIndices(query, target, negative, lost)

@@ -125,7 +125,7 @@ class TfdsSource:
 
 
 def choose_parser(split: str) -> Parse:
-    """The parser of a split's lines: items of a `corpus` or `queries`, graded pairs of `sts...`, else training pairs."""
+    """Choose the parser of a split: items of a `corpus` or `queries`, graded pairs of `sts...`, else training pairs."""
     if split in ("corpus", "queries"):
         return parse_item
     return parse_graded if split.startswith("sts") else parse_line

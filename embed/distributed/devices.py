@@ -18,7 +18,7 @@ def has_tpu() -> bool:
 def skip_absent_tpu() -> None:
     """Keep JAX from starting an installed libtpu on a host without a TPU, which fails with a page of errors.
 
-    Call it before the first use of a device. An explicit JAX_PLATFORMS, and a host with an NVIDIA GPU, stay as they are.
+    Call it before the first use of a device. It changes nothing where JAX_PLATFORMS is set or an NVIDIA GPU is present.
     """
     has_libtpu = importlib.util.find_spec("libtpu") is not None
     has_gpu = pathlib.Path("/dev/nvidiactl").exists()

@@ -1,4 +1,4 @@
-"""Many hosts run one program: who writes for all, who goes first, and where they wait for each other."""
+"""Many hosts run one program: which host writes for all, and where they wait for each other."""
 
 import contextlib
 from collections.abc import Iterator
@@ -7,17 +7,17 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from embed.distributed import storage
+from embed.distributed import lock, storage
 
 
 def is_primary() -> bool:
-    """Whether this host writes what all share: logs, tokenizers, results."""
+    """Return whether this host writes the shared files: logs, tokenizers, results."""
     return jax.process_index() == 0
 
 
-def barrier(what: str) -> None:
-    """Returns when all hosts have come here: what each has written, the others can read. Alone there is no waiting."""
-    multihost_utils.sync_global_devices(what)
+def barrier(name: str) -> None:
+    """Return when all hosts have reached this call: what one has written, the others can read."""
+    multihost_utils.sync_global_devices(name)
 
 
 def from_primary(value: bool) -> bool:
@@ -26,19 +26,19 @@ def from_primary(value: bool) -> bool:
 
 
 @contextlib.contextmanager
-def primary_first(what: str) -> Iterator[None]:
-    """The first host does what is inside before the others, who then find it done where folders are shared."""
+def primary_first(name: str) -> Iterator[None]:
+    """Run the block on the primary host before the others, which then find shared folders filled."""
     if not is_primary():
-        barrier(what)
+        barrier(name)
     try:
         yield
     finally:
         if is_primary():
-            barrier(what)
+            barrier(name)
 
 
 @contextlib.contextmanager
 def lock_folder(folder: storage.Path) -> Iterator[None]:
-    """`storage.lock_folder`, which the first host holds for all."""
-    with storage.lock_folder(folder) if is_primary() else contextlib.nullcontext():
+    """Hold the lock of a folder, on the primary host for all. Raises as `lock.lock_folder` does."""
+    with lock.lock_folder(folder) if is_primary() else contextlib.nullcontext():
         yield

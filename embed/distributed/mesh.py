@@ -1,7 +1,7 @@
-"""The device mesh, and the one table that says how every kind of tensor lies on it.
+"""The device mesh, and the table of shardings of every kind of tensor.
 
 Axes: `replica` (across slices; parameters are copied), `data` (batch, and parameters sharded over it), `model` (heads,
-hidden units, vocabulary). Axes are explicit, so an array's layout is part of its type and a wrong one fails at trace
+hidden units, vocabulary). Axes are explicit, so an array's sharding is part of its type and a wrong one fails at trace
 time.
 """
 
@@ -16,7 +16,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 AXES = ("replica", "data", "model")
 BATCH = ("replica", "data")
 
-# Activations: what is sharded is the row, and inside a layer its heads or hidden units.
+# Activations are sharded by row, and inside a layer by heads or hidden units.
 ROWS = P(BATCH)  # [b, ...]
 TOKENS = P(BATCH, None, None)  # [b, l, d], [b, s, e]
 HEADS = P(BATCH, None, "model", None)  # [b, l, h, k]
@@ -26,7 +26,7 @@ MASK = P(BATCH, None, None, None)  # [b, 1, l, l]
 PATCHES = P(BATCH, None, None, None)  # [b, i, p, d], [b, a, t, d]
 EMBEDDINGS = P(BATCH, None)  # [q, e], [q, n]
 
-# Parameters: the width is spread over `data` and gathered at use; the other side is split over `model`.
+# Parameters: d is sharded over `data` and gathered at use; the other axis is sharded over `model`.
 VOCABULARY = P("model", "data")  # [v, d]
 QUERY = P("data", "model", None)  # [d, h, k]
 KEY_VALUE = P("data", None, None)  # [d, g, k]: often fewer groups than `model` has devices
@@ -35,10 +35,10 @@ UP = P("data", "model")  # [d, f]
 DOWN = P("model", "data")  # [f, d]
 PER_LAYER = P("data", None, None)  # [d, n, p]
 PER_LAYER_TABLE = P("model", None, "data")  # [v, n, p]
-IN = P(None, "data")  # [c, d]: raw content to width
+IN = P(None, "data")  # [c, d]: patches or audio frames to d
 OUT = P("data", None)  # [d, e]
 FILTER = P(None, None, "data")  # [f, c, w]
-KERNEL = P(None, None, None, None)  # [y, x, c, w]: few numbers, and fewer channels than a pod has chips
+KERNEL = P(None, None, None, None)  # [y, x, c, w]: small, with fewer channels than a pod has chips
 GATE = P("data", None, "model")  # [w, 2, w]
 DEPTHWISE = P(None, "model")  # [kernel, w]
 VECTOR = P(None)  # norms and biases
@@ -46,9 +46,9 @@ TABLE = P(None, None, "data")  # [positions, 2, d]
 
 
 def make_mesh(shape: Sequence[int], devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh of (replica, data, model) devices with explicit axes; data = -1 takes every device that is left.
+    """Make a mesh of (replica, data, model) devices with explicit axes; data = -1 takes all remaining devices.
 
-    Raises ValueError where the shape and the number of devices do not fit, or a host has no part in it.
+    Raises ValueError where the shape does not fit the number of devices, or a host has no device in it.
     """
     devices = list(jax.devices() if devices is None else devices)
     replica, data, model = shape
@@ -66,9 +66,9 @@ def make_mesh(shape: Sequence[int], devices: Sequence[Any] | None = None) -> Mes
 
 
 def shard(x: jax.Array, spec: P) -> jax.Array:
-    """x laid out as `spec`, with whole axes for those that it does not name; x itself where it lies so already.
+    """Shard x as `spec`, which may leave out trailing axes; x itself where it is sharded so already.
 
-    For where a layout is needed that may be lost: since JAX 0.11 a reshape or slice forgets it on axes of size 1
+    For shardings that may be lost: since JAX 0.11 a reshape or slice forgets them on axes of size 1
     (jax-ml/jax#39309), and products and concatenations want equal ones.
     """
     spec = P(*spec, *(None,) * (x.ndim - len(spec)))
@@ -76,51 +76,52 @@ def shard(x: jax.Array, spec: P) -> jax.Array:
 
 
 def split_leading(rows: jax.Array, groups: int) -> jax.Array:
-    """rows[(n k),...] -> [n,k,...] for n groups, sharded by group. A plain reshape may shard k too on some meshes."""
+    """Reshape rows[(n k),...] to [n,k,...] for n groups, sharded by group. A plain reshape may shard k too."""
     return rows.reshape(groups, len(rows) // max(groups, 1), *rows.shape[1:], out_sharding=ROWS)
 
 
 def merge_leading(groups: jax.Array) -> jax.Array:
-    """[n,k,...] sharded by group -> rows[(n k),...]. A plain reshape of one group forgets the layout."""
+    """Reshape [n,k,...], sharded by group, to rows[(n k),...]. A plain reshape of one group forgets the sharding."""
     n, k, *rest = groups.shape
     return groups.reshape(n * k, *rest, out_sharding=ROWS)
 
 
 def current_mesh() -> Mesh:
-    """The mesh that is set (`jax.set_mesh`), else one of this host's devices."""
+    """Return the mesh that is set (`jax.set_mesh`), else a mesh of one of this host's devices."""
     mesh = jax.sharding.get_mesh()
     return make_mesh((1, 1, 1), jax.local_devices()[:1]) if mesh.empty else mesh
 
 
 def local_batch_shards() -> tuple[list[int], int]:
-    """Which of the equal parts of a batch's rows this host's devices hold, and how many parts there are on the mesh.
+    """Return which shards of a batch's rows this host's devices hold, and the number of shards on the mesh.
 
-    A part is what the devices hold that differ in `model` alone: where those belong to several hosts, all have it.
+    Devices that differ in `model` alone hold the same shard: where they belong to several hosts, all of these hold it.
     """
     mesh = jax.sharding.get_mesh()
     grid = mesh.devices.reshape(-1, mesh.shape["model"])
-    here = jax.process_index()
-    return [i for i, line in enumerate(grid) if any(device.process_index == here for device in line)], len(grid)
+    process = jax.process_index()
+    shards = [i for i, devices in enumerate(grid) if any(device.process_index == process for device in devices)]
+    return shards, len(grid)
 
 
 def to_global(batch: Any) -> Any:
-    """This host's rows of every numpy leaf (its `local_batch_shards`, in order) -> arrays of the whole mesh, sharded by row."""
+    """Make arrays of the mesh, sharded by row, of this host's rows: numpy leaves, its `local_batch_shards` in order."""
     sharding = NamedSharding(jax.sharding.get_mesh(), ROWS)
     return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), batch)
 
 
 def shard_rows(rows: np.ndarray) -> jax.Array:
-    """Rows that every host has whole -> an array of the mesh, sharded by row."""
+    """Make an array of the mesh, sharded by row, of rows that every host has in full."""
     sharding = NamedSharding(jax.sharding.get_mesh(), ROWS)
     return jax.make_array_from_callback(rows.shape, sharding, lambda index: rows[index])
 
 
 def replicate(rows: np.ndarray) -> jax.Array:
-    """Rows that every host has -> an array that every device has whole."""
+    """Make an array that every device holds in full, of rows that every host has."""
     sharding = NamedSharding(jax.sharding.get_mesh(), P())
     return jax.make_array_from_callback(rows.shape, sharding, lambda index: rows[index])
 
 
 def to_host(array: jax.Array) -> np.ndarray:
-    """An array of the mesh, whole on every host. All hosts must ask for it."""
+    """Return an array of the mesh in full on every host. All hosts must call this."""
     return np.asarray(jax.reshard(array, P()))

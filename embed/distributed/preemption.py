@@ -1,4 +1,4 @@
-"""A run that is asked to stop: by Ctrl-C, or by the SIGTERM that comes before its machine is taken away."""
+"""Requests to stop a run: Ctrl-C, and the SIGTERM that precedes a preemption."""
 
 import contextlib
 import itertools
@@ -12,7 +12,7 @@ import jax
 from jax.experimental import multihost_utils
 
 RESTART_STATUS = os.EX_TEMPFAIL  # 75, the exit status that means: start the same command again
-# Of all steps of this process, so that hosts in different runs of one program agree on one to stop at.
+# Counts the steps of all runs of this process: hosts agree on a number to stop at.
 _steps = itertools.count()
 
 

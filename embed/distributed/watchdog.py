@@ -1,4 +1,4 @@
-"""A run that stands still ends, to be started again: a host that hangs would keep the others waiting for ever."""
+"""Ends a process that hangs, to be started again: the other hosts would wait for it forever."""
 
 import contextlib
 import faulthandler
@@ -16,49 +16,50 @@ from embed.distributed.preemption import RESTART_STATUS
 
 @contextlib.contextmanager
 def watchdog(limit: float) -> Iterator[Callable[..., None]]:
-    """Gives `beat(what, counted=True)`, to be called before each thing that is done.
+    """Yield `heartbeat(activity, is_timed=True)`, to be called at the start of each activity.
 
-    Where a counted thing takes longer than `limit` seconds, the stacks of all threads go to stderr and the process ends
-    with status RESTART_STATUS. On many hosts it ends so, too, where a counted thing raises JAX's error: a program that ran
-    before and fails now has lost a host or a device. Not counted is what may take as long as it wants, such as
-    compiling, and what comes before the first beat.
+    Where a timed activity takes longer than `limit` seconds, the stacks of all threads go to stderr and the process
+    ends with RESTART_STATUS. On many hosts it also ends so where a timed activity raises a JaxRuntimeError: a program
+    that ran before and fails now has lost a host or a device. Compiling, for example, is not timed, nor is what comes
+    before the first heartbeat.
     """
-    doing: str | None = ""
-    until = float("inf")
+    current: str | None = ""
+    deadline = float("inf")
     changed = threading.Condition()
 
-    def beat(what: str, counted: bool = True) -> None:
-        nonlocal doing, until
+    def heartbeat(activity: str, is_timed: bool = True) -> None:
+        nonlocal current, deadline
         with changed:
-            doing, until = what, time.monotonic() + limit if counted else float("inf")
+            current = activity
+            deadline = time.monotonic() + limit if is_timed else float("inf")
             changed.notify()
 
     def watch() -> None:
         with changed:
-            while doing is not None:
-                left = until - time.monotonic()
-                if left <= 0:
+            while current is not None:
+                remaining = deadline - time.monotonic()
+                if remaining <= 0:
                     faulthandler.dump_traceback(all_threads=True)
-                    _end(f"{doing}: nothing for {limit:g} s; stacks above")
-                changed.wait(min(left, threading.TIMEOUT_MAX))
+                    _end(f"{current}: no progress for {limit:g} s; stacks above")
+                changed.wait(min(remaining, threading.TIMEOUT_MAX))
 
     thread = threading.Thread(target=watch, name="watchdog", daemon=True)
     thread.start()
     try:
-        yield beat
+        yield heartbeat
     except jax.errors.JaxRuntimeError:
-        if jax.process_count() > 1 and until < float("inf"):
+        if jax.process_count() > 1 and deadline < float("inf"):
             traceback.print_exc()
-            _end(f"{doing}: failed on many hosts; one of them may be gone")
+            _end(f"{current}: failed on many hosts; one of them may be gone")
         raise
     finally:
         with changed:
-            doing = None
+            current = None
             changed.notify()
         thread.join()
 
 
-def _end(why: str) -> None:
-    """Ends the process at once: what would be cleaned up waits for other hosts."""
-    print(f"{why}. The same command goes on from the last checkpoint.", file=sys.stderr, flush=True)
+def _end(reason: str) -> None:
+    """End the process at once: cleaning up would wait for other hosts."""
+    print(f"{reason}. The same command continues from the last checkpoint.", file=sys.stderr, flush=True)
     os._exit(RESTART_STATUS)

@@ -1,6 +1,6 @@
-"""What a cascade of speech recognition and text embedding needs beside the encoder: a recogniser, and noise to try it.
+"""For a cascade of speech recognition and text embedding: a recognizer, and noise to test it with.
 
-The recogniser is PocketSphinx with the American English model that comes with it (the extra [eval]).
+The recognizer is PocketSphinx with the American English model that comes with it (extra [eval]).
 """
 
 import functools
@@ -13,17 +13,17 @@ from embed.data.media.decode import SAMPLE_RATE, decode_audio
 
 
 def transcribe(data: bytes) -> str:
-    """The words that are heard in an encoded sound of English speech, in lower case; "" where none are.
+    """Transcribe encoded audio of English speech, in lower case; "" where no word is recognized.
 
-    Raises MediaError for what is no sound, ModuleNotFoundError where PocketSphinx is not installed.
+    Raises MediaError for anything but audio, ModuleNotFoundError without PocketSphinx.
     """
     decoder = _decoder()
     samples = np.clip(decode_audio(data), -1, 1)
     decoder.start_utt()
     decoder.process_raw((32767 * samples).astype("<i2").tobytes(), full_utt=True)
     decoder.end_utt()
-    found = decoder.hyp()
-    return found.hypstr if found else ""
+    hypothesis = decoder.hyp()
+    return hypothesis.hypstr if hypothesis else ""
 
 
 @functools.cache
@@ -34,9 +34,9 @@ def _decoder():
 
 
 def with_noise(data: bytes, ratio: float, seed: int) -> bytes:
-    """An encoded sound with white noise of so many decibels below its own mean power, as a WAV file of 16 kHz floats.
+    """Add white noise to encoded audio at a signal-to-noise ratio in decibels; returns a WAV file of 16 kHz floats.
 
-    Silence stays silence. Raises MediaError for what is no sound.
+    Silence stays silence. Raises MediaError for anything but audio.
     """
     samples = decode_audio(data)
     noise = np.random.default_rng(seed).normal(size=len(samples))

@@ -109,7 +109,7 @@ def _compare_to(baseline: np.ndarray, values: np.ndarray) -> Cell:
 def select_comparable(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """Returns those that share the first one's rows and replicates, so that one table can hold them."""
     first = comparisons[0]
-    return [each for each in comparisons if (each.rows, each.replicates) == (first.rows, first.replicates)]
+    return [other for other in comparisons if (other.rows, other.replicates) == (first.rows, first.replicates)]
 
 
 def format_overview(comparisons: Sequence[Comparison]) -> str:

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 def evaluate_checkpoints(
     paths: Sequence[str | storage.Path], data: storage.Path, pairs: str = "", *, trust: Collection[str] = ()
 ) -> dict[str, Results]:
-    """Scores checkpoints on the test splits of the suite in `data` and of the datasets under `pairs`.
+    """Score checkpoints on the test splits of the suite in `data` and of the datasets under `pairs`.
 
     Returns name -> results, in order; those of a run are also written to RUN/results.json. Raises DatasetError where a
     dataset cannot be used, CheckpointError where a checkpoint cannot be read.
@@ -55,7 +55,7 @@ def _name(path: str | storage.Path) -> str:
 def run_mteb(
     path: str | storage.Path, names: str, dim: int | None, folder: storage.Path, *, trust: Collection[str] = ()
 ) -> str:
-    """Scores a checkpoint on tasks of mteb by its protocol; results in its own form go to `folder`.
+    """Score a checkpoint on tasks of mteb by its protocol; results in its own form go to `folder`.
 
     `names` is a list of tasks by comma or a benchmark, `dim` a Matryoshka width (None: all dimensions). Returns a
     Markdown table, followed by the tasks that could not be loaded. Raises ModuleNotFoundError without the extra [eval],

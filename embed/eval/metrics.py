@@ -1,4 +1,4 @@
-"""Ranking metrics in plain numpy, as trec_eval defines them, each the mean over all queries."""
+"""Ranking metrics in numpy as trec_eval defines them, each the mean over all queries."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,17 +8,18 @@ Relevance = Sequence[Mapping[int, int]]  # of every query: candidate -> grade; t
 
 
 def evaluate_ranking(ranking: np.ndarray, relevance: Relevance, ks: Sequence[int]) -> dict[str, float]:
-    """Means over the queries of a ranking i32[q,m], best first, cut at every k of `ks`.
+    """Compute means over the queries of a ranking i32[q,m], best first, with every cutoff k of `ks`.
 
-    `hit@k`: a relevant candidate is among the first k (what retrieval papers call R@k; hit@1 over labels is accuracy).
-    `recall@k`: the share of the relevant ones that is. `ndcg@k`: linear gain. `mrr@k`: 1 / rank of the first, else 0.
-    A query without relevant candidates counts 0. A ranking shorter than k is all there is; -1 stands for no candidate.
+    `hit@k`: whether a relevant candidate is among the first k (R@k in retrieval papers; hit@1 over labels is accuracy).
+    `recall@k`: the share of relevant candidates among the first k. `ndcg@k`: with linear gain. `mrr@k`: 1 / rank of the
+    first relevant one among the first k, else 0. A query without relevant candidates counts 0; -1 means no candidate.
+
     Raises ValueError where queries and relevance differ in number, a k is < 1, or a query lists a candidate twice.
     """
     if len(ranking) != len(relevance) or not len(ranking):
         raise ValueError(f"{len(ranking)} rankings for the relevance of {len(relevance)} queries")
     if min(ks) < 1:
-        raise ValueError(f"cut-offs must be at least 1, got {list(ks)}")
+        raise ValueError(f"cutoffs must be at least 1, got {list(ks)}")
     ordered = np.sort(ranking, axis=1)
     if ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any():
         raise ValueError("a ranking lists a candidate twice")
@@ -46,14 +47,14 @@ def evaluate_ranking(ranking: np.ndarray, relevance: Relevance, ks: Sequence[int
 
 
 def accuracy(predicted: np.ndarray, truth: np.ndarray) -> float:
-    """Share of equal entries of two integer vectors [q]. Raises ValueError for unequal shapes."""
+    """Compute the share of equal entries of two integer vectors [q]. Raises ValueError for unequal shapes."""
     if predicted.shape != truth.shape:
         raise ValueError(f"predictions {predicted.shape} for labels {truth.shape}")
     return float((predicted == truth).mean())
 
 
 def chance_hit(counts: np.ndarray, n: np.ndarray | int, k: int) -> float:
-    """Exact hit@k of a random ranking, averaged over queries with `counts` i[q] relevant ones among n (one, or i[q]).
+    """Compute the exact hit@k of a random ranking: the mean over queries with `counts` i[q] relevant among `n`, i[q].
 
     Raises ValueError where a query has more relevant candidates than candidates.
     """
@@ -64,3 +65,16 @@ def chance_hit(counts: np.ndarray, n: np.ndarray | int, k: int) -> float:
     for i in range(k):  # draws without replacement; a draw past the last candidate cannot miss or hit
         miss *= np.where(i < n, np.maximum(n - counts - i, 0) / np.maximum(n - i, 1), 1)
     return float((1 - miss).mean())
+
+
+def wilson_interval(mean: float, count: float, z: float = 1.96) -> tuple[float, float]:
+    """Compute the 95 % interval of a mean over `count` values in 0..1 (Wilson 1927).
+
+    It is that of hits, which are 0 or 1. Other values in 0..1 vary less: for nDCG and MRR it is wider than needed.
+    Raises ValueError for a mean outside 0..1 or a count below 1.
+    """
+    if not 0 <= mean <= 1 or count < 1:
+        raise ValueError(f"the interval of a mean in 0..1 over at least one value, not {mean} over {count}")
+    center = (mean + z**2 / (2 * count)) / (1 + z**2 / count)
+    margin = z / (1 + z**2 / count) * np.sqrt(mean * (1 - mean) / count + (z / (2 * count)) ** 2)
+    return max(float(center - margin), 0.0), min(float(center + margin), 1.0)

@@ -1,8 +1,7 @@
-"""An Embedder as mteb's encoder and searcher: the community's tasks, this package's media, prompts and exact search.
+"""An Embedder as mteb's encoder and searcher, with this package's media decoding, prompts and exact search.
 
-Prompts are those that mteb's own entry for Gemini Embedding 2 has for each task and type of task, on tasks of text
-alone. Media are decoded here, from the files that a dataset holds, at the report's settings: video at one frame a
-second up to 32; sounds are cut at 180 s, texts at 8,192 tokens.
+Tasks of text alone get the prompts of mteb's entry for Gemini Embedding 2. Media are decoded from the dataset's files
+at the report's settings: video at one frame per second up to 32, audio truncated at 180 s, texts at 8,192 tokens.
 """
 
 import dataclasses
@@ -32,7 +31,7 @@ from embed.retrieval.search import top_k
 from embed.training.weights import hash_params
 
 REPORT = "google/gemini-embedding-2"
-TASKS = {  # mteb's names for the prompts of Gemini Embedding 2 -> ours; a document's has none
+TASKS = {  # mteb's prompt names of Gemini Embedding 2 -> ours; documents have none
     "RETRIEVAL_QUERY": "search result",
     "QUESTION_ANSWERING": "question answering",
     "FACT_VERIFICATION": "fact checking",
@@ -41,7 +40,7 @@ TASKS = {  # mteb's names for the prompts of Gemini Embedding 2 -> ours; a docum
     "CLUSTERING": "clustering",
     "SEMANTIC_SIMILARITY": "sentence similarity",
 }
-# The names of the report's tables -> mteb's.
+# Names of the report's tables -> mteb's benchmarks.
 BENCHMARKS = {
     "MTEB Multilingual": "MTEB(Multilingual, v2)",
     "MTEB Code": "MTEB(Code, v1)",
@@ -50,13 +49,13 @@ BENCHMARKS = {
     "MIEB": "MIEB(Multilingual)",
     "MVEB": "MVEB(v1)",
 }
-BLOCK = 1024  # inputs that are decoded before they are encoded
+BLOCK = 1024  # inputs decoded before they are encoded
 
 
 def find_tasks(names: str) -> list[Any]:
-    """mteb's tasks by a list "Banking77Classification,STS12", or a benchmark by its name there or in the report.
+    """Find mteb's tasks by a list "Banking77Classification,STS12", or by a benchmark's name in mteb or in the report.
 
-    Raises KeyError where there is none of a name, with the nearest ones.
+    Raises KeyError for an unknown name, with the nearest ones.
     """
     if names in BENCHMARKS or names in {benchmark.name for benchmark in mteb.get_benchmarks()}:
         return list(mteb.get_benchmark(BENCHMARKS.get(names, names)).tasks)
@@ -64,14 +63,14 @@ def find_tasks(names: str) -> list[Any]:
 
 
 class MtebModel(AbsEncoder):
-    """mteb's EncoderProtocol and SearchProtocol. `dim` is a Matryoshka width, `patches` the soft tokens of an image."""
+    """mteb's EncoderProtocol and SearchProtocol; `dim` is a Matryoshka width, `patches` the soft tokens of an image."""
 
     def __init__(self, embedder: Embedder, name: str, dim: int | None = None, patches: int | None = None):
         self.embedder, self.dim, self.patches = embedder, embedder.width(dim), patches
         self.prompts: dict[str | None, str] = mteb.get_model_meta(REPORT).loader_kwargs["model_prompts"]
         self.model_prompts = {str(name): prompt for name, prompt in self.prompts.items()}
         media = embedder.preprocessor.media
-        modalities: Any = [one.name for one in (TEXT, IMAGE, VIDEO, AUDIO) if one.is_supported(media)]
+        modalities: Any = [item.name for item in (TEXT, IMAGE, VIDEO, AUDIO) if item.is_supported(media)]
         self.mteb_model_meta = ModelMeta(
             loader=None,
             name=f"embed/{name}",
@@ -97,22 +96,23 @@ class MtebModel(AbsEncoder):
     def encode(
         self, inputs: Any, *, task_metadata: Any, prompt_type: PromptType | None = None, **kwargs: Any
     ) -> np.ndarray:
-        """Vectors f32[n, dim] of unit norm, of the rows that a loader of mteb's gives."""
-        rows, text = _rows(inputs.dataset), set(task_metadata.modalities) == {"text"}
+        """Embed the rows of mteb's data loader: f32[n, dim] of unit norm."""
+        rows = _get_rows(inputs.dataset)
+        is_text = set(task_metadata.modalities) == {"text"}
         name = self.get_prompt_name(task_metadata, prompt_type)
-        task = TASKS.get(self.prompts.get(name, "")) if text else None
-        document = text and prompt_type == PromptType.document
-        found = []
+        task = TASKS.get(self.prompts.get(name, "")) if is_text else None
+        is_document = is_text and prompt_type == PromptType.document
+        embeddings = []
         for start in range(0, len(rows), BLOCK):
-            # Each host reads its own inputs alone.
-            read = functools.partial(self._read, rows, task, document, start)
+            # Each host reads only its own inputs.
+            read = functools.partial(self._read, rows, task, is_document, start)
             prepared = self.embedder.prepare(read, min(BLOCK, len(rows) - start))
-            found.append(truncate_dim(self.embedder.encode(prepared), self.dim))
-        return np.concatenate(found)
+            embeddings.append(truncate_dim(self.embedder.encode(prepared), self.dim))
+        return np.concatenate(embeddings)
 
-    def _read(self, rows: Sequence, task: str | None, document: bool, start: int, number: int) -> list[Piece]:
+    def _read(self, rows: Sequence, task: str | None, is_document: bool, start: int, number: int) -> list[Piece]:
         try:
-            return self._pieces(_content(rows[start + number], task, document))
+            return self._pieces(_make_content(rows[start + number], task, is_document))
         except (MediaError, LimitError) as error:
             raise type(error)(f"row {start + number}: {error}") from error
 
@@ -135,7 +135,7 @@ class MtebModel(AbsEncoder):
     def index(
         self, corpus: datasets.Dataset, *, encode_kwargs: Mapping, num_proc: int | None = None, **about: Any
     ) -> None:
-        """Embeds a corpus."""
+        """Embed a corpus."""
         self.names = list(corpus["id"])
         self.corpus = self._encode(corpus, PromptType.document, about)
 
@@ -149,65 +149,69 @@ class MtebModel(AbsEncoder):
         num_proc: int | None = None,
         **about: Any,
     ) -> dict[str, dict[str, float]]:
-        """The best `top_k` documents of every query by cosine, exactly; of those in `top_ranked` where it is given."""
-        vectors, names = self._encode(queries, PromptType.query, about), list(queries["id"])
+        """Find the best `top_k` documents of every query by exact cosine, among `top_ranked` where it is given."""
+        vectors = self._encode(queries, PromptType.query, about)
+        names = list(queries["id"])
         if top_ranked is not None:
-            place = {name: i for i, name in enumerate(self.names)}
-            found = {}
+            index_of = {name: i for i, name in enumerate(self.names)}
+            results = {}
             for name, vector in zip(names, vectors, strict=True):
-                given = top_ranked.get(name, [])
-                scores = self.corpus[[place[one] for one in given]] @ vector if given else np.zeros(0)
+                documents = top_ranked.get(name, [])
+                rows = [index_of[document] for document in documents]
+                scores = self.corpus[rows] @ vector if rows else np.zeros(0)
                 best = np.argsort(-scores, kind="stable")[:top_k]
-                found[name] = {given[i]: float(scores[i]) for i in best}
-            return found
-        scores, places = search_index(vectors, self.corpus, top_k)
+                results[name] = {documents[i]: float(scores[i]) for i in best}
+            return results
+        scores, indices = search_index(vectors, self.corpus, top_k)
         return {
             name: {self.names[j]: float(value) for j, value in zip(row, values, strict=True)}
-            for name, row, values in zip(names, places.tolist(), scores.tolist(), strict=True)
+            for name, row, values in zip(names, indices.tolist(), scores.tolist(), strict=True)
         }
 
-    def _encode(self, data: datasets.Dataset, kind: PromptType, about: Mapping[str, Any]) -> np.ndarray:
-        loader = create_dataloader(_undecoded(data), task_metadata=about["task_metadata"], prompt_type=kind)
-        return self.encode(loader, prompt_type=kind, **about)
+    def _encode(self, data: datasets.Dataset, prompt_type: PromptType, about: Mapping[str, Any]) -> np.ndarray:
+        loader = create_dataloader(
+            _without_decoding(data), task_metadata=about["task_metadata"], prompt_type=prompt_type
+        )
+        return self.encode(loader, prompt_type=prompt_type, **about)
 
 
-search_index = top_k  # mteb's protocol has an argument of its name
+search_index = top_k  # mteb's protocol has an argument named top_k
 
 
-def _undecoded(data: datasets.Dataset) -> datasets.Dataset:
-    """The dataset with its media as the files they are."""
+def _without_decoding(data: datasets.Dataset) -> datasets.Dataset:
+    """The dataset with media as file bytes."""
     for name, feature in data.features.items():
         if isinstance(feature, datasets.Image | datasets.Audio | datasets.Video):
             data = data.cast_column(name, dataclasses.replace(feature, decode=False))
     return data
 
 
-def _rows(data: Any) -> Sequence[Mapping[str, Any]]:
-    """What a loader's dataset holds, media as files; mteb has pictures in a list of its own for some tasks."""
-    return _undecoded(data) if isinstance(data, datasets.Dataset) else data
+def _get_rows(data: Any) -> Sequence[Mapping[str, Any]]:
+    """The rows of a loader's dataset, media as file bytes; for some tasks mteb has a plain list of images."""
+    return _without_decoding(data) if isinstance(data, datasets.Dataset) else data
 
 
-def _content(row: Mapping[str, Any], task: str | None, document: bool) -> list[Part]:
-    """Text, images, sound, video: the order that mteb's entry for Gemini Embedding 2 has."""
+def _make_content(row: Mapping[str, Any], task: str | None, is_document: bool) -> list[Part]:
+    """The parts of a row: text, images, audio, video, in the order of mteb's entry for Gemini Embedding 2."""
     parts: list[Part] = []
     if row.get("text") is not None:
         content: tuple[Part, ...] = (Text(row["text"]),)
-        if document:
+        if is_document:
             content = prompts.as_document((Text(row.get("body") or row["text"]),), row.get("title") or "none")
         elif task is not None:
             content = prompts.as_query(content, task)
         parts += content
     for modality in (IMAGE, AUDIO, VIDEO):
         values = row.get(modality.name)
-        several = values if isinstance(values, list) else [] if values is None else [values]
-        parts += [_medium(modality, value) for value in several[: modality.max_parts]]
+        values = values if isinstance(values, list) else [] if values is None else [values]
+        parts += [_make_part(modality, value) for value in values[: modality.max_parts]]
     if not parts:
-        raise ValueError(f"a row with nothing to embed; it has {', '.join(row)}")
+        raise ValueError(f"a row without text or media; its columns are {', '.join(row)}")
     return parts
 
 
-def _medium(modality: Modality, value: Any) -> Any:
-    """A cell of a dataset -> a Part. Raises ValueError for what it does not know."""
+def _make_part(modality: Modality, value: Any) -> Any:
+    """Make a part of a dataset's cell. Raises ValueError for an unknown form."""
     match value:
         case {"bytes": bytes(data)}:
             return modality.part(data)
@@ -219,4 +223,4 @@ def _medium(modality: Modality, value: Any) -> Any:
             return to_part((samples.mean(axis=0) if samples.ndim > 1 else samples, int(rate)))
         case Pillow.Image():
             return to_part(value)
-    raise ValueError(f"a medium that is not known: {modality.name} as {type(value).__name__}")
+    raise ValueError(f"unknown form of {modality.name}: {type(value).__name__}")

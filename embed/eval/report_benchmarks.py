@@ -1,9 +1,8 @@
-"""The report's own benchmarks (arXiv 2605.27295, Tables 1, 3 and 4), and small ones of the same kinds.
+"""The benchmarks of the Gemini Embedding 2 report (arXiv 2605.27295, Tables 1, 3 and 4): metric, scores, data source.
 
-What is scored how, which scores the report has, and where the data comes from. The report does not name every split;
-where it doesn't, the one that is commonly used stands here. Every one is a folder of records in the
-form of README.md ("Your own pairs"): pairs in test.jsonl, or corpus.jsonl, queries.jsonl and qrels.tsv. ViDoRe V2 and
-the texts of Table 2 are mteb's, by its names: `embed/eval/suite.py --config.mteb`.
+Where the report does not name a split, the commonly used one is given. Each benchmark is a folder of records: pairs in
+test.jsonl, or corpus.jsonl, queries.jsonl and qrels.tsv (docs/data.md). mteb has ViDoRe V2 and the texts of Table 2:
+`python -m embed evaluate --mteb`.
 """
 
 import dataclasses
@@ -13,32 +12,32 @@ from embed.data.sources import open_split, read_records
 from embed.distributed import storage
 from embed.eval.benchmarks import Benchmark, from_folder, from_pairs
 
-KS = (1, 5, 10, 20)  # where rankings are cut
+KS = (1, 5, 10, 20)  # cutoffs of rankings
 FORWARD, REVERSE = "query→target", "target→query"
 
 
 @dataclasses.dataclass(frozen=True)
 class ReportBenchmark:
-    """One benchmark: a folder, what is searched by what, and the score that counts."""
+    """One benchmark: its folder, contents and main metric."""
 
     name: str
-    folder: str  # below the root of all
-    holds: str  # what its records are, for whoever makes them
-    metric: str  # a name of `metrics.evaluate_ranking`
+    folder: str  # in the root of all benchmarks
+    contents: str  # queries and positives, for whoever prepares the data
+    metric: str  # a key of `metrics.evaluate_ranking`
     report: dict[str, float | None]  # direction -> the report's score in percent; None where it has none
     source: str = ""
     split: str = ""
 
     def missing(self, root: storage.Path) -> str:
-        """The line for someone who has not got the data."""
+        """Say where to get the data and how to write it."""
         return (
             f"{self.name}: nothing in {root / self.folder}. Get {self.split} from {self.source}, and write it there as "
-            f"pairs (test.jsonl) or as corpus, queries and qrels: {self.holds}"
+            f"pairs (test.jsonl) or as corpus, queries and qrels: {self.contents}"
         )
 
 
-def _captions(name: str, folder: str, there: float, back: float, source: str, split: str) -> ReportBenchmark:
-    scores: dict[str, float | None] = {FORWARD: there, REVERSE: back}
+def _captions(name: str, folder: str, forward: float, reverse: float, source: str, split: str) -> ReportBenchmark:
+    scores: dict[str, float | None] = {FORWARD: forward, REVERSE: reverse}
     return ReportBenchmark(name, folder, "query: a caption; positive: its image", "hit@1", scores, source, split)
 
 
@@ -49,8 +48,8 @@ def _videos(name: str, folder: str, score: float, source: str, split: str) -> Re
 
 
 def _special(name: str, folder: str, score: float, source: str, text: str) -> ReportBenchmark:
-    holds = f"query: an image; positive: its {text}"
-    return ReportBenchmark(name, folder, holds, "hit@5", {FORWARD: score}, source, "its test images")
+    contents = f"query: an image; positive: its {text}"
+    return ReportBenchmark(name, folder, contents, "hit@5", {FORWARD: score}, source, "its test images")
 
 
 KARPATHY = "https://cs.stanford.edu/people/karpathy/deepimagesent"
@@ -81,7 +80,7 @@ TABLES = (
         "ndcg@10",
         {FORWARD: 64.9},
         "https://huggingface.co/collections/vidore/vidore-benchmark-v2",
-        "its four datasets (or score them by --config.mteb)",
+        "its four datasets (or score them with --mteb)",
     ),
     ReportBenchmark(
         "SVQ in-language",
@@ -112,18 +111,22 @@ TABLES = (
 
 
 def under_protocol(name: str, folder: str) -> ReportBenchmark:
-    """Another folder by the protocol of a benchmark of the report. Raises KeyError for a name it does not have."""
-    table = {one.name: one for one in TABLES}[name]
+    """Make a benchmark of another folder by the protocol of one in the report. Raises KeyError for an unknown one."""
+    table = {benchmark.name: benchmark for benchmark in TABLES}[name]
     return dataclasses.replace(table, name=f"{folder}, as {name}", folder=folder, report=dict.fromkeys(table.report))
 
 
-def load(one: ReportBenchmark, root: storage.Path) -> list[Benchmark]:
-    """Its directions; none where the data is not there. Raises RecordError and DatasetError for what cannot be used."""
-    folder = root / one.folder
+def load(benchmark: ReportBenchmark, root: storage.Path) -> list[Benchmark]:
+    """Load the directions that the report scores; none without data.
+
+    Raises RecordError and DatasetError for data that cannot be used.
+    """
+    folder = root / benchmark.folder
     if has_benchmark(folder):
-        whole = from_folder(folder, name=f"{one.name}: {FORWARD}")
-        return [whole]
+        return [from_folder(folder, name=f"{benchmark.name}: {FORWARD}")]
     if not has_split(folder, "test"):
         return []
-    both = from_pairs(one.name, read_records(open_split(folder, "test")))
-    return [way for way in both if way.name.removeprefix(f"{one.name}: ") in one.report]
+    directions = from_pairs(benchmark.name, read_records(open_split(folder, "test")))
+    return [
+        direction for direction in directions if direction.name.removeprefix(f"{benchmark.name}: ") in benchmark.report
+    ]

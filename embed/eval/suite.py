@@ -1,7 +1,7 @@
 """The built-in suite: held-out items of the toy corpora, searched in both directions at every Matryoshka width.
 
-Every query ranks the whole test split by exact search. A benchmark of your own joins with a line in SUITE, or without
-one as a folder (`load_datasets`).
+Every query ranks all candidates of its split by exact search. To add a benchmark, add a line to SUITE for its folder,
+which needs the splits `dev` and `test`; folders elsewhere are scored without one (`load_datasets`).
 """
 
 import functools
@@ -82,7 +82,7 @@ def load_datasets(embedder: Embedder, root: str, split: str) -> list[PreparedBen
 
 
 def check_names(root: str) -> None:
-    """Raises DatasetError where a dataset under `root` has the name of a built-in one."""
+    """Raise DatasetError where a dataset under `root` has the name of a built-in one."""
     taken = [folder for folder in require_benchmarks(root) if folder.name in SUITE]
     if taken:
         raise DatasetError(

@@ -1,23 +1,24 @@
 """The model card: what the model is, where it comes from, how it scored, how to use it."""
 
 import json
-import os
 from typing import Any
 
 from embed.data import prompts
-from embed.distributed import storage
 from embed.model.config import Architecture
 
 
-def model_card(arch: Architecture, meta: dict[str, Any], path: storage.Path) -> str:
+def model_card(arch: Architecture, metadata: dict[str, Any], name: str) -> str:
     """README.md of an exported model, from its checkpoint's metadata."""
-    kinds = [
+    modalities = [
         "text",
         *(["image", "video"] if arch.media.patch_size else []),
         *(["audio"] if arch.media.audio_frame_size else []),
     ]
-    tags = "\n".join(f"- {tag}" for tag in ("sentence-transformers", "feature-extraction", "matryoshka", *kinds))
-    size = f"{arch.num_layers} layers, {arch.d_model} wide, vectors of {arch.embed_dim}"
+    tags = "\n".join(f"- {tag}" for tag in ("sentence-transformers", "feature-extraction", "matryoshka", *modalities))
+    size = (
+        f"{arch.num_layers} layers of width {arch.d_model}, {arch.attention} attention, {arch.pooling} pooling, "
+        f"embeddings of {arch.embed_dim} dimensions"
+    )
     return f"""---
 library_name: sentence-transformers
 pipeline_tag: feature-extraction
@@ -25,10 +26,10 @@ tags:
 {tags}
 ---
 
-# {os.path.basename(storage.absolute(path))}
+# {name}
 
-One encoder for {", ".join(kinds)} and any interleaving of them, trained with embed: {size},
-usable at widths {", ".join(map(str, arch.matryoshka_dims))} (cut and normalise again).
+One encoder for {", ".join(modalities)} and any interleaving of them, trained with embed: {size},
+usable at {", ".join(map(str, arch.matryoshka_dims))} dimensions (truncate, then normalize again).
 
 ```python
 from sentence_transformers import SentenceTransformer
@@ -44,17 +45,17 @@ documents. Inputs with media take none. float16 overflows; use bfloat16 or float
 
 ## Lineage
 
-{_lineage(meta)}
+{_lineage(metadata)}
 """
 
 
-def _lineage(meta: dict[str, Any]) -> str:
-    """What the checkpoint says of itself: experiment, code, parents, weights, scores; the rest is in embed.json."""
-    told = {name: meta.get(name) for name in ("experiment", "code", "seed", "init")} | meta.get("soup", {})
-    rows = [f"- {name}: {_shown(value)}" for name, value in told.items() if value not in (None, [], {})]
-    tasks = [task["name"] for task in meta.get("tasks", [])]
+def _lineage(metadata: dict[str, Any]) -> str:
+    """Experiment, code, parents, weights and scores of a checkpoint as a list; all of its metadata is in embed.json."""
+    fields = {name: metadata.get(name) for name in ("experiment", "code", "seed", "init")} | metadata.get("soup", {})
+    rows = [f"- {name}: {_format_value(value)}" for name, value in fields.items() if value not in (None, [], {})]
+    tasks = [task["name"] for task in metadata.get("tasks", [])]
     return "\n".join([*rows, *([f"- tasks: {', '.join(tasks)}"] if tasks else [])])
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return value if isinstance(value, str) else f"`{json.dumps(value)}`"

@@ -1,7 +1,7 @@
 """config.json -> Architecture, and back.
 
 Known are the models of the Gemma 4 family: `embedding_gemma2`, `gemma4` without experts, `gemma4_unified`. A causal one
-is read as the encoder it becomes, its window of w tokens as |i - j| <= w // 2.
+is read as the bidirectional encoder it becomes, its window of w tokens as |i - j| <= w // 2; or as causal, on demand.
 """
 
 import dataclasses
@@ -10,10 +10,11 @@ import pathlib
 from typing import Any
 
 from embed.batch import MediaFormat
-from embed.hf.fields import HubError, read_json
-from embed.model.config import Architecture, AttentionSpec, AudioTower, VisionTower
+from embed.hf.fields import HubError, Kinds, check_fields, read_json
+from embed.model.attention import find_reach
+from embed.model.config import Architecture, AttentionSpec, AudioTower, VisionTower, from_json
+from embed.model.pooling import find_pooling
 from embed.model.presets import EMBEDDINGGEMMA2, GEMMA4_12B, GEMMA4_E2B
-from embed.training.metadata import from_json
 
 LOCAL, GLOBAL = "sliding_attention", "full_attention"
 ROPE: dict[str, dict[str, Any]] = {
@@ -24,6 +25,20 @@ EPSILON = 1e-6
 # Which of a config's values our modules take for granted.
 FIXED = {"rms_norm_eps": EPSILON, "hidden_activation": "gelu_pytorch_tanh", "attention_bias": False}
 NOT_KNOWN = {"enable_moe_block": False}
+POOLING_MODES = {"mean": "mean", "last": "lasttoken", "first": "cls", "max": "max"}  # ours -> sentence-transformers'
+EXTRA_KINDS: Kinds = {
+    "matryoshka_dims": ("a list of numbers", lambda x: isinstance(x, list) and {type(item) for item in x} == {int}),
+    "media": ("an object", lambda x: isinstance(x, dict)),
+    "pooling": ("a string", lambda x: isinstance(x, str)),
+    "attention": ("a string", lambda x: isinstance(x, str)),
+}
+# The same, in the folders of sentence-transformers before version 5.
+EARLIER_POOLING_FIELDS = {
+    "mean": "pooling_mode_mean_tokens",
+    "lasttoken": "pooling_mode_lasttoken",
+    "cls": "pooling_mode_cls_token",
+    "max": "pooling_mode_max_tokens",
+}
 
 
 def is_embedder(arch: Architecture) -> bool:
@@ -31,39 +46,79 @@ def is_embedder(arch: Architecture) -> bool:
     return bool(arch.per_layer_dim) and not arch.per_layer_vocab_size
 
 
-def read_architecture(folder: str | os.PathLike) -> Architecture:
-    """The architecture of a model's folder: its config.json, and what its processor and our own export add.
+def read_architecture(folder: str | os.PathLike, attention: str | None = None) -> Architecture:
+    """Read the architecture of a model's folder: its config.json, and what its processor, its pooling and our export
+    (embed.json) add.
 
-    Raises HubError for a model of another kind, OSError without a config.json.
+    The attention direction is `attention`, else what embed.json says, else bidirectional: a published causal model is
+    read as the encoder that it becomes. Raises HubError for a model of another kind, OSError without a config.json.
     """
     folder = pathlib.Path(folder)
     path = folder / "config.json"
     if not path.exists():
-        raise FileNotFoundError(f"{path} is not there: give the folder of a model")
+        raise FileNotFoundError(f"{path} is missing: give the folder of a model")
     config = read_json(path)
-    kind = str(config.get("model_type", "")).removesuffix("_text")
-    known = {"embedding_gemma2": EMBEDDINGGEMMA2, "gemma4": GEMMA4_E2B, "gemma4_unified": GEMMA4_12B}
-    if kind not in known:
-        raise HubError(f"{path}: model_type {config.get('model_type')!r}; known are {', '.join(known)}")
+    model_type = str(config.get("model_type", "")).removesuffix("_text")
+    presets = {"embedding_gemma2": EMBEDDINGGEMMA2, "gemma4": GEMMA4_E2B, "gemma4_unified": GEMMA4_12B}
+    if model_type not in presets:
+        raise HubError(f"{path}: model_type {config.get('model_type')!r}; known are {', '.join(presets)}")
     if "quantization_config" in config:
         method = config["quantization_config"].get("quant_method", "a method without a name")
-        raise HubError(f"{path}: quantization_config: weights quantised by {method}: give the model before that")
-    like = known[kind]
-    vision, audio = (_tower(config.get(f"{part}_config"), path) for part in ("vision", "audio"))
-    own = read_json(folder / "embed.json")
-    arch = _text(config.get("text_config") or config, path, like)
-    arch = dataclasses.replace(
+        raise HubError(f"{path}: quantization_config: weights quantized by {method}: give the model before that")
+    preset = presets[model_type]
+    vision = _checked_tower(config.get("vision_config"), path)
+    audio = _checked_tower(config.get("audio_config"), path)
+    extra = _read_extra(folder / "embed.json")
+    direction = attention or extra.get("attention", preset.attention)
+    arch = _text(config.get("text_config") or config, path, preset, direction)
+    return dataclasses.replace(
         arch,
-        media=from_json(MediaFormat, own["media"]) if own else _media(vision, audio, folder, like),
-        vision=_vision(vision) if vision and like.vision else None,
-        audio=_audio(audio) if audio and like.audio else None,
+        media=extra.get("media") or _media(vision, audio, folder, preset),
+        matryoshka_dims=extra.get("matryoshka_dims", arch.matryoshka_dims),
+        vision=_vision(vision) if vision and preset.vision else None,
+        audio=_audio(audio) if audio and preset.audio else None,
+        pooling=extra.get("pooling") or _read_pooling(folder),
+        attention=direction,
     )
-    return dataclasses.replace(arch, matryoshka_dims=tuple(own["widths"])) if own else arch
 
 
-def _text(text: dict[str, Any], path: pathlib.Path, like: Architecture) -> Architecture:
+def _read_extra(path: pathlib.Path) -> dict[str, Any]:
+    """What our export adds to a model's folder; {} where there is no embed.json."""
+    fields = check_fields(read_json(path, {}), path, EXTRA_KINDS)
+    if not fields:
+        return {}
+    if "widths" in fields:
+        raise HubError(f"{path} is of an earlier version of embed: export the model again from its checkpoint")
+    try:
+        find_pooling(fields["pooling"])
+        find_reach(fields["attention"], 0)
+        media = from_json(MediaFormat, fields["media"])
+    except HubError:
+        raise
+    except ValueError as error:
+        raise HubError(f"{path}: {error}") from error
+    names = ("pooling", "attention")
+    return {name: fields[name] for name in names} | {
+        "media": media,
+        "matryoshka_dims": tuple(fields["matryoshka_dims"]),
+    }
+
+
+def _read_pooling(folder: pathlib.Path) -> str:
+    """The pooling of a sentence-transformers folder; the mean where it says nothing."""
+    path = folder / "1_Pooling" / "config.json"
+    config = read_json(path)
+    earlier = [mode for mode in POOLING_MODES.values() if config.get(EARLIER_POOLING_FIELDS[mode])]
+    mode = config.get("pooling_mode") or next(iter(earlier), "mean")
+    for name, theirs in POOLING_MODES.items():
+        if mode == theirs:
+            return name
+    raise HubError(f"{path}: pooling_mode {mode!r}; known are {', '.join(POOLING_MODES.values())}")
+
+
+def _text(text: dict[str, Any], path: pathlib.Path, preset: Architecture, attention: str) -> Architecture:
     _check(text, path, FIXED | NOT_KNOWN)
-    embedder = is_embedder(like)
+    embedder = is_embedder(preset)
     kinds = text.get("layer_types") or ([LOCAL] * 5 + [GLOBAL]) * (text["num_hidden_layers"] // 6)
     n = kinds.index(GLOBAL) + 1 if GLOBAL in kinds else len(kinds)
     if not kinds or kinds != [*[LOCAL] * (n - 1), GLOBAL] * (len(kinds) // n):
@@ -72,31 +127,33 @@ def _text(text: dict[str, Any], path: pathlib.Path, like: Architecture) -> Archi
     if shared % n or shared >= len(kinds):
         raise HubError(f"{path}: num_kv_shared_layers {shared}: not whole groups of {n} layers with one before them")
     if "per_layer_config" in text:
-        differing = {int(layer): own for layer, own in text["per_layer_config"].items()}  # keys are "05" and "11"
+        differing = {int(layer): fields for layer, fields in text["per_layer_config"].items()}  # keys are "05" and "11"
     else:  # as earlier versions wrote it
         heads = text.get("num_global_key_value_heads") if text.get("attention_k_eq_v") else None
         override = {"head_dim": text.get("global_head_dim", 512)} | ({"num_key_value_heads": heads} if heads else {})
         differing = {layer: override for layer, kind in enumerate(kinds) if kind == GLOBAL}
 
     def spec(layer: int, window: int, **more: Any) -> AttentionSpec:
-        own = differing.get(layer, {})
+        overrides = differing.get(layer, {})
         rope = (text.get("rope_parameters") or ROPE)[kinds[layer]]
-        share = {"default": 1.0, "proportional": rope.get("partial_rotary_factor", 1.0)}.get(rope["rope_type"])
-        if share is None:
+        rotary = {"default": 1.0, "proportional": rope.get("partial_rotary_factor", 1.0)}.get(rope["rope_type"])
+        if rotary is None:
             raise HubError(f"{path}: rope_type {rope['rope_type']!r}; known are default and proportional")
-        heads, groups, size = (
-            own.get(name) or text[name] for name in ("num_attention_heads", "num_key_value_heads", "head_dim")
+        heads, kv_heads, size = (
+            overrides.get(name) or text[name] for name in ("num_attention_heads", "num_key_value_heads", "head_dim")
         )
         return AttentionSpec(
-            heads, groups, size, rope_theta=rope["rope_theta"], window=window, partial_rotary_factor=share, **more
+            heads, kv_heads, size, rope_theta=rope["rope_theta"], window=window, partial_rotary_factor=rotary, **more
         )
 
     full = spec(n - 1, 0, key_is_value=text.get("attention_k_eq_v", False))
     window = text["sliding_window"]
-    if not embedder:  # a causal layer sees w tokens; one made bidirectional by its config sees |i - j| <= w // 2 + 1
+    if attention == "causal":
+        window = window - 1  # transformers counts the token itself
+    elif not embedder:  # of a causal layer's w tokens, half on each side; "all" means |i - j| <= w // 2 + 1
         window = window // 2 + (text.get("use_bidirectional_attention") == "all")
-    e = text["embedding_dim"] if embedder else like.matryoshka_dims[-1]
-    per_layer = text.get("hidden_size_per_layer_input", 0) if like.per_layer_dim else 0
+    e = text["embedding_dim"] if embedder else preset.matryoshka_dims[-1]
+    per_layer = text.get("hidden_size_per_layer_input", 0) if preset.per_layer_dim else 0
     hidden = text["intermediate_size"]
     return Architecture(
         vocab_size=text["vocab_size"],
@@ -106,8 +163,8 @@ def _text(text: dict[str, Any], path: pathlib.Path, like: Architecture) -> Archi
         local_per_group=n - 1,
         local_attention=spec(0, window) if n > 1 else full,
         global_attention=full,
-        media=like.media,
-        matryoshka_dims=(*(width for width in like.matryoshka_dims if width < e), e),
+        media=preset.media,
+        matryoshka_dims=(*(width for width in preset.matryoshka_dims if width < e), e),
         per_layer_dim=per_layer,
         per_layer_vocab_size=text["vocab_size_per_layer_input"] if per_layer and not embedder else 0,
         shared_kv_groups=shared // n,
@@ -121,7 +178,7 @@ def _check(config: dict[str, Any], path: pathlib.Path, expected: dict[str, Any])
         raise HubError(f"{path}: {', '.join(wrong)}: not a model this code computes")
 
 
-def _tower(config: dict[str, Any] | None, path: pathlib.Path) -> dict[str, Any] | None:
+def _checked_tower(config: dict[str, Any] | None, path: pathlib.Path) -> dict[str, Any] | None:
     if config is not None:
         _check(config, path, FIXED | {"hidden_act": "silu"})
     return config
@@ -160,20 +217,20 @@ def _audio(config: dict[str, Any]) -> AudioTower:
     )
 
 
-def _media(vision: dict | None, audio: dict | None, folder: pathlib.Path, like: Architecture) -> MediaFormat:
+def _media(vision: dict | None, audio: dict | None, folder: pathlib.Path, preset: Architecture) -> MediaFormat:
     processor = read_json(folder / "processor_config.json")
     image, video = processor.get("image_processor", {}), processor.get("video_processor", {})
     positions = (vision or {}).get("position_embedding_size", 0) // (vision or {}).get("pooling_kernel_size", 1)
     return dataclasses.replace(
-        like.media,
+        preset.media,
         patch_size=vision["patch_size"] * vision["pooling_kernel_size"] if vision else 0,
         max_patches_per_side=positions or (vision or {}).get("mm_posemb_size", 0),
-        image_patches=image.get("max_soft_tokens", like.media.image_patches),
-        frame_patches=video.get("max_soft_tokens", like.media.frame_patches),
-        timestamps=video.get("add_timestamps", like.media.timestamps),
-        audio_frame_size=(audio or {}).get("audio_embed_dim", like.media.audio_frame_size) if audio else 0,
+        image_patches=image.get("max_soft_tokens", preset.media.image_patches),
+        frame_patches=video.get("max_soft_tokens", preset.media.frame_patches),
+        timestamps=video.get("add_timestamps", preset.media.timestamps),
+        audio_frame_size=(audio or {}).get("audio_embed_dim", preset.media.audio_frame_size) if audio else 0,
         # The tower's first convolution halves its bins twice, and its projection counts on channels[0] of them.
-        mel_bins=audio["subsampling_conv_channels"][0] if audio and like.audio else 0,
+        mel_bins=audio["subsampling_conv_channels"][0] if audio and preset.audio else 0,
     )
 
 
@@ -182,7 +239,11 @@ def config_json(arch: Architecture, tokens: dict[str, int]) -> dict[str, Any]:
 
     Raises HubError for an architecture that no class of transformers has.
     """
+    if arch.encoder != Architecture.encoder:
+        raise HubError(f"the encoder {arch.encoder} cannot be exported: transformers has no class that computes it")
     embedder = is_embedder(arch)
+    if embedder and arch.attention == "causal":
+        raise HubError("causal attention cannot be exported: EmbeddingGemma2Model is bidirectional")
     unified = not arch.per_layer_dim and arch.vision is None and arch.audio is None
     towers = [
         bool(arch.media.patch_size) == (arch.vision is not None),
@@ -227,8 +288,9 @@ def _text_json(arch: Architecture, name: str) -> dict[str, Any]:
         more = {"sliding_window": local.window, "embedding_dim": arch.embed_dim}
         return text | more | {"hidden_size_per_layer_input": arch.per_layer_dim}
     return text | {
-        "sliding_window": 2 * (local.window - 1),  # see _text: transformers adds one to the half
-        "use_bidirectional_attention": "all",
+        # See _text: transformers counts the token itself, or adds one to half of the window.
+        "sliding_window": local.window + 1 if arch.attention == "causal" else 2 * (local.window - 1),
+        "use_bidirectional_attention": None if arch.attention == "causal" else "all",
         "attention_k_eq_v": full.key_is_value,
         "num_kv_shared_layers": arch.shared_kv_groups * (arch.local_per_group + 1),
         "use_double_wide_mlp": arch.shared_d_ff > arch.d_ff,

@@ -1,13 +1,15 @@
-"""A checkpoint of ours -> a folder that transformers and sentence-transformers load as it is.
+"""A model -> a folder that transformers and sentence-transformers load as it is.
 
-An EmbeddingGemma 2 becomes that class, with its projection inside; the other Gemma 4 models become their own class,
-made bidirectional, and the projection a module after the pooling.
+An EmbeddingGemma 2 becomes that class, with its projection inside; the other Gemma 4 models become their own class, and
+the projection a module after the pooling.
 """
 
+import dataclasses
 import json
 import os
 import pathlib
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,14 +22,11 @@ from embed.data import prompts
 from embed.data.media.video import MAX_FRAMES
 from embed.data.pieces import MAX_TOKENS
 from embed.data.tokenizer import SPECIAL, VIDEO, Tokenizer
-from embed.distributed import storage
 from embed.hf.card import model_card
-from embed.hf.config import config_json, is_embedder
+from embed.hf.config import POOLING_MODES, config_json, is_embedder
 from embed.hf.fields import HubError
 from embed.hf.tensors import DENSE, hf_tensor
 from embed.model.config import Architecture
-from embed.training.metadata import load_preprocessor, read_architecture, read_metadata
-from embed.training.weights import load_params
 
 SHARD = 2 * 10**9  # bytes of a file of weights
 SOFT_TOKENS = (70, 140, 280, 560, 1120)  # the budgets that transformers' image processors take
@@ -40,43 +39,60 @@ TEMPLATE = (
 )
 
 
-def export(path: str | os.PathLike, folder: str | os.PathLike, dtype: str = "float32") -> None:
-    """Writes the parameters of a run or soup, its tokenizer and its input contract in the Hugging Face layout.
+def export(
+    folder: str | os.PathLike,
+    arch: Architecture,
+    tokenizer: Tokenizer,
+    load_params: Callable[[], dict],
+    *,
+    dtype: str = "float32",
+    name: str = "",
+    metadata: dict[str, Any] | None = None,
+) -> None:
+    """Write a model in the Hugging Face layout: weights, tokenizer, processors, pooling, and a model card.
 
-    `dtype` float32 keeps every bit, bfloat16 halves the size. The folder is there when all of it is written; until
-    then it grows in NAME.partial-... beside it, which only a killed process leaves behind. Raises CheckpointError where
-    there is no checkpoint, HubError for an architecture that no class of transformers has, FileExistsError where
+    `load_params` returns the parameters as numpy arrays; it is called when all else is written. `dtype` float32 keeps
+    every bit, bfloat16 halves the size. `name` and `metadata` (a checkpoint's) go into the card and embed.json. The
+    folder appears when all of it is written; until then it grows in NAME.partial-... beside it, which only a killed
+    process leaves behind. Raises HubError for an architecture that the layout cannot express, FileExistsError where
     `folder` has files in it, OSError where it cannot be written.
     """
-    path, folder = storage.path(path), pathlib.Path(folder).resolve()
+    folder = pathlib.Path(folder).resolve()
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty; give a new folder")
-    meta = read_metadata(path)
-    arch, preprocessor = read_architecture(meta), load_preprocessor(path)
-    files = documents(arch, preprocessor.tokenizer)
-    files["embed.json"] = {"widths": arch.matryoshka_dims, "media": meta["input_spec"]["media"], "about": meta}
+    metadata = metadata or {}
+    files = documents(arch, tokenizer)
+    files["embed.json"] = {
+        "matryoshka_dims": arch.matryoshka_dims,
+        "pooling": arch.pooling,
+        "attention": arch.attention,
+        "media": dataclasses.asdict(arch.media),
+        "about": metadata,
+    }
     folder.parent.mkdir(parents=True, exist_ok=True)
     if folder.exists():
         folder.rmdir()  # now, not when all is written: it may be one that cannot be replaced
     with tempfile.TemporaryDirectory(prefix=f"{folder.name}.partial-", dir=folder.parent) as partial:
         new = pathlib.Path(partial, folder.name)  # not `partial` itself, which only its owner may read
         new.mkdir()
-        for name, content in files.items():
-            (new / name).parent.mkdir(exist_ok=True)
-            (new / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        preprocessor.tokenizer.save(new / "tokenizer.json")
+        for file, content in files.items():
+            (new / file).parent.mkdir(exist_ok=True)
+            (new / file).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        tokenizer.save(new / "tokenizer.json")
         (new / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
-        (new / "README.md").write_text(model_card(arch, meta, path), encoding="utf-8")
-        write_weights(load_params(path), arch, new, np.dtype(dtype))
+        (new / "README.md").write_text(model_card(arch, metadata, name or folder.name), encoding="utf-8")
+        write_weights(load_params(), arch, new, np.dtype(dtype))
         new.rename(folder)
 
 
 def write_weights(params: dict, arch: Architecture, folder: pathlib.Path, dtype: np.dtype) -> None:
-    """Every leaf as their tensors, in safetensors files of at most 2 GB with an index, one file in memory at a time."""
+    """Write every leaf as its tensors: safetensors files of at most 2 GB and an index, one file in memory at a time."""
     embedder = is_embedder(arch)
     leaves = [(value, hf_tensor(path, arch, embedder)) for path, value in flatten_dict(params).items()]
     tensors = [
-        (str(name), value, index, place.back) for value, place in leaves for index, name in np.ndenumerate(place.names)
+        (str(name), value, index, tensor.inverse)
+        for value, tensor in leaves
+        for index, name in np.ndenumerate(tensor.names)
     ]
     inside = [entry for entry in tensors if entry[0] != DENSE]
     size = sum(np.size(value[index]) for _, value, index, _ in inside) * dtype.itemsize
@@ -128,7 +144,7 @@ def documents(arch: Architecture, tokenizer: Tokenizer) -> dict[str, dict | list
         "eoa_token_index": tokenizer.audio[2],
     }
     config = config_json(arch, tokens)
-    pooling = {"embedding_dimension": arch.embed_dim if is_embedder(arch) else arch.d_model, "pooling_mode": "mean"}
+    pooled_dim = arch.embed_dim if is_embedder(arch) else arch.d_model
     modules = [
         ("", "base.modules.transformer.Transformer"),
         ("1_Pooling", "sentence_transformer.modules.pooling.Pooling"),
@@ -138,7 +154,11 @@ def documents(arch: Architecture, tokenizer: Tokenizer) -> dict[str, dict | list
         "tokenizer_config.json": _tokenizer_json(),
         "processor_config.json": _processor_json(arch, config["model_type"]),
         "sentence_bert_config.json": _inputs_json(arch),
-        "1_Pooling/config.json": {**pooling, "include_prompt": True},
+        "1_Pooling/config.json": {
+            "embedding_dimension": pooled_dim,
+            "pooling_mode": pooling_mode(arch),
+            "include_prompt": True,
+        },
         "config_sentence_transformers.json": {
             "model_type": "SentenceTransformer",
             "prompts": PROMPTS,
@@ -163,15 +183,27 @@ def documents(arch: Architecture, tokenizer: Tokenizer) -> dict[str, dict | list
     return files
 
 
+def pooling_mode(arch: Architecture) -> str:
+    """The pooling as sentence-transformers names it. Raises HubError where it has none, or it would not be the same."""
+    if arch.pooling not in POOLING_MODES:
+        raise HubError(f"pooling {arch.pooling!r} cannot be exported: choose from {', '.join(POOLING_MODES)}")
+    if arch.pooling == "max" and is_embedder(arch):
+        raise HubError(
+            "max pooling cannot be exported from an EmbeddingGemma 2: its class projects tokens before the pooling, "
+            "which gives other vectors than the projection of the maximum"
+        )
+    return POOLING_MODES[arch.pooling]
+
+
 def _inputs_json(arch: Architecture) -> dict[str, Any]:
-    """What sentence-transformers may put in: each kind alone, and messages of parts in order."""
-    kinds = [
+    """The inputs that sentence-transformers accepts: each modality alone, and messages of parts in order."""
+    modalities = [
         "text",
         *(["image", "video"] if arch.media.patch_size else []),
         *(["audio"] if arch.media.audio_frame_size else []),
     ]
     forward = {"method": "forward", "method_output_name": "last_hidden_state"}
-    accepted: dict[str, Any] = {kind: forward for kind in kinds}
+    accepted: dict[str, Any] = dict.fromkeys(modalities, forward)
     return {
         "transformer_task": "feature-extraction",
         "modality_config": accepted | {"message": {**forward, "format": "structured"}},
@@ -195,11 +227,11 @@ def _tokenizer_json() -> dict[str, Any]:
 
 
 def _processor_json(arch: Architecture, kind: str) -> dict[str, Any]:
-    """The processor that makes of images, videos and sounds what our own data pipeline makes of them."""
+    """The processor that prepares images, video and audio as embed's data pipeline does."""
     media = arch.media
     if media.patch_size and not {media.image_patches, media.frame_patches} <= set(SOFT_TOKENS):
         raise HubError(
-            f"trained with {media.image_patches} soft tokens an image and {media.frame_patches} a video frame; the "
+            f"trained with {media.image_patches} soft tokens per image and {media.frame_patches} per video frame; the "
             f"processors of transformers know {', '.join(map(str, SOFT_TOKENS))}"
         )
     pool = arch.vision.pool_size if arch.vision else 3 if media.patch_size % 3 == 0 else 1

@@ -7,8 +7,9 @@ from typing import Any
 
 POINTER = b"version https://git-lfs"
 MAX_LAYERS = 1000
-# Which of a config's fields are what, wherever they are in it.
-KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+Kinds = dict[str, tuple[str, Callable[[Any], bool]]]  # field -> its type in words, and whether a value is of it
+# The types of a config's fields, wherever they are in it.
+KINDS: Kinds = {
     **dict.fromkeys(
         ("attention_chunk_size", "conv_kernel_size", "embedding_dim", "global_head_dim", "head_dim", "hidden_size",
          "intermediate_size", "max_soft_tokens", "num_attention_heads", "num_global_key_value_heads",
@@ -67,16 +68,18 @@ def check_downloaded(path: pathlib.Path) -> None:
             raise HubError(f"{path} is a git-lfs pointer, not the file: run `git lfs pull` in {path.parent}")
 
 
-def read_json(path: pathlib.Path) -> dict[str, Any]:
+def read_json(path: pathlib.Path, kinds: Kinds = KINDS) -> dict[str, Any]:
     """A JSON object from a file, null fields left out, {} where there is none.
 
-    Raises HubError where it is no such thing, or a field is not what KINDS says.
+    Raises HubError where it is no such thing, or a field is not what `kinds` says.
     """
     if not path.exists():
         return {}
     check_downloaded(path)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"), object_hook=lambda fields: _checked(fields, path))
+        value = json.loads(
+            path.read_text(encoding="utf-8"), object_hook=lambda fields: check_fields(fields, path, kinds)
+        )
     except HubError:
         raise
     except ValueError as error:
@@ -88,10 +91,11 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     return value
 
 
-def _checked(fields: dict[str, Any], path: pathlib.Path) -> JsonFields:
+def check_fields(fields: dict[str, Any], path: pathlib.Path, kinds: Kinds) -> JsonFields:
+    """The fields that are not null. Raises HubError where one is not of its kind."""
     present = {name: value for name, value in fields.items() if value is not None}
-    for name in present.keys() & KINDS.keys():
-        kind, holds = KINDS[name]
+    for name in present.keys() & kinds.keys():
+        kind, holds = kinds[name]
         if not holds(present[name]):
             raise HubError(f"{path}: {name} is {json.dumps(present[name])[:80]}; expected {kind}")
     return JsonFields(present, path)

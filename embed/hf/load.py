@@ -1,4 +1,4 @@
-"""A model's folder -> our parameters: safetensors straight onto any mesh, one leaf in host memory at a time."""
+"""A model's folder -> parameters: from safetensors onto any mesh, one leaf in host memory at a time."""
 
 import logging
 import os
@@ -10,7 +10,6 @@ import numpy as np
 from einops import EinopsError, rearrange
 
 from embed.data.preprocess import Preprocessor
-from embed.distributed import mesh, storage
 from embed.hf.config import is_embedder, read_architecture
 from embed.hf.fields import HubError, check_downloaded
 from embed.hf.tensors import BOUNDS, DENSE, HFTensor, hf_tensor
@@ -19,19 +18,17 @@ from embed.model.build import build
 from embed.model.config import Architecture
 from embed.model.encoder import init_projection
 from embed.model.params import param_structs
-from embed.training.metadata import metadata_for
-from embed.training.weights import save_params
 
 log = logging.getLogger(__name__)
 VISION = ("vision_tower.", "vision_embedder.", "embed_vision.")
 AUDIO = ("audio_tower.", "embed_audio.")
-LISTED = 50  # wrong tensors that an error names
+MAX_LISTED = 50  # wrong tensors that an error names
 
 
 def load_preprocessor(folder: str | os.PathLike) -> Preprocessor:
-    """How inputs of a model's folder are made: its tokenizer.json and its numbers for media.
+    """Read the preprocessor of a model's folder: its tokenizer.json and its media format.
 
-    Raises HubError for a tokenizer that is not whole or not of this model, OSError where there is none.
+    Raises HubError for a tokenizer that is corrupt or of another model, OSError where there is none.
     """
     path = pathlib.Path(folder) / "tokenizer.json"
     check_downloaded(path)
@@ -42,49 +39,44 @@ def load_preprocessor(folder: str | os.PathLike) -> Preprocessor:
         raise HubError(str(error)) from error
 
 
-def load(folder: str | os.PathLike, like: dict[str, Any] | None = None, seed: int = 0) -> dict[str, Any]:
-    """Parameters of `build(architecture(folder))`, laid out and typed as `like`, else f32 on the present mesh.
+def load(folder: str | os.PathLike, target: dict[str, Any] | None = None, seed: int = 0) -> dict[str, Any]:
+    """Load the parameters of a model's folder: sharded and typed as `target`, else f32 on the current mesh.
 
-    The projection of a model that has none is made from `seed`, and what the model has beyond an encoder is left out;
-    both are said. Raises HubError naming the tensors that are missing, misshapen or unexpected, or the first that is
-    quantised or not finite, OSError where a file is missing.
+    A projection that the model lacks is initialized from `seed`, and tensors that are not an encoder's are skipped; the
+    log names both. Raises HubError naming the tensors that are missing, misshapen or unknown, the first that is
+    quantized or not finite, or a parameter of `target` that no published model has; OSError where a file is missing.
     """
-    folder, arch = pathlib.Path(folder), read_architecture(folder)
-    like = param_structs(build(arch)) if like is None else like
+    folder = pathlib.Path(folder)
+    arch = read_architecture(folder)
+    target = param_structs(build(arch)) if target is None else target
     reader = Reader(folder, arch)
-    new = []
+    initialized = []
 
-    def leaf(path: tuple, wanted: jax.ShapeDtypeStruct) -> jax.Array:
+    def load_leaf(path: tuple, struct: jax.ShapeDtypeStruct) -> jax.Array:
         name = tuple(part.key for part in path)
-        place = hf_tensor(name, arch, is_embedder(arch))
-        if str(place.names) == DENSE and DENSE not in reader.files:
-            new.append("/".join(name))
-            return init_projection(arch, jax.random.key(seed)).astype(wanted.dtype)
-        value = reader.read(place, wanted.shape, wanted.dtype)
-        return jax.make_array_from_callback(wanted.shape, wanted.sharding, lambda index: value[index])
+        try:
+            tensor = hf_tensor(name, arch, is_embedder(arch))
+        except KeyError as error:
+            raise HubError(f"{folder}: no published model has the encoder's parameter {'/'.join(name)}") from error
+        if str(tensor.names) == DENSE and DENSE not in reader.files:
+            initialized.append("/".join(name))
+            return init_projection(arch, jax.random.key(seed)).astype(struct.dtype)
+        value = reader.read(tensor, struct.shape, struct.dtype)
+        return jax.make_array_from_callback(struct.shape, struct.sharding, lambda index: value[index])
 
-    # The largest first, while there is most room for a leaf in host memory beside what is done.
-    leaves, tree = jax.tree_util.tree_flatten_with_path(like)
-    made = {i: leaf(*leaves[i]) for i in sorted(range(len(leaves)), key=lambda i: -leaves[i][1].size)}
-    params = jax.tree.unflatten(tree, [made[i] for i in range(len(leaves))])
-    dropped = reader.finish()
-    log.info("%s: new: %s; left out: %s", folder, ", ".join(new) or "nothing", ", ".join(dropped) or "nothing")
+    # The largest leaf first, while host memory holds the fewest others.
+    leaves, tree = jax.tree_util.tree_flatten_with_path(target)
+    by_size = sorted(range(len(leaves)), key=lambda i: -leaves[i][1].size)
+    loaded = {i: load_leaf(*leaves[i]) for i in by_size}
+    params = jax.tree.unflatten(tree, [loaded[i] for i in range(len(leaves))])
+    skipped = reader.check_unused()
+    names = ", ".join(initialized) or "nothing", ", ".join(skipped) or "nothing"
+    log.info("%s: new: %s; left out: %s", folder, *names)
     return params
 
 
-def import_checkpoint(folder: str | os.PathLike, run: str | os.PathLike) -> None:
-    """A model's folder as a checkpoint of ours, which everything here takes: training, soup, evaluation, Embedder.
-
-    Raises what `load` does.
-    """
-    arch, of = read_architecture(folder), load_preprocessor(folder)
-    with jax.set_mesh(mesh.make_mesh((1, -1, 1))):
-        params = load(folder)
-        save_params(storage.path(run), params, metadata_for(arch, of, init=folder), of.tokenizer)
-
-
 class Reader:
-    """The tensors of a folder by their names in the multimodal class, and which of them were asked for."""
+    """The tensors of a folder by their names in the multimodal class; it keeps track of those not read yet."""
 
     def __init__(self, folder: pathlib.Path, arch: Architecture):
         self.folder, self.arch = folder, arch
@@ -92,30 +84,30 @@ class Reader:
         self.unread = set(self.files)
         self.wrong: list[str] = []
 
-    def read(self, place: HFTensor, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        """One of our leaves, zeros where something is missing or misshapen: that is noted for `finish`."""
-        if not place.names.ndim:  # without a copy, since the largest tables are such
-            return self._one(str(place.names), place.axes, shape, dtype)
+    def read(self, tensor: HFTensor, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """Read one leaf, zeros where a tensor is missing or misshapen, which `check_unused` reports."""
+        if not tensor.names.ndim:  # without a copy, since the largest tables are such
+            return self._read_tensor(str(tensor.names), tensor.axes, shape, dtype)
         value = np.zeros(shape, dtype)
-        for index, name in np.ndenumerate(place.names):
-            value[index] = self._one(name, place.axes, shape[place.names.ndim :], dtype)
+        for index, name in np.ndenumerate(tensor.names):
+            value[index] = self._read_tensor(name, tensor.axes, shape[tensor.names.ndim :], dtype)
         return value
 
-    def _one(self, name: str, axes: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    def _read_tensor(self, name: str, axes: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         if name not in self.files:
             self.wrong.append(f"{name} is missing")
             return np.zeros(shape, dtype)
         self.unread.discard(name)
         tensor = read_tensor(*self.files[name])
-        with np.errstate(over="ignore"):  # what overflows is refused below
+        with np.errstate(over="ignore"):  # overflow is refused below
             value = tensor.astype(dtype, copy=False)
-        usable = ~np.isnan(value) if name.endswith(BOUNDS) else np.isfinite(value)  # an open bound is infinite
+        usable = ~np.isnan(value) if name.endswith(BOUNDS) else np.isfinite(value)  # bounds may be infinite
         if not usable.all():
             path, inside = self.files[name]
             count = value.size - np.count_nonzero(usable)
             raise HubError(
-                f"{path}: {inside} holds NaN or infinity in {count:,} of {value.size:,} numbers, read as "
-                f"{np.dtype(dtype)}: it overflowed, or was not saved whole"
+                f"{path}: {inside} holds NaN or infinity in {count:,} of {value.size:,} values, read as "
+                f"{np.dtype(dtype)}: it overflowed, or the file is corrupt"
             )
         try:
             return rearrange(value, axes, **dict(zip(axes.split("->")[1].split(), shape, strict=True)))
@@ -123,29 +115,31 @@ class Reader:
             self.wrong.append(f"{name} is {list(tensor.shape)}, which does not make {list(shape)}")
             return np.zeros(shape, dtype)
 
-    def finish(self) -> list[str]:
-        """What was left out, in short. Raises HubError where a tensor was wrong, or is there and nobody knows it."""
+    def check_unused(self) -> list[str]:
+        """The names of skipped tensors, abridged. Raises HubError where a tensor was wrong or is unknown."""
         media = self.arch.media
         unused = (
             "lm_head.",
-            *self._shared(),
+            *self._shared_kv(),
             *(() if media.patch_size else VISION),
             *(() if media.audio_frame_size else AUDIO),
         )
-        dropped = {name for name in self.unread if name.startswith(unused)}
-        self.wrong += [f"{name} is not known" for name in sorted(self.unread - dropped)]
+        skipped = {name for name in self.unread if name.startswith(unused)}
+        self.wrong += [f"{name} is not known" for name in sorted(self.unread - skipped)]
         if self.wrong:
-            more = f"; and {len(self.wrong) - LISTED} more" if len(self.wrong) > LISTED else ""
-            listed = "; ".join(self.wrong[:LISTED])
+            more = f"; and {len(self.wrong) - MAX_LISTED} more" if len(self.wrong) > MAX_LISTED else ""
+            listed = "; ".join(self.wrong[:MAX_LISTED])
             raise HubError(f"{self.folder} does not hold this architecture: {listed}{more}")
-        return sorted({name.split(".")[0] if name.startswith(VISION + AUDIO) else name for name in dropped})
+        return sorted({name.split(".")[0] if name.startswith(VISION + AUDIO) else name for name in skipped})
 
-    def _shared(self) -> list[str]:
-        """Prefixes of keys and values that a layer which uses another's may still have in the file."""
+    def _shared_kv(self) -> list[str]:
+        """Prefixes of key and value tensors that a file may have for layers which share another layer's."""
         first = self.arch.num_layers - self.arch.shared_kv_groups * (self.arch.local_per_group + 1)
-        kinds = ("k_proj", "v_proj", "k_norm", "v_norm")
+        modules = ("k_proj", "v_proj", "k_norm", "v_norm")
         return [
-            f"language_model.layers.{i}.self_attn.{kind}." for i in range(first, self.arch.num_layers) for kind in kinds
+            f"language_model.layers.{i}.self_attn.{module}."
+            for i in range(first, self.arch.num_layers)
+            for module in modules
         ]
 
 

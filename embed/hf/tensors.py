@@ -1,7 +1,7 @@
-"""Which tensor of a published model each of our parameters is: our leaf, their name, and how their axes become ours.
+"""The tensor of a published model that each parameter is: our leaf, its name there, and how its axes become ours.
 
-The tables are the whole mapping, read one way by import and the other way by export. Names are those of the
-multimodal classes of transformers (`Gemma4Model`, `Gemma4UnifiedModel`, `EmbeddingGemma2Model`).
+Import reads the tables one way, export the other way. Names are those of the multimodal classes of transformers
+(`Gemma4Model`, `Gemma4UnifiedModel`, `EmbeddingGemma2Model`).
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ TEXT: Table = {
         "(n p) d -> d n p",
     ),
 }
-SANDWICH: Table = {
+TRANSFORMER_BLOCK: Table = {
     ("attention", "query", "weight"): ("self_attn.q_proj{linear}.weight", "(h k) d -> d h k"),
     ("attention", "key", "weight"): ("self_attn.k_proj{linear}.weight", "(h k) d -> d h k"),
     ("attention", "value", "weight"): ("self_attn.v_proj{linear}.weight", "(h k) d -> d h k"),
@@ -41,7 +41,7 @@ SANDWICH: Table = {
     ("mlp", "down", "weight"): ("mlp.down_proj{linear}.weight", "d f -> f d"),
 }
 LAYER: Table = {
-    **SANDWICH,
+    **TRANSFORMER_BLOCK,
     ("per_layer_gate", "weight"): ("{block}per_layer_input_gate.weight", "p d -> d p"),
     ("per_layer_out", "weight"): ("{block}per_layer_projection.weight", "d p -> p d"),
     ("per_layer_post", "scale"): ("{block}post_per_layer_input_norm.weight", "d -> d"),
@@ -86,8 +86,8 @@ AUDIO_TOWER: Table = {
 FRAMES: Table = {("audio", "project", "weight"): ("embed_audio.embedding_projection.weight", "d m -> m d")}
 AUDIO_LAYER: Table = {
     **{
-        (ours, *leaf): (f"{theirs}.{name}", axes)
-        for ours, theirs in (("ffn_start", "feed_forward1"), ("ffn_end", "feed_forward2"))
+        (module, *leaf): (f"{hf_module}.{name}", axes)
+        for module, hf_module in (("ffn_start", "feed_forward1"), ("ffn_end", "feed_forward2"))
         for leaf, name, axes in (
             (("pre", "scale"), "pre_layer_norm.weight", "w -> w"),
             (("up", "weight"), "ffw_layer_1.linear.weight", "f w -> w f"),
@@ -114,20 +114,20 @@ AUDIO_LAYER: Table = {
 
 @dataclasses.dataclass(frozen=True)
 class HFTensor:
-    """One of our leaves over there: the tensors whose stack it is, and the einops pattern from one of them to ours."""
+    """A leaf in the Hugging Face layout: the tensors it stacks, and the einops pattern from one of them to ours."""
 
-    names: np.ndarray  # str[...], the leading axes of our leaf
+    names: np.ndarray  # str[...], of the leaf's leading axes
     axes: str
 
     @property
-    def back(self) -> str:
-        """The pattern from ours to theirs."""
-        theirs, ours = self.axes.split("->")
-        return f"{ours.strip()} -> {theirs.strip()}"
+    def inverse(self) -> str:
+        """The pattern from ours to the Hugging Face layout's."""
+        hf_axes, our_axes = self.axes.split("->")
+        return f"{our_axes.strip()} -> {hf_axes.strip()}"
 
 
 def hf_tensor(leaf: Path, arch: Architecture, embedder: bool) -> HFTensor:
-    """Where a leaf of the parameters of `arch` is in a model of theirs, which is an EmbeddingGemma 2 or is not.
+    """Find a leaf of the parameters of `arch` in a published model; `embedder`: of an EmbeddingGemma 2.
 
     Raises KeyError for a leaf that no published model has.
     """
@@ -135,23 +135,23 @@ def hf_tensor(leaf: Path, arch: Architecture, embedder: bool) -> HFTensor:
         weight = hf_tensor((*leaf[:-1], "weight"), arch, embedder)
         names = [[name.removesuffix("linear.weight") + bound for bound in BOUNDS] for name in weight.names.flat]
         return HFTensor(np.array(names).reshape(*weight.names.shape, len(BOUNDS)), "->")
-    layers: list = []  # the leading axes of our leaf, as prefixes of their names
+    layers: list = []  # the leaf's leading axes, as prefixes of tensor names
     n = arch.local_per_group + 1
-    part = leaf[0]
+    linear = ".linear" if leaf[0] == "vision" else ""
     ple, block = ("ple.", "ple_block.") if embedder else ("", "")
     match leaf:
         case ("projection", "weight"):
             table = {leaf: ("language_model.embedding_projection.weight" if embedder else DENSE, "e d -> d e")}
-        case ("backbone", "groups" | "shared_groups" as kind, place, *rest):
-            own = arch.layer_groups - arch.shared_kv_groups
-            groups = range(own) if kind == "groups" else range(own, arch.layer_groups)
+        case ("backbone", "groups" | "shared_groups" as stack, layer, *rest):
+            num_unshared = arch.layer_groups - arch.shared_kv_groups
+            groups = range(num_unshared) if stack == "groups" else range(num_unshared, arch.layer_groups)
             layers = [[f"language_model.layers.{group * n + i}." for i in range(n)] for group in groups]
-            layers = [group[-1] if place == "global" else group[:-1] for group in layers]
+            layers = [group[-1] if layer == "global" else group[:-1] for group in layers]
             table, leaf = LAYER, tuple(rest)
         case ("vision", "layers", *rest):
             assert arch.vision is not None
             layers = [f"vision_tower.encoder.layers.{i}." for i in range(arch.vision.num_layers)]
-            table, leaf = SANDWICH, tuple(rest)
+            table, leaf = TRANSFORMER_BLOCK, tuple(rest)
         case ("audio", "layers", *rest):
             assert arch.audio is not None
             layers = [f"audio_tower.layers.{i}." for i in range(arch.audio.num_layers)]
@@ -163,6 +163,5 @@ def hf_tensor(leaf: Path, arch: Architecture, embedder: bool) -> HFTensor:
         case _:
             table = TEXT
     name, axes = table[leaf]
-    linear = ".linear" if part == "vision" else ""
     name = name.format(ple=ple, block=block, linear=linear)
     return HFTensor(np.char.add(layers or "", name), axes)

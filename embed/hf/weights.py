@@ -77,7 +77,7 @@ def read_tensor(path: pathlib.Path, name: str) -> np.ndarray:
     with open_tensors(path) as file:
         dtype = file.get_slice(name).get_dtype()
         if dtype not in DTYPES:
-            kind = "float8" if dtype.startswith("F8") else "quantised or no weights"
+            kind = "float8" if dtype.startswith("F8") else "quantized or no weights"
             known = ", ".join(DTYPES)
             raise HubError(
                 f"{path}: {name} is {dtype} ({kind}), not one of {known}: give the model before quantisation"

@@ -74,6 +74,8 @@ def find_class(path: str, trust: Collection[str] = ()) -> type[EncoderModule]:
     encoder = getattr(module, name, None)
     if not isinstance(encoder, type) or not issubclass(encoder, EncoderModule) or encoder.__module__ != module_name:
         raise EncoderError(f"the encoder {path}: {module_name} defines no subclass of EncoderModule named {name}")
+    if encoder is EncoderModule:
+        raise EncoderError(f"the encoder {path} is abstract: name a subclass of it")
     return encoder
 
 

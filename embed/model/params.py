@@ -12,8 +12,8 @@ from embed.model.encoder import init_params
 Path = tuple[str, ...]  # of a leaf: ("backbone", "final_norm", "scale")
 ParamFilter = Callable[[Path], bool]
 
-# Leaves that come with a checkpoint and are never trained: the clipping bounds of the towers' linear maps, and the shift
-# and scale of soft tokens.
+# Leaves that come with a checkpoint and are never trained: the clipping bounds of the towers' linear maps, the shift and
+# scale of soft tokens.
 CONSTANTS = ("bounds", "shift", "stretch")
 
 
@@ -23,7 +23,7 @@ def all_params(path: Path) -> bool:
 
 
 def split_params(params: dict, trainable: ParamFilter) -> tuple[dict, dict]:
-    """Split into (trained, frozen) nested dicts: the leaves that `trainable` selects, and the others with all constants.
+    """Split into (trained, frozen) nested dicts: the leaves that `trainable` selects, the others and all constants.
 
     `merge_params` is the inverse. Raises ValueError where no leaf is selected.
     """

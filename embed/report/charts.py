@@ -1,4 +1,4 @@
-"""Line charts as inline SVG: colours are the page's CSS variables, so they follow its light and dark."""
+"""Line charts as inline SVG: colors are the page's CSS variables and follow its light and dark themes."""
 
 import dataclasses
 import math
@@ -11,13 +11,14 @@ from embed.report.draw import escape
 WIDTH, HEIGHT = 400, 232
 LEFT, RIGHT, TOP, BOTTOM = 38, 12, 12, 26
 COLORS = 12  # the page defines --c0 .. --c11
+MODALITIES = ("text", "code", "document", "image", "video", "audio", "interleaved", "classification", "pdf")
 MAX_POINTS = 160
 
 
 @dataclasses.dataclass(frozen=True)
 class Line:
     name: str
-    colour: int
+    color: str
     xs: Sequence[float]
     ys: Sequence[float]
 
@@ -26,30 +27,46 @@ def color(number: int) -> str:
     return f"var(--c{number % COLORS})"
 
 
-def legend(names: Sequence[str]) -> str:
-    """Names in the order of their colours."""
-    items = (f'<li><i style="background:{color(i)}"></i>{escape(name)}</li>' for i, name in enumerate(names))
+def modality_color(name: str) -> str:
+    """One color per modality throughout the page."""
+    return color(MODALITIES.index(name) if name in MODALITIES else len(MODALITIES))
+
+
+def legend(names: Sequence[str], colors: Sequence[str] | None = None) -> str:
+    """Names with their colors, by default in order."""
+    colors = colors or [color(i) for i in range(len(names))]
+    pairs = zip(names, colors, strict=True)
+    items = (f'<li><i style="background:{shade}"></i>{escape(name)}</li>' for name, shade in pairs)
     return f'<ul class="legend">{"".join(items)}</ul>'
 
 
-def chart(title: str, lines: Sequence[Line], *, x_label: str, share: bool = False, noisy: bool = False) -> str:
-    """One figure. `share`: y is 0..1, shown in percent. `noisy`: values faint, their running mean on top.
+def chart(
+    title: str,
+    lines: Sequence[Line],
+    *,
+    x_label: str,
+    share: bool = False,
+    noisy: bool = False,
+    log_x: bool = False,
+) -> str:
+    """Draw one figure; "" without a finite value.
 
-    Values that are not finite are left out. A line that is not noisy has its points marked, on a log scale (widths).
+    `share`: y is 0..1, shown in percent. `noisy`: values faint, their running mean on top; otherwise every value is
+    marked. `log_x`: a logarithmic axis with a label at each x, all above zero.
     """
-    kept = [line for line in (_finite(line) for line in lines) if len(line.xs)]
+    kept = [line for line in map(_finite, lines) if len(line.xs)]
     if not kept:
         return ""
-    marked = sorted({x for line in kept for x in line.xs}) if not noisy else []
-    log = bool(marked) and marked[0] > 0
     x_low, x_high = _extent([line.xs for line in kept])
-    y_low, y_high = (
-        (0.0, _ceiling(max(max(line.ys) for line in kept))) if share else _around([line.ys for line in kept])
-    )
+    if share:
+        y_low, y_high = 0.0, _ceiling(max(max(line.ys) for line in kept))
+    else:
+        y_low, y_high = _range_with_zero([line.ys for line in kept])
 
     def x_at(x: float) -> float:
-        place, low, high = (math.log2(v) if log else v for v in (x, x_low, x_high))
-        return LEFT + (WIDTH - LEFT - RIGHT) * ((place - low) / (high - low) if high > low else 0.5)
+        scale = math.log2 if log_x else float
+        low, high = scale(x_low), scale(x_high)
+        return LEFT + (WIDTH - LEFT - RIGHT) * ((scale(x) - low) / (high - low) if high > low else 0.5)
 
     def y_at(y: float) -> float:
         return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (min(max(y, y_low), y_high) - y_low) / (y_high - y_low)
@@ -59,22 +76,22 @@ def chart(title: str, lines: Sequence[Line], *, x_label: str, share: bool = Fals
         label = f"{100 * y:.0f}%" if share else f"{y:g}"
         drawn.append(f'<path class="grid" d="M{LEFT} {y_at(y):.1f}H{WIDTH - RIGHT}"/>')
         drawn.append(f'<text x="{LEFT - 6}" y="{y_at(y) + 4:.1f}" text-anchor="end">{label}</text>')
-    for x in marked or _ticks(x_low, x_high, 4):
+    for x in sorted({x for line in kept for x in line.xs}) if log_x else _ticks(x_low, x_high, 4):
         drawn.append(f'<text x="{x_at(x):.1f}" y="{HEIGHT - 8}" text-anchor="middle">{x:g}</text>')
     drawn.append(
         f'<text class="axis" x="{WIDTH - RIGHT}" y="{HEIGHT - BOTTOM - 6}" text-anchor="end">{escape(x_label)}</text>'
     )
     for line in kept:
         xs, ys = _thin(np.asarray(line.xs, float), np.asarray(line.ys, float))
-        style = f'style="stroke:{color(line.colour)}"'
+        style = f'style="stroke:{line.color}"'
         if noisy:
             drawn.append(f'<path class="raw" {style} d="{_path(xs, ys, x_at, y_at)}"/>')
             ys = _running_mean(ys)
         name = f"<title>{escape(line.name)}</title>"
         drawn.append(f'<path class="line" {style} d="{_path(xs, ys, x_at, y_at)}">{name}</path>')
-        ends = list(zip(xs, ys, strict=True)) if marked else [(xs[-1], ys[-1])]
-        fill = f'style="fill:{color(line.colour)}"'
-        drawn += [f'<circle {fill} cx="{x_at(x):.1f}" cy="{y_at(y):.1f}" r="3">{name}</circle>' for x, y in ends]
+        points = [(xs[-1], ys[-1])] if noisy else zip(xs, ys, strict=True)
+        fill = f'style="fill:{line.color}"'
+        drawn += [f'<circle {fill} cx="{x_at(x):.1f}" cy="{y_at(y):.1f}" r="3">{name}</circle>' for x, y in points]
     return (
         f'<figure><figcaption>{escape(title)}</figcaption><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         f'aria-label="{escape(title)}">{"".join(drawn)}</svg></figure>'
@@ -90,15 +107,15 @@ def _extent(rows: Sequence[Sequence[float]]) -> tuple[float, float]:
     return min(map(min, rows)), max(map(max, rows))
 
 
-def _around(rows: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """From zero (or lower) to a little above what is there; one early spike does not flatten the rest."""
+def _range_with_zero(rows: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """From zero or the least value to just above the 99.5th percentile: an early spike does not flatten the rest."""
     values = np.concatenate([np.asarray(row, float) for row in rows])
     low, high = min(0.0, float(values.min())), max(float(np.quantile(values, 0.995)), float(values.min()))
     return low, high + 0.06 * (high - low) if high > low else low + 1
 
 
 def _ceiling(value: float) -> float:
-    """The next round share, so that weak results are not pressed to the floor."""
+    """The next round share, so that low values stay readable."""
     return next(top for top in (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, math.inf) if value <= top) if value <= 1 else value
 
 
@@ -121,7 +138,7 @@ def _thin(xs: np.ndarray, ys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _running_mean(ys: np.ndarray) -> np.ndarray:
-    """Over a tenth of the points, centred, narrower at the ends."""
+    """Over a tenth of the points, centered, narrower at the ends."""
     reach = max(1, len(ys) // 20)
     return np.array([ys[max(0, i - reach) : i + reach + 1].mean() for i in range(len(ys))])
 

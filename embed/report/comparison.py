@@ -22,6 +22,15 @@ LINE_HEIGHT = 13  # of a fork's bar
 CHANGE = "change"
 
 
+def note(comparisons: Sequence[Comparison]) -> str:
+    """A sentence for the heading above `sections`."""
+    metric = escape(comparisons[0].metric) if comparisons else "the metric"
+    return (
+        f"Change of the mean over all tasks by each fork, in points of {metric}. Differences are paired by seed; bars "
+        f"are {LEVEL:.0%} intervals."
+    )
+
+
 def sections(comparisons: Sequence[Comparison]) -> str:
     """HTML: the change by every fork in one figure, then each comparison; "" if there is none."""
     if not comparisons:
@@ -31,11 +40,7 @@ def sections(comparisons: Sequence[Comparison]) -> str:
         *_, summary = compute_cells(comparison).values()
         _, *forks = comparison.columns
         changes |= {fork: {CHANGE: summary[fork]} for fork in forks}
-    return (
-        '<section id="forks"><h2>Experiments and their forks</h2><p class="note">Change of the mean over all tasks by '
-        f"each fork, in points of {escape(comparisons[0].metric)}. Differences are paired by seed; bars are "
-        f"{LEVEL:.0%} intervals.</p>{figure(changes, [CHANGE])}{''.join(map(section, comparisons))}</section>"
-    )
+    return f'{figure(changes, [CHANGE])}<div class="folds">{"".join(map(section, comparisons))}</div>'
 
 
 def section(comparison: Comparison) -> str:

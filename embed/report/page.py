@@ -2,153 +2,140 @@
 
 import dataclasses
 import importlib.resources
-import json
 import os
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-import numpy as np
-
-from embed.data.modalities import Content
 from embed.distributed import storage
 from embed.eval import compare
-from embed.eval.benchmarks import Benchmark, Results, rank
-from embed.model.matryoshka import truncate_dim
-from embed.report import comparison, sections, space
+from embed.eval.benchmarks import Benchmark, Results
+from embed.report import comparison, gallery, sections, space, table
+from embed.report.draw import escape
+from embed.report.examples import Example
+from embed.report.runs import Curves
 
-TOP = 5
 STYLE = importlib.resources.files(__package__) / "style.css"
-# A browser that is told so refuses everything that is not in this file.
+# The browser loads nothing that is not in this file.
 POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
+LEAD = (
+    "Text, code, document pages, images, video, audio and any mixture of them, embedded by one model and searched "
+    "among held-out items."
+)
+SOUP = (
+    "A soup averages the parameters of several checkpoints: uniform with equal weights, weighted with given ones, "
+    "greedy by adding a checkpoint only if the dev score rises."
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
-    content: Content
-    score: float  # cosine
-    relevant: bool
-    place: int  # 1 is the best
+class Report:
+    """What the page shows; what is empty is left out."""
+
+    columns: Mapping[str, Results]  # checkpoint -> its scores; a benchmark without a score shows as a dash
+    benchmarks: Sequence[Benchmark]
+    detail: str = ""  # the checkpoint of `best`, `examples`, `failures` and `projection`; default: the last column
+    facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    descriptions: Mapping[str, str] = dataclasses.field(default_factory=dict)  # dataset -> one line
+    lineage: Sequence[Mapping[str, str]] = ()  # per checkpoint, with "checkpoint" and "from"
+    curves: Sequence[Curves] = ()
+    best: Mapping[str, Example] = dataclasses.field(default_factory=dict)  # modality -> the example that opens the page
+    examples: Sequence[Example] = ()
+    failures: Sequence[Example] = ()
+    projection: space.Space | None = None
+    comparisons: Sequence[compare.Comparison] = ()
 
 
-@dataclasses.dataclass(frozen=True)
-class Example:
-    """One query and what was found for it: the best five, and the best right one where it is not among them."""
-
-    benchmark: str
-    query: Content
-    results: tuple[Result, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Curves:
-    """One stage's training: task -> metric -> (steps, values)."""
-
-    stage: str
-    lines: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]]
-
-
-def read_curves(run: storage.Path) -> Curves:
-    """The loss and in-batch accuracy of a run, from its metrics.jsonl. A torn last line is left out."""
-    lines: dict = defaultdict(lambda: {name: ([], []) for name in ("loss", "accuracy")})
-    for line in (run / "metrics.jsonl").read_text().splitlines():
-        if not line.endswith("}"):
-            continue
-        row = json.loads(line)
-        if "task" not in row:  # an evaluation's
-            continue
-        for name, (steps, values) in lines[row["task"]].items():
-            if name in row:
-                steps.append(row["step"])
-                values.append(row[name])
-    return Curves(run.name, dict(lines))
-
-
-def examples(benchmark: Benchmark, queries: np.ndarray, corpus: np.ndarray, count: int) -> list[Example]:
-    """Queries in even steps over the benchmark, never by how well they do, from vectors f32[q,e] and f32[n,e]."""
-    taken = np.unique(np.linspace(0, len(queries) - 1, min(count, len(queries))).round().astype(int)).tolist()
-    return _examples(benchmark, queries, corpus, taken)
-
-
-def failures(benchmark: Benchmark, queries: np.ndarray, corpus: np.ndarray, count: int) -> list[Example]:
-    """The queries that are wrong by most: a wrong candidate is first, and its cosine farthest above the right one's."""
-    scores, ranking = rank(benchmark, queries, corpus, 1, corpus.shape[1])
-    right = [
-        float(
-            (truncate_dim(corpus[list(grades)], corpus.shape[1]) @ truncate_dim(query[None], corpus.shape[1])[0]).max()
-        )
-        for query, grades in zip(queries, benchmark.relevance, strict=True)
-    ]
-    wrong = [j not in grades for j, grades in zip(ranking[:, 0].tolist(), benchmark.relevance, strict=True)]
-    above = np.where(wrong, scores[:, 0] - right, -np.inf)
-    worst = [i for i in np.argsort(-above, kind="stable")[:count].tolist() if above[i] > 0]
-    return _examples(benchmark, queries, corpus, worst)
-
-
-def _examples(benchmark: Benchmark, queries: np.ndarray, corpus: np.ndarray, taken: list[int]) -> list[Example]:
-    if not taken:
-        return []
-    few = dataclasses.replace(
-        benchmark,
-        queries=tuple(benchmark.queries[i] for i in taken),
-        relevance=tuple(benchmark.relevance[i] for i in taken),
+def write(path: str | os.PathLike, report: Report) -> None:
+    """Write the page, whole or not at all."""
+    parts = [part for part in _sections(report) if part[-1]]
+    titles = {name: title for name, title, _, _ in parts}
+    top = sections.header(
+        "One encoder,<br>one vector space",
+        LEAD,
+        gallery.strip(report.best, report.benchmarks) + sections.facts(report.facts, report.config),
+        sections.emblem(),
     )
-    scores, ranking = rank(few, queries[taken], corpus, len(corpus), corpus.shape[1])
-    chosen = []
-    for query, grades, values, order in zip(few.queries, few.relevance, scores.tolist(), ranking.tolist(), strict=True):
-        found = [
-            Result(benchmark.corpus[j], value, j in grades, place)
-            for place, (j, value) in enumerate(zip(order, values, strict=True), 1)
-            if j >= 0
-        ]
-        late = next(([one] for one in found if one.relevant and one.place > TOP), [])
-        late = [] if any(one.relevant for one in found[:TOP]) else late
-        chosen.append(Example(benchmark.name, query, (*found[:TOP], *late)))
-    return chosen
-
-
-def write(
-    path: str | os.PathLike,
-    facts: Mapping[str, str],
-    columns: Mapping[str, Results],
-    benchmarks: Sequence[Benchmark],
-    curves: Sequence[Curves] = (),
-    gallery: Sequence[Example] = (),
-    wrong: Sequence[Example] = (),
-    found: space.Space | None = None,
-    lineage: Sequence[Mapping[str, str]] = (),
-    ablations: Sequence[compare.Comparison] = (),
-) -> None:
-    """Writes the page, whole or not at all.
-
-    `facts` are shown at the top as they are; `columns` the checkpoints in order, the last one being shown in detail (it
-    should be the one that `gallery`, `wrong` and `found` were made with); `benchmarks` the rows, grouped by kind in
-    order of appearance; `wrong` examples of failures, `found` the map of the space (`space.project`), `lineage` a row a
-    checkpoint, `ablations` experiments beside their forks. A benchmark that a checkpoint was not scored on
-    shows as a dash.
-    """
-    body = [
-        sections.header(facts, benchmarks),
-        "<main>",
-        sections.table(columns, benchmarks),
-        sections.widths(columns, benchmarks),
-        comparison.sections(ablations),
-        sections.training(curves),
-        space.section(found) if found else "",
-        sections.gallery(gallery, benchmarks),
-        sections.failures(wrong, benchmarks),
-        sections.lineage(lineage),
-        "<footer>Made by embed/report/page.py: one file, without scripts or links to anything outside.</footer></main>",
-    ]
+    body = [top, sections.contents(titles), "<main>", *(sections.section(*part) for part in parts), "</main>"]
     save(path, "results", body)
 
 
+def _sections(report: Report) -> list[tuple[str, str, str, str]]:
+    """Id, title, sentence and content of every section; without content it is left out."""
+    columns, benchmarks = report.columns, report.benchmarks
+    last = list(columns)[-1] if columns else ""
+    detail = report.detail or last
+    shown = escape(detail)
+    return [
+        (
+            "results",
+            "Results",
+            "Each query ranks every candidate of its test set by exact search. Chance is a random ranking.",
+            table.results_table(columns, benchmarks, report.lineage) if columns and benchmarks else "",
+        ),
+        (
+            "checkpoints",
+            "Checkpoints",
+            SOUP if any(" × " in row.get("from", "") for row in report.lineage) else "What each one starts from.",
+            table.checkpoints_table(report.lineage) if report.lineage else "",
+        ),
+        (
+            "datasets",
+            "Datasets",
+            "Query → target; the reverse direction is searched as well.",
+            table.datasets_list(benchmarks, report.descriptions) if benchmarks else "",
+        ),
+        (
+            "widths",
+            "Shorter vectors",
+            "Vectors are trained so that their first dimensions work alone (Matryoshka): nDCG@10 with only those kept.",
+            sections.widths(columns, benchmarks, detail) if columns else "",
+        ),
+        (
+            "forks",
+            "Forks",
+            comparison.note(report.comparisons),
+            comparison.sections(report.comparisons),
+        ),
+        (
+            "training",
+            "Training",
+            "Faint: every batch; strong: its running mean. In-batch accuracy is the share of queries whose own target "
+            "scores highest in the batch, so it depends on the batch size.",
+            sections.training(report.curves),
+        ),
+        (
+            "space",
+            "The space",
+            f"Test items as {shown} embeds them, in the two directions in which they differ most.",
+            space.section(report.projection) if report.projection else "",
+        ),
+        (
+            "examples",
+            "Examples",
+            f"Queries in even steps through each test set, not picked, with the five nearest candidates of {shown} "
+            "and their cosines. Right answers are green; where none is among the five, the first one follows.",
+            gallery.examples_by_dataset(report.examples, benchmarks),
+        ),
+        (
+            "failures",
+            "Mistakes",
+            "From each test set, the query whose first candidate is wrong and exceeds the right one by the most: a "
+            "mistake, or a right answer without a label.",
+            gallery.examples_by_dataset(report.failures, benchmarks),
+        ),
+    ]
+
+
 def save(path: str | os.PathLike, title: str, body: Sequence[str]) -> None:
-    """Writes a page of HTML parts in the project's style, whole or not at all."""
+    """Write a page of HTML parts in the project's style, whole or not at all."""
     page = (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>embed: {title}</title><style>{STYLE.read_text()}</style></head><body>{''.join(body)}</body></html>"
+        f"<title>embed: {title}</title><style>{STYLE.read_text(encoding='utf-8')}</style></head>"
+        f"<body>{''.join(body)}<footer>Made by embed: one file, without scripts or links to other sites.</footer>"
+        "</body></html>"
     )
     path = storage.path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

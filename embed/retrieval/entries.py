@@ -1,4 +1,4 @@
-"""A file of a folder -> its entries in an index: itself, or, where it is longer than an input may be, its pieces."""
+"""Entries of a file in an index: one for the file, or one per piece where the file exceeds an input's limits."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,15 +9,15 @@ from embed.data.modalities import Pdf, Text
 from embed.data.pieces import LimitError, Piece
 from embed.distributed import storage
 
-MAX_CHARACTERS = 2**22  # of a text that is cut: a long novel, some two hundred pieces of English
+MAX_CHARACTERS = 2**22  # of a text that is split: a long novel, some two hundred pieces of English
 
 
 def read_entries(path: storage.Path, to_pieces: Callable[[Any], list[Piece]]) -> Iterator[tuple[str, list[Piece]]]:
-    """Yields what stands behind the file's name in an index, "" for a whole file, and the pieces of an input.
+    """Yield the suffix of each entry's name ("" for a whole file) and the pieces of its input.
 
-    A PDF of more than six pages is cut every six (`#page=7`). A text that is too long is cut at the line break (else
-    the space or the character) next before its middle, and so are its halves: `#line=412`, or `#line=1,column=90001`
-    inside a line, both counted from 1. `to_pieces` decodes an item (`Embedder.pieces`).
+    A PDF is split every six pages (`#page=7`). A text that is too long is split at the last line break (else space,
+    else character) before its middle, and so are its halves: `#line=412`, or `#line=1,column=90001` inside a line, both
+    counted from 1. `to_pieces` decodes an item (`Embedder.pieces`).
 
     Raises ValueError (LimitError for a text of more than 4,194,304 characters) and OSError, as `to_pieces` does too.
     """
@@ -35,24 +35,24 @@ def read_entries(path: storage.Path, to_pieces: Callable[[Any], list[Piece]]) ->
                 raise LimitError(
                     f"a text of {len(text):,} characters; at most {MAX_CHARACTERS:,} are indexed: split it"
                 )
-            for start, stop, pieces in _halve(text, 0, len(text), to_pieces):
+            for start, stop, pieces in _split_until_fits(text, 0, len(text), to_pieces):
                 yield "" if stop - start == len(text) else _locate(text, start), pieces
         case _:
             yield "", to_pieces(part)
 
 
-def _halve(
+def _split_until_fits(
     text: str, start: int, stop: int, to_pieces: Callable[[Any], list[Piece]]
 ) -> Iterator[tuple[int, int, list[Piece]]]:
-    """Yields the pieces of text[start:stop], whole or of its halves' halves, with where each begins and ends."""
+    """Yield (start, stop, pieces) of text[start:stop], split in halves until each fits."""
     try:
         pieces = to_pieces(text[start:stop])
     except LimitError:
         if stop - start < 2:
             raise
         cut = _find_cut(text, start, stop)
-        yield from _halve(text, start, cut, to_pieces)
-        yield from _halve(text, cut, stop, to_pieces)
+        yield from _split_until_fits(text, start, cut, to_pieces)
+        yield from _split_until_fits(text, cut, stop, to_pieces)
     else:
         yield start, stop, pieces
 

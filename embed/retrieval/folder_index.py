@@ -163,7 +163,7 @@ def check_writable(out: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def open_partial(out: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yield a path beside `out` to write to and rename, and remove what is left there. Raises ValueError naming `out`."""
+    """Yield a path beside `out` to write to and rename; a leftover is removed. Raises ValueError naming `out`."""
     partial = out.with_name(out.name + ".partial")
     try:
         try:

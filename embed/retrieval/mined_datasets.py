@@ -16,7 +16,7 @@ from embed.retrieval.corpus_embeddings import PairTable, embed_contents, read_pa
 from embed.retrieval.hard_negatives import NONE, Mined, MiningRule, mine
 
 log = logging.getLogger(__name__)
-DEFAULT_RULE = MiningRule(count=4, depth=400, share=0.95)
+DEFAULT_RULE = MiningRule(count=4, depth=400, positive_ratio=0.95)
 MAX_TEXT_TOKENS = 128  # of a content; longer texts are truncated
 
 
@@ -49,9 +49,9 @@ def mine_datasets(
     for folder in require_datasets(pairs, "train"):
         source = open_split(folder, "train")
         table = read_pairs(source, open_split(folder, "corpus") if "corpus" in list_splits(folder) else None)
-        log.info("%s: %d queries, %d candidates", folder.name, len(table.asked), len(table.corpus))
-        queries = [embed_contents(each, table.asked, prompts.query, MAX_TEXT_TOKENS) for each in embedders]
-        corpora = [embed_contents(each, table.corpus, prompts.document, MAX_TEXT_TOKENS) for each in embedders]
+        log.info("%s: %d queries, %d candidates", folder.name, len(table.queries), len(table.corpus))
+        queries = [embed_contents(embedder, table.queries, prompts.query, MAX_TEXT_TOKENS) for embedder in embedders]
+        corpora = [embed_contents(embedder, table.corpus, prompts.document, MAX_TEXT_TOKENS) for embedder in embedders]
         scorers = [(query, corpus) for (query, _), (corpus, _) in zip(queries, corpora, strict=True)]
         is_embedded = corpora[0][1]
         result = mine(table, scorers, is_embedded, rule)

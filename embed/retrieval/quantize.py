@@ -1,10 +1,10 @@
-"""Vectors in fewer bits, for a smaller index: a byte or a bit a number. Cosines are taken of what is left."""
+"""Quantize embeddings for a smaller index: one byte or one bit per dimension."""
 
 import numpy as np
 
 
 def to_int8(x: np.ndarray) -> np.ndarray:
-    """f32[n,e] -> i8[n,e]: every vector scaled to its own largest number, which cosines do not see, and rounded."""
+    """f32[n,e] -> i8[n,e]: each vector scaled by its own largest magnitude, which keeps cosines, and rounded."""
     largest = np.abs(x).max(axis=1, keepdims=True)
     return np.rint(127 * x / np.maximum(largest, np.finfo(np.float32).tiny)).astype(np.int8)
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from tqdm import tqdm
 
-from embed.data.build.dedup import near_first_occurrence, signature
+from embed.data.build.dedup import compute_signature, near_first_occurrence
 from embed.data.records import Record
 from embed.synthesis.llm import RefusedError, ReplyCache
 from embed.synthesis.tasks import Seed, SyntheticTask, make_prompt, make_rating_prompt, parse_reply
@@ -100,7 +100,7 @@ def _drop_near_duplicates(pairs: list[RatedPair], max_similarity: float) -> list
     """Keep the first of the pairs that are near duplicates on both sides."""
     if not pairs:
         return []
-    signatures = [[signature(side) for side in (pair.record.query, pair.record.positive)] for pair in pairs]
+    signatures = [[compute_signature(side) for side in (pair.record.query, pair.record.positive)] for pair in pairs]
     is_first = near_first_occurrence(np.array(signatures), max_similarity)
     return [pair for pair, first in zip(pairs, is_first, strict=True) if first]
 

@@ -21,7 +21,7 @@ class CheckpointError(ValueError):
 
 
 def orbax_path(folder: storage.Path) -> str:
-    """Return the absolute path of a folder for orbax. Raises CheckpointError where orbax would take it for a pattern."""
+    """Return a folder's absolute path for orbax. Raises CheckpointError where orbax would take it for a pattern."""
     name = storage.absolute(folder)
     special = [character for character in GLOB_CHARACTERS if character in name]
     if special:

@@ -1,5 +1,4 @@
-"""How many floating-point operations a function takes: the products in its program, counted with their repetitions;
-and what the chips can do at best.
+"""FLOPs of a function, from the products in its program with their repetitions, and the peaks of chips.
 
 XLA's own cost analysis counts the body of a loop once, whatever its trip count, and a fused kernel not at all.
 """
@@ -21,9 +20,9 @@ from embed.model.encoder import encode_pairs
 class Chip:
     """Peaks of one device."""
 
-    flops: float  # bfloat16 operations a second
-    bandwidth: float  # bytes a second of its main memory
-    wire: float  # bytes a second to the other chips of its slice, over all links
+    flops: float  # per second, bfloat16
+    bandwidth: float  # bytes per second of its main memory
+    interconnect: float  # bytes per second to the other chips of its slice, over all links
     memory: float  # bytes that a program may use
 
 
@@ -39,7 +38,7 @@ CHIPS = {
 
 
 def model_flops(encoder: EncoderModule, params: Any, pairs: Pairs) -> float:
-    """Operations that a batch's encoding takes forward and backward, with nothing made twice and without the loss."""
+    """Count the FLOPs of a batch's encoding, forward and backward, without recomputation and without the loss."""
 
     def forward(params: Any, pairs: Pairs) -> Any:
         def encode(rows: Inputs) -> Any:
@@ -47,30 +46,30 @@ def model_flops(encoder: EncoderModule, params: Any, pairs: Pairs) -> float:
 
         return encode_pairs(encode, pairs)
 
-    return 3 * program_flops(
-        forward, params, pairs
-    )  # the backward pass takes two products for each of the forward one's
+    # The backward pass takes two products for each of the forward pass.
+    return 3 * program_flops(forward, params, pairs)
 
 
 def program_flops(f: Callable, *args: Any) -> float:
-    """Operations of matrix products and convolutions in `f(*args)`, over all devices; a multiplication and an addition
-    are two. `args` may be ShapeDtypeStructs. Of a branch, the costlier side counts. Raises ValueError for a loop whose
-    trip count is not known.
+    """Count the FLOPs of matrix products and convolutions in `f(*args)`, over all devices.
+
+    A multiply-add is two FLOPs; of a branch, the costlier side counts. `args` may be ShapeDtypeStructs. Raises
+    ValueError for a loop whose trip count is not known.
     """
-    return _of_program(jax.make_jaxpr(f)(*args).jaxpr)
+    return _program_flops(jax.make_jaxpr(f)(*args).jaxpr)
 
 
-def _of_program(program: core.Jaxpr) -> float:
-    """Of what its outputs need: a kernel that is made again by rule, and whose result was kept, is not computed."""
+def _program_flops(program: core.Jaxpr) -> float:
+    """Count what the outputs need; what rematerialization repeats for a result that was saved is dead code."""
     total, needed = 0.0, {variable for variable in program.outvars if isinstance(variable, core.Var)}
     for equation in reversed(program.eqns):
         if equation.effects or not needed.isdisjoint(equation.outvars):
-            total += _of(equation)
+            total += _equation_flops(equation)
             needed |= {variable for variable in equation.invars if isinstance(variable, core.Var)}
     return total
 
 
-def _of(equation: core.JaxprEqn) -> float:
+def _equation_flops(equation: core.JaxprEqn) -> float:
     name, settings = equation.primitive.name, equation.params
     if name == "dot_general":
         contracted = settings["dimension_numbers"][0][0]
@@ -80,7 +79,7 @@ def _of(equation: core.JaxprEqn) -> float:
         kernel = _shape(equation.invars[1])
         features = kernel[settings["dimension_numbers"].rhs_spec[0]]
         return 2.0 * math.prod(_shape(equation.outvars[0])) * math.prod(kernel) / features
-    inner = [_of_program(program) for program in _inside(settings)]
+    inner = [_program_flops(program) for program in _inner_programs(settings)]
     match name:
         case "scan":
             return settings["length"] * sum(inner)
@@ -103,11 +102,11 @@ def _shape(variable: Any) -> tuple[int, ...]:
     return variable.aval.shape
 
 
-def _inside(settings: dict[str, Any]) -> Iterator[core.Jaxpr]:
-    """The programs among an equation's settings."""
+def _inner_programs(settings: dict[str, Any]) -> Iterator[core.Jaxpr]:
+    """Yield the programs among an equation's settings."""
     for value in settings.values():
-        for one in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(one, core.ClosedJaxpr):
-                yield one.jaxpr
-            elif isinstance(one, core.Jaxpr):
-                yield one
+        for item in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(item, core.ClosedJaxpr):
+                yield item.jaxpr
+            elif isinstance(item, core.Jaxpr):
+                yield item

@@ -4,15 +4,13 @@ import dataclasses
 import json
 import pathlib
 import subprocess
-import types
-import typing
 from typing import Any
 
 from orbax.checkpoint import v1 as ocp
 
 from embed.data.preprocess import Preprocessor
 from embed.distributed import storage
-from embed.model.config import Architecture
+from embed.model.config import Architecture, from_json
 from embed.training.checkpoint import CheckpointError, locate, orbax_path
 
 
@@ -42,7 +40,7 @@ def is_version_0_1(metadata: dict[str, Any]) -> bool:
 
 
 def code_version() -> str:
-    """Return the git commit of the working tree, with a + where it has changes; "unknown" without git or a repository."""
+    """Return the git commit of the source, with a + if it has changes; "unknown" without git or a repository."""
     command = ["git", "-C", str(pathlib.Path(__file__).parent), "describe", "--always", "--dirty=+", "--abbrev=12"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -53,7 +51,10 @@ def code_version() -> str:
 
 def read_architecture(metadata: dict[str, Any]) -> Architecture:
     """Return the architecture a checkpoint was trained with. Raises CheckpointError where its fields are unknown."""
-    return from_json(Architecture, metadata["architecture"])
+    try:
+        return from_json(Architecture, metadata["architecture"])
+    except ValueError as error:
+        raise CheckpointError(f"a checkpoint of another version of embed: {error}; use that version") from error
 
 
 def check_architecture(path: storage.Path, arch: Architecture) -> None:
@@ -64,27 +65,6 @@ def check_architecture(path: storage.Path, arch: Architecture) -> None:
     if differing:
         listed = "; ".join(f"{name}: {getattr(trained, name)}, not {getattr(arch, name)}" for name in differing)
         raise CheckpointError(f"{path} is of another architecture: {listed}")
-
-
-def from_json(kind: Any, value: Any) -> Any:
-    """Convert plain JSON to its type hint: a dataclass, a tuple, None, a number or a string.
-
-    Raises CheckpointError where the fields are not those of the dataclass.
-    """
-    if isinstance(kind, types.UnionType):  # X | None
-        (kind,) = (option for option in typing.get_args(kind) if option is not types.NoneType)
-        return None if value is None else from_json(kind, value)
-    if typing.get_origin(kind) is tuple:
-        return tuple(from_json(typing.get_args(kind)[0], item) for item in value)
-    if not isinstance(kind, type) or not dataclasses.is_dataclass(kind):
-        return value
-    hints = typing.get_type_hints(kind)
-    if hints.keys() != value.keys():
-        unknown = ", ".join(sorted(hints.keys() ^ value.keys()))
-        raise CheckpointError(
-            f"a checkpoint of another version of embed: {kind.__name__} differs in {unknown}; use that version"
-        )
-    return kind(**{name: from_json(hints[name], field) for name, field in value.items()})
 
 
 def load_preprocessor(path: storage.Path) -> Preprocessor:
@@ -99,7 +79,7 @@ def load_preprocessor(path: storage.Path) -> Preprocessor:
 
 
 def check_input_spec(path: storage.Path, preprocessor: Preprocessor) -> None:
-    """Raise CheckpointError, naming every difference, where a checkpoint expects other inputs than the preprocessor's."""
+    """Raise CheckpointError, naming every difference, where a checkpoint expects other inputs."""
     trained = _flatten(read_metadata(path)["input_spec"])
     wrong = {k: (trained.get(k), v) for k, v in _flatten(preprocessor.input_spec()).items() if trained.get(k) != v}
     if wrong:

@@ -127,6 +127,8 @@ def migrate_metadata(old: Mapping[str, Any], state: Mapping[str, Any]) -> dict[s
         "pooling": "mean",
         "attention": "bidirectional",
     }
+    if "code_of_experiment" in old:
+        new["program"] = {old["experiment"]: new.pop("code_of_experiment")}
     spec = {name: value for name, value in new.pop("contract").items() if name != "pooling"}
     new["input_spec"] = _rename(spec, INPUT_SPEC)
     if "tasks" in old:

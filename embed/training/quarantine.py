@@ -1,7 +1,7 @@
-"""When a run stops because of its data: a task whose records are all bad, or more of them than it allows.
+"""Stops a run whose data is bad: a task with too many bad records, or with no good one.
 
-A bad record is one that cannot be read, decoded or fitted. A few are left out and counted; more say that the data are
-not what the experiment takes them for.
+A bad record cannot be read, decoded, or fitted into its task's budget. A few are skipped and counted; more mean that
+the data is not what the experiment expects.
 """
 
 import collections
@@ -20,7 +20,7 @@ WINDOW = 200  # records of a task
 
 
 class DataError(ValueError):
-    """A task with too many bad records; the message names it, their number, and what is wrong with the first."""
+    """A task has too many bad records; the message names it, their number, and the fault of the first."""
 
 
 class Quarantine:
@@ -32,46 +32,50 @@ class Quarantine:
         sources: Sequence[Source],
         preprocessor: Preprocessor,
         order: grain.MapDataset,
-        most: float,
+        max_bad: float,
     ):
-        """`order` says which records a step's batch is of (`pipeline.order`); `most` is the share of a task's
+        """`order` gives the records of every step's batch (`mixture.task_order`); `max_bad` is the share of a task's
         records that may be bad."""
-        self.tasks, self.sources, self.preprocessor, self.order, self.most = tasks, sources, preprocessor, order, most
+        self.tasks, self.sources, self.preprocessor, self.order = tasks, sources, preprocessor, order
+        self.max_bad = max_bad
         self.windows = [collections.deque[int](maxlen=math.ceil(WINDOW / task.batch)) for task in tasks]
-        self.seen = [0] * len(tasks)  # records of each task
-        self.first: dict[int, int] = {}  # a task's first step with a bad record
+        self.num_records = [0] * len(tasks)  # of each task, so far
+        self.first_bad: dict[int, int] = {}  # task -> its first step with a bad record
         self.has_good: set[int] = set()
 
     def check(self, step: int, number: int, bad: int) -> None:
-        """Counts the `bad` records of a step's batch of task `number`. Raises DataError where it has too many: in its
-        last WINDOW records, in its first epoch, or where a whole batch and all of a sample are bad."""
+        """Count the `bad` records of a step's batch of task `number`.
+
+        Raises DataError where a task has too many in its last WINDOW records or in its first epoch, or where a whole
+        batch and all of a sample are bad.
+        """
         task, source, window = self.tasks[number], self.sources[number], self.windows[number]
         window.append(bad)
-        self.seen[number] += task.batch
+        self.num_records[number] += task.batch
         if bad:
-            self.first.setdefault(number, step)
+            self.first_bad.setdefault(number, step)
         if bad == task.batch and not self._has_good(number):
-            looked_at = len(_record_keys(source))
-            raise DataError(f"task {task.name}: all of {looked_at} records looked at are bad; {self._reason(number)}")
-        seen = len(window) * task.batch
-        is_epoch = self.seen[number] - task.batch < len(source) <= self.seen[number]  # of a small task: all it has
-        if (seen >= WINDOW or is_epoch) and sum(window) > self.most * seen:
+            sampled = len(_sample_indices(source))
+            raise DataError(f"task {task.name}: all of {sampled} records sampled are bad; {self._first_fault(number)}")
+        counted = len(window) * task.batch
+        is_first_epoch = self.num_records[number] - task.batch < len(source) <= self.num_records[number]
+        if (counted >= WINDOW or is_first_epoch) and sum(window) > self.max_bad * counted:
             raise DataError(
-                f"task {task.name}: {sum(window)} of its last {seen} records are bad, and max_bad allows a share of "
-                f"{self.most:g}; {self._reason(number)}"
+                f"task {task.name}: {sum(window)} of its last {counted} records are bad, and max_bad allows a share of "
+                f"{self.max_bad:g}; {self._first_fault(number)}"
             )
 
     def _has_good(self, number: int) -> bool:
-        """Whether some record of a sample of the task is good; read at most once for each task."""
+        """Return whether a sample of the task has a good record; read at most once per task."""
         if number not in self.has_good:
-            if all(self._fault(number, int(index), 0) for index in _record_keys(self.sources[number])):
+            if all(self._fault(number, int(index), 0) for index in _sample_indices(self.sources[number])):
                 return False
             self.has_good.add(number)
         return True
 
-    def _reason(self, number: int) -> str:
-        """What is wrong with the first bad record of the task's batches: they are read again, here."""
-        _, keys = self.order[self.first[number]]
+    def _first_fault(self, number: int) -> str:
+        """Read the task's first batch with a bad record again, and return the fault."""
+        _, keys = self.order[self.first_bad[number]]
         faults = (self._fault(number, index, seed) for index, seed in keys.tolist())
         return f"the first: {next(filter(None, faults), 'it can be read now')}"
 
@@ -83,6 +87,6 @@ class Quarantine:
         return None
 
 
-def _record_keys(source: Source) -> Any:
-    """Indices of at most WINDOW records, evenly from the first to the last."""
+def _sample_indices(source: Source) -> Any:
+    """Return the indices of at most WINDOW records, evenly spaced from the first to the last."""
     return np.linspace(0, len(source) - 1, min(WINDOW, len(source))).astype(np.int64)

@@ -62,10 +62,10 @@ def test_broken_records_are_passed_over_and_a_dataset_of_them_is_named(root, pre
     write(root / "texts", [{"query": "no list"}, {"query": [{"text": "a"}], "positive": [{"text": "b"}]}])
     assert [task.name for task in discover.make_tasks(root, preprocessor, MOST, 2)] == ["pictures", "sounds", "texts"]
     write(root / "texts", [])
-    with pytest.raises(DatasetError, match="texts: none of the records"):
+    with pytest.raises(DatasetError, match="texts: no record of the sample"):
         discover.make_tasks(root, preprocessor, MOST, 2)
     write(root / "texts", [{"query": "no list"}] * 3)
-    with pytest.raises(DatasetError, match="texts: none of the records looked at can be read"):
+    with pytest.raises(DatasetError, match="texts: no record of the sample can be read"):
         discover.make_tasks(root, preprocessor, MOST, 2)
 
 
@@ -113,12 +113,12 @@ def test_nothing_to_test_names_the_datasets_there_are(tmp_path):
     with pytest.raises(DatasetError, match=r"none of its datasets \(a, b\) has test\.jsonl, or corpus\.jsonl, queries"):
         discover.require_benchmarks(tmp_path)
     write(tmp_path / "a", [], split="test")
-    with pytest.raises(DatasetError, match="a: the split test has no records"):
+    with pytest.raises(DatasetError, match="a: the split test is empty"):
         discover.require_benchmarks(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["a: query→target", "a,b", "a|b"])
 def test_a_name_that_results_cannot_tell_apart_is_refused(tmp_path, name):
     write_parts(tmp_path / name, "test")
-    with pytest.raises(DatasetError, match=r"a dataset.s name has none of : , \|: rename the folder"):
+    with pytest.raises(DatasetError, match=r"a dataset.s name must not contain : , \|: rename the folder"):
         discover.require_benchmarks(tmp_path)

@@ -108,8 +108,8 @@ def test_hard_negatives_of_a_record_change_from_epoch_to_epoch_and_from_task_to_
 @pytest.mark.parametrize("hosts", [2, 4])
 def test_hosts_together_read_the_same_rows_in_the_same_places(sources, preprocessor, hosts):
     whole = mixture.mixture(TASKS, sources, preprocessor, seed=3)
-    lines = np.arange(4).reshape(hosts, -1)  # of a mesh where each host has 4 / hosts
-    parts = [mixture.mixture(TASKS, sources, preprocessor, seed=3, lines=own, of=4) for own in lines]
+    shards = np.arange(4).reshape(hosts, -1)  # of a mesh where each host has 4 / hosts
+    parts = [mixture.mixture(TASKS, sources, preprocessor, seed=3, shards=shard, num_shards=4) for shard in shards]
     for step in range(6):
         number, pairs = whole[step]
         shares = [part[step] for part in parts]

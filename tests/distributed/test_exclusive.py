@@ -7,18 +7,19 @@ import sys
 
 import pytest
 
-from embed.distributed.storage import StorageError, lock_folder
+from embed.distributed.lock import lock_folder
+from embed.distributed.storage import StorageError
 
 HOLD = """
 import pathlib, sys
-from embed.distributed.storage import lock_folder
+from embed.distributed.lock import lock_folder
 with lock_folder(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
 FORK = """
 import os, pathlib, signal, sys
-from embed.distributed.storage import lock_folder
+from embed.distributed.lock import lock_folder
 with lock_folder(pathlib.Path(sys.argv[1])):
     child = os.fork()
     if not child:

@@ -24,6 +24,7 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
+import optax
 import pytest
 from conftest import ARCH, SENTENCES
 from flax.traverse_util import flatten_dict
@@ -48,11 +49,12 @@ from embed.losses.ring import ring_score
 from embed.model.build import build
 from embed.model.encoder import encode_by_microbatch, encode_pairs
 from embed.training import checkpoint, loop, optim, soup
+from embed.training.evals import read_best
 from embed.training.startup import join_pod
 from embed.training.weights import load_params
 
 ROOT = pathlib.Path(__file__).parents[2]
-STEPS, SAVE = 6, 2
+STEPS, SAVE, EVERY = 6, 2, 4  # the second evaluation is the last step's
 SLOW = pytest.mark.slow
 MESH, OTHER = (1, 4, 2), (1, 8, 1)
 # The last layer's factor: the norm after it divides by it again, so that its gradient is rounding alone, of which Adam
@@ -77,6 +79,11 @@ def prepare(folder: pathlib.Path) -> None:
     train_tokenizer(SENTENCES, ARCH.vocab_size).save(folder / "tokenizer.json")
 
 
+def smallness(params, preprocessor) -> dict[str, float]:
+    """A score that falls as parameters grow, so that the first is the best."""
+    return {"minus": -float(optax.tree.norm(params))}
+
+
 def main(data: pathlib.Path, folder: pathlib.Path, shape: tuple[int, int, int], steps: int, stall: float) -> None:
     """Trains `folder` to `steps` as one of the hosts, then averages and evaluates."""
     join_pod()
@@ -94,6 +101,7 @@ def main(data: pathlib.Path, folder: pathlib.Path, shape: tuple[int, int, int], 
     run = loop.Run(
         encoder, TASKS, loss, optim.adamw(1e-2, warmup=2, steps=STEPS),
         steps=steps, seed=0, data=data, folder=folder, loop=loop.LoopConfig(save=SAVE, keep=2, stall=stall),
+        evals=[loop.Eval("norm", EVERY, smallness)],
     )  # fmt: skip
     with jax.set_mesh(mesh.make_mesh(shape)):
         preprocessor = Preprocessor(Tokenizer.load(data / "tokenizer.json"), SMALL.media)
@@ -110,11 +118,11 @@ def main(data: pathlib.Path, folder: pathlib.Path, shape: tuple[int, int, int], 
 
 
 def watch_batches(folder: pathlib.Path) -> None:
-    """Makes `train.fit` write down a digest of every part of every batch that it reads, as JSON [step, part, digest];
+    """Makes `loop.fit` write down a digest of every part of every batch that it reads, as JSON [step, part, digest];
     the file's name ends in the process's number."""
-    read = loop.batches
+    read = loop.iterate_batches
 
-    def batches(data, start, stop, workers):
+    def record_batches(data, start, stop, workers):
         own, parts = mesh.local_batch_shards()
         with (folder.parent / f"{folder.name}.read.{jax.process_index()}.{os.getpid()}").open("w", 1) as out:
             for step, (number, pairs) in enumerate(read(data, start, stop, workers), start):
@@ -125,7 +133,7 @@ def watch_batches(folder: pathlib.Path) -> None:
                     out.write(json.dumps([step, part, digest.hexdigest()]) + "\n")
                 yield number, pairs
 
-    loop.batches = batches
+    loop.iterate_batches = record_batches
 
 
 def keep_programs(folder: pathlib.Path) -> None:
@@ -188,7 +196,12 @@ def alone(data) -> pathlib.Path:
 
 def lines(run: pathlib.Path) -> list[str]:
     path = run / "metrics.jsonl"
-    return path.read_text().splitlines() if path.exists() else []
+    rows = path.read_text().splitlines() if path.exists() else []
+    return [row for row in rows if '"task"' in row]
+
+
+def evaluations(run: pathlib.Path) -> list[str]:
+    return [row for row in (run / "metrics.jsonl").read_text().splitlines() if "eval/norm/minus" in row]
 
 
 def difference(one: pathlib.Path, other: pathlib.Path, but: tuple[str, ...] = ()) -> float:
@@ -222,6 +235,9 @@ def same(run: pathlib.Path, alone: pathlib.Path, count: int) -> None:
     assert set(expected) == {(step, part) for step in range(STEPS) for part in range(4)}
     assert batches(run) == expected
     assert difference(run, alone) == 0 and difference(run / "soup", alone / "soup") == 0
+    assert evaluations(run) == evaluations(alone) and len(evaluations(run)) == 2
+    assert read_best(run / "best") == read_best(alone / "best") and read_best(run / "best")["step"] == EVERY
+    assert difference(run / "best", alone / "best") == 0
     (wanted,) = scores(alone, 1)
     assert len(wanted) == 2 * len(TASKS)
     assert all(result == wanted for result in scores(run, count))
@@ -294,18 +310,21 @@ def test_a_host_that_stands_still_or_is_gone_ends_the_other(data, sign):
     with two_hosts(data, run, STALL) as hosts:
         hosts[1].send_signal(sign)
         assert hosts[0].wait(300) == RESTART_STATUS
-    assert re.search(rf"{run.name}, step \d+: (nothing for|failed on)", (data / "log.txt").read_text())
+    assert re.search(rf"{run.name}, step \d+: (no progress for|failed on)", (data / "log.txt").read_text())
 
 
-def test_one_host_asked_to_stop_stops_all_at_one_step_which_is_saved(data):
-    run = data / "asked"
+@pytest.mark.parametrize(
+    ("sign", "status", "restarts"), [(signal.SIGTERM, 1, 2), pytest.param(signal.SIGINT, -signal.SIGINT, 1, marks=SLOW)]
+)
+def test_one_host_asked_to_stop_stops_all_at_one_step_which_is_saved(data, sign, status, restarts):
+    run = data / f"asked_by_{sign.name}"
     with two_hosts(data, run, 600) as hosts:
-        hosts[1].send_signal(signal.SIGTERM)
-        assert all(host.wait(300) == 1 for host in hosts)  # Restart, which program.run would make a 75
+        hosts[1].send_signal(sign)
+        assert [host.wait(300) for host in hosts] == [1, status]  # 1: Restart, which embed.training.main makes a 75
     reached = re.findall(
         rf"Restart: {run} was asked to stop and is saved at step (\d+)", (data / "log.txt").read_text()
     )
-    assert reached == [str(len(lines(run)))] * 2
+    assert reached == [str(len(lines(run)))] * restarts
     assert checkpoint.saved_steps(run)[-1] == len(lines(run)) < 1000
 
 

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 import pytrec_eval
+from scipy import stats
 from sklearn.metrics import accuracy_score, ndcg_score, top_k_accuracy_score
 
-from embed.eval.metrics import accuracy, chance_hit, evaluate_ranking
+from embed.eval.metrics import accuracy, chance_hit, evaluate_ranking, wilson_interval
 
 KS = (1, 3, 10)
 
@@ -92,3 +93,12 @@ def test_chance_is_what_random_rankings_score():
     assert chance_hit(np.array([1, 1]), 200, 1) == pytest.approx(1 / 200)
     assert chance_hit(np.array([1]), 200, 10) == pytest.approx(10 / 200)
     assert chance_hit(np.array([3]), 4, 10) == 1 and chance_hit(np.array([0]), 4, 10) == 0
+
+
+def test_wilsons_interval_is_scipys_and_stays_in_range():
+    for hits, count in ((0, 10), (3, 10), (10, 10), (50, 400)):
+        interval = stats.binomtest(hits, count).proportion_ci(0.95, "wilson")
+        assert wilson_interval(hits / count, count) == pytest.approx((interval.low, interval.high), abs=1e-4)
+    for mean, count in ((1.1, 5), (-0.1, 5), (0.5, 0)):
+        with pytest.raises(ValueError, match="the interval of a mean"):
+            wilson_interval(mean, count)

@@ -42,7 +42,7 @@ def test_definitions_are_whole():
     for one in TABLES:
         metric, _, k = one.metric.partition("@")
         assert int(k) in report_benchmarks.KS and metric in ("hit", "ndcg", "mrr")
-        assert one.source.startswith("http") and one.split and one.holds and "," not in one.name
+        assert one.source.startswith("http") and one.split and one.contents and "," not in one.name
         assert FORWARD in one.report and set(one.report) <= {FORWARD, REVERSE}
 
 

@@ -92,14 +92,20 @@ def test_pairs_and_benchmarks_are_both_scored_and_a_corpus_to_mine_is_neither(co
     assert list(results(run)) == [*(f"a: {way}" for way in ways), "a", *(f"c: {way}" for way in ways)]
 
 
+def negatives_study(config) -> None:
+    negatives.main(config, config.checkpoint)
+
+
 def evaluate(config) -> None:
     print(suite.format_table(evaluate_checkpoints([config.checkpoint], storage.path(config.data), config.pairs)))
 
 
-NOTHING = r"nothing to test in .*pairs: none of its datasets \(d\) has test\.jsonl, or corpus\.jsonl, queries\.jsonl"
+NOTHING = (
+    r"nothing to evaluate in .*pairs: none of its datasets \(d\) has test\.jsonl, or corpus\.jsonl, queries\.jsonl"
+)
 
 
-@pytest.mark.parametrize("program", [evaluate, recipe.main, findings.main, negatives.main])
+@pytest.mark.parametrize("program", [evaluate, recipe.main, findings.main, negatives_study])
 def test_nothing_to_test_is_said_before_anything_is_trained(config, tmp_path, program):
     write(tmp_path / "pairs" / "d" / "train.jsonl", [pair(i) for i in range(4)])
     with pytest.raises(DatasetError, match=NOTHING):

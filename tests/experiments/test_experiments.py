@@ -17,7 +17,6 @@ from embed import toy_corpora
 from embed.data.preprocess import Preprocessor
 from embed.data.tasks import batch_structs
 from embed.distributed.mesh import make_mesh
-from embed.hf.export import export
 from embed.losses.loss import Params
 from embed.model.build import build
 from embed.model.encoder import init_params
@@ -28,6 +27,7 @@ from embed.training.main import list_experiments, load_experiment, load_run, tra
 from embed.training.metadata import metadata_for, read_metadata
 from embed.training.prepare import prepare_preprocessor
 from embed.training.program import program_source, strip_prose
+from embed.training.published import export_checkpoint
 from embed.training.run import Run
 from embed.training.start import state_structs
 from embed.training.weights import save_params
@@ -67,7 +67,7 @@ def gemma(tmp_path_factory, tokenizer):
         params = init_params(build(arch), jax.random.key(0))
     preprocessor = Preprocessor(tokenizer, arch.media)
     save_params(folder / "run", params, metadata_for(arch, preprocessor), tokenizer)
-    export(folder / "run", folder / "hub")
+    export_checkpoint(folder / "run", folder / "hub")
     return folder / "hub"
 
 

@@ -19,11 +19,10 @@ from reference import KINDS, written  # noqa: E402
 from embed import hf  # noqa: E402
 from embed.data.preprocess import Preprocessor  # noqa: E402
 from embed.embedder import Embedder  # noqa: E402
-from embed.hf.export import export  # noqa: E402
-from embed.hf.load import import_checkpoint  # noqa: E402
 from embed.model.build import build  # noqa: E402
 from embed.model.encoder import init_params  # noqa: E402
 from embed.model.presets import PRESETS  # noqa: E402
+from embed.training.published import export_checkpoint, import_checkpoint  # noqa: E402
 
 
 def same(a, b):
@@ -36,7 +35,7 @@ def test_import_export_import_keeps_every_bit(tmp_path, tokenizer, kind, monkeyp
     model = written(tmp_path / "theirs", kind, 1, tokenizer)
     tokenizer.save(tmp_path / "theirs" / "tokenizer.json")
     import_checkpoint(tmp_path / "theirs", tmp_path / "run")
-    export(tmp_path / "run", tmp_path / "ours")
+    export_checkpoint(tmp_path / "run", tmp_path / "ours")
     first = load_params(tmp_path / "run")
     assert hf.read_architecture(tmp_path / "ours") == hf.read_architecture(tmp_path / "theirs")
     same(first, hf.load(tmp_path / "ours"))
@@ -62,7 +61,7 @@ def made(tmp_path, name, tokenizer):
     params = jax.tree_util.tree_map_with_path(shaken, params)
     preprocessor = Preprocessor(tokenizer, arch.media)
     save_params(tmp_path / "run", params, metadata_for(arch, preprocessor), tokenizer)
-    export(tmp_path / "run", tmp_path / "out")
+    export_checkpoint(tmp_path / "run", tmp_path / "out")
     return Embedder.load(tmp_path / "run"), tmp_path / "out"
 
 
@@ -111,8 +110,8 @@ def test_other_models_and_full_folders_are_refused(tmp_path, tokenizer):
     described = metadata_for(arch, Preprocessor(tokenizer, arch.media))
     save_params(tmp_path / "run", params, described, tokenizer)
     with pytest.raises(hf.HubError, match="trained with 16 soft tokens"):
-        export(tmp_path / "run", tmp_path / "out")
+        export_checkpoint(tmp_path / "run", tmp_path / "out")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "config.json").write_text(json.dumps({}))
     with pytest.raises(FileExistsError, match="not empty"):
-        export(tmp_path / "run", tmp_path / "out")
+        export_checkpoint(tmp_path / "run", tmp_path / "out")

@@ -13,20 +13,21 @@ from text_model import save_run
 
 from embed import hf
 from embed.__main__ import main
-from embed.hf.export import export
+from embed.training.published import export_checkpoint
 from embed.training.weights import load_params
 
 KILLED = """
 import os, signal, sys
-from embed.hf import export
+import embed.hf.export
+from embed.training.published import export_checkpoint
 
 def kill(event, args):
     if event == "os.chmod" and str(args[0]).endswith(".safetensors"):  # the first file of weights is written
         os.kill(os.getpid(), signal.{signal})
 
-export.SHARD = 10_000
+sys.modules["embed.hf.export"].SHARD = 10_000
 sys.addaudithook(kill)
-export.export(sys.argv[1], sys.argv[2])
+export_checkpoint(sys.argv[1], sys.argv[2])
 """
 
 
@@ -46,7 +47,7 @@ def test_every_file_has_the_mode_that_the_umask_says(run, tmp_path, monkeypatch,
     monkeypatch.setattr("embed.hf.export.SHARD", 20_000)
     before = os.umask(umask)
     try:
-        export(run, tmp_path / "out")
+        export_checkpoint(run, tmp_path / "out")
     finally:
         os.umask(before)
     modes = {path: path.stat().st_mode & 0o777 for path in (tmp_path / "out", *(tmp_path / "out").rglob("*"))}
@@ -61,7 +62,7 @@ def test_an_export_that_is_stopped_leaves_no_model_and_the_next_one_goes_through
     assert done.returncode == -getattr(signal, name), done.stderr
     left = list(tmp_path.iterdir())
     assert [path.name.startswith("out.partial-") for path in left] == ([True] if name == "SIGKILL" else [])
-    export(run, tmp_path / "out")
+    export_checkpoint(run, tmp_path / "out")
     same_weights(run, tmp_path / "out")
 
 
@@ -80,9 +81,9 @@ def test_a_disk_without_room_is_one_line_and_leaves_nothing(run, tmp_path, capsy
 
 def test_an_empty_folder_is_replaced_and_a_full_one_refused(run, tmp_path):
     (tmp_path / "out").mkdir()
-    export(run, tmp_path / "out", "bfloat16")
+    export_checkpoint(run, tmp_path / "out", "bfloat16")
     first = (tmp_path / "out" / "model.safetensors").read_bytes()
     with pytest.raises(FileExistsError, match="out is not empty; give a new folder"):
-        export(run, tmp_path / "out")
+        export_checkpoint(run, tmp_path / "out")
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == first
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -64,7 +64,7 @@ def test_a_pinned_model_is_downloaded_once_and_without_code(tmp_path):
         "HF_HUB_DISABLE_XET": "1",
         "NO_PROXY": "127.0.0.1",
     }
-    command = "from embed.hf import hub; print(hub.folder('owner/model@" + COMMIT + "'))"
+    command = "from embed.hf import hub; print(hub.resolve('owner/model@" + COMMIT + "'))"
     done = subprocess.run([sys.executable, "-c", command], env=env, capture_output=True, text=True, check=False)
     server.shutdown()
     assert done.returncode == 0, done.stderr

@@ -396,7 +396,7 @@ def test_a_worker_runs_again_while_there_is_progress(cloud, worker):
 
 def test_what_a_worker_takes_for_progress_is_what_training_says():
     said = re.search(r"'(resuming .*)' \"\$folder", (ROOT / "launch/worker.sh").read_text())[1]
-    line = re.search(r'"(resuming .*?)"', (ROOT / "embed/training/resume.py").read_text())[1]
+    line = re.search(r'"(resuming .*?)"', (ROOT / "embed/training/start.py").read_text())[1]
     assert re.fullmatch(said, line % ("gs://bucket/runs/scale", 500))
 
 
@@ -481,8 +481,10 @@ class Metadata(http.server.BaseHTTPRequestHandler):
 
 @pytest.mark.skipif(importlib.util.find_spec("requests") is None, reason="asking a TPU VM needs the extra [tpu]")
 def test_workers_of_a_tpu_vm_find_each_other():
-    """By JAX's own way of asking the machine; only that it is a TPU VM is said to it."""
-    code = "import os, jax; del os.environ['TPU_SKIP_MDS_QUERY']; from embed.training.main import join_pod; join_pod();"
+    """JAX asks the machine's metadata in its own way; the test only tells it that this is a TPU VM."""
+    code = (
+        "import os, jax; del os.environ['TPU_SKIP_MDS_QUERY']; from embed.training.startup import join_pod; join_pod();"
+    )
     code += "print(jax.process_index(), jax.process_count())"
     with socket.socket() as s:
         s.bind(("localhost", 0))

@@ -41,7 +41,7 @@ def test_choose_takes_the_best_that_are_free():
         ranking[rng.random(ranking.shape) < 0.1] = NONE
         scores = -np.sort(-rng.uniform(-1, 1, (2, 6, k)), axis=-1)
         positive, answers = rng.uniform(-1, 1, (2, 6)), rng.random((6, k)) < 0.2
-        found, taken_for = select(ranking, scores, positive, answers, MiningRule(int(count), int(k), 0.9))
+        found, status = select(ranking, scores, positive, answers, MiningRule(int(count), int(k), 0.9))
         assert found.shape == (6, count)
         for q in range(6):
             limit = positive[:, q] - 0.1 * np.abs(positive[:, q])
@@ -51,7 +51,7 @@ def test_choose_takes_the_best_that_are_free():
                 if c != NONE and not answers[q, j] and (scores[:, q, j] <= limit).all()
             ]
             assert [c for c in found[q] if c != NONE] == free[:count]
-            assert (found[q] != NONE).sum() == (taken_for[q] == NEGATIVE).sum()
+            assert (found[q] != NONE).sum() == (status[q] == NEGATIVE).sum()
 
 
 def test_fused_ranking_is_the_sum_of_reciprocal_ranks():
@@ -89,7 +89,7 @@ def folder(tmp_path):
 
 def test_what_is_known_to_be_right_is_no_negative(folder):
     found = read_pairs(JsonlSource(folder / "letters", "train"))
-    assert found.records.tolist() == [0, 1, 3, 4, 5] and len(found.asked) == 4
+    assert found.records.tolist() == [0, 1, 3, 4, 5] and len(found.queries) == 4
     words = [found.corpus[i][0].text for i in range(len(found.corpus))]
     assert sorted(words) == ["A", "A2", "B", "C", "D", "a", "b", "x"]
     rng = np.random.default_rng(0)
@@ -103,9 +103,9 @@ def test_what_is_known_to_be_right_is_no_negative(folder):
         {"A", "A2", "B", "C", "a", "b"},
     ]
     strict = mine(found, [(asked, corpus)], np.ones(8, bool), MiningRule(8, 8, 0.9))
-    negative = strict.taken_for == NEGATIVE
+    negative = strict.status == NEGATIVE
     assert (strict.scores[negative] <= (0.9 * strict.positive[:, None] + 0 * strict.scores)[negative]).all()
-    assert (strict.taken_for == FALSE_NEGATIVE).any() and (strict.taken_for == KNOWN_POSITIVE).any()
+    assert (strict.status == FALSE_NEGATIVE).any() and (strict.status == KNOWN_POSITIVE).any()
 
 
 @pytest.fixture
@@ -121,10 +121,10 @@ def model(tmp_path, tokenizer, preprocessor, monkeypatch):
 
 
 def test_vectors_are_made_once_and_gone_on_with(folder, model, monkeypatch):
-    monkeypatch.setattr(corpus_embeddings, "BLOCK", 3)
+    monkeypatch.setattr(corpus_embeddings, "BLOCK_ROWS", 3)
     embedder, contents = Embedder.load(model), read_pairs(JsonlSource(folder / "letters", "train")).corpus
     wanted = embedder.embed([contents[i][0].text for i in range(8)], task="document")
-    made, blocks = corpus_embeddings._block, []
+    made, blocks = corpus_embeddings._embed_block, []
 
     def stops_at_the_third(embedder, contents, numbers, task, tokens):
         blocks.append(numbers.start)
@@ -132,7 +132,7 @@ def test_vectors_are_made_once_and_gone_on_with(folder, model, monkeypatch):
             raise KeyboardInterrupt
         return made(embedder, contents, numbers, task, tokens)
 
-    monkeypatch.setattr(corpus_embeddings, "_block", stops_at_the_third)
+    monkeypatch.setattr(corpus_embeddings, "_embed_block", stops_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         embed_contents(embedder, contents, "document", 64)
     found, known = embed_contents(embedder, contents, "document", 64)
@@ -147,7 +147,7 @@ def test_a_long_candidate_has_the_vector_of_its_beginning(folder, model):
     rows = [{"query": [{"text": "a"}], "positive": long}, {"query": long, "positive": [{"text": "red " * 900}]}]
     (folder / "letters" / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
     embedder, found = Embedder.load(model), read_pairs(JsonlSource(folder / "letters", "train"))
-    for contents in (found.asked, found.corpus):
+    for contents in (found.queries, found.corpus):
         made, known = embed_contents(embedder, contents, None, 64)
         assert known.all() and len(made) == 2
     assert np.array_equal(made[0], made[1])
@@ -159,9 +159,11 @@ def test_no_label_is_no_common_label(folder, absent):
     rows = [{"query": [{"text": f"find {i}"}], "positive": [{"text": f"about {i}"}]} | absent for i in range(8)]
     (folder / "letters" / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
     found = read_pairs(JsonlSource(folder / "letters", "train"))
-    assert not found.labels.any()
+    assert not found.label_hashes.any()
     vectors = np.eye(8, dtype=np.float32)
-    mined = mine(found, [(vectors, vectors[found.asked.places(found.queries)])], np.ones(8, bool), MiningRule(4, 8))
+    mined = mine(
+        found, [(vectors, vectors[found.queries.index_of(found.query_hashes)])], np.ones(8, bool), MiningRule(4, 8)
+    )
     assert (mined.negatives != NONE).all()
 
 

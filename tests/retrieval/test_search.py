@@ -106,7 +106,7 @@ def test_k_is_clipped_and_bad_input_refused():
     for bad, message in [
         ((vectors, vectors, 0), "k >= 1"),
         ((vectors, vectors[:0], 1), "0 candidates"),
-        ((vectors, vectors[:, :3], 1), "one width"),
+        ((vectors, vectors[:, :3], 1), "the same dimensions"),
         ((vectors, broken, 1), "1 of 4 corpus vectors are not finite"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -68,7 +68,7 @@ SPECIAL = ["runs[1]", "a[b", "lr=*", "what?", "back\\slash"]
 @pytest.mark.parametrize("name", SPECIAL)
 def test_a_path_that_is_a_pattern_is_refused_before_anything_is_written(tmp_path, preprocessor, name):
     params = {"x": np.arange(4.0)}
-    named = f"{re.escape(str(tmp_path / name))}.*: checkpoints cannot be written or read where the path has "
+    named = f"{re.escape(str(tmp_path / name))}.*: checkpoints cannot be written or read where the path contains "
     for folder in (tmp_path / name, tmp_path / name / "run"):
         with pytest.raises(checkpoint.CheckpointError, match=named):
             fit(folder, preprocessor, [GOOD], [Records()], steps=1)

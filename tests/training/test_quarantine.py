@@ -68,7 +68,7 @@ def test_a_task_whose_records_are_all_bad_stops_at_its_first_batch(tmp_path, pre
     broken = dataclasses.replace(GOOD, name="broken")
     with pytest.raises(quarantine.DataError) as error:
         go(tmp_path / "run", preprocessor, [GOOD, broken], [Some(50), JsonlSource(tmp_path, "train")], 40, workers)
-    assert "task broken: all of 200 records looked at are bad; the first: record " in str(error.value)
+    assert "task broken: all of 200 records sampled are bad; the first: record " in str(error.value)
     assert "train.jsonl:" in str(error.value) and "cannot read" in str(error.value) and "\n" not in str(error.value)
     assert [row["task"] for row in rows(tmp_path / "run")].count("broken") == 1
 

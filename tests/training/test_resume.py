@@ -214,13 +214,13 @@ def test_a_copy_of_the_data_and_a_checkpoint_that_does_not_know_its_own_go_on(da
     for run in (tmp_path / "new", tmp_path / "old"):
         shutil.copytree(short, run)
     assert int(fit(tmp_path / "new", copy, steps=2, loss=cheap).step) == 2
-    assert "does not say what data" not in caplog.text
+    assert "does not name its training data" not in caplog.text
     file = tmp_path / "old" / "checkpoints" / "1" / "_CHECKPOINT_METADATA"
     described = json.loads(file.read_text())
     del described["custom_metadata"]["data"]
     file.write_text(json.dumps(described))
     assert int(fit(tmp_path / "old", copy, steps=2, loss=cheap).step) == 2
-    assert "checkpoints/1 does not say what data it was trained on" in caplog.text
+    assert "checkpoints/1 does not name its training data" in caplog.text
     assert read_metadata(tmp_path / "old")["data"]["one"]["records"] == 24
 
 

@@ -22,8 +22,8 @@ def decode_parts(content: Content) -> None:
         modality_of(part).decode(value_of(part))
 
 
-def signature(content: Content) -> np.ndarray:
-    """MinHash of a content, u32[128]: the share of equal numbers of two estimates their Jaccard similarity.
+def compute_signature(content: Content) -> np.ndarray:
+    """Compute the MinHash of a content, u32[128]; the share of equal numbers in two estimates their Jaccard similarity.
 
     Raises MediaError where a part cannot be decoded.
     """
@@ -36,65 +36,70 @@ def signature(content: Content) -> np.ndarray:
     return smallest
 
 
-def jaccard_estimate(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """The estimated share in common of signatures u32[...,128]: f64[...]."""
-    return (one == other).mean(axis=-1)
+def jaccard_estimate(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Estimate the Jaccard similarity of signatures u32[...,128] -> f64[...]."""
+    return (a == b).mean(axis=-1)
 
 
 def first_occurrence(hashes: np.ndarray) -> np.ndarray:
-    """Which rows of integers [n,k] have no equal row before them: bool[n]."""
+    """Mark the rows of integers [n,k] that equal no earlier row: bool[n]."""
     _, first = np.unique(np.ascontiguousarray(hashes), axis=0, return_index=True)
-    found = np.zeros(len(hashes), bool)
-    found[first] = True
-    return found
+    is_first = np.zeros(len(hashes), bool)
+    is_first[first] = True
+    return is_first
 
 
-def near_first_occurrence(signatures: np.ndarray, least: float) -> np.ndarray:
-    """Which records, of signatures u32[n,s,128] of their s sides, have none before them that is alike by `least` or
-    more on every side: bool[n].
+def near_first_occurrence(signatures: np.ndarray, min_similarity: float) -> np.ndarray:
+    """Mark the records that are no near duplicate of an earlier one: bool[n].
 
-    Only a band at a time is in memory, so that `signatures` may be a file.
+    signatures: u32[n,s,128], of the s sides of each record. Records are near duplicates if the estimated similarity of
+    every side is at least `min_similarity`. One band is in memory at a time, so `signatures` may be a memory map.
     """
-    found = np.ones(len(signatures), bool)
+    is_first = np.ones(len(signatures), bool)
     for band in range(BANDS):
-        keys = _band(signatures, band)
+        keys = _band_keys(signatures, band)
         order = np.argsort(keys, kind="stable")
         bounds = np.append(np.flatnonzero(np.diff(keys[order], prepend=keys[order[:1]] + np.uint64(1))), len(order))
         for n in np.flatnonzero(np.diff(bounds) > 1):
-            rest = order[bounds[n] : bounds[n + 1]]
+            rest = order[bounds[n] : bounds[n + 1]]  # records with an equal band
             while len(rest) > 1:
                 first, rest = rest[0], rest[1:]
-                same = np.concatenate(
+                is_near = np.concatenate(
                     [
-                        jaccard_estimate(signatures[rest[i : i + CHUNK]], signatures[first]).min(axis=-1) >= least
+                        jaccard_estimate(signatures[rest[i : i + CHUNK]], signatures[first]).min(axis=-1)
+                        >= min_similarity
                         for i in range(0, len(rest), CHUNK)
                     ]
                 )
-                found[rest[same]] = False
-                rest = rest[~same]
-    return found
+                is_first[rest[is_near]] = False
+                rest = rest[~is_near]
+    return is_first
 
 
-def contains_near_duplicate(signatures: np.ndarray, known: np.ndarray, least: float) -> np.ndarray:
-    """Which contents, of signatures u32[n,128], are alike by `least` or more to one of u32[m,128]: bool[n]."""
-    found = np.zeros(len(signatures), bool)
+def contains_near_duplicate(signatures: np.ndarray, known: np.ndarray, min_similarity: float) -> np.ndarray:
+    """Mark the contents, signatures u32[n,128], whose similarity to one of u32[m,128] is at least `min_similarity`:
+    bool[n]."""
+    is_duplicate = np.zeros(len(signatures), bool)
     for band in range(BANDS):
-        keys = _band(known[:, None], band)
+        keys = _band_keys(known[:, None], band)
         order = np.argsort(keys)
         for start in range(0, len(signatures), CHUNK):
             part = signatures[start : start + CHUNK]
-            left, right = (np.searchsorted(keys[order], _band(part[:, None], band), side) for side in ("left", "right"))
-            for i in np.flatnonzero((right > left) & ~found[start : start + CHUNK]):
-                found[start + i] = jaccard_estimate(known[order[left[i] : right[i]]], part[i]).max() >= least
-    return found
+            part_keys = _band_keys(part[:, None], band)
+            left = np.searchsorted(keys[order], part_keys, "left")
+            right = np.searchsorted(keys[order], part_keys, "right")
+            for i in np.flatnonzero((right > left) & ~is_duplicate[start : start + CHUNK]):
+                similarity = jaccard_estimate(known[order[left[i] : right[i]]], part[i])
+                is_duplicate[start + i] = similarity.max() >= min_similarity
+    return is_duplicate
 
 
-def _band(signatures: np.ndarray, band: int) -> np.ndarray:
-    """u64[n], the numbers of a band of every side in one."""
+def _band_keys(signatures: np.ndarray, band: int) -> np.ndarray:
+    """Hash one band of every side of signatures u32[n,s,128] -> u64[n]."""
     width = NUM_HASHES // BANDS
     keys = np.zeros(len(signatures), np.uint64)
     for start in range(0, len(signatures), CHUNK):
-        own = signatures[start : start + CHUNK, :, band * width : (band + 1) * width].astype(np.uint64)
-        for column in own.reshape(len(own), -1).T:
+        columns = signatures[start : start + CHUNK, :, band * width : (band + 1) * width].astype(np.uint64)
+        for column in columns.reshape(len(columns), -1).T:
             keys[start : start + CHUNK] = splitmix64(keys[start : start + CHUNK] ^ column)
     return keys

@@ -61,17 +61,17 @@ def folder(tmp_path):
     (found / "train.jsonl").write_text("\n".join(lines) + "\n")
     rows = [{"query": text(f"number {i}"), "positive": text(f"a test {i}")} for i in (19, 30, 31, 32)]
     (found / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    (found / "meta.json").write_text(json.dumps({"licence": "CC0", "source": "this test", "task": "image"}))
+    (found / "meta.json").write_text(json.dumps({"license": "CC0", "source": "this test", "task": "image"}))
     return found
 
 
 def test_every_record_is_kept_or_counted(folder, tmp_path):
     about = build(folder, tmp_path / "out", Options(), workers=2)
     train = about["splits"]["train"]
-    assert about["counts"] == {"train": 18, "test": 4} and about["licence"] == "CC0" and train["read"] == 23
-    assert train["duplicates"] == 1 and train["asked by its own test"] == 1  # 3 again, and 19
+    assert about["counts"] == {"train": 18, "test": 4} and about["license"] == "CC0" and train["read"] == 23
+    assert train["duplicates"] == 1 and train["overlap with its own test"] == 1  # 3 again, and 19
     assert sum(train["quarantined"].values()) == 3 and len(train["quarantined"]) == 3
-    assert train["langs"] == {"en": 18} and train["kinds"] == {"text → image": 18}
+    assert train["langs"] == {"en": 18} and train["modalities"] == {"text → image": 18}
     lines = [json.loads(line) for line in (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()]
     assert sorted(line["where"].split("[")[-1] for line in lines) == ["21]", "22]", "7]"]
     source = JsonlSource(folder, "train")
@@ -104,7 +104,7 @@ def test_a_second_build_is_the_first_and_another_spec_is_refused(folder, tmp_pat
     assert build(folder, tmp_path / "out", Options(), workers=2) == about
     with pytest.raises(BuildError, match="another spec or other options"):
         build(folder, tmp_path / "out", Options(near=0.9), workers=1)
-    with pytest.raises(BuildError, match=r"train: no record can be read; the commonest reason: .*not JSON"):
+    with pytest.raises(BuildError, match=r"train: no record can be read; the most common reason: .*not JSON"):
         (tmp_path / "bad").mkdir()
         (tmp_path / "bad" / "train.jsonl").write_text("nothing\n")
         build(tmp_path / "bad", tmp_path / "out2", Options(), workers=1)
@@ -150,7 +150,7 @@ DEADLY = SLOW.replace("time.sleep(0.02)", "i in (13, 17) and os.abort()").replac
 def test_a_row_that_ends_the_process_is_left_out_and_named(tmp_path):
     (tmp_path / "deadly.py").write_text(DEADLY)
     about = build(tmp_path / "deadly.py", tmp_path / "out", Options(), workers=2)
-    assert about["splits"]["train"]["quarantined"] == {"it ends the process that decodes it": 2}
+    assert about["splits"]["train"]["quarantined"] == {"it crashes the process that decodes it": 2}
     ids = [record.id for record in read_records(open_split(tmp_path / "out", "train"))]
     assert ids == [str(i) for i in range(80) if i not in (13, 17)]
 
@@ -165,7 +165,7 @@ def test_near_duplicates_and_what_is_nearly_asked_are_left_out(tmp_path):
     (found / "test.jsonl").write_text(json.dumps({"query": text(story.format(8)), "positive": text("b")}))
     about = build(found, tmp_path / "out", Options(near=0.8), workers=1)["splits"]["train"]
     assert (about["duplicates"], about["near duplicates"], about["records"]) == (0, 1, 1)
-    assert about["asked by its own test"] == 3
+    assert about["overlap with its own test"] == 3
 
 
 @pytest.fixture
@@ -183,7 +183,7 @@ from embed.data.build.spec import Spec
 def pairs(row):
     yield Record({id}, (Text({caption}),), (Image({image}),), lang="en")
 
-SPEC = Spec({{"train": {parts}}}, licence="CC0")
+SPEC = Spec({{"train": {parts}}}, license="CC0")
 """
 
 
@@ -194,7 +194,7 @@ def test_parquet(rows, tmp_path):
     fields = {"id": 'row["id"]', "caption": 'row["caption"]', "image": 'row["image"]["bytes"]'}
     parts = f"formats.parquet({str(tmp_path / 'train-*.parquet')!r}, pairs)"
     (tmp_path / "map.py").write_text(MAP.format(parts=parts, **fields))
-    assert len(spec.load(tmp_path / "map.py").splits["train"]) == 5  # row groups
+    assert len(spec.load_spec(tmp_path / "map.py").splits["train"]) == 5  # row groups
     build(tmp_path / "map.py", tmp_path / "out", Options(), workers=2)
     built = list(read_records(open_split(tmp_path / "out", "train")))
     assert bare(built) == WANTED and built[17].provenance == {"from": f"{tmp_path}/train-1.parquet[7]"}
@@ -217,7 +217,7 @@ def test_webdataset_and_a_tar_that_is_cut_short(rows, tmp_path):
         file.truncate(5 * 2048 + 700)
     about = build(tmp_path / "map.py", tmp_path / "cut", Options(), workers=2)["splits"]["train"]
     assert list(about["quarantined"].values()) == [1] and 10 < about["records"] < 25
-    assert any("what comes after it cannot be read" in why for why in about["quarantined"])
+    assert any("the rows after it cannot be read" in why for why in about["quarantined"])
 
 
 def test_tfds(tmp_path):
@@ -247,9 +247,9 @@ def test_tfds(tmp_path):
 
 def test_arrays_become_files_again():
     pixels = np.random.default_rng(0).integers(256, size=(9, 7, 3), dtype=np.uint8)
-    assert np.array_equal(decode.decode_image(formats.image_of(pixels).data), pixels)
+    assert np.array_equal(decode.decode_image(formats.encode_image(pixels).data), pixels)
     samples = np.sin(np.arange(16_000) / 20).astype(np.float32)
-    assert np.abs(decode.decode_audio(formats.audio_of(samples, 16_000).data) - samples).max() < 1e-4
+    assert np.abs(decode.decode_audio(formats.encode_audio(samples, 16_000).data) - samples).max() < 1e-4
 
 
 def test_beir(tmp_path):
@@ -264,7 +264,7 @@ def test_beir(tmp_path):
     )
     (found / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq2\td5\t1\nq3\td1\t2\n")
     about = build(found, tmp_path / "out", Options(), workers=1)
-    assert about["counts"] == {"corpus": 6, "queries": 2, "train": 2} and about["judgements"]["lost"] == 0
+    assert about["counts"] == {"corpus": 6, "queries": 2, "train": 2} and about["judgments"]["lost"] == 0
     first, second = read_records(open_split(tmp_path / "out", "train"))
     assert first.positive == (Text("A title\ndocument 2"),) and first.negatives == ((Text("document 3"),),)
     assert second.id == "q1/d4" and second.negatives == ()

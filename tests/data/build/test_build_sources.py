@@ -1,5 +1,6 @@
 """Sources of every form with nulls, other encodings and broken files in them; a row's fault is told from a defect."""
 
+import dataclasses
 import gzip
 import io
 import json
@@ -18,6 +19,7 @@ import pytest
 from test_build import SLOW, png
 
 from embed import __main__ as command
+from embed.data import modalities
 from embed.data.build import formats, read_parts, spec
 from embed.data.build.build import BuildError, Options, build
 from embed.data.media import decode
@@ -35,9 +37,9 @@ def write_pairs(folder, count: int, split: str = "train", **more) -> None:
 def looks(path, split: str = "train") -> list[Record | str]:
     """The records of all parts of a spec, or why there is none, read in this process."""
     found: list[Record | str] = []
-    for number in range(len(spec.load(path).splits[split])):
+    for number in range(len(spec.load_spec(path).splits[split])):
         job = read_parts.PartJob(path, split, number, path.parent / f"{number}", near=False)
-        for _, look in read_parts._record_infos(job):
+        for _, look in read_parts._iter_record_infos(job):
             if isinstance(look, Exception):
                 found.append(str(look))
             else:
@@ -49,16 +51,16 @@ def looks(path, split: str = "train") -> list[Record | str]:
 def test_a_build_is_a_source_and_what_to_evaluate_on(tmp_path):
     write_pairs(tmp_path / "pairs", 6)
     write_pairs(tmp_path / "pairs", 2, "test")
-    (tmp_path / "pairs" / "meta.json").write_text(json.dumps({"source": "here", "licence": "CC0", "task": None}))
+    (tmp_path / "pairs" / "meta.json").write_text(json.dumps({"source": "here", "license": "CC0", "task": None}))
     one, two = tmp_path / "one", tmp_path / "two"
     first = build(tmp_path / "pairs", one, Options(), workers=1)
     second = build(one, two, Options(against=(one,)), workers=1)
     assert (one / "quarantine.jsonl").read_bytes() == b""
     assert second["counts"] == first["counts"] == {"test": 2, "train": 6}
-    assert (second["source"], second["licence"], second["task"]) == ("here", "CC0", "")
+    assert (second["source"], second["license"], second["task"]) == ("here", "CC0", "")
     assert [record.id for record in read_records(open_split(two, "train"))] == [f"{i}" for i in range(6)]
     for source, out in ((one, one), (tmp_path / "pairs", tmp_path / "pairs" / ".." / "pairs")):
-        with pytest.raises(BuildError, match="is read here: give another folder"):
+        with pytest.raises(BuildError, match="is an input of this build: give another output folder"):
             build(source, out, Options(), workers=1)
 
 
@@ -81,14 +83,15 @@ def test_pairs_and_a_benchmark_in_one_folder_are_all_built(tmp_path):
     (tmp_path / "both" / "qrels.tsv").write_text("query\tdoc\tgrade\n0\t2\t1.0\n1\t0\t1\n1\t9\t1\n")
     about = build(tmp_path / "both", tmp_path / "out", Options(), workers=1)
     assert about["counts"] == {"corpus": 3, "queries": 2, "train": 3}
-    assert about["judgements"] == {"records": 2, "lost": 1}
+    assert about["judgments"] == {"records": 2, "lost": 1}
     assert (tmp_path / "out" / "qrels.tsv").read_text() == "0\t2\t1\n1\t0\t1\n"
     (tmp_path / "both" / "queries.jsonl").unlink()
-    with pytest.raises(spec.SpecError, match="there is no queries there"):
-        spec.load(tmp_path / "both")
+    with pytest.raises(spec.SpecError, match="there is no queries"):
+        spec.load_spec(tmp_path / "both")
 
 
 MAP = """
+from embed.data import modalities
 from embed.data.build import formats
 from embed.data.modalities import Image, Text
 from embed.data.records import Record
@@ -143,11 +146,11 @@ def test_a_broken_parquet_file_of_many_is_named(tmp_path):
     found = looks(path)
     assert len([one for one in found if isinstance(one, Record)]) >= 200
     [why] = [one for one in found if isinstance(one, str)]
-    assert f"what comes after it cannot be read: {tmp_path}/b.parquet: row group 0 is broken" in why
+    assert f"the rows after it cannot be read: {tmp_path}/b.parquet: row group 0 is broken" in why
     for broken in (b"", b"version https://git-lfs.github.com/spec/v1\n", data[:-100]):
         (tmp_path / "b.parquet").write_bytes(broken)
-        with pytest.raises(RecordError, match=rf"{tmp_path}/b\.parquet is no whole Parquet file"):
-            spec.load(path)
+        with pytest.raises(RecordError, match=rf"{tmp_path}/b\.parquet is not a complete Parquet file"):
+            spec.load_spec(path)
 
 
 def write_tar(path, files: dict[str, bytes]) -> bytes:
@@ -190,13 +193,13 @@ def test_a_broken_tar_of_many_is_named(damage, pack, tmp_path):
     (tmp_path / "b.tar").write_bytes(pack(damage(data)))
     found = looks(path)
     [why] = [one for one in found if isinstance(one, str)]
-    assert f"{tmp_path}/b.tar: no whole tar file: " in why and 18 <= len(found) - 1 < 27
+    assert f"{tmp_path}/b.tar: not a complete tar file: " in why and 18 <= len(found) - 1 < 27
 
 
 def test_brackets_in_a_name_are_of_the_name(tmp_path):
     (folder := tmp_path / "runs[1]").mkdir()
     write_tar(folder / "a.tar", {"a.txt": b"q"})
-    assert formats.files(folder / "a.tar") == [str(folder / "a.tar")]
+    assert formats.list_files(folder / "a.tar") == [str(folder / "a.tar")]
     write_pairs(folder, 3, "my[2]")
     assert build(folder, tmp_path / "out[1]", Options(), workers=1)["counts"] == {"my[2]": 3}
     assert len(open_split(tmp_path / "out[1]", "my[2]")) == 3
@@ -222,7 +225,8 @@ def test_a_defect_ends_a_build_and_names_the_row(function, error, tmp_path):
 def test_a_defect_of_a_decoder_is_no_record_s_fault(tmp_path, monkeypatch):
     (tmp_path / "a.png").write_bytes(png(1))
     write_pairs(tmp_path, 1, positive=[{"image": "a.png"}])
-    monkeypatch.setattr(decode, "decode_image", lambda: None)  # as after a change of a library's interface
+    broken = dataclasses.replace(modalities.IMAGE, decode=lambda: None)  # as after a change of a library's interface
+    monkeypatch.setitem(modalities._BY_PART, Image, broken)
     with pytest.raises(TypeError):
         looks(tmp_path)
 
@@ -246,14 +250,14 @@ def test_one_bad_line_of_a_corpus_does_not_end_beir(tmp_path, caplog):
 
 def test_arrays_of_tfds_are_files_or_refused():
     for shape in ((8, 9), (8, 9, 1), (8, 9, 3), (8, 9, 4)):
-        assert decode.decode_image(formats.image_of(np.full(shape, 255, np.uint8)).data).shape == (8, 9, 3)
+        assert decode.decode_image(formats.encode_image(np.full(shape, 255, np.uint8)).data).shape == (8, 9, 3)
     for pixels in (np.zeros((8, 9, 2), np.uint8), np.zeros((2, 8, 9, 3), np.uint8), np.zeros((8, 9, 3))):
         with pytest.raises(ValueError, match="pixels"):
-            formats.image_of(pixels)
+            formats.encode_image(pixels)
     wave = (np.sin(np.arange(16_000) / 20) * 20_000).astype(np.int16)
-    assert formats.audio_of(wave.astype(np.int64), 16_000) == formats.audio_of(wave, 16_000)
+    assert formats.encode_audio(wave.astype(np.int64), 16_000) == formats.encode_audio(wave, 16_000)
     with pytest.raises(ValueError, match="do not fit 16"):
-        formats.audio_of(wave.astype(np.int64) * 9, 16_000)
+        formats.encode_audio(wave.astype(np.int64) * 9, 16_000)
 
 
 def test_a_folder_is_built_by_one_process_and_a_killed_one_keeps_nobody_away(tmp_path, capsys):

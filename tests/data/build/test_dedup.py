@@ -8,20 +8,20 @@ from PIL import Image as Pillow
 
 from embed.data.build.dedup import (
     NUM_HASHES,
+    compute_signature,
     contains_near_duplicate,
     first_occurrence,
     jaccard_estimate,
     near_first_occurrence,
-    signature,
 )
-from embed.data.build.formats import audio_of
+from embed.data.build.formats import encode_audio
 from embed.data.modalities import Audio, Image, Text
 
 rng = np.random.default_rng(0)
 
 
 def of(*parts) -> np.ndarray:
-    return signature(parts)
+    return compute_signature(parts)
 
 
 def runs(words: str) -> set[str]:
@@ -58,7 +58,7 @@ def test_a_picture_saved_again_is_alike_and_another_is_not():
 def tune(seed: int, rate: int, gain: float = 1.0) -> Audio:
     pitches = np.random.default_rng(seed).integers(200, 2000, size=16)
     times = np.arange(4 * rate) / rate
-    return audio_of(0.5 * gain * np.sin(2 * np.pi * pitches[(times * 4).astype(int)] * times), rate)
+    return encode_audio(0.5 * gain * np.sin(2 * np.pi * pitches[(times * 4).astype(int)] * times), rate)
 
 
 def test_a_sound_at_another_rate_and_loudness_is_alike_and_another_is_not():

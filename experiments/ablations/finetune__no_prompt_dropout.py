@@ -1,6 +1,6 @@
-"""Does dropping the task string at random help inputs that come without one? Here it is always shown.
+"""Does prompt dropout help inputs that arrive without a prompt? Here every prompt is always present.
 
-Hypothesis: texts without their string lose, and media, which never have one; texts with it gain a little.
+Hypothesis: texts without a prompt lose, and media, which never have one; texts with a prompt gain a little.
 """
 
 import dataclasses
