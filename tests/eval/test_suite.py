@@ -96,7 +96,9 @@ def evaluate(config) -> None:
     print(suite.format_table(evaluate_checkpoints([config.checkpoint], storage.path(config.data), config.pairs)))
 
 
-NOTHING = r"nothing to evaluate in .*pairs: none of its datasets \(d\) has test\.jsonl, or corpus\.jsonl, queries\.jsonl"
+NOTHING = (
+    r"nothing to evaluate in .*pairs: none of its datasets \(d\) has test\.jsonl, or corpus\.jsonl, queries\.jsonl"
+)
 
 
 @pytest.mark.parametrize("program", [evaluate, recipe.main, findings.main, negatives.main])
