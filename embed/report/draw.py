@@ -88,7 +88,8 @@ def _image(pixels: np.ndarray, name: str, is_page: bool = False, longest: int = 
     image.thumbnail((PAGE_SIDE,) * 2 if is_page else (longest,) * 2)
     style = "pixels" if max(image.size) <= TINY else "page" if is_page else "photo"
     uri = _uri(image, "PNG") if style == "pixels" else _uri(image, "WEBP", quality=78)
-    return f'<img class="{style}" src="{uri}" width="{image.width}" height="{image.height}" alt="{name}, {width}×{height}">'
+    size = f'width="{image.width}" height="{image.height}"'
+    return f'<img class="{style}" src="{uri}" {size} alt="{name}, {width}×{height}">'
 
 
 def thumbnail(parts: Content, longest: int) -> str:

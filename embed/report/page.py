@@ -82,7 +82,7 @@ def _sections(report: Report) -> list[tuple[str, str, str, str]]:
         (
             "datasets",
             "Datasets",
-            "Query → target; the reverse direction is searched as well. No test item occurs in training.",
+            "Query → target; the reverse direction is searched as well.",
             table.datasets_list(benchmarks, report.descriptions) if benchmarks else "",
         ),
         (

@@ -65,7 +65,6 @@ def _panel(
     )
     chance = '<th class="faint">chance</th>' if METRICS[metric][1] else ""
     head = f"<thead><tr><th></th>{chance}{heads}</tr></thead>"
-    table = f'<table class="scores" style="--columns:{len(columns)}">'
     groups = by_group(benchmarks)
     summary = "".join(
         _row(name, ", ".join(dict.fromkeys(dataset_of(b.name) for b in members)), metric, columns, members)
@@ -77,10 +76,11 @@ def _panel(
         for members in groups.values()
         for b in members
     )
+    opening = f'<div class="scroll scores" style="--columns:{len(columns)}" tabindex="0"><table>{head}<tbody>'
+    closing = "</tbody></table></div>"
     return (
-        f'<div class="scroll" tabindex="0">{table}{head}<tbody>{summary}</tbody></table></div>'
-        "<details><summary>Every dataset, both directions</summary>"
-        f'<div class="scroll" tabindex="0">{table}{head}<tbody>{every}</tbody></table></div></details>'
+        f"{opening}{summary}{closing}<details><summary>Every dataset, both directions</summary>"
+        f"{opening}{every}{closing}</details>"
     )
 
 

@@ -49,10 +49,14 @@ def fit(run: Run, preprocessor: Preprocessor, sources: Sequence[Source]) -> Trai
     folder.mkdir(parents=True, exist_ok=True)
     with storage.translate_disk_full(folder), hosts.lock_folder(folder):
         restored = restore(folder, vars(target), metadata, preprocessor)
-        if restored is not None and int(restored["step"]) >= run.steps:
-            log.info("%s is finished at step %d", folder, int(restored["step"]))
-            return TrainState(**restored)
-        state = initial_state(run, structs, preprocessor) if restored is None else TrainState(**restored)
+        if restored is None:
+            state = initial_state(run, structs, preprocessor)
+        else:
+            state = TrainState(**restored)
+            if int(state.step) >= run.steps:
+                log.info("%s is finished at step %d", folder, int(state.step))
+                return state
+            log.info("resuming %s at step %d", folder, int(state.step))
         if hosts.is_primary():
             preprocessor.tokenizer.save(folder / "tokenizer.json")
         state = _train(run, folder, state, preprocessor, sources, metadata)

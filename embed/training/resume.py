@@ -55,7 +55,6 @@ def restore(run: storage.Path, target: Any, metadata: dict[str, Any], preprocess
                 raise Restart(f"checkpoint {folder} cannot be read on host {jax.process_index()}") from error
             continue
         check_finite({"encoder": state["encoder"], "loss": state["loss"]}, folder)
-        log.info("resuming %s at step %d", run, step)
         return state
     if corrupt:
         raise CheckpointError(

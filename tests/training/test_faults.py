@@ -72,18 +72,25 @@ def data(tmp_path, tokenizer) -> pathlib.Path:
     return tmp_path
 
 
-def test_asked_to_stop_it_saves_that_step_and_says_that_the_same_command_goes_on(data, tmp_path):
-    """As a TPU VM is, half a minute before it is taken away."""
+@pytest.mark.parametrize(
+    ("sign", "status", "message"),
+    [
+        (signal.SIGTERM, RESTART_STATUS, "run was asked to stop and is saved at step {}; the same command continues"),
+        (signal.SIGINT, 1, "run was interrupted and is saved at step {}"),
+    ],
+)
+def test_asked_to_stop_it_saves_that_step_and_the_same_command_continues(data, tmp_path, sign, status, message):
+    """SIGTERM comes to a TPU VM half a minute before it is preempted, SIGINT is Ctrl-C."""
     run = tmp_path / "work" / "run"
     process = start(data, tmp_path / "work", "--config.save=1000")
     while process.poll() is None and (not (run / "metrics.jsonl").exists() or len(rows(run)) < 3):
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(sign)
     said = process.communicate(timeout=100)[1]
-    assert process.returncode == RESTART_STATUS == 75, said
+    assert process.returncode == status and RESTART_STATUS == 75, said
     reached = len(rows(run))
     assert checkpoint.saved_steps(run) == [reached] and reached < STEPS
-    assert f"run was asked to stop and is saved at step {reached}; the same command continues from there" in said
+    assert message.format(reached) in said and "Traceback" not in said
 
     process = start(data, tmp_path / "work", f"--config.steps={reached + 2}")
     said = process.communicate(timeout=100)[1]
