@@ -46,7 +46,7 @@ class Dropout:
 
 @flax.struct.dataclass
 class Inputs:
-    """Rows of one token sequence each, media in the order the user gave."""
+    """Rows of one token sequence each, with media in the order that the user gave."""
 
     tokens: Array  # i32[b,l]      vocabulary ids; placeholder ids where media go
     segments: Array  # i32[b,l]    0 padding; 1..s numbers the inputs packed in the row

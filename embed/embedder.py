@@ -225,5 +225,5 @@ def _naming(item: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
-        kind = type(error) if isinstance(error, MediaError | LimitError) else ValueError
-        raise kind(f"{item}: {error}") from error
+        error_class = type(error) if isinstance(error, MediaError | LimitError) else ValueError
+        raise error_class(f"{item}: {error}") from error

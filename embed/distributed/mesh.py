@@ -35,10 +35,10 @@ UP = P("data", "model")  # [d, f]
 DOWN = P("model", "data")  # [f, d]
 PER_LAYER = P("data", None, None)  # [d, n, p]
 PER_LAYER_TABLE = P("model", None, "data")  # [v, n, p]
-IN = P(None, "data")  # [c, d]: raw content to width
+IN = P(None, "data")  # [c, d]: patches or audio frames to d
 OUT = P("data", None)  # [d, e]
 FILTER = P(None, None, "data")  # [f, c, w]
-KERNEL = P(None, None, None, None)  # [y, x, c, w]: few numbers, and fewer channels than a pod has chips
+KERNEL = P(None, None, None, None)  # [y, x, c, w]: small, with fewer channels than a pod has chips
 GATE = P("data", None, "model")  # [w, 2, w]
 DEPTHWISE = P(None, "model")  # [kernel, w]
 VECTOR = P(None)  # norms and biases
@@ -46,7 +46,7 @@ TABLE = P(None, None, "data")  # [positions, 2, d]
 
 
 def make_mesh(shape: Sequence[int], devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh of (replica, data, model) devices with explicit axes; data = -1 takes all remaining devices.
+    """Make a mesh of (replica, data, model) devices with explicit axes; data = -1 takes all remaining devices.
 
     Raises ValueError where the shape does not fit the number of devices, or a host has no device in it.
     """

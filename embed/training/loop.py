@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import grain
 import jax
 
 from embed.batch import Pairs
@@ -21,9 +22,8 @@ from embed.training.evals import Evaluator
 from embed.training.flops import CHIPS, model_flops
 from embed.training.metrics import MetricsLogger, StepTiming
 from embed.training.quarantine import DataError, Quarantine
-from embed.training.resume import restore
 from embed.training.run import Eval, LoopConfig, Run
-from embed.training.start import initial_state, run_metadata, state_structs
+from embed.training.start import restore_or_start, run_metadata, state_structs
 from embed.training.step import TrainState, make_step
 
 __all__ = ["Eval", "LoopConfig", "Run", "TrainState", "fit"]
@@ -43,23 +43,19 @@ def fit(run: Run, preprocessor: Preprocessor, sources: Sequence[Source]) -> Trai
     check_encoder(run.encoder)
     preprocessor.tokenizer.check_rows(run.encoder.arch.vocab_size)
     folder = _folder(run)
+    data = mixture(run.tasks, sources, preprocessor, run.seed, *mesh.local_batch_shards())
     structs, target = state_structs(run)
     metadata = run_metadata(run, preprocessor, target, sources)
     storage.check_access(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with storage.translate_disk_full(folder), hosts.lock_folder(folder):
-        restored = restore(folder, vars(target), metadata, preprocessor)
-        if restored is None:
-            state = initial_state(run, structs, preprocessor)
-        else:
-            state = TrainState(**restored)
-            if int(state.step) >= run.steps:
-                log.info("%s is finished at step %d", folder, int(state.step))
-                return state
-            log.info("resuming %s at step %d", folder, int(state.step))
-        if hosts.is_primary():
-            preprocessor.tokenizer.save(folder / "tokenizer.json")
-        state = _train(run, folder, state, preprocessor, sources, metadata)
+        state = restore_or_start(run, folder, structs, target, metadata, preprocessor)
+        if int(state.step) >= run.steps:
+            log.info("%s is finished at step %d", folder, int(state.step))
+            return state
+        quarantine = Quarantine(run.tasks, sources, preprocessor, task_order(run.tasks, sources, run.seed), run.max_bad)
+        evaluator = Evaluator(run, folder, int(state.step), preprocessor, metadata)
+        state = _train(run, folder, state, data, metadata, quarantine, evaluator)
     hosts.barrier(f"trained {folder}")  # its last checkpoint can be read
     return state
 
@@ -76,17 +72,15 @@ def _train(
     run: Run,
     folder: storage.Path,
     state: TrainState,
-    preprocessor: Preprocessor,
-    sources: Sequence[Source],
+    data: grain.MapDataset,
     metadata: dict[str, Any],
+    quarantine: Quarantine,
+    evaluator: Evaluator,
 ) -> TrainState:
     """Loop from `state` to the run's last step: step, log, evaluate, save."""
     first, config = int(state.step), run.loop
-    data = mixture(run.tasks, sources, preprocessor, run.seed, *mesh.local_batch_shards())
     take_step = make_step(run.loss, run.optimizer, run.trainable)
     dropout_key = jax.random.fold_in(jax.random.key(run.seed), 2)
-    quarantine = Quarantine(run.tasks, sources, preprocessor, task_order(run.tasks, sources, run.seed), run.max_bad)
-    evaluator = Evaluator(run, folder, first, preprocessor, metadata)
     peak: dict[int, float | None] = {}  # peak_seconds of each task whose program is compiled
     with (
         watchdog(config.stall) as heartbeat,
@@ -98,8 +92,9 @@ def _train(
 
         def evaluate(step: int) -> None:
             heartbeat(f"{folder}, evaluation at step {step}", is_timed=False)
-            saver.wait()  # the best encoder is written by a checkpointer of its own
+            storage.with_retries(saver.wait, folder)  # the best encoder is written by a checkpointer of its own
             logger.write_scores(step, evaluator.score(step, state.encoder))
+            heartbeat(f"{folder}, step {step}")
 
         if evaluator.is_due(first):
             evaluate(first)  # the run was stopped before it

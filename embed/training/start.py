@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,14 +13,42 @@ from embed import hf
 from embed.data import fingerprint
 from embed.data.preprocess import Preprocessor
 from embed.data.sources import Source
-from embed.distributed import storage
+from embed.distributed import hosts, storage
 from embed.losses.loss import Params, init_loss
 from embed.model.encoder import init_params
 from embed.model.params import param_shapes, param_structs, split_params, to_shape_dtype
 from embed.training.metadata import check_input_spec, metadata_for
+from embed.training.resume import restore
 from embed.training.run import Run
 from embed.training.step import TrainState
 from embed.training.weights import load_params
+
+log = logging.getLogger(__name__)
+
+
+def restore_or_start(
+    run: Run,
+    folder: storage.Path,
+    structs: dict,
+    target: TrainState,
+    metadata: dict[str, Any],
+    preprocessor: Preprocessor,
+) -> TrainState:
+    """Restore a run's last state from its folder, or make its first one; the folder gets the tokenizer.
+
+    `structs` and `target` are from `state_structs`, `metadata` from `run_metadata`. Raises as `resume.restore` and
+    `initial_state` do.
+    """
+    saved = restore(folder, vars(target), metadata, preprocessor)
+    if saved is None:
+        state = initial_state(run, structs, preprocessor)
+    else:
+        state = TrainState(**saved)
+        if int(state.step) < run.steps:
+            log.info("resuming %s at step %d", folder, int(state.step))
+    if hosts.is_primary():
+        preprocessor.tokenizer.save(folder / "tokenizer.json")
+    return state
 
 
 def initial_state(run: Run, structs: dict, preprocessor: Preprocessor) -> TrainState:

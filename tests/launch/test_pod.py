@@ -396,7 +396,7 @@ def test_a_worker_runs_again_while_there_is_progress(cloud, worker):
 
 def test_what_a_worker_takes_for_progress_is_what_training_says():
     said = re.search(r"'(resuming .*)' \"\$folder", (ROOT / "launch/worker.sh").read_text())[1]
-    line = re.search(r'"(resuming .*?)"', (ROOT / "embed/training/loop.py").read_text())[1]
+    line = re.search(r'"(resuming .*?)"', (ROOT / "embed/training/start.py").read_text())[1]
     assert re.fullmatch(said, line % ("gs://bucket/runs/scale", 500))
 
 
