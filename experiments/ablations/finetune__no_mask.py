@@ -1,4 +1,4 @@
-"""What does masking equal contents buy where labels are few? Here every other target counts as a negative.
+"""What does the mask for equal contents buy where labels are few? Here every other target counts as wrong.
 
 Hypothesis: few labels are pushed apart from their own texts; where contents are many, nothing changes.
 """

@@ -1,6 +1,6 @@
 """What do hard negatives buy on your datasets? Here there are none.
 
-Hypothesis: candidates that differ in little are confused.
+Hypothesis: what differs in little is confused.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""What does masking equal contents buy on your datasets? Here every other target counts as a negative.
+"""What does the mask for equal contents buy on your datasets? Here every other target counts as wrong.
 
 Hypothesis: where labels are few it is worth points; where contents are many, nothing.
 """
