@@ -101,9 +101,13 @@ def random_config(kind: str, seed: int, tokenizer, vocabulary: int = VOCABULARY)
     return Gemma4Config(text_config=text, **parts, **tokens)
 
 
-def written(folder, kind: str, seed: int, tokenizer, dtype=torch.float32, vocabulary: int = VOCABULARY):
+def written(
+    folder, kind: str, seed: int, tokenizer, dtype=torch.float32, vocabulary: int = VOCABULARY, causal: bool = False
+):
     """A model with random weights, norms, scalars and clipping bounds included, saved in shards."""
     config = random_config(kind, seed, tokenizer, vocabulary)
+    if causal:
+        config.get_text_config().use_bidirectional_attention = None
     config._attn_implementation = "eager"
     torch.manual_seed(seed)
     cls = {"embeddinggemma2": EmbeddingGemma2Model, "gemma4_12b": Gemma4UnifiedModel}.get(kind, Gemma4Model)
