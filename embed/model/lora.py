@@ -63,7 +63,7 @@ def add_adapters(key: jax.Array, params: dict, rank: int, adapted: ParamFilter =
         fan_in, fan_out = math.prod(weight.shape[lead:middle]), math.prod(weight.shape[middle:])
         if not 1 <= rank <= min(fan_in, fan_out):
             raise ValueError(
-                f"rank {rank} for {'/'.join(path[:-1])}, which maps {fan_in} numbers to {fan_out}: "
+                f"rank {rank} for {'/'.join(path[:-1])}, which maps {fan_in} dimensions to {fan_out}: "
                 f"1 to {min(fan_in, fan_out)} are possible; `adapted` can leave a weight out"
             )
         spec = weight.sharding.spec
