@@ -1,4 +1,4 @@
-"""What goes wrong on a pod, done on purpose: a signal, a full disk, a checkpoint that is not whole, a changed run.
+"""Faults of a pod, provoked: a signal, a full disk, a corrupt checkpoint, a changed run.
 
 Lost buckets are in test_storage.py, hosts that die or hang in test_hosts.py. Run as a program, this file is the run
 that is signalled or starved.
@@ -180,7 +180,7 @@ def test_where_no_checkpoint_is_whole_nothing_starts_anew(trained, tmp_path, pre
 
 
 def test_a_save_that_was_killed_is_written_again(trained, tmp_path, preprocessor):
-    """In a bucket nothing is renamed: what was killed lies under its final name, without the mark of a whole one."""
+    """In a bucket nothing is renamed: a save that was killed has its final name, but no commit_success.txt."""
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     (run / "checkpoints" / "2" / "commit_success.txt").unlink()
