@@ -287,7 +287,7 @@ def test_killed_and_gone_on_by_another_number_of_hosts(data, alone, kills):
 
 @contextlib.contextmanager
 def two_hosts(data: pathlib.Path, run: pathlib.Path, stall: int) -> Iterator[list[subprocess.Popen]]:
-    """Yield two hosts in the middle of a long run, started without `simulate.sh`, which would end one with the other."""
+    """Yield two hosts in the middle of a long run, without `simulate.sh`, which would end one with the other."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
