@@ -32,7 +32,7 @@ MAX_RECORDS = 1 << 16  # that the tokenizer is trained on: unseen words become m
 def measure(tasks: tuple[Task, Task], folder: storage.Path, preprocessor: Preprocessor, rounds: int) -> str:
     """Return a row of the table, for a padded and a packed task of one dataset."""
     config = cpu.get_config()
-    run = own_data.plan(config, tasks)
+    run = own_data.plan(config, tasks=tasks)
     step, key = make_step(run.loss, run.optimizer, run.trainable), jax.random.key(0)
     state = initial_state(dataclasses.replace(run, init=None), state_structs(run)[0], preprocessor)
     source, seconds, padding, lost = open_split(folder, "train"), ([], []), ([], []), 0.0
@@ -79,7 +79,7 @@ def main() -> None:
     print("| dataset | padding | packed | token ratio | lost | pairs/s | packed | ratio |\n" + "|---" * 8 + "|")
     with jax.set_mesh(mesh.make_mesh((1, 1, 1))):
         for folder in folders:
-            task = discover.make_task(folder, preprocessor, own_data.MOST, args.pairs, own_data.BOTH)
+            task = discover.make_task(folder, preprocessor, own_data.MAX_BUDGET, args.pairs, own_data.SYMMETRIC)
             task = dataclasses.replace(task, batch=args.pairs)
             both = task, discover.with_packing(task, folder, preprocessor, args.group, args.row)
             print(measure(both, folder, preprocessor, args.rounds), flush=True)

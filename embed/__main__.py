@@ -278,7 +278,7 @@ def run_synthesize(args: argparse.Namespace) -> None:
         url = args.endpoint or stack.enter_context(offline.serve()) + "/v1"
         path = pathlib.Path(storage.absolute(out)) / "replies.jsonl"
         replies = llm.ReplyCache(path, llm.connect_openai(url, args.model), args.model)
-        amounts = {"num_seeds": args.seeds, "keep": args.keep, "parallel": args.parallel}
+        amounts = {"num_seeds": args.seeds, "max_records": args.keep, "max_concurrent": args.parallel}
         asyncio.run(datasets.write_datasets(replies, read_seeds(storage.path(args.data)), out, **amounts))
     print(datasets.format_cost(replies, args.prices))
 

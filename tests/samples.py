@@ -74,13 +74,13 @@ FILES = {
 }
 
 BAD = [
-    ("a.png", png(PHOTO)[:200], MediaError, "cut short"),
+    ("a.png", png(PHOTO)[:200], MediaError, "truncated"),
     ("a.png", b"", ValueError, "empty file"),
     ("a.txt", b"", ValueError, "empty file"),
     ("a.txt", b"x" * 1_000_000, LimitError, " characters is too long: at most 393,216"),
     ("a.txt", b"caf\xe9", ValueError, "neither a known media file nor text: not UTF-8 text"),
     ("a.wav", wav(SOUND)[:40] + struct.pack("<I", 2**30) + wav(SOUND)[44:], MediaError, "claims 1,073,741,824"),
-    ("a.mp4", mp4(FRAMES)[:200], MediaError, "broken, cut short"),
+    ("a.mp4", mp4(FRAMES)[:200], MediaError, "broken, truncated"),
     ("a.png", b"a red square", ValueError, "a.png holds text, but its name ends in .png: rename it"),
     ("a.txt", png(PHOTO), ValueError, "a.txt holds a PNG image, but its name is not that"),
     ("a.pdf", b"%PDF-1.4 no", MediaError, "cannot be read"),

@@ -1,4 +1,4 @@
-"""A file -> the part of an input that it is: by its name a medium, else text; its bytes must agree."""
+"""Read a file as a part: by its name as media, else as text; its bytes must agree with its name."""
 
 import pathlib
 
@@ -9,15 +9,17 @@ from embed.data.records import MAX_MEDIA_BYTES
 from embed.data.textfile import decode_text
 from embed.distributed import storage
 
-SHARED_SUFFIXES = frozenset({".ts", ".mts", ".mod"})  # of videos, and of TypeScript and Go's modules: bytes decide
+SHARED_SUFFIXES = frozenset(
+    {".ts", ".mts", ".mod"}
+)  # of videos, but also of TypeScript and Go modules: the bytes decide
 MEDIA_SUFFIXES: frozenset[str] = frozenset().union(*(modality.suffixes for modality in MODALITIES)) - SHARED_SUFFIXES
 
 
 def read_file(path: storage.Path) -> Part:
-    """Read a file as an image, a sound, a video, a PDF or a text; a video's container without pictures is a sound.
+    """Read a file as an image, audio, video, PDF or text; a video container without video is audio.
 
-    Raises ValueError where it is none of these, is empty or too large, or its name and its bytes disagree, MediaError
-    where a video is broken, OSError where it cannot be read.
+    Raises ValueError for a file of another kind, an empty or too large one, or one whose name and bytes disagree;
+    MediaError for a broken video; OSError for an unreadable file.
     """
     data = _read_bytes(path)
     suffix = path.suffix.lower()
@@ -39,7 +41,7 @@ def read_file(path: storage.Path) -> Part:
 
 def _read_bytes(path: storage.Path) -> bytes:
     file = storage.local(path)
-    if file.exists() and not file.is_file():  # reading a pipe would wait for ever
+    if file.exists() and not file.is_file():  # reading a pipe could block forever
         raise ValueError(f"{path} is not a file")
     if file.stat().st_size > MAX_MEDIA_BYTES:
         raise ValueError(f"{path} is larger than {MAX_MEDIA_BYTES >> 20} MiB")
@@ -68,5 +70,5 @@ def _is_text(data: bytes) -> bool:
 
 
 def is_media(name: str) -> bool:
-    """Whether a file of this name can be nothing but a medium."""
+    """Whether the name alone says that a file is media."""
     return pathlib.PurePath(name).suffix.lower() in MEDIA_SUFFIXES

@@ -1,4 +1,4 @@
-"""What a dataset is, in a few bytes: enough to see that a run goes on over the data that it was begun with."""
+"""Fingerprints of datasets, so that a run resumes only over the data it was started with."""
 
 import hashlib
 import math
@@ -19,7 +19,7 @@ BLOCK = 2**20
 
 
 def describe_datasets(tasks: Sequence[Task], sources: Sequence[Source]) -> dict[str, Any]:
-    """Number of records and fingerprint of every task's dataset, by its name, as plain JSON."""
+    """Describe every task's dataset by name, its number of records and its fingerprint, as plain JSON."""
     described = {}
     for task, source in zip(tasks, sources, strict=True):
         described[task.name] = {"records": len(source), "fingerprint": fingerprint(source)}
@@ -27,11 +27,11 @@ def describe_datasets(tasks: Sequence[Task], sources: Sequence[Source]) -> dict[
 
 
 def fingerprint(source: Source) -> str:
-    """A hash of a dataset's records in their order, the same wherever its files lie and whenever they were written.
+    """Hash a dataset's records in their order, independent of where its files are and when they were written.
 
-    Of datasets in files it is of all bytes up to MAX_BYTES, in larger ones of the files' sizes and of as many bytes in
-    blocks of equal distance. Media beside a JSONL file, and records that are made when they are read, are seen in
-    SAMPLE records, evenly from the first to the last; nothing is decoded.
+    Files are hashed completely up to MAX_BYTES; of larger datasets, the sizes and evenly spaced blocks of as many bytes
+    are hashed. Media beside a JSONL file, and records made when they are read, are covered by SAMPLE evenly spaced
+    records. Nothing is decoded.
     """
     digest = hashlib.blake2b(digest_size=16)
     files = source.files if isinstance(source, JsonlSource | ArrayRecordSource) else []
@@ -45,11 +45,11 @@ def fingerprint(source: Source) -> str:
                 digest.update(opened.read(BLOCK))
     if not isinstance(source, ArrayRecordSource):
         for index in np.linspace(0, len(source) - 1, min(SAMPLE, len(source))).astype(int).tolist():
-            digest.update(_of_record(source, index))
+            digest.update(_hash_record(source, index))
     return digest.hexdigest()
 
 
-def _of_record(source: Source, index: int) -> bytes:
+def _hash_record(source: Source, index: int) -> bytes:
     try:
         record = source[index]
     except RecordError:

@@ -1,4 +1,4 @@
-"""Task prompts, as Gemini Embedding 2 and EmbeddingGemma 2 use them: on text alone, never beside media."""
+"""Task prompts, as Gemini Embedding 2 and EmbeddingGemma 2 use them: for inputs of text alone, never with media."""
 
 from embed.data.modalities import Content, Text
 
@@ -16,23 +16,23 @@ DOCUMENT = "title: {title} | text: {text}"
 
 
 def is_text(content: Content) -> bool:
-    """Whether every part is text: only then does a prompt apply."""
+    """Whether every part is text, so that a prompt applies."""
     return all(isinstance(part, Text) for part in content)
 
 
 def as_query(content: Content, task: str) -> Content:
-    """The content with its task string in front, where it is text. Raises ValueError for an unknown task."""
+    """Put the task string in front of a content of text alone. Raises ValueError for an unknown task."""
     if task not in QUERY_TASKS:
         raise ValueError(f"unknown task {task!r}; one of: {', '.join(QUERY_TASKS)}")
-    return _fill(content, QUERY.format(task=task, text=""))
+    return _add_prefix(content, QUERY.format(task=task, text=""))
 
 
 def as_document(content: Content, title: str = "none") -> Content:
-    """The content in the document format, where it is text."""
-    return _fill(content, DOCUMENT.format(title=title, text=""))
+    """Format a content of text alone as a document."""
+    return _add_prefix(content, DOCUMENT.format(title=title, text=""))
 
 
-def _fill(content: Content, prefix: str) -> Content:
+def _add_prefix(content: Content, prefix: str) -> Content:
     if not is_text(content) or not content:
         return content
     first = content[0]

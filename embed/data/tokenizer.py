@@ -1,4 +1,4 @@
-"""tokenizer.json in, ids out. A real model's file is taken as it is; a small one is trained on the corpora."""
+"""Text to token ids, by a published model's tokenizer.json or a small tokenizer trained on the toy corpora."""
 
 import hashlib
 import os
@@ -10,19 +10,19 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from embed.batch import PAD_ID
 from embed.distributed import storage
 
-# Names and order as in the Gemma 4 family: padding is 0.
+# Names and order of the Gemma 4 family; padding is 0.
 SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>", "<|image>", "<|image|>", "<image|>", "<|audio>", "<|audio|>", "<audio|>")
 VIDEO = "<|video|>"
 
 
 class Tokenizer:
-    """Text to ids, and the ids of the special tokens that stand around and in place of media.
+    """Text to ids, and the ids of the special tokens around media and in place of soft tokens.
 
-    `prefix` and `suffix` are what the file itself puts before and after a text (<bos> and <eos>, as a rule).
+    `prefix` and `suffix` are the ids that the file itself puts before and after a text, usually <bos> and <eos>.
     """
 
     def __init__(self, json: str, source: str = "the tokenizer"):
-        """Raises ValueError, about `source`, where `json` is not a tokenizer file or lacks a special token."""
+        """Raises ValueError, naming `source`, where `json` is not a tokenizer file or lacks a special token."""
         try:
             self.backend = Backend.from_str(json)
         except Exception as error:  # the library raises bare Exception for every malformed file
@@ -32,21 +32,22 @@ class Tokenizer:
         self.hash = hashlib.sha256(json.encode()).hexdigest()[:16]
         self.backend.no_truncation()
         self.backend.no_padding()
-        around = self.backend.encode("a").ids, self.backend.encode("a", add_special_tokens=False).ids
-        start = next(i for i in range(len(around[0])) if around[0][i : i + len(around[1])] == around[1])
-        self.prefix, self.suffix = around[0][:start], around[0][start + len(around[1]) :]
+        ids = self.backend.encode("a").ids
+        text_ids = self.backend.encode("a", add_special_tokens=False).ids
+        start = next(i for i in range(len(ids)) if ids[i : i + len(text_ids)] == text_ids)
+        self.prefix, self.suffix = ids[:start], ids[start + len(text_ids) :]
         if self._id("<pad>") != PAD_ID:
-            raise ValueError(f"{source}: <pad> has id {self._id('<pad>')}; it needs {PAD_ID}, as Gemma's have")
+            raise ValueError(f"{source}: <pad> has id {self._id('<pad>')}, but must have {PAD_ID}, as in Gemma's")
         self.image = self._id("<|image>"), self._id("<|image|>"), self._id("<image|>")  # begin, placeholder, end
         self.video = self.image[0], self._id(VIDEO), self.image[2]
         self.audio = self._id("<|audio>"), self._id("<|audio|>"), self._id("<audio|>")
-        # From here on a special token's name in a user's text is text.
+        # From now on, the name of a special token in a user's text is ordinary text.
         self.backend.encode_special_tokens = True
 
     def _id(self, name: str) -> int:
         number = self.backend.token_to_id(name)
         if number is None:
-            raise ValueError(f"{self.source}: no {name} token; it needs {', '.join((*SPECIAL, VIDEO))}")
+            raise ValueError(f"{self.source}: no {name} token; required: {', '.join((*SPECIAL, VIDEO))}")
         return number
 
     @property
@@ -54,18 +55,18 @@ class Tokenizer:
         return self.backend.get_vocab_size()
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text` alone, nothing put around it. Raises ValueError where half a surrogate pair is in it."""
+        """Encode `text` without prefix and suffix. Raises ValueError for half a surrogate pair."""
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise ValueError(f"a text that is not Unicode: character {error.start} is half a surrogate pair") from error
+            raise ValueError(f"text is not valid Unicode: character {error.start} is half a surrogate pair") from error
         return self.backend.encode(text, add_special_tokens=False).ids
 
     def check_rows(self, rows: int) -> None:
-        """Raises ValueError where an id that an input may hold has none of the `rows` of an embedding table.
+        """Raise ValueError where an input may hold an id beyond the `rows` of an embedding table.
 
-        A lookup would clamp it to the last row. Special tokens that stand neither around texts nor for media are not
-        counted: their names in a text are text.
+        A lookup would clamp it to the last row. Special tokens that are neither added to texts nor used for media do
+        not count: their names in a text are ordinary text.
         """
         special = {number for number, token in self.backend.get_added_tokens_decoder().items() if token.special}
         unused = special - {*self.prefix, *self.suffix, *self.image, *self.video, *self.audio}
@@ -75,25 +76,25 @@ class Tokenizer:
             count = sum(number >= rows for number in ids)
             raise ValueError(
                 f"{self.source}: {ids[largest]!r} has id {largest:,}, the largest of {count:,} that are beyond the "
-                f"{rows:,} rows of the model's embedding table: give the model's own tokenizer.json"
+                f"{rows:,} rows of the model's embedding table: use the model's own tokenizer.json"
             )
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Tokenizer":
-        """Raises ValueError, naming the file, where it is not a tokenizer's."""
+        """Load a tokenizer.json. Raises ValueError, naming the file, where it is not one."""
         try:
             return cls(storage.path(path).read_text(encoding="utf-8"), str(path))
         except UnicodeDecodeError as error:
             raise ValueError(f"{path}: not a tokenizer.json: {error}") from error
 
     def save(self, path: str | os.PathLike) -> None:
-        """Whole or not at all."""
+        """Write tokenizer.json, complete or not at all."""
         with storage.atomic_write(storage.path(path)) as file:
             file.write_text(self.json, encoding="utf-8")
 
 
 def train_tokenizer(texts: Iterable[str], size: int) -> Tokenizer:
-    """A byte-fallback BPE of at most `size` ids, trained on `texts`; every string has an encoding."""
+    """Train a byte-fallback BPE of at most `size` ids on `texts`; every string has an encoding."""
     backend = Backend(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     backend.normalizer = normalizers.NFC()
     split = [

@@ -1,8 +1,4 @@
-"""Training pairs that a language model writes about real contents: what `python -m embed synthesize` writes.
-
-Kinds and prompts: embed/synthesis/tasks.py. Each pair is rated by the model; near duplicates are removed and groups
-balanced.
-"""
+"""The datasets that `python -m embed synthesize` writes: each a few of the tasks of `tasks`."""
 
 import itertools
 import json
@@ -21,34 +17,37 @@ DATASETS = {"code": ("contest", "feedback", "sql"), "text": ("retrieval", "class
 
 
 async def write_datasets(
-    replies: ReplyCache,
+    cache: ReplyCache,
     seeds: Mapping[str, Iterator[Seed]],
     out: storage.Path,
     *,
     num_seeds: int,
-    keep: int,
-    parallel: int,
+    max_records: int,
+    max_concurrent: int,
 ) -> None:
-    """Write OUT/NAME of every dataset, and in it counts.json: what became of the answers of each kind.
+    """Write OUT/NAME for every dataset, with counts.json: the outcomes of each task's replies.
 
-    `seeds` are the contents to write about, by kind. Of each kind the model is asked about `num_seeds` of them, with
-    `parallel` questions at a time, and at most `keep` records are kept. Raises LLMError where the model cannot be
-    reached.
+    seeds: an iterator for each task, of which the first `num_seeds` are used.
+    max_records: per task.
+    max_concurrent: prompts in flight.
+
+    Raises LLMError where the model cannot be reached.
     """
-    for name, kinds in DATASETS.items():
+    for name, tasks in DATASETS.items():
         records, counts = [], {}
-        for kind in kinds:
-            plan = GenerationPlan(TASKS[kind], list(itertools.islice(seeds[kind], num_seeds)), keep)
-            written, counts[kind] = await generate_records(plan, replies, parallel)
-            records += written
-            log.info("%s: %s: %s", name, kind, ", ".join(f"{n:,} {what}" for what, n in counts[kind].items()))
+        for task in tasks:
+            plan = GenerationPlan(TASKS[task], list(itertools.islice(seeds[task], num_seeds)), max_records)
+            task_records, counts[task] = await generate_records(plan, cache, max_concurrent)
+            records += task_records
+            outcomes = ", ".join(f"{count:,} {outcome}" for outcome, count in counts[task].items())
+            log.info("%s: %s: %s", name, task, outcomes)
         write_shards(out / name, "train", map(to_bytes, records))
         (out / name / "counts.json").write_text(json.dumps(counts, indent=1))
 
 
-def format_cost(replies: ReplyCache, prices: Sequence[float]) -> str:
-    """Return a line of questions, tokens and cost; `prices` are dollars per million tokens in and out."""
-    tokens_in, tokens_out = replies.total_tokens()
+def format_cost(cache: ReplyCache, prices: Sequence[float]) -> str:
+    """Summarize prompts, tokens and cost in one line; `prices` are dollars per million tokens in and out."""
+    tokens_in, tokens_out = cache.total_tokens()
     cost = (tokens_in * prices[0] + tokens_out * prices[1]) / 1e6
-    questions = f"{replies.num_sent:,} questions asked now"
-    return f"{questions}; {tokens_in:,} tokens in, {tokens_out:,} out, {cost:.2f} dollars in all"
+    sent = f"{cache.num_sent:,} prompts sent now"
+    return f"{sent}; {tokens_in:,} tokens in, {tokens_out:,} out, {cost:.2f} dollars in all"

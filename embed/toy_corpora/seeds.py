@@ -1,4 +1,4 @@
-"""The contents of the built-in corpora that `python -m embed synthesize` has a language model write about."""
+"""Seeds for `python -m embed synthesize` from the toy corpora."""
 
 import dataclasses
 import itertools

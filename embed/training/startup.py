@@ -16,7 +16,14 @@ def set_up_logging() -> None:
     absl_logging.use_absl_handler()
     absl_logging.set_verbosity(absl_logging.INFO)
     absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    for library in ("orbax", "absl", "fsspec", "jax._src.xla_bridge"):  # the last one tries every kind of device
+    for library in (
+        "orbax",
+        "absl",
+        "fsspec",
+        "httpx",
+        "httpx2",
+        "jax._src.xla_bridge",
+    ):  # the last one tries every kind of device
         logging.getLogger(library).setLevel(logging.WARNING)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # orbax's reads, whose errors are raised as well
 

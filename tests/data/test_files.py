@@ -152,7 +152,7 @@ def tarred() -> bytes:
     [
         (image("PNG"), "a PNG image"),
         (image("JPEG"), "a JPEG image"),
-        (sound("FLAC"), "a FLAC sound"),
+        (sound("FLAC"), "a FLAC audio file"),
         (video("mp4", "mpeg4"), "an MP4 or MOV video"),
         (b"%PDF-1.4\n1 0 obj\n", "a PDF"),
         (archive(), "a zip archive"),

@@ -12,7 +12,7 @@ import soundfile
 from PIL import Image as Pillow
 
 from embed.data.items import to_integer, to_part, to_parts, to_sequence
-from embed.data.media.audio import LOUDEST
+from embed.data.media.audio import MAX_PEAK
 from embed.data.media.decode import MediaError, decode_audio, decode_image
 from embed.data.modalities import Audio, Image, Pdf, Text, Video
 
@@ -98,7 +98,7 @@ def test_a_column_of_pandas_keeps_its_order():
         (frozenset("red"), "a frozenset, which has no order"),
         (np.array("red"), "a ndarray of shape []"),
         (np.array([WORDS, WORDS]), "a ndarray of shape [2, 3]"),
-        (np.zeros((2, 8, 8, 3), np.uint8), "a ndarray of shape [2, 8, 8, 3]: if it is one item put it in a list"),
+        (np.zeros((2, 8, 8, 3), np.uint8), "a ndarray of shape [2, 8, 8, 3]: if it is one item, put it in a list"),
         (Table(), "a Table of shape [3, 2]"),
     ],
     ids=lambda value: type(value).__name__,
@@ -126,10 +126,10 @@ def test_what_is_no_list_is_refused(items, why):
         (Image("photo.png"), "Image holds the bytes of an encoded file; got str 'photo.png'"),
         (Pdf(pathlib.Path("a.pdf")), "Pdf holds the bytes"),
         (Video(None), "Video holds the bytes"),
-        (TONE, r"got float32[3200]: a waveform goes with its rate"),
-        (np.zeros((8, 8, 3), np.uint8), "a picture goes as PIL.Image.fromarray"),
-        (np.zeros((8, 8), np.uint8), "a picture goes as"),
-        (np.array(WORDS), "an array of items goes as a list"),
+        (TONE, r"got float32[3200]: pass a waveform with its rate"),
+        (np.zeros((8, 8, 3), np.uint8), "pass an image as PIL.Image.fromarray"),
+        (np.zeros((8, 8), np.uint8), "pass an image as"),
+        (np.array(WORDS), "pass an array of items as a list"),
         (np.zeros((2, 3, 8, 8), np.uint8), "got uint8[2, 3, 8, 8]"),
     ],
     ids=lambda value: type(value).__name__,
@@ -157,11 +157,11 @@ def test_other_arguments_are_no_integers(value):
         to_integer("dim", value, 8)
 
 
-@pytest.mark.parametrize("scale", [1, LOUDEST * 2])
+@pytest.mark.parametrize("scale", [1, MAX_PEAK * 2])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.longdouble])
 @pytest.mark.parametrize("rate", [16_000, 16_000.0, np.float64(16_000), np.int32(16_000)])
 def test_a_waveform_is_heard_as_it_is(scale, dtype, rate):
-    """Half as loud as full scale, and up to LOUDEST: what is beyond full scale is clipped."""
+    """Half as loud as full scale, and up to MAX_PEAK: what is beyond full scale is clipped."""
     samples = (TONE * scale * 0.999).astype(dtype)
     part = to_part((samples, rate))
     assert isinstance(part, Audio)
@@ -194,29 +194,29 @@ def test_samples_of_a_file_are_refused_until_they_are_scaled(subtype):
 @pytest.mark.parametrize(
     "item, why",
     [
-        ((16_000, TONE), "a tuple of (rate, waveform), as scipy reads it"),
+        ((16_000, TONE), "a tuple (rate, waveform), as scipy returns it"),
         ((np.int64(16_000), TONE), "(rate, waveform)"),
         ((np.stack([TONE, TONE]), 16_000), "got float32[2, 3200], channels first: give samples.T"),
         ((TONE[None], 16_000), "channels first"),
-        ((np.zeros((64, 100), np.float32), 16_000), "100 channels; at most 32"),
+        ((np.zeros((64, 100), np.float32), 16_000), "100 channels has too many: at most 32"),
         (((TONE * 32767).astype(np.int32), 16_000), "divide int16 by 32768"),
         ((TONE > 0, 16_000), "got bool[3200]"),
         ((TONE.astype(complex), 16_000), "got complex128[3200]"),
         ((TONE * 8.4, 16_000), "samples up to 4"),
         ((-TONE * 255, 16_000), "samples up to 127"),
-        ((np.where(TONE > 0.4, np.nan, TONE), 16_000), "samples are not finite"),
-        ((np.where(TONE > 0.4, -np.inf, TONE), 16_000), "samples are not finite"),
-        ((np.zeros((0, 2), np.float32), 16_000), "without samples"),
-        (([], 16_000), "without samples"),
+        ((np.where(TONE > 0.4, np.nan, TONE), 16_000), "samples of a waveform are not finite"),
+        ((np.where(TONE > 0.4, -np.inf, TONE), 16_000), "samples of a waveform are not finite"),
+        ((np.zeros((0, 2), np.float32), 16_000), "has no samples"),
+        (([], 16_000), "has no samples"),
         (([[1.0], [2.0, 3.0]], 16_000), "inhomogeneous"),
         ((["red"], 16_000), "got <U3[1]"),
-        ((TONE, 16_000.5), "a whole number of Hz; got float 16000.5"),
-        ((TONE, float("nan")), "a whole number of Hz"),
-        ((TONE, True), "a whole number of Hz; got bool True"),
-        ((TONE, "16000"), "a whole number of Hz; got str '16000'"),
-        ((TONE, None), "a whole number of Hz; got NoneType"),
-        ((TONE, TONE), "a whole number of Hz; got ndarray"),
-        ((TONE, 10**400), "is no sound"),
+        ((TONE, 16_000.5), "an integer in Hz; got float 16000.5"),
+        ((TONE, float("nan")), "an integer in Hz"),
+        ((TONE, True), "an integer in Hz; got bool True"),
+        ((TONE, "16000"), "an integer in Hz; got str '16000'"),
+        ((TONE, None), "an integer in Hz; got NoneType"),
+        ((TONE, TONE), "an integer in Hz; got ndarray"),
+        ((TONE, 10**400), "cannot encode a waveform"),
         ((TONE, 16_000, 1), "a tuple of ndarray, int, int"),
     ],
 )
@@ -264,10 +264,10 @@ def test_an_image_without_a_white_is_refused_as_its_file_is(mode):
     data = encoded(image, "TIFF")
     assert Pillow.open(io.BytesIO(data)).mode == mode
     for give in (lambda: decode_image(data), lambda: to_part(Pillow.open(io.BytesIO(data))), lambda: to_part(image)):
-        with pytest.raises(MediaError, match="32 bits a pixel"):
+        with pytest.raises(MediaError, match="32 bits per pixel"):
             give()
 
 
 def test_an_opened_image_whose_file_is_cut_short_is_refused():
-    with pytest.raises(MediaError, match="cut short"):
+    with pytest.raises(MediaError, match="truncated"):
         to_part(Pillow.open(io.BytesIO(encoded(COLOR, "PNG")[:2000])))

@@ -87,7 +87,7 @@ def test_mining_sees_no_label_where_it_is_null(tmp_path):
         rows = [PAIR | {"query": [{"text": f"q{i}"}]} | more for i in range(3)]
         (tmp_path / name / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
     without, null = (open_split(tmp_path / name, "train") for name in ("without", "null"))
-    assert read_pairs(null).labels.tolist() == read_pairs(without).labels.tolist() == [0, 0, 0]
+    assert read_pairs(null).label_hashes.tolist() == read_pairs(without).label_hashes.tolist() == [0, 0, 0]
     assert [record.lang for record in read_records(null)] == [""] * 3
 
 

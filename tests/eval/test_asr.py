@@ -103,7 +103,7 @@ def test_a_missing_recogniser_and_missing_speech_are_said(tones, tmp_path, monke
         patch.setitem(sys.modules, "pocketsphinx", None)
         cascade.main(tones, str(tmp_path / "start"))
     (tmp_path / "all" / "tones" / "test.jsonl").rename(tmp_path / "test.jsonl")
-    with pytest.raises(DatasetError, match=r"tones: there is no test\.jsonl"):
+    with pytest.raises(DatasetError, match=r"tones: the cascade needs pairs to test: add test\.jsonl"):
         cascade.main(tones, str(tmp_path / "start"))
     (tmp_path / "all" / "tones").rename(tmp_path / "tones")
     with pytest.raises(ConfigError, match=r"--config\.pairs=.*all: no dataset there has English speech"):

@@ -92,6 +92,10 @@ def test_pairs_and_benchmarks_are_both_scored_and_a_corpus_to_mine_is_neither(co
     assert list(results(run)) == [*(f"a: {way}" for way in ways), "a", *(f"c: {way}" for way in ways)]
 
 
+def negatives_study(config) -> None:
+    negatives.main(config, config.checkpoint)
+
+
 def evaluate(config) -> None:
     print(suite.format_table(evaluate_checkpoints([config.checkpoint], storage.path(config.data), config.pairs)))
 
@@ -101,7 +105,7 @@ NOTHING = (
 )
 
 
-@pytest.mark.parametrize("program", [evaluate, recipe.main, findings.main, negatives.main])
+@pytest.mark.parametrize("program", [evaluate, recipe.main, findings.main, negatives_study])
 def test_nothing_to_test_is_said_before_anything_is_trained(config, tmp_path, program):
     write(tmp_path / "pairs" / "d" / "train.jsonl", [pair(i) for i in range(4)])
     with pytest.raises(DatasetError, match=NOTHING):

@@ -1,6 +1,8 @@
 """A fork joins the findings by its file alone; tables are made of run folders, and only of what is there."""
 
+import functools
 import json
+import logging
 import pathlib
 
 import jax
@@ -18,11 +20,12 @@ from embed.training.config_check import ConfigError
 from embed.training.metadata import metadata_for, read_metadata
 from embed.training.prepare import prepare_preprocessor
 from embed.training.weights import save_params
-from experiments import finetune, own_data
-from experiments.studies import findings
+from experiments import ablations, finetune, own_data
+from experiments.studies import findings, tables
+from experiments.studies.tables import compare_findings
 
 NAMES = ("scenes_image", "scenes_labels")
-SOURCE = pathlib.Path(finetune.__file__)
+FORKS = "more_media,colder"
 
 
 @pytest.fixture
@@ -35,21 +38,30 @@ def config(tmp_path, monkeypatch):
     preprocessor = prepare_preprocessor(ARCH, tmp_path / "data")
     start, described = init_params(build(ARCH), jax.random.key(0)), metadata_for(ARCH, preprocessor)
     save_params(tmp_path / "runs" / finetune.START, start, described, preprocessor.tokenizer)
-    monkeypatch.setattr(findings, "SEEDS", (0, 1))
+    for module in (findings, tables):
+        monkeypatch.setattr(module, "SEEDS", (0, 1))
     monkeypatch.setattr(suite, "SUITE", {name: suite.SUITE[name] for name in NAMES})
-    for module in (finetune, findings.finetune__more_media):
-        monkeypatch.setattr(module, "TASKS", tuple(task for task in finetune.TASKS if task.name in NAMES))
+    tasks = [task for task in finetune.TASKS if task.name in NAMES]
+    small = functools.wraps(finetune.plan)(functools.partial(finetune.plan, tasks=tasks))
+    monkeypatch.setattr(finetune, "plan", small)
     config = cpu.get_config()
     config.update({"steps": 2, "save": 1, "workdir": str(tmp_path / "runs"), "data": str(tmp_path / "data")})
-    config.update({"unroll": 1, "forks": "more_media,colder"})
+    config.unroll = 1
 
-    # What a newcomer does: a copy, a name, a hypothesis, a change.
-    fork = SOURCE.read_text().replace('NAME = "finetune"', 'NAME = "finetune__colder"')
-    fork = fork.replace("TEMPERATURE = 0.05", "TEMPERATURE = 0.02").replace(
-        "\n\nGemini", "\n\nHypothesis: It's <b>.\nG"
-    )
-    start, _, rest = fork.partition("TASKS = (")
-    fork = start + "from experiments.finetune import TASKS\n" + rest[rest.index("\n)\n") + 3 :]
+    # What a newcomer does: a file that derives from its parent, with a question, a hypothesis and a change.
+    fork = '''"""How cold?
+
+Hypothesis: It's <b>.
+"""
+
+import functools
+
+from experiments import finetune
+
+
+def plan(config):
+    return finetune.plan(config, make_loss=functools.partial(finetune.make_loss, temperature=0.02))
+'''
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "finetune__colder.py").write_text(fork)
     monkeypatch.setattr(experiments, "__path__", [*experiments.__path__, str(tmp_path / "mine")])
@@ -58,12 +70,12 @@ def config(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_fork_joins_by_its_file_and_tables_are_of_what_is_there(config, tmp_path, capsys):
-    findings.main(config)
+    findings.main(config, FORKS)
     text, place = capsys.readouterr().out, tmp_path / "runs" / "findings"
     assert sorted(path.parent.name for path in place.glob("*/results.json")) == sorted(
         f"{name}_{seed}"
-        for name in ("finetune", "finetune__colder", "finetune__more_media", *findings.SOUPS)
-        for seed in (0, 1, *(["soup"] if name not in findings.SOUPS else []))
+        for name in ("finetune", "finetune__colder", "finetune__more_media", *tables.SOUPS)
+        for seed in (0, 1, *(["soup"] if name not in tables.SOUPS else []))
     )
     assert "Hypothesis: It's <b>." in text and text.count("2 seeds.") == 3 and text.count("3 experiments.") == 1
     page = (place / "findings.html").read_text()
@@ -76,9 +88,9 @@ def test_a_fork_joins_by_its_file_and_tables_are_of_what_is_there(config, tmp_pa
     # Nothing is trained or scored again; a run that is away takes its seed out of its own table alone.
     stamps = {path: path.stat().st_mtime_ns for path in place.glob("*/results.json")}
     (place / "finetune__colder_1" / "results.json").unlink()
-    found = list(findings.compared(tmp_path / "runs"))
+    found = list(compare_findings(tmp_path / "runs"))
     assert [len(next(iter(one.columns.values()))) for one in found] == [2, 1, 2, 2]
-    findings.main(config)
+    findings.main(config, FORKS)
     assert capsys.readouterr().out == text
     assert {path for path, stamp in stamps.items() if path.stat().st_mtime_ns != stamp} == {
         place / "finetune__colder_1" / "results.json"
@@ -96,31 +108,44 @@ def test_on_datasets_of_ones_own_the_forks_of_pairs_are_compared(config, tmp_pat
         ]
         (tmp_path / "all" / name / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "runs" / finetune.START).rename(tmp_path / "runs" / own_data.START)
-    config.update({"pairs": str(tmp_path / "all"), "forks": "no_mask"})
-    findings.main(config)
+    config.update({"pairs": str(tmp_path / "all")})
+    findings.main(config, "no_mask")
     text, place = capsys.readouterr().out, tmp_path / "runs" / "findings"
-    assert "pairs__no_mask − pairs" in text and "| animals |" in text and "2 seeds." in text
+    assert "own_data__no_mask − own_data" in text and "| animals |" in text and "2 seeds." in text
     new = [f"{name}, not trained on" for name in ("birds", "fish")]
-    table = compare.compute_cells(next(findings.compared(tmp_path / "runs")))
+    table = compare.compute_cells(next(compare_findings(tmp_path / "runs")))
     assert [row for row in table if "not trained on" in row] == [*new, "mean, not trained on", "spread, not trained on"]
-    at = [table[row]["pairs"].mean for row in new]
-    assert table["mean, not trained on"]["pairs"].mean == pytest.approx(sum(at) / 2)
+    at = [table[row]["own_data"].mean for row in new]
+    assert table["mean, not trained on"]["own_data"].mean == pytest.approx(sum(at) / 2)
     assert sorted(path.parent.name for path in place.glob("*/results.json")) == [
-        *("pairs_0", "pairs_1", "pairs__no_mask_0", "pairs__no_mask_1", "pairs__no_mask_soup", "pairs_soup"),
+        *(
+            "own_data_0",
+            "own_data_1",
+            "own_data__no_mask_0",
+            "own_data__no_mask_1",
+            "own_data__no_mask_soup",
+            "own_data_soup",
+        ),
     ]
-    metrics = (place / "pairs_0" / "metrics.jsonl", place / "pairs__no_mask_0" / "metrics.jsonl")
+    metrics = (place / "own_data_0" / "metrics.jsonl", place / "own_data__no_mask_0" / "metrics.jsonl")
     masked, unmasked = (json.loads(one.read_text().splitlines()[0])["masked"] for one in metrics)
     assert masked > 0.1 and unmasked == pytest.approx(0, abs=1e-6)
 
 
-def test_forks_with_a_hypothesis_are_all_there_are_but_the_one_that_needs_a_model(config):
-    names = {path.stem for path in SOURCE.parent.glob("finetune__*.py")}
-    everything = {"finetune", *names, "finetune__colder"} - {"finetune__from_gemma"}
-    assert {one.NAME for one in findings.chosen("")} == everything
+def test_every_fork_is_selected_and_one_that_needs_a_model_is_left_out(config, caplog):
+    caplog.set_level(logging.INFO)
+    names = {path.stem for path in pathlib.Path(ablations.__path__[0]).glob("finetune__*.py")}
+    assert set(findings.select_forks("", "finetune")) == {"finetune", *names, "finetune__colder"}
     parents = ["finetune", "finetune__from_scratch", "finetune__from_scratch__late_fusion"]
-    assert [one.NAME for one in findings.chosen("from_scratch__late_fusion")] == parents
+    assert findings.select_forks("from_scratch__late_fusion", "finetune") == parents
+    runs = findings.plan_forks(config, ["finetune", "finetune__from_gemma", "finetune__colder"], must_run=False)
+    assert (
+        list(runs) == ["finetune", "finetune__colder"] and "finetune__from_gemma is left out: --config" in caplog.text
+    )
+    with pytest.raises(ConfigError, match=r"--config\.pretrained is not set"):
+        findings.plan_forks(config, ["finetune__from_gemma"], must_run=True)
 
 
-def test_a_fork_that_is_not_there_is_named(config):
-    with pytest.raises(ConfigError, match=r"no experiments/finetune__colda\.py.*finetune__colder"):
-        findings.chosen("colda")
+def test_a_fork_that_does_not_exist_is_named_with_those_that_do(config):
+    with pytest.raises(ConfigError, match=r"finetune has no fork colda; choices: .*colder"):
+        findings.select_forks("colda", "finetune")

@@ -94,7 +94,7 @@ def test_index_counts_and_names_what_it_skips(run, tree, tmp_path, capsys):
         assert "6 files embedded, 5 skipped" in said.out
         lines = dict(line.removeprefix("skipped ").split(": ", 1) for line in said.err.splitlines())
         assert lines.keys() == {"broken.png", "link.txt", "up", "gone.txt", "round.txt"}
-        assert "cut short" in lines["broken.png"] and "No such file" in lines["gone.txt"]
+        assert "truncated" in lines["broken.png"] and "No such file" in lines["gone.txt"]
         assert "symbolic links" in lines["round.txt"]
         assert lines["link.txt"] == lines["up"] == "a link that leaves the folder"
     with np.load(out, allow_pickle=False) as file:

@@ -174,14 +174,14 @@ def test_the_corpus_is_code_of_its_split_alone(monkeypatch):
     assert {record.id.split("/")[1] for record in found["train"]} == {"contest", "feedback", "sql"}
 
 
-def test_the_experiment_writes_its_datasets_once(tmp_path, monkeypatch, capsys, process_state):
+def test_the_experiment_writes_its_datasets_once(tmp_path, monkeypatch, capsys, caplog, process_state):
     for name in set(toy_corpora.CORPORA) - {"scenes_labels", "scenes_image", "stdlib_text"}:
         monkeypatch.delitem(toy_corpora.CORPORA, name)
     toy_corpora.build(tmp_path / "data", max_records=16)
     line = ["synthesize", "--workdir", str(tmp_path / "runs"), "--data", str(tmp_path / "data"), "--seeds", "12"]
     assert command.main(line) == 0
     first = capsys.readouterr()
-    assert "0.00 dollars in all" in first.out and "code: contest: 12 replies" in first.err
+    assert "0.00 dollars in all" in first.out and "code: contest: 12 replies" in caplog.text
     found = {
         name: list(read_records(open_split(tmp_path / "runs" / "synthetic" / name, "train")))
         for name in datasets.DATASETS
@@ -189,4 +189,4 @@ def test_the_experiment_writes_its_datasets_once(tmp_path, monkeypatch, capsys, 
     assert all(found.values()) and isinstance(found["image"][0].positive[0], Image)
     assert {record.label for record in found["text"]} > {""}
     assert command.main(line) == 0
-    assert "0 questions asked now" in capsys.readouterr().out
+    assert "0 prompts sent now" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Encoded sound -> samples at 16 kHz, within the report's limits; a clear error for what cannot be decoded."""
+"""Decode encoded audio to samples at 16 kHz, within the limits of Gemini Embedding 2's API."""
 
 import io
 import math
@@ -14,7 +14,7 @@ from embed.data.media.errors import MediaError, as_media_error, check_bytes
 from embed.data.media.wav import restate_sizes
 
 SAMPLE_RATE = 16_000
-LOUDEST = 4.0  # of a sound in -1..1: decoders of MP3 and AAC overshoot by less, and what is beyond 1 is clipped
+MAX_PEAK = 4.0  # of samples in -1..1: MP3 and AAC overshoot by less; what is beyond 1 is clipped
 MAX_SECONDS = 180  # of audio
 ACCEPTED = "WAV, FLAC, MP3, Ogg, M4A or WebM"
 AUDIO_SUFFIXES = frozenset(
@@ -26,11 +26,11 @@ AUDIO_SUFFIXES = frozenset(
 )  # fmt: skip
 ERRORS = (soundfile.SoundFileError, av.FFmpegError)
 UNKNOWN_TO_SOUNDFILE = (1, 4, 64, 161)  # libsndfile: unknown format, unknown encoding, WAV of AC-3 or such, FLAC in Ogg
-OPPOSED = 1e-3  # power of the channels' mean over the mean of their powers; unlike channels alone give 1 / channels
+MIN_MIX_POWER = 1e-3  # of the channels' mean relative to the channels; unrelated channels give 1 / channels
 
 
 class _Memory(io.BytesIO):
-    """Bytes as libsndfile reads them: where a file would refuse to seek, it stays, and no exception is printed."""
+    """Bytes for libsndfile: an impossible seek does nothing, where a file's exception would be printed."""
 
     def seek(self, offset: int, whence: int = 0) -> int:
         try:
@@ -40,32 +40,32 @@ class _Memory(io.BytesIO):
 
 
 def decode_audio(data: bytes, cut: bool = False) -> np.ndarray:
-    """An encoded sound, or a video's -> f32[n], mono, -1..1 at 16 kHz.
+    """Decode an audio file, or the soundtrack of a video, to f32[n]: mono, -1..1, 16 kHz.
 
-    Raises MediaError, also where the channels cancel out, and above 180 s, unless `cut`: then the first 180 s
-    are taken.
+    Raises MediaError, also where the channels cancel out, and above 180 s; with `cut`, longer audio gives its first
+    180 s instead.
     """
     check_bytes("audio", data)
     with as_media_error("audio", ACCEPTED, ERRORS):
         samples, rate = _mix(data, cut)
     if not len(samples):
-        raise MediaError("a sound without samples")
+        raise MediaError("audio has no samples")
     if rate != SAMPLE_RATE:
         samples = soxr.resample(samples, rate, SAMPLE_RATE)
     if not len(samples):
-        raise MediaError("a sound too short for a sample at 16 kHz")
+        raise MediaError("audio is too short for one sample at 16 kHz")
     return np.clip(samples, -1, 1)
 
 
 def _mix(data: bytes, cut: bool) -> tuple[np.ndarray, int]:
-    """The mean of a sound's channels, f32[n], and its rate in Hz. Raises MediaError and the decoders' own errors."""
+    """Average the channels to f32[n], and return the rate in Hz. Raises MediaError and the decoders' own errors."""
     mixed: list[np.ndarray] = [np.zeros(0, np.float32)]
     count, rate, power = 0, SAMPLE_RATE, 0.0
-    with np.errstate(all="ignore"):  # of floats that are not finite, or too large to square
+    with np.errstate(all="ignore"):  # floats that are not finite or too large to square
         for rate, channels in read_audio(restate_sizes(data), cut):
             room = MAX_SECONDS * rate - count
             if len(channels) > room and not cut:
-                raise MediaError(f"a sound longer than {MAX_SECONDS} s: cut it into pieces")
+                raise MediaError(f"audio is longer than {MAX_SECONDS} s: split it")
             mixed.append(channels[:room].mean(axis=1))
             count += len(mixed[-1])
             power += float(np.square(channels[:room], dtype=np.float64).sum()) / channels.shape[1]
@@ -73,25 +73,23 @@ def _mix(data: bytes, cut: bool) -> tuple[np.ndarray, int]:
                 break
     samples = np.concatenate(mixed)
     if not np.isfinite(samples).all():
-        raise MediaError("a sound with samples that are not finite: save it again as integers")
-    if (peak := float(np.abs(samples).max(initial=0))) > LOUDEST:
-        raise MediaError(
-            f"a sound is in -1..1; this one goes up to {peak:,.6g}: divide by full scale, 16 bits by 32768"
-        )
-    if float(np.square(samples, dtype=np.float64).sum()) < OPPOSED * power:
-        raise MediaError("a sound whose channels cancel out (one is the other upside down): give one of them, or mono")
+        raise MediaError("audio has samples that are not finite: save it as integers")
+    if (peak := float(np.abs(samples).max(initial=0))) > MAX_PEAK:
+        raise MediaError(f"audio reaches {peak:,.6g}, outside -1..1: divide by full scale (32768 for 16 bits)")
+    if float(np.square(samples, dtype=np.float64).sum()) < MIN_MIX_POWER * power:
+        raise MediaError("the audio channels cancel out (opposite phase): give one of them, or mono")
     return samples, rate
 
 
-def _check_sound(rate: int, channels: int) -> None:
+def _check_header(rate: int, channels: int) -> None:
     if not 1000 <= rate <= 192_000 or not 1 <= channels <= 32:
-        raise MediaError(f"a sound that claims {rate:,} Hz and {channels} channels: its header is wrong, save it again")
+        raise MediaError(f"audio claims {rate:,} Hz and {channels} channels: its header is wrong, save it again")
 
 
 def read_audio(data: bytes, long: bool) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields (rate in Hz, f32[n,channels]), a little at a time: the header's length is not trusted.
+    """Yield (rate in Hz, f32[n,channels]) block by block: the length in the header is not trusted.
 
-    Raises MediaError above 180 s, unless it may be `long`.
+    Raises MediaError above 180 s, unless `long`.
     """
     if _is_mpeg(data):
         yield from read_audio_av(data)
@@ -100,66 +98,68 @@ def read_audio(data: bytes, long: bool) -> Iterator[tuple[int, np.ndarray]]:
         file = soundfile.SoundFile(_Memory(data))
     except soundfile.LibsndfileError as error:
         if error.code not in UNKNOWN_TO_SOUNDFILE:
-            raise MediaError(f"a sound that is malformed ({error.error_string}): save it again") from error
+            raise MediaError(f"audio is malformed ({error.error_string}): save it again") from error
         yield from read_audio_av(data)
         return
     with file:
-        _check_sound(file.samplerate, file.channels)
-        if file.frames > 2**62:  # a FLAC written to a pipe does not know its length, and libsndfile stumbles at its end
+        _check_header(file.samplerate, file.channels)
+        if file.frames > 2**62:  # a FLAC written to a pipe has no length, and libsndfile fails at its end
             yield from read_audio_av(data)
             return
         if file.frames > MAX_SECONDS * file.samplerate and not long:
-            raise MediaError(f"a sound of {file.frames / file.samplerate:,.0f} s; at most {MAX_SECONDS} s: cut it")
+            raise MediaError(
+                f"audio of {file.frames / file.samplerate:,.0f} s is too long: at most {MAX_SECONDS} s; split it"
+            )
         count = 0
         while len(block := file.read(65_536, dtype="float32", always_2d=True)):
             count += len(block)
             yield file.samplerate, block
-        if file.frames - count > 0.1 * file.samplerate:  # Opus files often count a few samples that are not there
-            raise MediaError(f"a sound that claims {file.frames:,} samples and has {count:,}: it is cut short")
+        if file.frames - count > 0.1 * file.samplerate:  # Opus files often count a few samples too many
+            raise MediaError(f"audio claims {file.frames:,} samples but has {count:,}: the file is truncated")
 
 
 def _is_mpeg(data: bytes) -> bool:
-    """Whether it begins as MP3, MP2 or AAC does: libsndfile gives the same samples, but prints of broken ones."""
+    """Whether it begins as MP3, MP2 or AAC: libsndfile decodes these alike, but prints about broken ones."""
     return data[:3] == b"ID3" or (data[:1] == b"\xff" and data[1:2] >= b"\xe0")
 
 
 def _has_frame_count(data: bytes) -> bool:
-    """Whether an MP3's first frame states how many there are; ffmpeg estimates the length of one that does not."""
+    """Whether an MP3's first frame states the number of frames; otherwise ffmpeg estimates its length."""
     start = 10 + sum((byte & 127) << 7 * (3 - i) for i, byte in enumerate(data[6:10])) if data[:3] == b"ID3" else 0
     return any(tag in data[start : start + 200] for tag in (b"Xing", b"Info", b"VBRI"))
 
 
 def read_audio_av(data: bytes) -> Iterator[tuple[int, np.ndarray]]:
-    """Like `read_audio`, for MP3 and what libsndfile does not know: AAC, Opus in WebM, the sound of a video, ..."""
+    """Yield blocks as `read_audio` does, for MP3 and what libsndfile does not know: AAC, WebM, videos, ..."""
     with open_container(data) as container:
         stream = find_audio(container)
         if stream is None:
-            raise MediaError("a file without sound that can be decoded: give audio, or a video with sound")
-        _check_sound(stream.rate or 0, stream.channels)
+            raise MediaError("no audio stream can be decoded: give audio, or a video with a soundtrack")
+        _check_header(stream.rate or 0, stream.channels)
         stream.codec_context.thread_count = 1
         to_float = av.AudioResampler("fltp")
         seconds = 0.0
-        form = None
+        first_format = None
         for frame in container.decode(stream):
-            form = form or _form(frame)
-            if _form(frame) != form:  # else a ValueError of PyAV's
-                raise MediaError("a sound whose rate or channels change: save it again with one of each")
-            for part in to_float.resample(frame):
-                seconds += part.samples / part.sample_rate
-                yield part.sample_rate, part.to_ndarray().T
-        exact = container.format.name == "mp3" and _has_frame_count(data)
+            first_format = first_format or _frame_format(frame)
+            if _frame_format(frame) != first_format:  # PyAV would raise a ValueError
+                raise MediaError("the audio changes its rate or channels: save it with one of each")
+            for block in to_float.resample(frame):
+                seconds += block.samples / block.sample_rate
+                yield block.sample_rate, block.to_ndarray().T
+        is_exact = container.format.name == "mp3" and _has_frame_count(data)
         claimed = (
-            float((stream.duration or 0) * (stream.time_base or 0)) if exact else claimed_seconds(container, stream)
+            float((stream.duration or 0) * (stream.time_base or 0)) if is_exact else claimed_seconds(container, stream)
         )
-        if seconds < (claimed - 0.1 if exact else 0.9 * claimed - 0.5):
-            raise MediaError(f"a sound that claims {claimed:.1f} s and has {seconds:.1f} s: it is cut short")
+        if seconds < (claimed - 0.1 if is_exact else 0.9 * claimed - 0.5):
+            raise MediaError(f"audio claims {claimed:.1f} s but has {seconds:.1f} s: the file is truncated")
 
 
-def _form(frame: av.AudioFrame) -> tuple[str, str, int]:
+def _frame_format(frame: av.AudioFrame) -> tuple[str, str, int]:
     return frame.format.name, frame.layout.name, frame.sample_rate
 
 
 def frame_audio(samples: np.ndarray, frame: int = 640) -> np.ndarray:
-    """f32[n] -> f32[ceil(n / frame), frame], the last frame filled up with zeros; 640 samples are 40 ms."""
+    """Cut f32[n] to f32[ceil(n / frame), frame], padded with zeros at its end; 640 samples are 40 ms."""
     count = math.ceil(len(samples) / frame)
     return np.pad(samples, (0, count * frame - len(samples))).reshape(count, frame)

@@ -1,4 +1,4 @@
-"""Known kinds of binary files by their first bytes, so that none is taken for text."""
+"""Recognize binary files by their first bytes, so that none is taken for text."""
 
 import codecs
 import re
@@ -21,15 +21,15 @@ KINDS: tuple[tuple[str, int, bytes], ...] = (
     ("a DjVu document", 0, b"AT&TFORM"),
     ("a PDF", 0, b"%PDF-"),
     ("a WebP image", 8, b"WEBPVP8"),
-    ("a WAV sound", 8, b"WAVEfmt "),
+    ("a WAV audio file", 8, b"WAVEfmt "),
     ("an AVI video", 8, b"AVI LIST"),
     ("a RIFF file", 0, b"RIFF"),
-    ("an AIFF sound", 8, b"AIFF"),
-    ("a FLAC sound", 0, b"fLaC"),
-    ("an Ogg sound or video", 0, b"OggS"),
-    ("an MP3 sound", 0, b"ID3"),
-    ("an AMR sound", 0, b"#!AMR"),
-    ("a CAF sound", 0, b"caff\0\x01"),
+    ("an AIFF audio file", 8, b"AIFF"),
+    ("a FLAC audio file", 0, b"fLaC"),
+    ("an Ogg audio file or video", 0, b"OggS"),
+    ("an MP3 audio file", 0, b"ID3"),
+    ("an AMR audio file", 0, b"#!AMR"),
+    ("a CAF audio file", 0, b"caff\0\x01"),
     ("a MIDI file", 0, b"MThd\0\0\0\x06"),
     ("a Matroska or WebM video", 0, b"\x1aE\xdf\xa3"),
     ("an AVIF image", 4, b"ftypavi"),
@@ -82,7 +82,7 @@ PATTERNS = (
     ("a Windows program", re.compile(rb"MZ(?s:.){0,1022}?(PE\0\0|This program)")),
     ("safetensors weights", re.compile(rb"(?s:.){5}\0\0\0\{\"")),
     ("a bitmap image", re.compile(rb"BM(?s:.){4}\0\0\0\0")),
-    ("an MP3 or AAC sound", re.compile(rb"\xff[\xe2-\xff][\x10-\xee]")),
+    ("an MP3 or AAC audio file", re.compile(rb"\xff[\xe2-\xff][\x10-\xee]")),
     ("an MPEG transport stream", re.compile(rb"G(?s:.){187}G(?s:.){187}G")),
 )
 

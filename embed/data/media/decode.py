@@ -1,4 +1,4 @@
-"""Encoded media -> pixels and samples, within the report's limits; a clear error for what cannot be decoded.
+"""Decode encoded media to pixels and samples, within the limits of Gemini Embedding 2's API.
 
 The bytes are hostile until decoded: nothing is allocated by what a header claims, no format that reaches for other
 files or programs (playlists, PostScript) is tried, and every failure is a MediaError.

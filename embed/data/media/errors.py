@@ -1,24 +1,24 @@
-"""The one error for media that cannot be decoded, and how a decoder's own errors become it."""
+"""The error for media that cannot be decoded, and how the decoders' own errors become it."""
 
 import contextlib
 from collections.abc import Iterator
 
 
 class MediaError(ValueError):
-    """Media that cannot be decoded; the message says why and what to do."""
+    """Media that cannot be decoded; the message has the reason and what to do."""
 
 
 def check_bytes(kind: str, data: bytes) -> None:
-    """Raises MediaError where there are none."""
+    """Raise MediaError for an empty file."""
     if not data:
-        raise MediaError(f"no bytes where {kind} should be: the file is empty")
+        raise MediaError(f"{kind} expected, but the file is empty")
 
 
 @contextlib.contextmanager
 def as_media_error(kind: str, accepted: str, errors: tuple[type[Exception], ...]) -> Iterator[None]:
-    """Makes a MediaError of `errors`, what a decoder raises for a bad file.
+    """Turn `errors`, what a decoder raises for a bad file, into a MediaError.
 
-    Anything else passes: a TypeError or an AttributeError is a defect of this code or a change of the library's.
+    Anything else passes: a TypeError or an AttributeError is a bug here or a change of the library.
     """
     try:
         yield
@@ -26,6 +26,6 @@ def as_media_error(kind: str, accepted: str, errors: tuple[type[Exception], ...]
         raise
     except errors as error:
         raise MediaError(
-            f"cannot decode {kind} ({type(error).__name__}: {str(error)[:200]}): the file is broken, cut short or of "
-            f"another kind; give {accepted}"
+            f"cannot decode {kind} ({type(error).__name__}: {str(error)[:200]}): the file is broken, truncated or "
+            f"of another format; give {accepted}"
         ) from error

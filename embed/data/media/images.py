@@ -1,4 +1,4 @@
-"""Encoded images and opened ones -> RGB pixels; a clear error for what cannot be decoded."""
+"""Decode encoded images, and images opened by Pillow, to RGB pixels."""
 
 import ctypes
 import io
@@ -16,7 +16,7 @@ from embed.data.media.errors import MediaError, as_media_error, check_bytes
 
 MAX_PIXELS = 64_000_000  # of an image
 DOWNSAMPLE_ABOVE = (
-    16_000_000  # one with more is averaged down: models see less, and a decoded pixel is four bytes and more
+    16_000_000  # pixels; larger images are averaged down: models use less, and a decoded pixel takes four bytes or more
 )
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "ICO")
 ACCEPTED = "PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF"
@@ -26,8 +26,8 @@ IMAGE_SUFFIXES = frozenset(
         ".avif", ".avifs", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".mpo", ".ico",
     }
 )  # fmt: skip
-# What Pillow raises for broken files, by hundreds of thousands of mutated ones: SyntaxError where a header and
-# RuntimeError where libavif fails; EOFError, struct.error and zlib.error are of files cut within a part it parses.
+# What Pillow raised for hundreds of thousands of mutated files: SyntaxError for a header, RuntimeError from libavif;
+# EOFError, struct.error and zlib.error for files that end inside a chunk.
 ERRORS = (OSError, SyntaxError, ValueError, RuntimeError, EOFError, struct.error, zlib.error)
 UPRIGHT = {
     2: Pillow.Transpose.FLIP_LEFT_RIGHT,
@@ -40,7 +40,7 @@ UPRIGHT = {
 }  # EXIF orientation -> what undoes it
 ORIENTATION, BITS_PER_SAMPLE = 0x0112, 0x0102  # EXIF and TIFF tags
 
-# What a broken file makes Pillow and its libtiff print does not name the file; an error of ours does.
+# Pillow and its libtiff print about broken files without naming them; the errors raised here are named.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 _libtiff = ctypes.CDLL(_imaging.__file__)  # finds what Pillow was linked with
@@ -50,7 +50,7 @@ for _handler in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
 
 
 def decode_image(data: bytes) -> np.ndarray:
-    """An encoded image -> u8[h,w,3] RGB, upright, transparency over white; of an animation, the first frame.
+    """Decode an image to u8[h,w,3] RGB, upright, transparency over white; of an animation, the first frame.
 
     One of more than 16 megapixels is averaged down. Raises MediaError, also above 64 megapixels.
     """
@@ -59,19 +59,21 @@ def decode_image(data: bytes) -> np.ndarray:
         try:
             image = Pillow.open(io.BytesIO(data), formats=FORMATS)
         except UnidentifiedImageError:
-            raise MediaError(f"{len(data):,} bytes that are no image: give {ACCEPTED}") from None
+            raise MediaError(f"not an image ({len(data):,} bytes): give {ACCEPTED}") from None
     return to_rgb(image)
 
 
 def to_rgb(image: Pillow.Image) -> np.ndarray:
-    """An opened image of any mode -> u8[h,w,3], as `decode_image` gives its file; of an animation, the frame it is at.
+    """Convert an opened image of any mode to u8[h,w,3], as `decode_image` does; of an animation, the current frame.
 
     Raises MediaError where its file is broken, above 64 megapixels, and for 32 bits a pixel, whose white is unknown.
     """
     if min(image.size) < 1:
-        raise MediaError(f"an image of {image.width}x{image.height} pixels: it is empty")
+        raise MediaError(f"image of {image.width}x{image.height} pixels is empty")
     if image.width * image.height > MAX_PIXELS:
-        raise MediaError(f"an image of {image.width}x{image.height} pixels; at most {MAX_PIXELS:,}: scale it down")
+        raise MediaError(
+            f"image of {image.width}x{image.height} pixels is too large: at most {MAX_PIXELS:,}; scale it down"
+        )
     _check_opened(image)
     with as_media_error("an image", ACCEPTED, ERRORS):
         image.load()
@@ -88,22 +90,22 @@ def to_rgb(image: Pillow.Image) -> np.ndarray:
 
 
 def _check_opened(image: Pillow.Image) -> None:
-    """Raises MediaError where an image's file is closed, or its pixels lie at fractions of a byte, as a TIFF may say:
-    Pillow's AttributeError and TypeError for these cannot be told from ours."""
-    tiles = getattr(image, "tile", ())  # what is still to be read
+    """Raise MediaError where an image's file is closed, or a TIFF's pixels lie at fractions of a byte.
+
+    Pillow's AttributeError and TypeError for these would look like a bug here.
+    """
+    tiles = getattr(image, "tile", ())  # parts not read yet
     if tiles and getattr(image, "fp", None) is None:
-        raise MediaError(
-            "an image whose file was closed before its pixels were read: load() it first, or give its path"
-        )
+        raise MediaError("the image's file was closed before its pixels were read: load() it first, or give its path")
     numbers = [number for tile in tiles for number in (*(tile[1] or ()), tile[2])]
     if not all(isinstance(number, int) for number in numbers):
-        raise MediaError("an image whose pixels lie at fractions of a byte: the TIFF is broken, save it again")
+        raise MediaError("image has pixels at fractions of a byte: the TIFF is broken, save it again")
 
 
 def _to_eight_bits(image: Pillow.Image) -> Pillow.Image:
-    """A loaded image as L, RGB, LA or RGBA; with an alpha channel where anything in it is transparent."""
+    """Convert a loaded image to L, RGB, LA or RGBA; with alpha only where something is transparent."""
     if image.mode in ("I", "F"):
-        raise MediaError("an image of 32 bits a pixel, whose white is unknown: save it with 8 or 16")
+        raise MediaError("image of 32 bits per pixel has no known white: save it with 8 or 16 bits")
     if image.mode.startswith("I;16"):  # Pillow clips instead of scaling
         levels = np.asarray(image)
         bits = int(max(getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (16,))))  # a TIFF may have 12 in use

@@ -1,4 +1,4 @@
-"""A waveform -> log-mel frames, as the Gemma 4 audio tower was trained on them."""
+"""Waveform -> log-mel frames, as the Gemma 4 audio tower was trained with."""
 
 import functools
 
@@ -7,7 +7,7 @@ import numpy as np
 from embed.data.media.decode import SAMPLE_RATE
 
 HOP = 160  # samples between frames, 10 ms
-WINDOW = 320  # samples that a frame looks at, 20 ms
+WINDOW = 320  # samples of a frame, 20 ms
 FFT = 512
 MAX_FREQUENCY = 8000.0  # Hz
 FLOOR = 1e-3  # added before the logarithm
@@ -15,7 +15,7 @@ MIN_SAMPLES = HOP + 1  # samples that give a frame
 
 
 def log_mel(samples: np.ndarray, bins: int) -> np.ndarray:
-    """f32[n] at 16 kHz -> f32[t, bins], a frame every 10 ms; none below SHORTEST samples.
+    """f32[n] at 16 kHz -> f32[t, bins], a frame every 10 ms; none below MIN_SAMPLES samples.
 
     Frame i is centred on sample 160·i: half a window of silence goes before the sound, nothing behind it. There is a
     frame where its window and one sample more end within the sound: t = floor((n - 161) / 160) + 1.
@@ -26,7 +26,7 @@ def log_mel(samples: np.ndarray, bins: int) -> np.ndarray:
     padded = np.pad(samples.astype(np.float32), (WINDOW // 2, 0))
     frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[: count * HOP : HOP]
     # In float32 by numpy, as the reference: beside a loud tone, the rounding left in empty bins shows above FLOOR.
-    # scipy's transform takes a third of the time, and rounds otherwise.
+    # scipy's transform takes a third of the time but rounds differently.
     spectrum = np.abs(np.fft.rfft(frames * _hann(), FFT))
     return np.log(spectrum @ _filters(bins) + np.float32(FLOOR))
 
@@ -39,7 +39,7 @@ def _hann() -> np.ndarray:
 
 @functools.cache
 def _filters(bins: int) -> np.ndarray:
-    """f32[257, bins]: how much of every frequency a bin hears. Triangles of height 1 whose corners are even in mels."""
+    """f32[257, bins]: the weight of every frequency in a bin. Triangles of height 1 whose corners are even in mels."""
     top = 2595 * np.log10(1 + MAX_FREQUENCY / 700)
     corners = 700 * (10 ** (np.linspace(0, top, bins + 2) / 2595) - 1)
     low, centre, high = corners[:-2], corners[1:-1], corners[2:]

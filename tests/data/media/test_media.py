@@ -144,7 +144,7 @@ POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\ns
 @pytest.mark.parametrize("kind", DECODERS)
 @pytest.mark.parametrize("data", [b"", b"\0", TEXT, PLAYLIST, POSTSCRIPT, bytes(5000), RNG.bytes(5000)])
 def test_what_is_no_media_is_refused(kind, data):
-    with pytest.raises(MediaError, match="no bytes where" if not data else "."):
+    with pytest.raises(MediaError, match="the file is empty" if not data else "."):
         DECODERS[kind](data)
 
 
@@ -302,7 +302,7 @@ def test_broken_and_overlong_sounds_are_refused():
     ):
         with pytest.raises(MediaError):
             decode_audio(data[: len(data) // 2])
-    with pytest.raises(MediaError, match="without sound"):
+    with pytest.raises(MediaError, match="no audio stream"):
         decode_audio(video_file([0, 1]))
 
 
@@ -392,7 +392,7 @@ def test_a_turned_video_is_set_upright(rotation, turns):
 
 def test_a_video_without_frames_is_refused():
     for data in (av_sound("mp4", "aac"), av_sound("matroska", "libopus"), sound_file(sine(440, 1, 16_000), 16_000)):
-        with pytest.raises(MediaError, match="a video without frames"):
+        with pytest.raises(MediaError, match="video has no frames"):
             decode_video(data, 32)
     with pytest.raises(MediaError, match="video"):
         decode_video(video_file([]), 32)
@@ -421,7 +421,7 @@ def test_a_video_over_the_limits_is_refused(monkeypatch):
     monkeypatch.setattr(video, "MAX_DECODED_PIXELS", 48 * 32 * 20)
     data = video_file(np.arange(100) / 25, g="1000", bf="0")
     assert seen(decode_video(video_file(np.arange(100) / 25, g="1"), 32)[0]) == [0, 25, 50, 75]
-    with pytest.raises(MediaError, match="takes decoding"):
+    with pytest.raises(MediaError, match="frames decoded"):
         decode_video(data, 32)
     monkeypatch.setattr(video, "MAX_PACKETS", 99)
     with pytest.raises(MediaError, match="more than 99 frames"):
@@ -456,7 +456,7 @@ def test_a_long_pdf_is_split_into_pieces_that_show_its_pages():
 def test_broken_long_and_locked_pdfs_are_refused():
     locked = b"/Encrypt <</Filter /Standard /V 1 /R 2 /P -4 /O <%s> /U <%s>>> /ID [<00><00>]" % (b"a1" * 32, b"b2" * 32)
     for data, reason in [
-        (pdf_file(*[(9, 9)] * 7), "7 pages; 1 to 6"),
+        (pdf_file(*[(9, 9)] * 7), "7 pages: 1 to 6"),
         (raw_pdf(b"<</Type /Catalog /Pages 2 0 R>>", b"<</Type /Pages /Kids [] /Count 0>>"), "."),
         (page_pdf(b"", locked), "password"),
         (pdf_file((9, 9))[:60], "cannot be read"),
