@@ -90,7 +90,7 @@ BAD = [
 
 
 def save(folder: pathlib.Path, tokenizer, seed: int) -> None:
-    """Parameters by numpy: compiling their initialisation would take most of this file's time."""
+    """Parameters by numpy: compiling their initialization would take most of this file's time."""
     preprocessor = Preprocessor(tokenizer, ARCH.media)
     rng = np.random.default_rng(seed)
     with jax.set_mesh(make_mesh((1, 1, 1))), checkpoint.checkpointer(folder, every=1, keep=1) as saver:

@@ -54,12 +54,12 @@ def read_judgments(path: storage.Path, queries: Container[str], corpus: Containe
     """
     known: list[tuple[str, str, int]] = []
     dangling: list[str] = []
-    for where, query, document, grade in read_qrels(path):
+    for location, query, document, grade in read_qrels(path):
         if query in queries and document in corpus:
             known.append((query, document, grade))
         else:
             missing = f"query {query!r}" if query not in queries else f"document {document!r}"
-            dangling.append(f"{where}: no {missing}")
+            dangling.append(f"{location}: no {missing}")
     if dangling:
         total = len(known) + len(dangling)
         log.warning("%d of %d judgments are skipped; the first: %s", len(dangling), total, dangling[0])

@@ -95,12 +95,12 @@ class ArrayRecordSource:
         return len(self.source)
 
     def __getitem__(self, index: int) -> Record:
-        where = f"{self.names[0]}{', ...' * (len(self.names) > 1)}[{index}]"
+        location = f"{self.names[0]}{', ...' * (len(self.names) > 1)}[{index}]"
         try:
             data = self.source[int(index)]
         except RuntimeError as error:
-            raise RecordError(f"{where}: its bytes cannot be read: {error}") from error
-        return from_bytes(data, where)
+            raise RecordError(f"{location}: its bytes cannot be read: {error}") from error
+        return from_bytes(data, location)
 
 
 def _is_array_record(file: os.PathLike) -> bool:

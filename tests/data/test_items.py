@@ -45,7 +45,7 @@ class Table:
     shape = (3, 2)
 
     def __iter__(self):
-        return iter(["colour", "size"])
+        return iter(["color", "size"])
 
 
 @pytest.mark.parametrize(
@@ -244,8 +244,8 @@ OPENED = {
     "CMYK": encoded(COLOR.convert("CMYK"), "TIFF"),
     "RGBA": encoded(CLEAR, "PNG"),
     "LA": encoded(CLEAR.convert("LA"), "PNG"),
-    "palette with a clear colour": encoded(COLOR.quantize(16), "PNG", transparency=3),
-    "grey with a clear level": encoded(COLOR.convert("L"), "PNG", transparency=7),
+    "palette with a clear color": encoded(COLOR.quantize(16), "PNG", transparency=3),
+    "gray with a clear level": encoded(COLOR.convert("L"), "PNG", transparency=7),
     "1 bit": encoded(COLOR.convert("1"), "PNG"),
     "YCbCr": encoded(COLOR.convert("YCbCr"), "JPEG"),
     "GIF": encoded(COLOR, "GIF"),

@@ -7,7 +7,7 @@ What differs, and why:
 - One frame a second of every video, as for EmbeddingGemma 2; Gemma 4's processor takes 32 of any, however short.
 - A video's times are those asked for, whole seconds. EmbeddingGemma 2 rounds the times of the frames it found to them;
   Gemma 4 rounds these down, so that a frame of second 1 at 29.97 a second is called 00:00.
-- Texts that follow one another are tokenised apart, and a special token's name in a text is text.
+- Texts that follow one another are tokenized apart, and a special token's name in a text is text.
 """
 
 import __future__
@@ -96,10 +96,10 @@ IMAGES = {
     "photo": image_file(1080, 1920, kind="JPEG"),
     "large": image_file(2500, 1700, kind="JPEG"),
     "odd": image_file(97, 501, kind="WEBP"),
-    "grey": image_file(301, 222, "L"),
+    "gray": image_file(301, 222, "L"),
     "palette": image_file(222, 333, "P"),
     "alpha": image_file(120, 200, "RGBA"),
-    "grey-alpha": image_file(200, 120, "LA"),
+    "gray-alpha": image_file(200, 120, "LA"),
 }
 
 
@@ -131,7 +131,7 @@ def test_an_opaque_file_is_decoded_as_the_reference_does(name):
     np.testing.assert_array_equal(decode_image(IMAGES[name]), np.asarray(image.convert("RGB")))
 
 
-@pytest.mark.parametrize("name", ["alpha", "grey-alpha"])
+@pytest.mark.parametrize("name", ["alpha", "gray-alpha"])
 def test_transparency_alone_is_decoded_otherwise(name):
     theirs = np.asarray(Pillow.open(io.BytesIO(IMAGES[name])).convert("RGB")).astype(int)
     ours = decode_image(IMAGES[name])

@@ -15,9 +15,7 @@ from PIL import ImageCms, UnidentifiedImageError, _imaging
 from embed.data.media.errors import MediaError, as_media_error, check_bytes
 
 MAX_PIXELS = 64_000_000  # of an image
-DOWNSAMPLE_ABOVE = (
-    16_000_000  # pixels; larger images are averaged down: models use less, and a decoded pixel takes four bytes or more
-)
+DOWNSAMPLE_ABOVE = 16_000_000  # pixels; larger images are averaged down, as models use less
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "ICO")
 ACCEPTED = "PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF"
 IMAGE_SUFFIXES = frozenset(
@@ -66,7 +64,7 @@ def decode_image(data: bytes) -> np.ndarray:
 def to_rgb(image: Pillow.Image) -> np.ndarray:
     """Convert an opened image of any mode to u8[h,w,3], as `decode_image` does; of an animation, the current frame.
 
-    Raises MediaError where its file is broken, above 64 megapixels, and for 32 bits a pixel, whose white is unknown.
+    Raises MediaError where its file is broken, above 64 megapixels, and for 32 bits per pixel without a known white.
     """
     if min(image.size) < 1:
         raise MediaError(f"image of {image.width}x{image.height} pixels is empty")
@@ -109,10 +107,10 @@ def _to_eight_bits(image: Pillow.Image) -> Pillow.Image:
     if image.mode.startswith("I;16"):  # Pillow clips instead of scaling
         levels = np.asarray(image)
         bits = int(max(getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (16,))))  # a TIFF may have 12 in use
-        grey = Pillow.fromarray((levels >> bits - 8).astype(np.uint8))
+        gray = Pillow.fromarray((levels >> bits - 8).astype(np.uint8))
         if isinstance(key := image.info.get("transparency"), int):
-            grey.putalpha(Pillow.fromarray(np.where(levels == key, 0, 255).astype(np.uint8)))
-        return grey
+            gray.putalpha(Pillow.fromarray(np.where(levels == key, 0, 255).astype(np.uint8)))
+        return gray
     if image.mode == "LAB":  # Pillow converts it by a profile alone
         to_srgb = ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
         return to_srgb.apply(image)

@@ -43,7 +43,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png(width: int, height: int, *more: bytes, pixels: bytes | None = None) -> bytes:
-    """A PNG of grey, its pixels one compressed run unless they are given."""
+    """A PNG of gray, its pixels one compressed run unless they are given."""
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
     rows = zlib.compress(bytes((width + 1) * height), 9) if pixels is None else pixels
     return b"\x89PNG\r\n\x1a\n" + head + b"".join(more) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")

@@ -15,7 +15,7 @@ from embed.data.media.decode import IMAGE_SUFFIXES, MediaError, decode_image, to
 RNG = np.random.default_rng(1)
 PHOTO_PIL = Pillow.fromarray(PHOTO)
 ALPHA = RNG.integers(0, 256, PHOTO.shape[:2], np.uint8)
-DEEP = (PHOTO[..., 0].astype(np.uint16) << 8) + 77  # 16 bits; to the eye, PHOTO's red as grey
+DEEP = (PHOTO[..., 0].astype(np.uint16) << 8) + 77  # 16 bits; to the eye, PHOTO's red as gray
 
 
 def with_alpha(image: Pillow.Image) -> Pillow.Image:

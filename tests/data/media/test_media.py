@@ -63,7 +63,7 @@ def av_sound(container: str, codec: str, seconds: float = 1.0, **options: str) -
 
 
 def draw(index: int) -> np.ndarray:
-    """Frame number `index` below 256, its two hexadecimal digits as grey levels above and below."""
+    """Frame number `index` below 256, its two hexadecimal digits as gray levels above and below."""
     frame = np.zeros((32, 48, 3), np.uint8)
     frame[:16], frame[16:] = index % 16 * 16, index // 16 * 16
     return frame
@@ -161,7 +161,7 @@ def test_a_lossy_image_gives_nearly_its_pixels(kind):
 
 
 @pytest.mark.parametrize(
-    ("image", "options", "colour"),
+    ("image", "options", "color"),
     [
         (Pillow.new("L", (3, 2), 77), {}, (77, 77, 77)),
         (Pillow.new("1", (3, 2), 1), {}, (255, 255, 255)),
@@ -176,11 +176,11 @@ def test_a_lossy_image_gives_nearly_its_pixels(kind):
         (Pillow.new("RGB", (1, 5000), (1, 2, 3)), {}, (1, 2, 3)),
     ],
 )
-def test_every_mode_becomes_rgb_over_white(image, options, colour):
+def test_every_mode_becomes_rgb_over_white(image, options, color):
     options = dict(options)
     pixels = decode_image(image_file(image, options.pop("format", "PNG"), **options))
     assert pixels.shape == (image.height, image.width, 3) and pixels.dtype == np.uint8
-    expected = np.asarray(image.convert("RGB"))[0, 0] if colour is None else colour
+    expected = np.asarray(image.convert("RGB"))[0, 0] if color is None else color
     assert np.abs(pixels.astype(int) - expected).max() <= 1
 
 
@@ -203,7 +203,7 @@ def test_a_turned_photo_is_set_upright(orientation, kind):
 
 
 def test_an_animation_gives_its_first_frame():
-    frames = [Pillow.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    frames = [Pillow.new("RGB", (4, 4), color) for color in ("red", "blue")]
     for kind, options in (("GIF", {}), ("WEBP", {"lossless": True}), ("PNG", {})):
         data = image_file(frames[0], kind, save_all=True, append_images=frames[1:], duration=100, **options)
         assert decode_image(data)[0, 0].tolist() == [255, 0, 0]

@@ -41,7 +41,7 @@ def test_a_frame_hears_its_window_alone():
     changed = NOISE.copy()
     changed[1000] += 1
     differ = np.flatnonzero((log_mel(changed, 32) != whole).any(axis=1))
-    assert differ.tolist() == [6, 7]  # centred on samples 960 and 1120, 160 on either side
+    assert differ.tolist() == [6, 7]  # centered on samples 960 and 1120, 160 on either side
 
 
 def test_a_higher_tone_is_in_a_higher_bin():

@@ -65,7 +65,7 @@ def test_an_image_of_the_exact_size_comes_back_unchanged(rows, columns, most):
     assert (again == image).all()
 
 
-def test_resizing_keeps_colours_and_sides():
+def test_resizing_keeps_colors_and_sides():
     image = np.zeros((300, 500, 3), np.uint8)
     image[:, :250, 0], image[:, 250:, 2] = 200, 100
     patches, xy = resize_to_patches(image, 16, 60)
