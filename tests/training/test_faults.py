@@ -29,6 +29,7 @@ from embed.distributed.mesh import make_mesh
 from embed.distributed.preemption import RESTART_STATUS
 from embed.model.build import build
 from embed.training import checkpoint, flops, loop, optim
+from embed.training.errors import USER_ERROR_STATUS
 from embed.training.main import run_script
 from embed.training.program import strip_prose
 from embed.training.weights import load_params, save_params
@@ -108,7 +109,7 @@ def test_a_second_process_in_one_folder_is_refused_and_a_killed_one_keeps_nobody
             time.sleep(0.05)
         second = start(data, tmp_path / "work", "--config.save=2")
         said = second.communicate(timeout=100)[1]
-        assert second.returncode == 1 and "Traceback" not in said, said
+        assert second.returncode == USER_ERROR_STATUS and "Traceback" not in said, said
         assert f"error: {run}: another process is writing there (process {first.pid} on " in said.splitlines()[-1]
         with pytest.raises(storage.StorageError, match="another process is writing there"):
             save_params(run, {}, {}, preprocessor.tokenizer)
@@ -135,7 +136,7 @@ def test_a_full_disk_is_said_and_the_last_whole_checkpoint_stays(data, tmp_path)
     before = (*NAMESPACE, "sh", "-c", script, "sh")
     process = start(data, work, "--config.save=1", "--config.keep=1000", before=before)
     said = process.communicate(timeout=200)[1]
-    assert process.returncode == 1, said
+    assert process.returncode == USER_ERROR_STATUS, said
     assert f"error: {work}/run: no space is left on its disk" in said, said
     whole = checkpoint.saved_steps(tmp_path / "left")
     assert whole and load_params(tmp_path / "left" / "checkpoints" / str(whole[-1]))
