@@ -22,7 +22,7 @@ ROPE: dict[str, dict[str, Any]] = {
     GLOBAL: {"rope_type": "proportional", "rope_theta": 1e6, "partial_rotary_factor": 0.25},
 }
 EPSILON = 1e-6
-# Which of a config's values our modules take for granted.
+# Values of a config that our modules assume.
 FIXED = {"rms_norm_eps": EPSILON, "hidden_activation": "gelu_pytorch_tanh", "attention_bias": False}
 NOT_KNOWN = {"enable_moe_block": False}
 POOLING_MODES = {"mean": "mean", "last": "lasttoken", "first": "cls", "max": "max"}  # ours -> sentence-transformers'
@@ -175,7 +175,7 @@ def _text(text: dict[str, Any], path: pathlib.Path, preset: Architecture, attent
 def _check(config: dict[str, Any], path: pathlib.Path, expected: dict[str, Any]) -> None:
     wrong = [f"{k} {config[k]!r} (only {v!r})" for k, v in expected.items() if config.get(k, v) not in (v, None)]
     if wrong:
-        raise HubError(f"{path}: {', '.join(wrong)}: not a model this code computes")
+        raise HubError(f"{path}: {', '.join(wrong)}: not a model that embed implements")
 
 
 def _checked_tower(config: dict[str, Any] | None, path: pathlib.Path) -> dict[str, Any] | None:
@@ -269,7 +269,7 @@ def config_json(arch: Architecture, tokens: dict[str, int]) -> dict[str, Any]:
 def _text_json(arch: Architecture, name: str) -> dict[str, Any]:
     local, full = arch.local_attention, arch.global_attention
     kinds = [*[LOCAL] * arch.local_per_group, GLOBAL] * arch.layer_groups
-    own = {"head_dim": full.head_dim, "num_key_value_heads": full.num_kv_heads}
+    overrides = {"head_dim": full.head_dim, "num_key_value_heads": full.num_kv_heads}
     text = {
         "model_type": f"{name}_text",
         "vocab_size": arch.vocab_size,
@@ -280,7 +280,7 @@ def _text_json(arch: Architecture, name: str) -> dict[str, Any]:
         "num_attention_heads": local.num_heads,
         "num_key_value_heads": local.num_kv_heads,
         "head_dim": local.head_dim,
-        "per_layer_config": {str(layer): own for layer, kind in enumerate(kinds) if kind == GLOBAL},
+        "per_layer_config": {str(layer): overrides for layer, kind in enumerate(kinds) if kind == GLOBAL},
         "rope_parameters": {LOCAL: _rope(local), GLOBAL: _rope(full)},
         "rms_norm_eps": EPSILON,
     }

@@ -1,4 +1,4 @@
-"""The JSON files of a model's folder: objects whose fields are there and of their kind, or the error names them."""
+"""The JSON files of a model's folder: fields that are missing or of another type are errors that name them."""
 
 import json
 import pathlib
@@ -47,11 +47,11 @@ KINDS: Kinds = {
 
 
 class HubError(ValueError):
-    """A folder that is not such a model; the message names the file, the field or the tensors."""
+    """A folder that is not a model embed can read or write; the message names the file, the field or the tensors."""
 
 
 class JsonFields(dict[str, Any]):
-    """A JSON object of `path`. Raises HubError where a field that is asked for by `[]` is not there."""
+    """A JSON object of `path`; `[]` raises HubError where the field is missing."""
 
     def __init__(self, fields: dict[str, Any], path: pathlib.Path):
         super().__init__(fields)
@@ -62,16 +62,16 @@ class JsonFields(dict[str, Any]):
 
 
 def check_downloaded(path: pathlib.Path) -> None:
-    """Raises HubError where a file is the pointer that git leaves in place of a large one."""
+    """Raise HubError where a file is the pointer that git-lfs leaves in place of a large one."""
     with path.open("rb") as file:
         if file.read(len(POINTER)) == POINTER:
             raise HubError(f"{path} is a git-lfs pointer, not the file: run `git lfs pull` in {path.parent}")
 
 
 def read_json(path: pathlib.Path, kinds: Kinds = KINDS) -> dict[str, Any]:
-    """A JSON object from a file, null fields left out, {} where there is none.
+    """Read a JSON object without its null fields; {} where the file is missing.
 
-    Raises HubError where it is no such thing, or a field is not what `kinds` says.
+    Raises HubError where it is not a JSON object, or a field is not of its type in `kinds`.
     """
     if not path.exists():
         return {}
@@ -85,14 +85,14 @@ def read_json(path: pathlib.Path, kinds: Kinds = KINDS) -> dict[str, Any]:
     except ValueError as error:
         raise HubError(f"{path} is not JSON: {error}") from error
     except RecursionError as error:
-        raise HubError(f"{path} is not JSON that can be read: it is nested too deep") from error
+        raise HubError(f"{path} cannot be read: it is nested too deep") from error
     if not isinstance(value, dict):
         raise HubError(f"{path} is not a JSON object but a {type(value).__name__}")
     return value
 
 
 def check_fields(fields: dict[str, Any], path: pathlib.Path, kinds: Kinds) -> JsonFields:
-    """The fields that are not null. Raises HubError where one is not of its kind."""
+    """The fields that are not null. Raises HubError where one is not of its type in `kinds`."""
     present = {name: value for name, value in fields.items() if value is not None}
     for name in present.keys() & kinds.keys():
         kind, holds = kinds[name]

@@ -1,4 +1,4 @@
-"""Where a model is: a folder of this machine, or a repository of the Hugging Face hub at one fixed commit."""
+"""Where a model is: a local folder, or a repository of the Hugging Face hub at a fixed commit."""
 
 import os
 import pathlib
@@ -15,16 +15,16 @@ NEEDED = ("*.json", "*.safetensors", "*/*.json", "*/*.safetensors")  # no code, 
 
 
 def resolve(name: str | os.PathLike) -> pathlib.Path:
-    """The folder `name`, or, for "owner/model@COMMIT", what that repository held at that commit, downloaded once.
+    """Return the folder `name`, or download "owner/model@COMMIT" from the hub, once.
 
-    The commit has its 40 digits: a branch's name would give another model tomorrow. Raises HubError where there is
-    neither, or the hub cannot be reached.
+    The commit has all 40 digits: a branch may be another model tomorrow. Raises HubError where there is no such folder
+    or model, or the hub cannot be reached.
     """
     path = storage.path(name)
     if not isinstance(path, pathlib.Path):
         raise HubError(
-            f"{name}: a published model is read from a local folder; make it a run of the bucket once, "
-            "python -m embed import FOLDER gs://BUCKET/RUN, and start from that"
+            f"{name}: a published model is read from a local folder: import it into the bucket once with "
+            "python -m embed import FOLDER gs://BUCKET/RUN, and start from that run"
         )
     if path.is_dir():
         return path
@@ -32,7 +32,7 @@ def resolve(name: str | os.PathLike) -> pathlib.Path:
     if pinned is None:
         raise HubError(f"no folder {name}; a model of the hub is named owner/model@COMMIT, with the commit's 40 digits")
     try:
-        found = snapshot_download(pinned["repository"], revision=pinned["commit"], allow_patterns=list(NEEDED))
+        folder = snapshot_download(pinned["repository"], revision=pinned["commit"], allow_patterns=list(NEEDED))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise HubError(f"{name} cannot be fetched ({type(error).__name__}: {error}); give a local folder") from error
-    return pathlib.Path(found)
+    return pathlib.Path(folder)

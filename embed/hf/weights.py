@@ -1,4 +1,4 @@
-"""The tensors of a model's folder by name, and the files they are in. A file that is not what it seems is refused."""
+"""The tensors of a model's folder by name, and the files that hold them. Corrupt and pickled files are refused."""
 
 import contextlib
 import logging
@@ -22,10 +22,10 @@ Tensors = dict[str, tuple[pathlib.Path, str]]  # a tensor's name -> its file, an
 
 
 def find_tensors(folder: pathlib.Path) -> Tensors:
-    """Every tensor of the model: of the files that its index names, else of model.safetensors, else of all there are.
+    """Find every tensor of the model: in the files that its index names, else model.safetensors, else all safetensors.
 
-    Files beside those are named in the log and not read. Raises HubError where a file is missing or is something else,
-    and where it is not clear which files are the model.
+    The log names the safetensors files that are not read. Raises HubError where a file is missing or of another format,
+    and where it is ambiguous which files are the model.
     """
     listed = _read_index(folder)
     present = sorted(path.name for path in folder.glob("*.safetensors"))
@@ -52,7 +52,7 @@ def find_tensors(folder: pathlib.Path) -> Tensors:
 
 
 def _read_index(folder: pathlib.Path) -> dict[str, str]:
-    """Tensor -> file, as the index has it; {} where there is none."""
+    """Tensor -> file of the index; {} without an index."""
     path = folder / INDEX
     if not path.exists():
         return {}
@@ -73,21 +73,21 @@ def _read_names(path: pathlib.Path) -> list[str]:
 
 
 def read_tensor(path: pathlib.Path, name: str) -> np.ndarray:
-    """One tensor of a file. Raises HubError where it is not of floating-point numbers that numpy computes with."""
+    """Read one tensor of a file. Raises HubError where its dtype is not a floating-point one of `DTYPES`."""
     with open_tensors(path) as file:
         dtype = file.get_slice(name).get_dtype()
         if dtype not in DTYPES:
-            kind = "float8" if dtype.startswith("F8") else "quantized or no weights"
+            meaning = "float8" if dtype.startswith("F8") else "quantized or no weights"
             known = ", ".join(DTYPES)
             raise HubError(
-                f"{path}: {name} is {dtype} ({kind}), not one of {known}: give the model before quantisation"
+                f"{path}: {name} is {dtype} ({meaning}), not one of {known}: give the model before quantisation"
             )
         return file.get_tensor(name)
 
 
 @contextlib.contextmanager
 def open_tensors(path: pathlib.Path) -> Iterator[Any]:
-    """A safetensors file. Raises HubError where it is another kind of file, or not whole."""
+    """Open a safetensors file. Raises HubError where it is of another format, or corrupt."""
     check_downloaded(path)
     try:
         with safe_open(path, framework="numpy") as file:
@@ -95,7 +95,7 @@ def open_tensors(path: pathlib.Path) -> Iterator[Any]:
     except SafetensorError as error:
         with path.open("rb") as opened:
             start = opened.read(9)
-        # a safetensors file has eight bytes of its header's length first, which may look like a pickle's
+        # a safetensors file starts with eight bytes of its header's length, which may look like a pickle's
         if start.startswith(PICKLE_STARTS) and not start.endswith(b"\0{"):
             raise HubError(f"{path} is a pickle, which can run code: convert it to safetensors") from error
         raise HubError(f"{path} is not a whole safetensors file: {error}") from error

@@ -16,41 +16,41 @@ class AttentionSpec:
     num_kv_heads: int  # g, key/value heads
     head_dim: int  # k
     rope_theta: float  # rotary base
-    window: int = 0  # symmetric radius: |i - j| <= window; 0 = the whole segment
-    partial_rotary_factor: float = 1.0  # share of the frequencies that rotate; the rest stay still
+    window: int = 0  # tokens a token attends to on each visible side; 0 = all of its segment
+    partial_rotary_factor: float = 1.0  # share of the frequencies that rotate
     key_is_value: bool = False  # values are the keys before their norm
 
 
 @dataclasses.dataclass(frozen=True)
 class VisionTower:
-    """The Gemma 4 vision transformer: small patches see each other, squares of them are averaged to soft tokens."""
+    """The Gemma 4 vision transformer: attention between small patches, squares of which are averaged to soft tokens."""
 
     d_model: int
     d_ff: int
     num_layers: int
     attention: AttentionSpec  # rotary by column in the first half of a head, by row in the second
-    pool_size: int  # a soft token's patch is pool x pool small ones
-    num_positions: int  # rows of the position table
-    clipped: bool  # linear maps clip what goes in and out
-    standardized: bool  # soft tokens are shifted and scaled by constants
+    pool_size: int  # a soft token is the mean of pool_size x pool_size small patches
+    num_positions: int  # rows of the position embedding
+    clipped: bool  # linear maps clip their inputs and outputs
+    standardized: bool  # constants shift and scale the soft tokens
 
 
 @dataclasses.dataclass(frozen=True)
 class AudioTower:
-    """The Gemma 4 conformer over mel frames, four of them a soft token."""
+    """The Gemma 4 conformer over mel frames, four per soft token."""
 
     d_model: int
     num_layers: int
     num_heads: int
-    conv_channels: tuple[int, int]  # of the two convolutions that halve time and mel bins
+    conv_channels: tuple[int, int]  # of the two convolutions of stride 2 over time and mel bins
     conv_kernel: int  # of the causal convolution inside a layer
-    chunk_size: int  # queries of an attention block
-    left_context: int  # a query sees itself and left - 2 frames before; the block reaches one further
-    right_context: int  # and fewer than this many after
+    chunk_size: int  # queries per attention block
+    left_context: int  # a query attends to itself and the left_context - 2 frames before it
+    right_context: int  # and to the frames less than this far after it
     logit_cap: float  # attention scores are cap * tanh(score / cap)
     ffn_residual_weight: float  # weight of a feed-forward's output
-    activation_clip: float  # activations are clipped to +-bound between sublayers
-    output_dim: int  # width of what the tower gives
+    activation_clip: float  # activations are clipped to +- this between sublayers
+    output_dim: int  # width of the tower's output
     clipped: bool
 
 
@@ -61,18 +61,18 @@ class Architecture:
     vocab_size: int  # v
     d_model: int  # d
     d_ff: int  # f, of the gated feed-forward
-    layer_groups: int  # layers = groups * (locals + 1)
+    layer_groups: int  # of local_per_group local layers and one global layer each
     local_per_group: int
     local_attention: AttentionSpec
     global_attention: AttentionSpec
     media: MediaFormat
-    matryoshka_dims: tuple[int, ...]  # Matryoshka widths, ascending; the last is e
-    per_layer_dim: int = 0  # width of per-layer embeddings; 0 = none
-    per_layer_vocab_size: int = 0  # rows of their token table; 0 = projected from the embedded input alone
-    shared_kv_groups: int = 0  # the last groups use the keys and values of the last group before them
-    shared_d_ff: int = 0  # f in these
-    vision: VisionTower | None = None  # None = patches enter by one linear map
-    audio: AudioTower | None = None  # None = frames enter by one linear map
+    matryoshka_dims: tuple[int, ...]  # ascending; the last is e
+    per_layer_dim: int = 0  # p, of per-layer embeddings; 0 = none
+    per_layer_vocab_size: int = 0  # rows of their token table; 0 = projection of the embedded input alone
+    shared_kv_groups: int = 0  # this many last groups use the keys and values of the group before them
+    shared_d_ff: int = 0  # f in those groups
+    vision: VisionTower | None = None  # None = a linear map of patches
+    audio: AudioTower | None = None  # None = a linear map of frames
     encoder: str = "embed.model.encoder:Encoder"  # import path of the class, see build.py
     pooling: str = "mean"  # NAME of a function NAME_pool in pooling.py
     attention: str = "bidirectional"  # or "causal": a function in attention.py

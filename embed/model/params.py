@@ -12,7 +12,7 @@ from embed.model.encoder import init_params
 Path = tuple[str, ...]  # of a leaf: ("backbone", "final_norm", "scale")
 ParamFilter = Callable[[Path], bool]
 
-# Leaves that come with a checkpoint and are never trained: the clipping bounds of the towers' linear maps, the shift and
+# Leaves that come with a checkpoint and are never trained: clipping bounds of the towers' linear maps, shift and
 # scale of soft tokens.
 CONSTANTS = ("bounds", "shift", "stretch")
 

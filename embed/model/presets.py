@@ -128,7 +128,7 @@ GEMMA4_12B = Architecture(
 
 
 def tiny(arch: Architecture) -> Architecture:
-    """The same shape, small enough for a CPU: every feature kept, every size cut."""
+    """The same architecture, small enough for a CPU: every feature, smaller sizes."""
 
     def attention(spec: AttentionSpec, head_dim: int) -> AttentionSpec:
         heads = 4

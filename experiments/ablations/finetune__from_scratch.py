@@ -1,6 +1,6 @@
 """What does pre-fine-tuning buy? Here fine-tuning starts from random weights.
 
-Hypothesis: without it every modality loses, texts and code most.
+Hypothesis: every modality loses without it, text and code most.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
-"""What does one encoder buy? Here words and media have towers of their own, which meet in the vector alone.
+"""What does one encoder buy? Here text and media have separate towers that meet only in the embedding.
 
-Hypothesis: what mixes words and media loses most; the rest gains or loses less, with twice the parameters.
+Hypothesis: inputs that mix text and media lose most; the rest changes little, with twice the parameters.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
-"""One encoder or two? Here words and media have towers of their own, each with half of its layers.
+"""One encoder or two? Here text and media have separate towers, each with half of the layers.
 
-Hypothesis: what late fusion gains is the second tower's parameters and work: for one encoder's, it gains nothing.
+Hypothesis: late fusion gains only by the second tower's parameters and compute; at one encoder's size it gains nothing.
 """
 
 import dataclasses

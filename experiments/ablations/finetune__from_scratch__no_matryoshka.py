@@ -1,6 +1,6 @@
-"""What do short vectors lose without a loss of their own, where nothing before had one? From random weights.
+"""What do short prefixes lose without a loss of their own, where no earlier stage had one? From random weights.
 
-Hypothesis: short prefixes lose much, the whole vector gains little.
+Hypothesis: short prefixes lose much, the full embedding gains little.
 """
 
 import functools

@@ -1,6 +1,6 @@
-"""How good could short vectors be alone, where nothing before had a loss for others? From random weights.
+"""How good are short embeddings alone, where no earlier stage trained other widths? From random weights.
 
-Hypothesis: at that width it is hardly better than the parent, and longer prefixes are worth nothing more.
+Hypothesis: at that width it is hardly better than the parent, and longer prefixes add nothing.
 """
 
 import functools

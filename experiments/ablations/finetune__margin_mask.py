@@ -1,6 +1,6 @@
-"""Does leaving out candidates that score far above the positive help, as likely false negatives? (Qwen3-Embedding)
+"""Does masking candidates that score far above the positive, as likely false negatives, help? (Qwen3-Embedding)
 
-Hypothesis: it changes little: here equal contents are masked already, and no other false negatives are left.
+Hypothesis: it changes little: equal contents are masked already, and these corpora have no other false negatives.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
-"""Do modalities want temperatures of their own, learned with the rest? (e5-omni, arXiv 2601.03666)
+"""Do modalities need separate temperatures, learned with the encoder? (e5-omni, arXiv 2601.03666)
 
-Hypothesis: sounds and videos gain a little, whose cosines are spread less than those of words.
+Hypothesis: audio and video gain a little: their cosines are spread less than those of text.
 """
 
 import dataclasses

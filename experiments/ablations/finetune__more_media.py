@@ -1,4 +1,4 @@
-"""A second mixture for the soup: audio and video at twice the rate, at the cost of the rest.
+"""A second mixture for the soup: audio and video at twice the weight, at the cost of the other tasks.
 
 Hypothesis: audio and video gain, the rest loses less.
 """

@@ -1,6 +1,6 @@
-"""Does more synthetic code help code? Here it is a fifth of the steps, and nothing else gets fewer (report, Table 5).
+"""Does more synthetic code help code? Here it is a fifth of the steps, and no other task gets fewer (report, Table 5).
 
-Hypothesis: code gains, the others are as they were: the pairs nobody wrote are seen once each, not a sixth of them.
+Hypothesis: code gains, the others do not change: each synthetic pair is used once, not a sixth of them.
 """
 
 import dataclasses

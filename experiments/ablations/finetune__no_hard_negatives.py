@@ -1,6 +1,6 @@
-"""What do hard negatives buy? Here there are none, in any task.
+"""What do hard negatives buy? Here no task has any.
 
-Hypothesis: what differs in one attribute, or is a sibling in one module, is confused.
+Hypothesis: candidates that differ in one attribute, or come from the same module, are confused.
 """
 
 import dataclasses

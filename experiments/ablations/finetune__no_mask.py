@@ -1,4 +1,4 @@
-"""What does the mask for equal contents buy where labels are few? Here every other target counts as wrong.
+"""What does masking equal contents buy where labels are few? Here every other target counts as a negative.
 
 Hypothesis: few labels are pushed apart from their own texts; where contents are many, nothing changes.
 """

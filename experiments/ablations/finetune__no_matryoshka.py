@@ -1,6 +1,6 @@
-"""What do short vectors lose without a loss of their own? Here the whole vector alone has one.
+"""What do short prefixes lose without a loss of their own? Here only the full embedding has one.
 
-Hypothesis: short prefixes lose much, the whole vector gains little.
+Hypothesis: short prefixes lose much, the full embedding gains little.
 """
 
 import functools

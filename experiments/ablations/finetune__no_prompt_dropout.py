@@ -1,6 +1,6 @@
-"""Does prompt dropout help inputs that arrive without a prompt? Here every prompt is always present.
+"""Does prompt dropout help inputs that come without a prompt? Here the prompt is always present.
 
-Hypothesis: texts without a prompt lose, and media, which never have one; texts with a prompt gain a little.
+Hypothesis: texts without a prompt lose, and media, which never have one; texts with it gain a little.
 """
 
 import dataclasses

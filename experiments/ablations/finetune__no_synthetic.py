@@ -1,4 +1,4 @@
-"""What does synthetic code retrieval buy? Here the task of pairs that nobody wrote is left out (report, Table 5).
+"""What does synthetic code retrieval buy? Here the task of generated pairs is left out (report, Table 5).
 
 Hypothesis: code tasks lose, the others gain a little from its steps.
 """

@@ -1,6 +1,6 @@
-"""How good could short vectors be alone? Here the shortest Matryoshka width alone has a loss.
+"""How good are short embeddings alone? Here only the shortest Matryoshka width has a loss.
 
-Hypothesis: at that width it is hardly better than the parent, and longer prefixes are worth nothing more.
+Hypothesis: at that width it is hardly better than the parent, and longer prefixes add nothing.
 """
 
 import functools

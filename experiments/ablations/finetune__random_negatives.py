@@ -1,4 +1,4 @@
-"""Must negatives be hard? Here every query gets another's, at random: the same documents in the same number.
+"""Must negatives be hard? Here every query gets another query's: the same documents in the same number.
 
 Hypothesis: random negatives are hardly better than none, because a batch's other targets are random as well.
 """

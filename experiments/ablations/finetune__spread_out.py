@@ -1,4 +1,4 @@
-"""Does spreading vectors over the sphere help, and what do coarse numbers lose then? A term of EmbeddingGemma's.
+"""Does spreading embeddings over the sphere help, and what do quantized ones lose then? EmbeddingGemma's term.
 
 Hypothesis: it changes little at full precision, and fewer bits lose less.
 """

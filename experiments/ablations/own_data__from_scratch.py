@@ -1,6 +1,6 @@
-"""What does all training before buy on your datasets? Here it starts from random weights.
+"""What does all earlier training buy on your datasets? Here training starts from random weights.
 
-Hypothesis: every dataset loses, the small ones and those not trained on most.
+Hypothesis: every dataset loses, small ones and those that are not trained on most.
 """
 
 import dataclasses

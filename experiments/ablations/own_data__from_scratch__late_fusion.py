@@ -1,6 +1,6 @@
-"""What does one encoder buy on your datasets? Here words and media have towers of their own.
+"""What does one encoder buy on your datasets? Here text and media have separate towers.
 
-Hypothesis: it is better on datasets not trained on, and spreads less over them; most where words and media are mixed.
+Hypothesis: it is better, and less uneven, on datasets that are not trained on; most where text and media are mixed.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
-"""What do short vectors lose on your datasets without a loss of their own? From random weights.
+"""What do short prefixes lose on your datasets without a loss of their own? From random weights.
 
-Hypothesis: short prefixes lose much, the whole vector gains little.
+Hypothesis: short prefixes lose much, the full embedding gains little.
 """
 
 import functools

@@ -1,6 +1,6 @@
-"""How good could vectors of a middle width be alone on your datasets? From random weights.
+"""How good are embeddings of a middle width alone on your datasets? From random weights.
 
-Hypothesis: at that width it is hardly better than the parent, shorter prefixes lose, longer ones gain nothing.
+Hypothesis: at that width it is hardly better than the parent; shorter prefixes lose, longer ones gain nothing.
 """
 
 import functools

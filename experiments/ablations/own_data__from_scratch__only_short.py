@@ -1,6 +1,6 @@
-"""How good could the shortest vectors be alone on your datasets? From random weights.
+"""How good are the shortest embeddings alone on your datasets? From random weights.
 
-Hypothesis: at that width it is hardly better than the parent, and longer prefixes are worth nothing more.
+Hypothesis: at that width it is hardly better than the parent, and longer prefixes add nothing.
 """
 
 import functools

@@ -1,6 +1,6 @@
 """What does a batch eight times as large buy on your datasets?
 
-Hypothesis: a little everywhere: more targets to tell apart. Where labels are few the mask leaves only the others.
+Hypothesis: a little everywhere: more targets to tell apart. Where labels are few, the mask leaves out most of them.
 """
 
 from embed.training.main import run

@@ -1,6 +1,6 @@
-"""What does the mask buy where a batch has every label many times? Here every other target counts as wrong.
+"""What does the mask buy where a batch repeats every label many times? Here every other target counts as a negative.
 
-Hypothesis: where labels are few it is worth points: most of a batch is then wrongly pushed away.
+Hypothesis: where labels are few it is worth points: without it most of a batch is wrongly pushed away.
 """
 
 import functools

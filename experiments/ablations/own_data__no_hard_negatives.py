@@ -1,6 +1,6 @@
 """What do hard negatives buy on your datasets? Here there are none.
 
-Hypothesis: what differs in little is confused.
+Hypothesis: candidates that differ in little are confused.
 """
 
 import dataclasses

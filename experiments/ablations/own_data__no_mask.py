@@ -1,4 +1,4 @@
-"""What does the mask for equal contents buy on your datasets? Here every other target counts as wrong.
+"""What does masking equal contents buy on your datasets? Here every other target counts as a negative.
 
 Hypothesis: where labels are few it is worth points; where contents are many, nothing.
 """

@@ -1,4 +1,4 @@
-"""Must the negatives of your datasets be hard? Here every query gets another's, at random, in the same number.
+"""Must the negatives of your datasets be hard? Here every query gets another query's, in the same number.
 
 Hypothesis: random negatives are hardly better than none, because a batch's other targets are random as well.
 """

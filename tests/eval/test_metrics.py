@@ -70,7 +70,7 @@ def test_missing_candidates_and_queries_without_relevant_ones_count_zero():
 def test_bad_rankings_are_refused():
     for ranking, relevance, ks, message in [
         ([[0, 1]], [], (1,), "1 rankings"),
-        ([[0, 1]], [{0: 1}], (0,), "cut-offs"),
+        ([[0, 1]], [{0: 1}], (0,), "cutoffs"),
         ([[1, 1]], [{0: 1}], (1,), "twice"),
     ]:
         with pytest.raises(ValueError, match=message):

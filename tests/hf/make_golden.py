@@ -19,7 +19,7 @@ from test_golden import BUDGET, ORDERS, SEEDS, VOCABULARY  # noqa: E402
 from embed.data.collate import make_rows  # noqa: E402
 from embed.data.preprocess import Preprocessor  # noqa: E402
 from embed.data.tokenizer import train_tokenizer  # noqa: E402
-from embed.hf import architecture  # noqa: E402
+from embed.hf import read_architecture  # noqa: E402
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
         model = written(folder, kind, SEEDS[kind], tokenizer, torch.bfloat16, VOCABULARY)
         # Read again, not cast: its constants (sqrt(width), rotary frequencies) were rounded with the weights.
         model = type(model).from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
-        media = architecture(folder).media
+        media = read_architecture(folder).media
         rng = np.random.default_rng(0)
         pieces = [random_pieces(order, media, tokenizer, rng, VOCABULARY) for order in ORDERS]
         rows = make_rows(pieces, BUDGET, Preprocessor(tokenizer, media))

@@ -22,7 +22,7 @@ VOCABULARY = 512
 KINDS = ("embeddinggemma2", "gemma4_e2b", "gemma4_e4b", "gemma4_12b")
 
 
-def random_config(kind: str, seed: int, tokenizer, vocabulary: int = VOCABULARY):
+def random_config(kind: str, seed: int, tokenizer, vocabulary: int = VOCABULARY, causal: bool = False):
     """A configuration of random widths, layers, heads, windows, groups; sometimes without a tower."""
     rng = random.Random(f"{kind} {seed}")
     n, groups = rng.choice([2, 3, 4]), rng.choice([2, 3])
@@ -51,7 +51,7 @@ def random_config(kind: str, seed: int, tokenizer, vocabulary: int = VOCABULARY)
     pool, size = rng.choice([2, 3]), rng.choice([4, 6])
     without = rng.choice([None, None, None, "vision_config", "audio_config"])
     if kind == "gemma4_12b":
-        text |= dict(use_bidirectional_attention="all", attention_k_eq_v=True)
+        text |= dict(use_bidirectional_attention=None if causal else "all", attention_k_eq_v=True)
         vision = dict(patch_size=size, pooling_kernel_size=pool, mm_posemb_size=16)
         vision |= dict(mm_embed_dim=width, output_proj_dims=width)
         parts = dict(vision_config=vision, audio_config=dict(audio_embed_dim=rng.choice([40, 64])))
@@ -93,7 +93,7 @@ def random_config(kind: str, seed: int, tokenizer, vocabulary: int = VOCABULARY)
         text["embedding_dim"] = rng.choice([24, 40])
         return EmbeddingGemma2Config(text_config=text, **parts, **tokens)
     text |= dict(
-        use_bidirectional_attention="all",
+        use_bidirectional_attention=None if causal else "all",
         num_kv_shared_layers=n * shared,
         use_double_wide_mlp=kind == "gemma4_e2b",
         vocab_size_per_layer_input=vocabulary,
@@ -101,9 +101,11 @@ def random_config(kind: str, seed: int, tokenizer, vocabulary: int = VOCABULARY)
     return Gemma4Config(text_config=text, **parts, **tokens)
 
 
-def written(folder, kind: str, seed: int, tokenizer, dtype=torch.float32, vocabulary: int = VOCABULARY):
+def written(
+    folder, kind: str, seed: int, tokenizer, dtype=torch.float32, vocabulary: int = VOCABULARY, causal: bool = False
+):
     """A model with random weights, norms, scalars and clipping bounds included, saved in shards."""
-    config = random_config(kind, seed, tokenizer, vocabulary)
+    config = random_config(kind, seed, tokenizer, vocabulary, causal)
     config._attn_implementation = "eager"
     torch.manual_seed(seed)
     cls = {"embeddinggemma2": EmbeddingGemma2Model, "gemma4_12b": Gemma4UnifiedModel}.get(kind, Gemma4Model)

@@ -102,15 +102,15 @@ LOAD = """
 import pathlib, sys
 import jax, jax.numpy as jnp, numpy as np
 from embed import hf
-from embed.distributed import mesh
-from embed.training import checkpoint
 from embed.data.budget import Budget
+from embed.data.collate import make_rows
 from embed.data.pieces import TextPiece
 from embed.data.preprocess import Preprocessor
-from embed.data.collate import make_rows
 from embed.data.tokenizer import Tokenizer
-from embed.hf.load import load
-from embed.model.encoder import Encoder, encode
+from embed.distributed import mesh
+from embed.model.build import build
+from embed.model.encoder import encode
+from embed.model.params import param_structs
 
 def peak():
     status = pathlib.Path("/proc/self/status").read_text()
@@ -120,7 +120,7 @@ with jax.set_mesh(mesh.make_mesh((1, 1, 1))):
     arch = hf.read_architecture(sys.argv[1])
     jax.block_until_ready(jnp.ones(8) + 1)
     before = peak()
-    like = jax.tree.map(lambda leaf: leaf.update(dtype=jnp.bfloat16), checkpoint.shapes(build(arch)))
+    like = jax.tree.map(lambda leaf: leaf.update(dtype=jnp.bfloat16), param_structs(build(arch)))
     params = hf.load(sys.argv[1], like)
     after = peak()
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))

@@ -1,5 +1,6 @@
 """The same numbers as the transformers library: random configurations and weights, through folders it wrote."""
 
+import dataclasses
 import json
 
 import jax
@@ -86,6 +87,19 @@ def test_every_layer_and_embedding_equals_the_reference(tmp_path, tokenizer, sta
         for mine, other in zip(states["text"], theirs["text"], strict=True):
             assert far(mine[i, :n], other[0]) <= 1e-3
         check_towers(states, theirs, laid, i, arch, k2)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "embeddinggemma2"])
+def test_a_causal_model_equals_the_reference(tmp_path, tokenizer, kind):
+    model = written(tmp_path, kind, 0, tokenizer, causal=True)
+    arch = hf.read_architecture(tmp_path, "causal")
+    params = hf.load(tmp_path)
+    pieces, rows = laid_out(arch, tokenizer, 0, ("w", "wpw", "swpvw"))
+    inputs = [their_inputs(model, row, one, arch.media) for one, row in zip(pieces, apart(rows), strict=True)]
+    expected = projected(arch, params, np.stack([their_states(model, one)[0] for one in inputs]))
+    assert far(ours(arch, params, rows), expected) <= 1e-4
+    assert hf.read_architecture(tmp_path).attention == "bidirectional"
+    assert far(ours(dataclasses.replace(arch, attention="bidirectional"), params, rows), expected) > 1e-2
 
 
 def check_towers(states, theirs, laid, i, arch, k2):

@@ -152,7 +152,7 @@ def test_a_merged_layer_gives_what_weight_and_adapters_give(born):
         (
             17,
             partition.all_params,
-            "rank 17 for backbone/groups/global/attention/key, which maps 32 numbers to 16: 1 to 16",
+            "rank 17 for backbone/groups/global/attention/key, which maps 32 dimensions to 16: 1 to 16",
         ),
         (4, lambda path: path[0] == "vision", "no weight to adapt: .* query, key, value"),
     ],

@@ -1,6 +1,6 @@
-"""Do hard negatives teach more where the hardest count most? A weight of EmbeddingGemma's (arXiv 2509.20354).
+"""Do hard negatives teach more if the hardest count most? EmbeddingGemma's weight (arXiv 2509.20354).
 
-Hypothesis: what differs in one attribute is told apart better, the rest stays.
+Hypothesis: candidates that differ in one attribute are told apart better, the rest is unchanged.
 """
 
 import functools
