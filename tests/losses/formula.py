@@ -1,5 +1,6 @@
-"""The loss by its definition, in float64 where x64 is on: one matrix of cosines a width, nothing shared with the
-package. With what other recipes change in it, and random cases."""
+"""The loss by its definition: one matrix of cosines per width, in float64 where x64 is enabled, without the package.
+
+With the options of `regularizers`, and random cases."""
 
 import jax
 import jax.numpy as jnp
@@ -12,24 +13,26 @@ ROWS, WIDTH, T = 16, 12, 0.1
 
 
 def formula(vectors, pairs, scale, candidates, widths, temperature=T, alpha=0.0, prior=None):
-    """The contrast. `alpha` weighs hard negatives, `prior` is taken out of the negatives' sums."""
+    """Compute the contrastive loss; `alpha` weighs hard negatives, `prior` is the share of unlabeled positives."""
     query, _, negative = vectors
     q, h = len(query), len(negative) // len(query)
-    same = lambda a, b: (a[:, None] == b[None]).all(-1)  # noqa: E731
-    keep = ~same(pairs.query_hash, pairs.query_hash) & ~same(pairs.target_hash, pairs.target_hash)
+    equal_rows = lambda a, b: (a[:, None] == b[None]).all(-1)  # noqa: E731
+    keep = ~equal_rows(pairs.query_hash, pairs.query_hash) & ~equal_rows(pairs.target_hash, pairs.target_hash)
     keep &= pairs.valid[None] & candidates.in_batch
-    owner = np.arange(q * h) // max(h, 1)
-    mine = owner[None] == np.arange(q)[:, None]
-    shared = ~same(pairs.query_hash, pairs.query_hash[owner]) & pairs.valid[owner][None]
-    hard = (mine | (shared & candidates.cross_query_hard_negatives)) & ~same(pairs.target_hash, pairs.negative_hash)
-    sharp = (scale / temperature)[:, None]
+    pair_index = np.arange(q * h) // max(h, 1)
+    is_own = pair_index[None] == np.arange(q)[:, None]
+    shared = ~equal_rows(pairs.query_hash, pairs.query_hash[pair_index]) & pairs.valid[pair_index][None]
+    hard = (is_own | (shared & candidates.cross_query_hard_negatives)) & ~equal_rows(
+        pairs.target_hash, pairs.negative_hash
+    )
+    logit_scale = (scale / temperature)[:, None]
 
-    def against(logits, there, positive):
-        """-log of the positive's share; logits [q,n] of the negatives that are there."""
-        total = logsumexp(jnp.where(there, logits, -np.inf), 1)
+    def nll(logits, mask, positive):
+        """-log of the positive's share of itself and the masked-in negatives, logits [q,n]."""
+        total = logsumexp(jnp.where(mask, logits, -np.inf), 1)
         if prior is not None:
-            n = there.sum(1)
-            mean, floor = jnp.exp(total) / jnp.maximum(n, 1), jnp.exp(-sharp[:, 0])
+            n = mask.sum(1)
+            mean, floor = jnp.exp(total) / jnp.maximum(n, 1), jnp.exp(-logit_scale[:, 0])
             less = jnp.maximum((mean - prior * jnp.exp(positive)) / (1 - prior), floor)
             total = jnp.where(n > 0, jnp.log(jnp.maximum(n, 1) * less), -np.inf)
         return jnp.logaddexp(positive, total) - positive
@@ -38,20 +41,26 @@ def formula(vectors, pairs, scale, candidates, widths, temperature=T, alpha=0.0,
     for width in widths:
         unit = [x[:, :width] / jnp.linalg.norm(x[:, :width], axis=1, keepdims=True) for x in vectors]
         cosines, negatives = unit[0] @ unit[1].T, unit[0] @ unit[2].T
-        own = jnp.diagonal(cosines)
-        ceiling = own + (np.inf if candidates.margin is None else candidates.margin)
+        positive_cosine = jnp.diagonal(cosines)
+        threshold = positive_cosine + (np.inf if candidates.margin is None else candidates.margin)
         weight = alpha * jax.lax.stop_gradient(negatives)
-        there = jnp.concatenate([keep & (cosines <= ceiling[:, None]), hard & (negatives <= ceiling[:, None])], 1)
-        each = against(jnp.concatenate([cosines * sharp, negatives * sharp + weight], 1), there, own * sharp[:, 0])
+        mask = jnp.concatenate([keep & (cosines <= threshold[:, None]), hard & (negatives <= threshold[:, None])], 1)
+        per_example = nll(
+            jnp.concatenate([cosines * logit_scale, negatives * logit_scale + weight], 1),
+            mask,
+            positive_cosine * logit_scale[:, 0],
+        )
         if candidates.symmetric:
-            back = keep & pairs.valid[:, None] & (cosines <= ceiling[None])
-            each = (each + against((cosines * sharp).T, back.T, own * sharp[:, 0])) / 2
-        loss += jnp.sum(jnp.where(pairs.valid, each, 0)) / pairs.valid.sum() / len(widths)
+            reverse_mask = keep & pairs.valid[:, None] & (cosines <= threshold[None])
+            per_example = (
+                per_example + nll((cosines * logit_scale).T, reverse_mask.T, positive_cosine * logit_scale[:, 0])
+            ) / 2
+        loss += jnp.sum(jnp.where(pairs.valid, per_example, 0)) / pairs.valid.sum() / len(widths)
     return loss
 
 
 def random_case(seed: int, h: int, rows: int = ROWS):
-    """Vectors of queries, targets and h hard negatives each; Pairs without inputs; a scale for every query."""
+    """Vectors of queries, targets and h hard negatives per query; Pairs without inputs; a scale per query."""
     rng = np.random.default_rng(seed)
     vectors = [rng.standard_normal((n, WIDTH)).astype(np.float32) for n in (rows, rows, rows * h)]
     return vectors, random_pairs(rng, rows, h), rng.uniform(0.5, 2, rows).astype(np.float32)
@@ -66,7 +75,7 @@ def random_pairs(rng, rows: int, h: int) -> Pairs:
     return Pairs(None, None, None, *hashes, valid)
 
 
-def relative(found, expected) -> float:
-    """The largest difference, relative to the largest number."""
+def relative(value, expected) -> float:
+    """The largest difference, relative to the largest expected value."""
     expected = np.asarray(expected)
-    return np.abs(np.asarray(found, np.float64) - expected).max(initial=0) / max(np.abs(expected).max(initial=0), 1e-30)
+    return np.abs(np.asarray(value, np.float64) - expected).max(initial=0) / max(np.abs(expected).max(initial=0), 1e-30)

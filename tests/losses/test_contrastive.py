@@ -36,42 +36,46 @@ def random_case(seed: int):
 
 
 def reference(vectors, pairs, candidates, scale, widths):
-    """(loss, accuracy, negatives left) by loops, in float64."""
+    """(loss, accuracy, mean number of negatives) by loops, in float64."""
     query, target, negative = (np.asarray(v, np.float64) for v in vectors)
     q, h = len(query), len(negative) // len(query)
-    sharp = np.ones(q) if scale is None else np.asarray(scale, np.float64)
+    logit_scale = np.ones(q) if scale is None else np.asarray(scale, np.float64)
     same = lambda a, b: bool((a == b).all())  # noqa: E731
     qh, th, nh, valid = pairs.query_hash, pairs.target_hash, pairs.negative_hash, pairs.valid
     losses = []
     for width in widths:
         unit = [x[:, :width] / np.linalg.norm(x[:, :width], axis=1, keepdims=True) for x in (query, target, negative)]
-        total, hits, left = [], [], []
+        total, correct, num_negatives = [], [], []
         for i in np.flatnonzero(valid):
             positive = unit[0][i] @ unit[1][i]
-            ceiling = np.inf if candidates.margin is None else positive + candidates.margin
-            others, back = [], []
+            threshold = np.inf if candidates.margin is None else positive + candidates.margin
+            negatives, reverse = [], []
             for j in np.flatnonzero(valid):
                 if not candidates.in_batch or same(qh[i], qh[j]) or same(th[i], th[j]):
                     continue
-                others.append(unit[0][i] @ unit[1][j])
-                back.append((unit[0][j] @ unit[1][i], sharp[j]))
+                negatives.append(unit[0][i] @ unit[1][j])
+                reverse.append((unit[0][j] @ unit[1][i], logit_scale[j]))
             for n in range(q * h):
-                owner = n // h
-                mine = owner == i
-                shared = candidates.cross_query_hard_negatives and valid[owner] and not same(qh[owner], qh[i])
-                if (mine or shared) and not same(nh[n], th[i]):
-                    others.append(unit[0][i] @ unit[2][n])
-            others = [s for s in others if s <= ceiling]
-            own = positive * sharp[i] / T
-            loss = np.log(np.exp(own) + sum(np.exp(s * sharp[i] / T) for s in others)) - own
+                pair_index = n // h
+                is_own = pair_index == i
+                is_shared = (
+                    candidates.cross_query_hard_negatives and valid[pair_index] and not same(qh[pair_index], qh[i])
+                )
+                if (is_own or is_shared) and not same(nh[n], th[i]):
+                    negatives.append(unit[0][i] @ unit[2][n])
+            negatives = [s for s in negatives if s <= threshold]
+            positive_logit = positive * logit_scale[i] / T
+            loss = (
+                np.log(np.exp(positive_logit) + sum(np.exp(s * logit_scale[i] / T) for s in negatives)) - positive_logit
+            )
             if candidates.symmetric:
-                column = sum(np.exp(s * k / T) for s, k in back if s <= ceiling)
-                loss = (loss + np.log(np.exp(own) + column) - own) / 2
+                column = sum(np.exp(s * k / T) for s, k in reverse if s <= threshold)
+                loss = (loss + np.log(np.exp(positive_logit) + column) - positive_logit) / 2
             total.append(loss)
-            hits.append(not others or positive > max(others))
-            left.append(len(others))
+            correct.append(not negatives or positive > max(negatives))
+            num_negatives.append(len(negatives))
         losses.append(np.mean(total))
-    return np.mean(losses), np.mean(hits), np.mean(left)
+    return np.mean(losses), np.mean(correct), np.mean(num_negatives)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2, 3, 5, 8, 9, 11])
@@ -86,10 +90,10 @@ def test_value_and_gradient_equal_the_formula(seed):
     pairs = mesh.to_global(pairs)
     (value, metrics), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(placed)
     host = jax.tree.map(np.asarray, pairs)
-    expected, accuracy, left = reference(vectors, host, candidates, scale, widths)
+    expected, accuracy, num_negatives = reference(vectors, host, candidates, scale, widths)
     np.testing.assert_allclose(value, expected, rtol=2e-5, atol=1e-6)
     np.testing.assert_allclose(metrics["accuracy"], accuracy, atol=1e-6)
-    np.testing.assert_allclose(metrics["effective_negatives"], left, rtol=1e-6)
+    np.testing.assert_allclose(metrics["effective_negatives"], num_negatives, rtol=1e-6)
 
     # Gradients by central differences of the float64 reference, along random directions.
     rng, step = np.random.default_rng(seed), 1e-5
@@ -114,16 +118,18 @@ def test_same_on_every_mesh(shape):
     candidates = Candidates(cross_query_hard_negatives=True, margin=0.3, symmetric=True)
 
     def run():
-        placed, there = [mesh.to_global(v) for v in vectors], mesh.to_global(pairs)
-        loss = jax.jit(lambda v: contrastive_loss(*v, there, temperature=T, widths=(4, 12), candidates=candidates)[0])
+        placed, global_pairs = [mesh.to_global(v) for v in vectors], mesh.to_global(pairs)
+        loss = jax.jit(
+            lambda v: contrastive_loss(*v, global_pairs, temperature=T, widths=(4, 12), candidates=candidates)[0]
+        )
         value, grads = jax.value_and_grad(loss)(placed)
         return float(value), [np.asarray(g) for g in grads]
 
     value, grads = run()
     with jax.set_mesh(mesh.make_mesh(shape)):
-        other, others = run()
-    np.testing.assert_allclose(value, other, rtol=1e-5)
-    for a, b in zip(grads, others, strict=True):
+        other_value, other_grads = run()
+    np.testing.assert_allclose(value, other_value, rtol=1e-5)
+    for a, b in zip(grads, other_grads, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
@@ -143,32 +149,32 @@ def test_rows_that_are_not_valid_change_nothing():
     assert jnp.isfinite(value(2, np.zeros(2, bool))[0])
 
 
-def every_term(vectors, pairs, meeting):
-    """The contrast with every rule, and each of the terms that may stand beside it."""
+def every_term(vectors, pairs, scorer):
+    """The contrastive loss with every option, and every other term."""
     query, target, negative = vectors
     rules = Candidates(cross_query_hard_negatives=True, margin=0.3, symmetric=True)
     options = {"temperature": T, "widths": (4, 12)}
     teacher = jnp.concatenate([query[:, :1], target[:, :1]], axis=1)
     value, _ = contrastive_loss(
-        query, target, negative, pairs, scorer=meeting, scale=query[:, 0], candidates=rules, **options
+        query, target, negative, pairs, scorer=scorer, scale=query[:, 0], candidates=rules, **options
     )
     value += spread_out(query, pairs.valid, (4, 12)) + embedding_matching(query, target, pairs.valid)
     return value + kl_distillation(query, target, negative, pairs, teacher, **options)
 
 
-@pytest.mark.parametrize("meeting", [gather_and_score, ring_score])
+@pytest.mark.parametrize("scorer", [gather_and_score, ring_score])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
-def test_nothing_in_an_invalid_row_reaches_a_value_or_a_gradient(bad, meeting):
+def test_nothing_in_an_invalid_row_reaches_a_value_or_a_gradient(bad, scorer):
     rng = np.random.default_rng(2)
     clean = [rng.uniform(0.1, 1, (8, 12)).astype(np.float32) for _ in range(3)]
     hashes = [mesh.to_global(rng.integers(0, 99, (8, 2)).astype(np.uint32)) for _ in range(3)]
     valid = np.array([1, 0, 1, 1, 0, 1, 1, 1], bool)
     pairs = Pairs(None, None, None, *hashes, mesh.to_global(valid))
-    soiled = [np.where(valid[:, None], x, np.float32(bad)) for x in clean]
-    step = jax.jit(jax.value_and_grad(lambda vectors: every_term(vectors, pairs, meeting)))
+    corrupted = [np.where(valid[:, None], x, np.float32(bad)) for x in clean]
+    step = jax.jit(jax.value_and_grad(lambda vectors: every_term(vectors, pairs, scorer)))
     value, grads = step([mesh.to_global(x) for x in clean])
-    other, others = step([mesh.to_global(x) for x in soiled])
-    assert np.isfinite(value) and value == other
-    for grad, same in zip(grads, others, strict=True):
-        np.testing.assert_array_equal(grad, same)
+    other_value, other_grads = step([mesh.to_global(x) for x in corrupted])
+    assert np.isfinite(value) and value == other_value
+    for grad, other_grad in zip(grads, other_grads, strict=True):
+        np.testing.assert_array_equal(grad, other_grad)
         assert np.any(grad) and not np.any(np.asarray(grad)[~valid])

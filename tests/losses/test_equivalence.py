@@ -33,9 +33,11 @@ def test_dense_in_float64_is_dense_is_ring(number):
             *vectors, pairs, temperature=T, widths=widths, candidates=candidates, scale=scale, scorer=scorer
         )
 
-    ways = [gather_and_score, functools.partial(ring_score, tile=(2, 4)[number // 3 % 2])]
+    scorers = [gather_and_score, functools.partial(ring_score, tile=(2, 4)[number // 3 % 2])]
     with jax.set_mesh(mesh.make_mesh(MESHES[number % len(MESHES)])):
-        ways = [jax.jit(jax.value_and_grad(functools.partial(loss, way), (0, 2), has_aux=True)) for way in ways]
+        programs = [
+            jax.jit(jax.value_and_grad(functools.partial(loss, scorer), (0, 2), has_aux=True)) for scorer in scorers
+        ]
         exact = jax.jit(
             jax.value_and_grad(lambda x, pairs: formula(x[0], pairs, x[1], candidates=candidates, widths=widths))
         )
@@ -46,8 +48,8 @@ def test_dense_in_float64_is_dense_is_ring(number):
                 value, grads = exact(double, pairs)
                 value, grads = float(value), jax.tree.map(np.asarray, grads)
             placed = mesh.to_global((vectors, pairs, scale))
-            results = [way(*placed) for way in ways]
-            for (found, metrics), by in results:
-                assert relative(found, value) <= 1e-5
+            results = [program(*placed) for program in programs]
+            for (scorer_value, metrics), by in results:
+                assert relative(scorer_value, value) <= 1e-5
                 assert np.max(jax.tree.leaves(jax.tree.map(relative, by, grads))) <= 1e-5
                 assert jax.tree.all(jax.tree.map(np.allclose, metrics, results[0][0][1]))

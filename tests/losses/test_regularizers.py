@@ -1,4 +1,4 @@
-"""What other recipes add gives the numbers of its float64 formula, beside the plain loss and beside the ring."""
+"""Regularizers, distillation and temperatures equal their float64 formulas, with either scorer."""
 
 import functools
 
@@ -30,9 +30,9 @@ CASES = [  # mesh, rows, candidates, hard negatives, widths, alpha, prior
 
 
 def terms(vectors, teachers, logarithm, pairs, scale, scores, *, scorer, candidates, widths, alpha, prior):
-    """The contrast as other recipes have it, and every term beside it."""
+    """Compute the contrastive loss with the options of `regularizers`, and every other term."""
     query, target, negative = vectors
-    hard = hard_negative_weighting(alpha) if alpha else lambda meeting: meeting
+    hard = hard_negative_weighting(alpha) if alpha else lambda scorer: scorer
     loss, metrics = contrastive_loss(
         *vectors,
         pairs,
@@ -46,43 +46,47 @@ def terms(vectors, teachers, logarithm, pairs, scale, scores, *, scorer, candida
     )
     often = jnp.repeat(pairs.valid, len(negative) // len(query), out_sharding=mesh.ROWS)
     every = zip(vectors, teachers, (pairs.valid, pairs.valid, often), strict=True)
-    found = {
+    values_by_term = {
         "contrast": loss,
         "spread_out": spread_out(query, pairs.valid, widths) + spread_out(target, pairs.valid, widths),
-        "matched": sum(embedding_matching(*side) for side in every),
-        "distilled": kl_distillation(*vectors, pairs, scores, temperature=T, widths=widths),
+        "embedding_matching": sum(embedding_matching(*side) for side in every),
+        "kl_distillation": kl_distillation(*vectors, pairs, scores, temperature=T, widths=widths),
     }
-    return sum(found.values()), (found, metrics)
+    return sum(values_by_term.values()), (values_by_term, metrics)
 
 
 def exact(vectors, teachers, logarithm, pairs, scale, scores, *, candidates, widths, alpha, prior):
-    """The same by definition: every matrix whole."""
-    found = {
+    """Compute the same by definition, with full matrices."""
+    values_by_term = {
         "contrast": formula(vectors, pairs, scale, candidates, widths, jnp.exp(logarithm), alpha, prior),
         "spread_out": 0.0,
-        "matched": 0.0,
-        "distilled": 0.0,
+        "embedding_matching": 0.0,
+        "kl_distillation": 0.0,
     }
     unit = lambda x: x / jnp.linalg.norm(x, axis=-1, keepdims=True)  # noqa: E731
     q, valid = len(vectors[0]), pairs.valid
     h, n = len(vectors[2]) // q, valid.sum()
     for side, teacher in zip(vectors, teachers, strict=True):
         if len(side):
-            there = np.repeat(valid, len(side) // q)
-            found["matched"] += jnp.sum(jnp.sum((unit(side) - unit(teacher)) ** 2, 1)[there]) / there.sum()
-    again = (np.repeat(pairs.target_hash, h, 0) == pairs.negative_hash).all(1).reshape(q, h)
-    there = np.concatenate([np.ones((q, 1), bool), ~again], 1)
-    softmax = lambda x: jnp.where(there, jnp.exp(x), 0) / jnp.where(there, jnp.exp(x), 0).sum(1, keepdims=True)  # noqa: E731
+            mask = np.repeat(valid, len(side) // q)
+            values_by_term["embedding_matching"] += (
+                jnp.sum(jnp.sum((unit(side) - unit(teacher)) ** 2, 1)[mask]) / mask.sum()
+            )
+    equals_target = (np.repeat(pairs.target_hash, h, 0) == pairs.negative_hash).all(1).reshape(q, h)
+    mask = np.concatenate([np.ones((q, 1), bool), ~equals_target], 1)
+    softmax = lambda x: jnp.where(mask, jnp.exp(x), 0) / jnp.where(mask, jnp.exp(x), 0).sum(1, keepdims=True)  # noqa: E731
     teacher = softmax(scores)
     for width in widths:
         query, target, negative = (unit(x[:, :width]) for x in vectors)
         for side in (query[valid], target[valid]):
-            found["spread_out"] += ((side @ side.T) ** 2)[~np.eye(n, dtype=bool)].sum() / (n * (n - 1)) / len(widths)
+            values_by_term["spread_out"] += (
+                ((side @ side.T) ** 2)[~np.eye(n, dtype=bool)].sum() / (n * (n - 1)) / len(widths)
+            )
         keys = jnp.concatenate([target[:, None], negative.reshape(q, h, width)], 1)
-        student = jnp.where(there, softmax(jnp.einsum("qe,qne->qn", query, keys) / T), 1)
-        each = jnp.sum(xlogy(teacher, teacher) - teacher * jnp.log(student), 1)
-        found["distilled"] += each[valid].mean() / len(widths)
-    return sum(found.values()), found
+        student = jnp.where(mask, softmax(jnp.einsum("qe,qne->qn", query, keys) / T), 1)
+        per_example = jnp.sum(xlogy(teacher, teacher) - teacher * jnp.log(student), 1)
+        values_by_term["kl_distillation"] += per_example[valid].mean() / len(widths)
+    return sum(values_by_term.values()), values_by_term
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -90,9 +94,9 @@ def test_every_extra_equals_its_formula_with_both_losses(case):
     shape, rows, candidates, h, widths, alpha, prior = case
     options = {"candidates": candidates, "widths": widths, "alpha": alpha, "prior": prior}
     with jax.set_mesh(mesh.make_mesh(shape)):
-        ways = [
-            jax.jit(jax.value_and_grad(functools.partial(terms, scorer=way, **options), (0, 2, 4), has_aux=True))
-            for way in (gather_and_score, functools.partial(ring_score, tile=2))
+        programs = [
+            jax.jit(jax.value_and_grad(functools.partial(terms, scorer=scorer, **options), (0, 2, 4), has_aux=True))
+            for scorer in (gather_and_score, functools.partial(ring_score, tile=2))
         ]
         for seed in range(4):
             rng = np.random.default_rng(seed)
@@ -106,9 +110,11 @@ def test_every_extra_equals_its_formula_with_both_losses(case):
                 values, grads = jax.tree.map(np.asarray, (values, grads))
             placed = mesh.to_global((vectors, teachers, pairs, scale, scores))
             placed = (*placed[:2], temperatures.init_log_temperature(T), *placed[2:])
-            results = [way(*placed) for way in ways]
-            for (_, (found, metrics)), by in results:
-                assert max(relative(found[name], values[name]) for name in values if values[name] > 1e-20) <= 1e-5
+            results = [program(*placed) for program in programs]
+            for (_, (values_by_term, metrics)), by in results:
+                assert (
+                    max(relative(values_by_term[name], values[name]) for name in values if values[name] > 1e-20) <= 1e-5
+                )
                 assert np.max(jax.tree.leaves(jax.tree.map(relative, by, grads))) <= 1e-5
                 assert jax.tree.all(jax.tree.map(np.allclose, metrics, results[0][0][1][1]))
 
@@ -117,13 +123,13 @@ def test_hard_negatives_weigh_more_and_accuracy_does_not_see_it():
     vectors, pairs, _ = mesh.to_global(random_case(0, 2))
 
     @jax.jit
-    def both(alpha):
+    def weighted_loss(alpha):
         return contrastive_loss(
             *vectors, pairs, temperature=T, widths=(12,), hard_negative_weight=hard_negative_weighting(alpha)
         )
 
     plain = jax.jit(lambda: contrastive_loss(*vectors, pairs, temperature=T, widths=(12,)))()
-    losses, metrics = zip(*map(both, (0.0, 2.0, 5.0)), strict=True)
+    losses, metrics = zip(*map(weighted_loss, (0.0, 2.0, 5.0)), strict=True)
     np.testing.assert_allclose(losses[0], plain[0], rtol=1e-6)
     assert len({float(loss) for loss in losses}) == 3
     assert metrics[0] == metrics[1] == metrics[2] == plain[1]
@@ -131,21 +137,18 @@ def test_hard_negatives_weigh_more_and_accuracy_does_not_see_it():
 
 def test_a_prior_of_nothing_changes_nothing_and_an_impossible_one_is_an_error():
     vectors, pairs, _ = mesh.to_global(random_case(0, 1))
-    plain, other = (
-        jax.jit(
-            lambda correct=correct: contrastive_loss(
-                *vectors, pairs, temperature=T, widths=(12,), negatives_transform=correct
-            )[0]
-        )()
-        for correct in (identity, debiased(0.0))
-    )
-    np.testing.assert_allclose(plain, other, rtol=1e-6)
+
+    def value(transform):
+        options = {"temperature": T, "widths": (12,), "negatives_transform": transform}
+        return jax.jit(lambda: contrastive_loss(*vectors, pairs, **options)[0])()
+
+    np.testing.assert_allclose(value(identity), value(debiased(0.0)), rtol=1e-6)
     with pytest.raises(ValueError, match="prior=1"):
         debiased(1)
 
 
 def test_a_floor_stands_under_the_corrected_sum():
-    """Where the positive is all there is, nothing would be left of the negatives."""
+    """With a large prior, the corrected sum would be negative."""
     query = np.eye(4, 12, dtype=np.float32)
     hashes = [np.arange(8, dtype=np.uint32).reshape(4, 2) + 8 * i for i in range(2)] + [np.zeros((0, 2), np.uint32)]
     pairs = mesh.to_global(Pairs(None, None, None, *hashes, np.ones(4, bool)))
@@ -184,10 +187,10 @@ def test_temperatures_of_modalities_meet_in_a_pair(shape):
     vectors, pairs, _ = random_case(3, 1)
     rng = np.random.default_rng(0)
     query, target = (np.concatenate([np.ones((16, 1), bool), rng.random((16, 2)) > 0.5], 1) for _ in range(2))
-    each = np.array([0.05, 0.1, 0.2])
+    start = np.array([0.05, 0.1, 0.2])
 
-    def pair(own, has):
-        return (has * own[None]).sum(1) / has.sum(1)
+    def mean_temperature(temperature, has):
+        return (has * temperature[None]).sum(1) / has.sum(1)
 
     with jax.set_mesh(mesh.make_mesh(shape)):
         placed = mesh.to_global((vectors, pairs, query, target))
@@ -198,17 +201,17 @@ def test_temperatures_of_modalities_meet_in_a_pair(shape):
             scale = 1 / temperatures.pair_temperature(temperatures.clipped_exp(logs), query, target)
             return contrastive_loss(*vectors, pairs, temperature=1.0, widths=(4, 12), scale=scale, scorer=ring_score)[0]
 
-        value, by = loss(jnp.log(jnp.asarray(each, jnp.float32)), *placed)
+        value, by = loss(jnp.log(jnp.asarray(start, jnp.float32)), *placed)
     with jax.enable_x64(True):
 
         def exact(logs):
-            own = jnp.exp(logs)
-            scale = 2 / (pair(own, query) + pair(own, target))
+            temperature = jnp.exp(logs)
+            scale = 2 / (mean_temperature(temperature, query) + mean_temperature(temperature, target))
             return formula(
                 [jnp.asarray(v, jnp.float64) for v in vectors], pairs, scale, REPORT_CANDIDATES, (4, 12), 1.0
             )
 
-        expected, slope = jax.value_and_grad(exact)(jnp.log(jnp.asarray(each)))
+        expected, slope = jax.value_and_grad(exact)(jnp.log(jnp.asarray(start)))
     assert relative(value, expected) <= 1e-5 and relative(by, slope) <= 1e-5
 
 
@@ -219,8 +222,8 @@ def test_modalities_are_what_is_in_a_row_and_nothing_counts_as_words(preprocesso
     )
     sound = AudioPiece(np.ones((3, 640), np.float32))
     rows = [[word], [picture], [sound], [word, sound], [picture, word], [picture, sound], None, []]
-    found = temperatures.has_modalities(make_rows(rows, Budget(32, 2, 4, 1, 4), preprocessor))
+    has = temperatures.has_modalities(make_rows(rows, Budget(32, 2, 4, 1, 4), preprocessor))
     expected = ["w", "p", "s", "ws", "pw", "ps", "w", "w"]
-    assert [[kind in own for kind in "wps"] for own in expected] == np.asarray(found).tolist()
-    found = temperatures.has_modalities(make_rows([[word], None], Budget(16), preprocessor))  # a task without media
-    assert np.asarray(found).tolist() == [[True, False, False]] * 2
+    assert [[letter in letters for letter in "wps"] for letters in expected] == np.asarray(has).tolist()
+    has = temperatures.has_modalities(make_rows([[word], None], Budget(16), preprocessor))  # a task without media
+    assert np.asarray(has).tolist() == [[True, False, False]] * 2

@@ -1,4 +1,4 @@
-"""The loss that trains equals the loss as the report prints it, in value and every gradient."""
+"""The loss that trains equals the loss as the report prints it, in value and in every gradient."""
 
 import jax
 import jax.numpy as jnp

@@ -37,7 +37,7 @@ def whole(name: str, split: str) -> tuple[Record, ...]:
 
 
 def hashes(name: str, split: str) -> tuple[set[bytes], set[bytes], set[bytes]]:
-    """What is a query, a target and a negative in a split."""
+    """Return the content hashes of the queries, targets and negatives of a split."""
     found = whole(name, split)
     return (
         {content_hash(record.query).tobytes() for record in found},
@@ -47,14 +47,14 @@ def hashes(name: str, split: str) -> tuple[set[bytes], set[bytes], set[bytes]]:
 
 
 def data(content: Content) -> bytes:
-    """The encoded file of a side that is one, or begins with one."""
+    """Return the encoded file that a content begins with."""
     assert isinstance(content[0], Image | Audio | Video)
     return content[0].data
 
 
-def changes(one: object, other: object) -> int:
-    """In how many attributes two things of the world differ."""
-    return sum(a != b for a, b in zip(dataclasses.astuple(one), dataclasses.astuple(other), strict=True))  # type: ignore
+def changes(a: object, b: object) -> int:
+    """Count the attributes in which two scenes, clips or melodies differ."""
+    return sum(x != y for x, y in zip(dataclasses.astuple(a), dataclasses.astuple(b), strict=True))  # type: ignore
 
 
 def manifest(root: pathlib.Path, name: str) -> dict:
@@ -115,7 +115,7 @@ def test_a_build_that_fails_leaves_no_manifest(tmp_path, monkeypatch):
 
 
 def test_another_process_writes_the_same_bytes(root, tmp_path):
-    """Order in sets differs between processes; nothing written may depend on it. `stdlib` is left out for its time."""
+    """The order of sets differs between processes; no output may depend on it. `stdlib` is left out to save time."""
     program = (
         "import pathlib, sys; from embed import toy_corpora\n"
         "toy_corpora.CORPORA = {k: v for k, v in toy_corpora.CORPORA.items() if not k.startswith('stdlib')}\n"
@@ -183,7 +183,7 @@ def test_text_does_not_repeat_its_query():
 
 
 def test_pages_are_one_letter_a_patch():
-    """The same letter in the same large type is the same patch, wherever it stands."""
+    """The same letter in large type is the same patch, at every position."""
     page = decode.decode_image(pages.render_page("shutil", "copytree", "Recursively copy a directory tree.")).astype(
         int
     )
@@ -219,7 +219,7 @@ def test_glyphs_are_split_by_name():
 
 @functools.cache
 def scene_of() -> dict[bytes, scenes.Scene]:
-    """Every picture there is -> what it shows."""
+    """Map every image to its scene."""
     return {
         scenes.render_scene(scene, variant).data: scene
         for split in SPLITS

@@ -1,5 +1,4 @@
-"""A build keeps every record that can be decoded and says what became of the others, whatever the source, also where it
-was stopped or a decoder died."""
+"""A build keeps every record that can be decoded and counts the others, for every source, also after a crash."""
 
 import io
 import json
@@ -37,8 +36,8 @@ def png(shade: int) -> bytes:
     return out.getvalue()
 
 
-def bare(records) -> list[Record]:
-    """Without where they came from."""
+def without_provenance(records) -> list[Record]:
+    """Records without their provenance."""
     return [Record(r.id, r.query, r.positive, r.negatives, r.lang, r.label) for r in records]
 
 
@@ -48,7 +47,7 @@ def text(value: str) -> list:
 
 @pytest.fixture
 def folder(tmp_path):
-    """Pairs of 23 records that train, three of them unreadable and one twice, and 4 that test."""
+    """A folder with 23 training records, three of them unreadable and one twice, and 4 test records."""
     (found := tmp_path / "mine").mkdir()
     for i in range(20):
         (found / f"{i}.png").write_bytes(png(i)[: 50 if i == 7 else None])
@@ -66,9 +65,9 @@ def folder(tmp_path):
 
 
 def test_every_record_is_kept_or_counted(folder, tmp_path):
-    about = build(folder, tmp_path / "out", Options(), workers=2)
-    train = about["splits"]["train"]
-    assert about["counts"] == {"train": 18, "test": 4} and about["license"] == "CC0" and train["read"] == 23
+    facts = build(folder, tmp_path / "out", Options(), workers=2)
+    train = facts["splits"]["train"]
+    assert facts["counts"] == {"train": 18, "test": 4} and facts["license"] == "CC0" and train["read"] == 23
     assert train["duplicates"] == 1 and train["overlap with its own test"] == 1  # 3 again, and 19
     assert sum(train["quarantined"].values()) == 3 and len(train["quarantined"]) == 3
     assert train["langs"] == {"en": 18} and train["modalities"] == {"text → image": 18}
@@ -77,16 +76,18 @@ def test_every_record_is_kept_or_counted(folder, tmp_path):
     source = JsonlSource(folder, "train")
     kept = [source[i] for i in range(20) if i not in (7, 19)]
     built = open_split(tmp_path / "out", "train")
-    assert bare(read_records(built)) == kept and f"{folder}/train[0]" in built[0].provenance["from"]
-    assert bare(read_records(open_split(tmp_path / "out", "test"))) == bare(read_records(JsonlSource(folder, "test")))
+    assert without_provenance(read_records(built)) == kept and f"{folder}/train[0]" in built[0].provenance["from"]
+    assert without_provenance(read_records(open_split(tmp_path / "out", "test"))) == without_provenance(
+        read_records(JsonlSource(folder, "test"))
+    )
     assert not (tmp_path / "out" / ".parts").exists()
 
 
 def test_shards_hold_what_one_file_would_in_order(folder, tmp_path, monkeypatch, preprocessor):
     build(folder, tmp_path / "one", Options(), workers=1)
     monkeypatch.setattr(writing, "SHARD_BYTES", 500)
-    about = build(folder, tmp_path / "many", Options(), workers=1)
-    shards = about["splits"]["train"]["shards"]
+    facts = build(folder, tmp_path / "many", Options(), workers=1)
+    shards = facts["splits"]["train"]["shards"]
     assert len(shards) > 3 and sum(shard["records"] for shard in shards) == 18
     one, many = (open_split(tmp_path / name, "train") for name in ("one", "many"))
     assert list(read_records(one)) == list(read_records(many))
@@ -100,8 +101,8 @@ def test_shards_hold_what_one_file_would_in_order(folder, tmp_path, monkeypatch,
 
 
 def test_a_second_build_is_the_first_and_another_spec_is_refused(folder, tmp_path):
-    about = build(folder, tmp_path / "out", Options(), workers=1)
-    assert build(folder, tmp_path / "out", Options(), workers=2) == about
+    facts = build(folder, tmp_path / "out", Options(), workers=1)
+    assert build(folder, tmp_path / "out", Options(), workers=2) == facts
     with pytest.raises(BuildError, match="another spec or other options"):
         build(folder, tmp_path / "out", Options(near=0.9), workers=1)
     with pytest.raises(BuildError, match=r"train: no record can be read; the most common reason: .*not JSON"):
@@ -149,8 +150,8 @@ DEADLY = SLOW.replace("time.sleep(0.02)", "i in (13, 17) and os.abort()").replac
 
 def test_a_row_that_ends_the_process_is_left_out_and_named(tmp_path):
     (tmp_path / "deadly.py").write_text(DEADLY)
-    about = build(tmp_path / "deadly.py", tmp_path / "out", Options(), workers=2)
-    assert about["splits"]["train"]["quarantined"] == {"it crashes the process that decodes it": 2}
+    facts = build(tmp_path / "deadly.py", tmp_path / "out", Options(), workers=2)
+    assert facts["splits"]["train"]["quarantined"] == {"it crashes the process that decodes it": 2}
     ids = [record.id for record in read_records(open_split(tmp_path / "out", "train"))]
     assert ids == [str(i) for i in range(80) if i not in (13, 17)]
 
@@ -163,9 +164,9 @@ def test_near_duplicates_and_what_is_nearly_asked_are_left_out(tmp_path):
         "\n".join(json.dumps({"query": text(q), "positive": text(p)}) for q, p in [*rows, (story.format(7), "b")])
     )
     (found / "test.jsonl").write_text(json.dumps({"query": text(story.format(8)), "positive": text("b")}))
-    about = build(found, tmp_path / "out", Options(near=0.8), workers=1)["splits"]["train"]
-    assert (about["duplicates"], about["near duplicates"], about["records"]) == (0, 1, 1)
-    assert about["overlap with its own test"] == 3
+    facts = build(found, tmp_path / "out", Options(near=0.8), workers=1)["splits"]["train"]
+    assert (facts["duplicates"], facts["near duplicates"], facts["records"]) == (0, 1, 1)
+    assert facts["overlap with its own test"] == 3
 
 
 @pytest.fixture
@@ -197,7 +198,7 @@ def test_parquet(rows, tmp_path):
     assert len(spec.load_spec(tmp_path / "map.py").splits["train"]) == 5  # row groups
     build(tmp_path / "map.py", tmp_path / "out", Options(), workers=2)
     built = list(read_records(open_split(tmp_path / "out", "train")))
-    assert bare(built) == WANTED and built[17].provenance == {"from": f"{tmp_path}/train-1.parquet[7]"}
+    assert without_provenance(built) == WANTED and built[17].provenance == {"from": f"{tmp_path}/train-1.parquet[7]"}
 
 
 def test_webdataset_and_a_tar_that_is_cut_short(rows, tmp_path):
@@ -212,12 +213,12 @@ def test_webdataset_and_a_tar_that_is_cut_short(rows, tmp_path):
     parts = f"formats.webdataset({str(tmp_path / 'train-*.tar')!r}, pairs)"
     (tmp_path / "map.py").write_text(MAP.format(parts=parts, **fields))
     build(tmp_path / "map.py", tmp_path / "out", Options(), workers=2)
-    assert bare(read_records(open_split(tmp_path / "out", "train"))) == WANTED
+    assert without_provenance(read_records(open_split(tmp_path / "out", "train"))) == WANTED
     with (tmp_path / "train-1.tar").open("r+b") as file:
         file.truncate(5 * 2048 + 700)
-    about = build(tmp_path / "map.py", tmp_path / "cut", Options(), workers=2)["splits"]["train"]
-    assert list(about["quarantined"].values()) == [1] and 10 < about["records"] < 25
-    assert any("the rows after it cannot be read" in why for why in about["quarantined"])
+    facts = build(tmp_path / "map.py", tmp_path / "cut", Options(), workers=2)["splits"]["train"]
+    assert list(facts["quarantined"].values()) == [1] and 10 < facts["records"] < 25
+    assert any("the rows after it cannot be read" in why for why in facts["quarantined"])
 
 
 def test_tfds(tmp_path):
@@ -241,7 +242,7 @@ def test_tfds(tmp_path):
     parts = f"formats.tfds('tiny:1.0.0', 'train', pairs, ['image'], {str(tmp_path / 'tfds')!r})"
     (tmp_path / "map.py").write_text(MAP.format(parts=parts, **fields))
     build(tmp_path / "map.py", tmp_path / "out", Options(), workers=2)
-    built = bare(read_records(open_split(tmp_path / "out", "train")))
+    built = without_provenance(read_records(open_split(tmp_path / "out", "train")))
     assert sorted(built, key=lambda record: int(record.id[1:])) == WANTED  # TFDS shuffles
 
 
@@ -263,11 +264,11 @@ def test_beir(tmp_path):
         "query-id\tcorpus-id\tscore\nq0\td2\t1\nq0\td3\t0\nq1\td4\t2\nq1\tnowhere\t1\n"
     )
     (found / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq2\td5\t1\nq3\td1\t2\n")
-    about = build(found, tmp_path / "out", Options(), workers=1)
-    assert about["counts"] == {"corpus": 6, "queries": 2, "train": 2} and about["judgments"]["lost"] == 0
+    facts = build(found, tmp_path / "out", Options(), workers=1)
+    assert facts["counts"] == {"corpus": 6, "queries": 2, "train": 2} and facts["judgments"]["lost"] == 0
     first, second = read_records(open_split(tmp_path / "out", "train"))
     assert first.positive == (Text("A title\ndocument 2"),) and first.negatives == ((Text("document 3"),),)
     assert second.id == "q1/d4" and second.negatives == ()
-    assert any("nowhere" not in why and "no document" in why for why in about["splits"]["train"]["quarantined"])
+    assert any("nowhere" not in why and "no document" in why for why in facts["splits"]["train"]["quarantined"])
     benchmark = from_folder(tmp_path / "out")
     assert len(benchmark.queries) == 2 and benchmark.relevance[1] == {1: 2}

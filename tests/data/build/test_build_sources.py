@@ -1,4 +1,4 @@
-"""Sources of every form with nulls, other encodings and broken files in them; a row's fault is told from a defect."""
+"""Sources of every format with nulls, other encodings and broken files; bugs in code are told apart from bad rows."""
 
 import dataclasses
 import gzip
@@ -34,18 +34,18 @@ def write_pairs(folder, count: int, split: str = "train", **more) -> None:
     (folder / f"{split}.jsonl").write_text("\n".join(json.dumps(row | more) for row in rows))
 
 
-def looks(path, split: str = "train") -> list[Record | str]:
-    """The records of all parts of a spec, or why there is none, read in this process."""
-    found: list[Record | str] = []
+def read_all(path, split: str = "train") -> list[Record | str]:
+    """Read all parts of a spec in this process: records, or the reason where there is none."""
+    outcomes: list[Record | str] = []
     for number in range(len(spec.load_spec(path).splits[split])):
         job = read_parts.PartJob(path, split, number, path.parent / f"{number}", near=False)
-        for _, look in read_parts._iter_record_infos(job):
-            if isinstance(look, Exception):
-                found.append(str(look))
+        for _, info in read_parts._iter_record_infos(job):
+            if isinstance(info, Exception):
+                outcomes.append(str(info))
             else:
-                record = from_bytes(look.data)
-                found.append(Record(record.id, record.query, record.positive, record.negatives, record.lang))
-    return found
+                record = from_bytes(info.data)
+                outcomes.append(Record(record.id, record.query, record.positive, record.negatives, record.lang))
+    return outcomes
 
 
 def test_a_build_is_a_source_and_what_to_evaluate_on(tmp_path):
@@ -81,9 +81,9 @@ def test_pairs_and_a_benchmark_in_one_folder_are_all_built(tmp_path):
         rows = [json.dumps({"id": i, "content": [{"text": f"{name} {i}"}], "lang": None}) for i in range(count)]
         (tmp_path / "both" / f"{name}.jsonl").write_text("\n".join(rows))
     (tmp_path / "both" / "qrels.tsv").write_text("query\tdoc\tgrade\n0\t2\t1.0\n1\t0\t1\n1\t9\t1\n")
-    about = build(tmp_path / "both", tmp_path / "out", Options(), workers=1)
-    assert about["counts"] == {"corpus": 3, "queries": 2, "train": 3}
-    assert about["judgments"] == {"records": 2, "lost": 1}
+    facts = build(tmp_path / "both", tmp_path / "out", Options(), workers=1)
+    assert facts["counts"] == {"corpus": 3, "queries": 2, "train": 3}
+    assert facts["judgments"] == {"records": 2, "lost": 1}
     assert (tmp_path / "out" / "qrels.tsv").read_text() == "0\t2\t1\n1\t0\t1\n"
     (tmp_path / "both" / "queries.jsonl").unlink()
     with pytest.raises(spec.SpecError, match="there is no queries"):
@@ -119,7 +119,7 @@ def test_nulls_of_parquet_are_absence_or_the_fault_of_one_row(tmp_path):
     rows = [whole | {key: None} for key in whole] + [whole]
     write_table(tmp_path / "a.parquet", rows)
     wanted = Record("7", (Text("q"),), (Image(png(1)),), (), "en")
-    no_id, no_text, no_image, no_others, no_lang, found = looks(write_map(tmp_path, "parquet", "*.parquet", RECORD))
+    no_id, no_text, no_image, no_others, no_lang, found = read_all(write_map(tmp_path, "parquet", "*.parquet", RECORD))
     assert found == no_others == wanted
     assert (no_id.id, no_id.query) == (f"{tmp_path}/a.parquet[0]", wanted.query)
     assert no_lang == Record("7", wanted.query, wanted.positive)
@@ -131,7 +131,7 @@ def test_a_string_that_is_not_utf_8_is_the_fault_of_one_row(tmp_path):
     strings = pyarrow.array([b"a", b"gr\xf6\xdfer", b"c"]).cast(pyarrow.binary()).view(pyarrow.string())
     pyarrow.parquet.write_table(pyarrow.table({"text": strings}), tmp_path / "a.parquet")
     function = 'yield Record("0", (Text(row["text"]),), (Text(row["text"]),))'
-    first, second, third = looks(write_map(tmp_path, "parquet", "a.parquet", function))
+    first, second, third = read_all(write_map(tmp_path, "parquet", "a.parquet", function))
     assert (first.query, third.query) == ((Text("a"),), (Text("c"),)) and "utf-8" in second
 
 
@@ -140,10 +140,10 @@ def test_a_broken_parquet_file_of_many_is_named(tmp_path):
     for name in "abc":
         write_table(tmp_path / f"{name}.parquet", [{"id": i, "noise": os.urandom(50)} for i in range(100)])
     path = write_map(tmp_path, "parquet", "[a-c].parquet", function)
-    assert len(looks(path)) == 300
+    assert len(read_all(path)) == 300
     data = (tmp_path / "b.parquet").read_bytes()
     (tmp_path / "b.parquet").write_bytes(data[:200] + bytes(2000) + data[2200:])  # its footer is whole
-    found = looks(path)
+    found = read_all(path)
     assert len([one for one in found if isinstance(one, Record)]) >= 200
     [why] = [one for one in found if isinstance(one, str)]
     assert f"the rows after it cannot be read: {tmp_path}/b.parquet: row group 0 is broken" in why
@@ -169,7 +169,7 @@ WORDS = 'yield Record(row["__key__"], (Text(row["txt"].decode()),), (Text("p"),)
 def test_texts_of_a_tar_are_read_by_their_mark_or_refused(encoding, tmp_path):
     texts = {"a.txt": "größer 猫".encode(encoding), "b.txt": "größer".encode("latin-1"), "c.txt": b"c"}
     write_tar(tmp_path / "a.tar", texts)
-    first, second, third = looks(write_map(tmp_path, "webdataset", "a.tar", WORDS))
+    first, second, third = read_all(write_map(tmp_path, "webdataset", "a.tar", WORDS))
     assert (first.query, third.query) == ((Text("größer 猫"),), (Text("c"),))
     assert second.startswith("txt: not UTF-8 text: byte 0xf6 at 2")
 
@@ -189,9 +189,9 @@ def test_a_broken_tar_of_many_is_named(damage, pack, tmp_path):
     for name in "abc":
         data = write_tar(tmp_path / f"{name}.tar", {f"{name}{i}.txt": os.urandom(600).hex().encode() for i in range(9)})
     path = write_map(tmp_path, "webdataset", "*.tar", WORDS)
-    assert len(looks(path)) == 27
+    assert len(read_all(path)) == 27
     (tmp_path / "b.tar").write_bytes(pack(damage(data)))
-    found = looks(path)
+    found = read_all(path)
     [why] = [one for one in found if isinstance(one, str)]
     assert f"{tmp_path}/b.tar: not a complete tar file: " in why and 18 <= len(found) - 1 < 27
 
@@ -218,7 +218,7 @@ def test_brackets_in_a_name_are_of_the_name(tmp_path):
 def test_a_defect_ends_a_build_and_names_the_row(function, error, tmp_path):
     write_tar(tmp_path / "a.tar", {"a.txt": b"q"})
     with pytest.raises(error) as caught:
-        looks(write_map(tmp_path, "webdataset", "a.tar", function))
+        read_all(write_map(tmp_path, "webdataset", "a.tar", function))
     assert f"{tmp_path}/a.tar: a" in "".join(traceback.format_exception(caught.value))
 
 
@@ -228,13 +228,13 @@ def test_a_defect_of_a_decoder_is_no_record_s_fault(tmp_path, monkeypatch):
     broken = dataclasses.replace(modalities.IMAGE, decode=lambda: None)  # as after a change of a library's interface
     monkeypatch.setitem(modalities._BY_PART, Image, broken)
     with pytest.raises(TypeError):
-        looks(tmp_path)
+        read_all(tmp_path)
 
 
 def test_every_record_of_a_row_is_looked_at(tmp_path):
     write_tar(tmp_path / "a.tar", {"a.txt": b"q"})
     function = 'for t in ("1", None, "3"): yield Record(t, (Text(t),), (Text("p"),))'
-    first, second, third = looks(write_map(tmp_path, "webdataset", "a.tar", function))
+    first, second, third = read_all(write_map(tmp_path, "webdataset", "a.tar", function))
     assert (first.id, third.id) == ("1", "3") and "text: expected a string" in second
 
 
@@ -244,7 +244,7 @@ def test_one_bad_line_of_a_corpus_does_not_end_beir(tmp_path, caplog):
     (tmp_path / "corpus.jsonl").write_text('{"_id": 1, "text": "d1"}\n[[\n{"_id": 3, "text": "d3", "title": null}\n')
     (tmp_path / "queries.jsonl").write_text('{"_id": 1, "text": "q1"}\n')
     (tmp_path / "qrels" / "train.tsv").write_text("1 0 3 1\n1 0 1 0\n1 0 gone 0\n")
-    assert looks(tmp_path) == [Record("1/3", (Text("q1"),), (Text("d3"),), ((Text("d1"),),))]
+    assert read_all(tmp_path) == [Record("1/3", (Text("q1"),), (Text("d3"),), ((Text("d1"),),))]
     assert "1 of 3 lines cannot be read; the first: " in caplog.text and "corpus.jsonl:2: not JSON" in caplog.text
 
 

@@ -1,4 +1,4 @@
-"""Signatures estimate what two contents have in common; search by bands finds what comparing all with all finds."""
+"""Signatures estimate the Jaccard similarity; the search by bands finds what comparing all pairs finds."""
 
 import io
 
