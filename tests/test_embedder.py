@@ -151,7 +151,7 @@ def test_bad_files(embedder, tmp_path, name, data, error, why):
         (np.zeros((2, 0, 8, 3), np.uint8), "must be positive"),
         (np.zeros((2, 8, 8, 3), np.float32), "got float32"),
         ((np.full(800, np.nan, np.float32), 16_000), "not finite"),
-        ((np.zeros(0, np.float32), 16_000), "without samples"),
+        ((np.zeros(0, np.float32), 16_000), "has no samples"),
         ((np.zeros(800, np.int16), 16_000), r"f32\[n\].*got int16"),
         ((np.zeros((4, 4, 4), np.float32), 16_000), r"got float32\[4, 4, 4\]"),
         ((np.zeros(800, np.float32), 0), "0 Hz"),
