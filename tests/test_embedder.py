@@ -1,4 +1,4 @@
-"""Everything that can be embedded, everything that cannot and what is said of it."""
+"""Everything that can be embedded, and the errors for everything that cannot."""
 
 import pathlib
 import re
@@ -25,7 +25,7 @@ from embed.training import checkpoint
 
 @pytest.fixture(scope="module", autouse=True)
 def few_quick_compilations():
-    """Most of the time here is XLA's, which does not optimise."""
+    """Most of the time here is compilation, so XLA does not optimize."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
@@ -54,7 +54,7 @@ def folder(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def items(folder) -> list[Any]:
-    """One of every kind."""
+    """One item of every modality."""
     files = [folder / name for name in FILES]
     parts = [Text("größer als"), Image(png(PHOTO)), Audio(wav(SOUND)), Video(mp4(FRAMES)), Pdf(pdf())]
     stereo = np.stack([SOUND, np.cos(np.arange(3200) / 3)], axis=1)
@@ -151,7 +151,7 @@ def test_bad_files(embedder, tmp_path, name, data, error, why):
         (np.zeros((2, 0, 8, 3), np.uint8), "must be positive"),
         (np.zeros((2, 8, 8, 3), np.float32), "got float32"),
         ((np.full(800, np.nan, np.float32), 16_000), "not finite"),
-        ((np.zeros(0, np.float32), 16_000), "without samples"),
+        ((np.zeros(0, np.float32), 16_000), "has no samples"),
         ((np.zeros(800, np.int16), 16_000), r"f32\[n\].*got int16"),
         ((np.zeros((4, 4, 4), np.float32), 16_000), r"got float32\[4, 4, 4\]"),
         ((np.zeros(800, np.float32), 0), "0 Hz"),
@@ -224,7 +224,7 @@ def test_a_mark_before_a_text_is_no_part_of_it(embedder, tmp_path):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_parameters_that_are_not_finite_are_an_error(embedder, value):
-    """Vectors of no direction are not given as if they had one."""
+    """A zero vector is an error."""
     broken = jax.tree.map(lambda leaf: jax.device_put(np.full_like(leaf, value), leaf.sharding), embedder.params)
     failing = Embedder(embedder.encoder, broken, embedder.preprocessor)
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""Processes of a pod, simulated: they train, average and evaluate what one does, and go on from each other's
+"""Processes of a simulated pod train, average and evaluate what one process does, and resume from each other's
 checkpoints after kills, with the same batches and to the same bits.
 
 Run as a program, this file is what they run: a few steps of a small model on records of two tasks, then a soup of the
@@ -85,7 +85,7 @@ def smallness(params, preprocessor) -> dict[str, float]:
 
 
 def main(data: pathlib.Path, folder: pathlib.Path, shape: tuple[int, int, int], steps: int, stall: float) -> None:
-    """Trains `folder` to `steps` as one of the hosts, then averages and evaluates."""
+    """Train `folder` to `steps` as one of the hosts, then average and evaluate."""
     join_pod()
     encoder = build(SMALL, remat=False)
 
@@ -118,7 +118,7 @@ def main(data: pathlib.Path, folder: pathlib.Path, shape: tuple[int, int, int], 
 
 
 def watch_batches(folder: pathlib.Path) -> None:
-    """Makes `loop.fit` write down a digest of every part of every batch that it reads, as JSON [step, part, digest];
+    """Make `loop.fit` write a digest of every part of every batch that it reads, as JSON [step, part, digest];
     the file's name ends in the process's number."""
     read = loop.iterate_batches
 
@@ -137,7 +137,7 @@ def watch_batches(folder: pathlib.Path) -> None:
 
 
 def keep_programs(folder: pathlib.Path) -> None:
-    """Keeps the compiled programs of every host. JAX lets the first alone write them, and on CPU those of the others
+    """Cache the compiled programs of every host. JAX lets the first alone write them, and on CPU those of the others
     are not the same: without this, they compile at every start."""
 
     def write(key, seconds, name, backend, executable, *callbacks):
@@ -162,7 +162,7 @@ def started(command: list, data: pathlib.Path, **environment: str) -> subprocess
 
 
 def start(count: int, data: pathlib.Path, folder: pathlib.Path, shape: tuple[int, int, int] = MESH) -> subprocess.Popen:
-    """This file in as many processes."""
+    """Run this file in `count` processes."""
     return started([ROOT / "launch" / "simulate.sh", count, "test_hosts", data, folder, *shape, STEPS, 600], data)
 
 
@@ -174,7 +174,7 @@ def finish(process: subprocess.Popen, data: pathlib.Path) -> None:
 
 
 def end(process: subprocess.Popen) -> None:
-    """Kills it, and all that it started and that is left."""
+    """Kill a process and its children."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -189,7 +189,7 @@ def data(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def alone(data) -> pathlib.Path:
-    """What one process trains."""
+    """The run of a single process."""
     finish(start(1, data, data / "alone"), data)
     return data / "alone"
 
@@ -229,7 +229,7 @@ def scores(run: pathlib.Path, count: int) -> Iterator[dict]:
 
 
 def same(run: pathlib.Path, alone: pathlib.Path, count: int) -> None:
-    """The run that `count` hosts ended is the one that one process trained, to the bit, whatever happened to it."""
+    """Assert that a run that `count` hosts finished equals the run of one process, bit for bit."""
     assert len(lines(run)) == STEPS  # one host writes
     expected = batches(alone)
     assert set(expected) == {(step, part) for step in range(STEPS) for part in range(4)}
@@ -251,7 +251,7 @@ def test_hosts_train_average_and_evaluate_what_one_process_does(data, alone, cou
 
 
 def reach(process: subprocess.Popen, run: pathlib.Path, wanted: int, data: pathlib.Path) -> bool:
-    """Waits until a run has written so many lines; whether its processes still run."""
+    """Wait until a run has written so many lines, and return whether its processes still run."""
     while len(lines(run)) < wanted and process.poll() is None:
         time.sleep(0.01)
     assert process.poll() in (None, 0), (data / "log.txt").read_text()[-3000:]
@@ -259,15 +259,14 @@ def reach(process: subprocess.Popen, run: pathlib.Path, wanted: int, data: pathl
 
 
 def members(run: pathlib.Path) -> list[int]:
-    """The processes of a run that are there, by their hosts' numbers."""
+    """Return the live processes of a run, in the order of their hosts."""
     named = sorted(tuple(map(int, path.name.rsplit(".", 2)[1:])) for path in run.parent.glob(f"{run.name}.read.*"))
     return [number for _, number in named if pathlib.Path(f"/proc/{number}").exists()]
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(5, marks=SLOW)])
 def test_killed_and_gone_on_by_another_number_of_hosts(data, alone, kills):
-    """As late as chance says, all processes at once or one of them, whom the others must follow; the last start runs to
-    the end."""
+    """At a random step all processes are killed, or one of them, which ends the others; the last start finishes."""
     run, rng, killed = data / f"killed_{kills}", random.Random(0), 0
     while killed < kills:
         count = rng.choice([1, 2, 2, 4]) if killed else 2
@@ -288,7 +287,7 @@ def test_killed_and_gone_on_by_another_number_of_hosts(data, alone, kills):
 
 @contextlib.contextmanager
 def two_hosts(data: pathlib.Path, run: pathlib.Path, stall: int) -> Iterator[list[subprocess.Popen]]:
-    """In the middle of a long run, by themselves: `simulate.sh`, which ends the others with one, has no part here."""
+    """Yield two hosts in the middle of a long run, without `simulate.sh`, which would end one with the other."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"

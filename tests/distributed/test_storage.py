@@ -1,4 +1,4 @@
-"""A run in a bucket is the run of a local folder, bit for bit: killed, cut off from the bucket, and gone on with.
+"""A run in a bucket equals the run in a local folder, bit for bit: killed, cut off from the bucket, and resumed.
 
 The bucket is an emulator's, with the interface of Google Cloud Storage. Run as a program, this file is the run.
 """
@@ -46,7 +46,7 @@ create_server("localhost", int(sys.argv[1]), in_memory=False, data_dir=sys.argv[
 
 
 class Emulator:
-    """A server that can go away and come back with its objects."""
+    """A server that can be stopped and started again with its objects."""
 
     def __init__(self, folder: pathlib.Path):
         with socket.socket() as free:
@@ -123,7 +123,7 @@ def here(data, tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def there(data) -> storage.Path:
-    """The run in the bucket, which stops in the middle and goes on."""
+    """The run in the bucket, stopped in the middle and resumed."""
     work = storage.path("gs://bucket/runs")
     with jax.set_mesh(make_mesh((1, 1, 1))):
         test_resume.fit(work / RUN, data, steps=3 * test_resume.SAVE)

@@ -1,4 +1,4 @@
-"""What stands still ends with status 75 and says where; what is not timed may take its time."""
+"""A process that hangs ends with status 75 and names the activity; untimed activities may take any time."""
 
 import pathlib
 import subprocess

@@ -1,5 +1,4 @@
-"""What a checkpoint does not take: parameters that are not finite, and paths that it could not be read from; and what
-it says of the code where there is no git."""
+"""Checkpoints refuse parameters that are not finite and paths that orbax takes for patterns; git may be missing."""
 
 import os
 import pathlib
@@ -90,7 +89,7 @@ def test_a_checkpoint_that_was_moved_into_such_a_path_says_so(tmp_path, preproce
 
 
 def test_every_other_character_is_fine_and_so_is_a_link(tmp_path, preprocessor):
-    """As sweeps write them; nothing else of a path is looked at."""
+    """Names that sweeps write; only the parts of a path that orbax sees count."""
     names = [
         "a b",
         "größe",

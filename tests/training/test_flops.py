@@ -1,4 +1,4 @@
-"""The counter against sums by hand: products in loops, branches, recomputation, kernels, and over devices."""
+"""Counted FLOPs equal sums by hand: products in loops, branches, recomputation and kernels, and over devices."""
 
 import dataclasses
 import functools

@@ -1,5 +1,5 @@
-"""Updates that are not finite are left out and counted; logs say what happened, step by step and source by source;
-what is frozen stays as it is, and costs no gradient and no optimizer state."""
+"""Updates that are not finite are skipped and counted; metrics are logged per step and per source; frozen parameters do
+not change and cost neither gradients nor optimizer state."""
 
 import dataclasses
 import json
@@ -29,7 +29,7 @@ BAD = dataclasses.replace(GOOD, name="bad", candidates=Candidates(margin=0.1))  
 
 
 class Records:
-    """Four records, of which the last cannot be read where it is `broken`."""
+    """Four records; if `broken`, the last one cannot be read."""
 
     def __init__(self, broken: bool = False):
         self.broken = broken

@@ -1,5 +1,5 @@
-"""A task with too many bad records stops the run and says what is wrong with the first; a few are left out, and a batch
-of nothing else teaches nothing."""
+"""A task with too many bad records stops the run and names the fault of the first; a few are skipped, and a batch
+without a good record changes no parameter."""
 
 import dataclasses
 import json
@@ -26,7 +26,7 @@ from embed.training.weights import load_params
 
 
 def loss(params, pairs, candidates, key):
-    """The real one, of the mean of each side's token vectors: next to nothing to compile."""
+    """The contrastive loss of the mean of each side's token vectors: almost nothing to compile."""
 
     def embed(inputs):
         vectors = params.encoder["vocabulary"].at[inputs.tokens].get(out_sharding=jax.typeof(inputs.tokens).sharding)
@@ -46,7 +46,7 @@ def go(folder, preprocessor, tasks, sources, steps, workers=0, **more):
 
 
 class Some:
-    """Records of which those of some indices cannot be read, or hold a text that is too long."""
+    """Records; those of some indices cannot be read, or hold a text that is too long."""
 
     def __init__(self, count: int, unreadable: set[int] = frozenset(), long: set[int] = frozenset()):
         self.count, self.unreadable, self.long = count, unreadable, long
@@ -127,7 +127,7 @@ def test_pairs_that_find_no_room_are_not_bad(tmp_path, preprocessor):
 
 
 class Equal(Some):
-    """Records whose positives are all one."""
+    """Records that share their positive."""
 
     def __getitem__(self, index: int) -> Record:
         return dataclasses.replace(super().__getitem__(index), positive=(Text("yes"),))

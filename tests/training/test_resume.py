@@ -1,4 +1,4 @@
-"""A run that is killed and started again ends bit for bit where it would have ended; one that was changed is refused.
+"""A run that is killed and started again ends bit for bit like an uninterrupted one; a changed run is refused.
 
 Run as a program, this file is the run that the tests kill.
 """
@@ -52,7 +52,7 @@ TASKS = (
 
 
 class Slow(ArrayRecordSource):
-    """Records that take their time, so that there is a middle to be killed in."""
+    """Slow records, so that the run can be killed in the middle."""
 
     def __getitem__(self, index: int) -> Record:
         time.sleep(0.01)
@@ -99,7 +99,7 @@ def fit(
 
 
 def cheap(params, pairs, candidates, key):
-    """A loss that compiles at once, where it does not matter which."""
+    """A loss that compiles fast, for tests that need any loss."""
     return jnp.sum(jnp.square(params.encoder["vocabulary"])), {"accuracy": jnp.float32(0)}
 
 
@@ -116,7 +116,7 @@ def start(data: pathlib.Path, run: pathlib.Path) -> subprocess.Popen:
 
 
 def finish(process: subprocess.Popen, run: pathlib.Path) -> dict[str, np.ndarray]:
-    assert process.wait(120) == 0, (run.parent / f"{run.name}.log").read_text()[-3000:]
+    assert process.wait(300) == 0, (run.parent / f"{run.name}.log").read_text()[-3000:]
     return dict(np.load(run / "final.npz"))
 
 

@@ -1,4 +1,4 @@
-"""Soups: the mean is the mean, greedy keeps what helps, and only checkpoints of one form are averaged."""
+"""Soups: means are exact, the greedy soup keeps what helps, and only checkpoints of one form are averaged."""
 
 import dataclasses
 import pathlib

@@ -1,4 +1,4 @@
-"""What a user got wrong is one line that names it and the choices; what we got wrong keeps its traceback."""
+"""A user's mistake is one line that names it and the choices; a defect keeps its traceback."""
 
 import importlib
 import os

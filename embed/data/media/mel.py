@@ -17,7 +17,7 @@ MIN_SAMPLES = HOP + 1  # samples that give a frame
 def log_mel(samples: np.ndarray, bins: int) -> np.ndarray:
     """f32[n] at 16 kHz -> f32[t, bins], a frame every 10 ms; none below MIN_SAMPLES samples.
 
-    Frame i is centered on sample 160·i: half a window of silence goes before the sound, nothing behind it. There is a
+    Frame i is centered on sample 160·i: half a window of silence precedes the audio, none follows it. There is a
     frame where its window and one sample more end within the audio: t = floor((n - 161) / 160) + 1.
     """
     count = max((len(samples) - MIN_SAMPLES) // HOP + 1, 0)

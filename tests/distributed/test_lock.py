@@ -1,4 +1,4 @@
-"""A folder has one writer: a second process is refused, and what a killed one leaves keeps nobody away."""
+"""A folder has one writer: a second process is refused, and the lock of a killed process is free."""
 
 import os
 import signal
