@@ -108,9 +108,9 @@ MAKERS = {"image": make_photo, "video": make_video, "audio": make_audio}
 
 def needed_rate(step: dict) -> float:
     """Return the pairs per second that a vCPU must preprocess."""
-    kind, shape = step["topology"].split(":")
+    chip, shape = step["topology"].split(":")
     chips = math.prod(map(int, shape.split("x")))
-    return step["batch"] / max(step["seconds"]["compute"], step["seconds"]["ici"]) / chips / VCPUS[kind]
+    return step["batch"] / max(step["seconds"]["compute"], step["seconds"]["ici"]) / chips / VCPUS[chip]
 
 
 def measure_wait(reader: Iterator[Batch], step_seconds: float, seconds: float) -> float:

@@ -81,8 +81,8 @@ def main() -> None:
         for folder in folders:
             task = discover.make_task(folder, preprocessor, own_data.MAX_BUDGET, args.pairs, own_data.SYMMETRIC)
             task = dataclasses.replace(task, batch=args.pairs)
-            both = task, discover.with_packing(task, folder, preprocessor, args.group, args.row)
-            print(measure(both, folder, preprocessor, args.rounds), flush=True)
+            tasks = task, discover.with_packing(task, folder, preprocessor, args.group, args.row)
+            print(measure(tasks, folder, preprocessor, args.rounds), flush=True)
 
 
 if __name__ == "__main__":

@@ -39,8 +39,8 @@ def make_vectors(path: pathlib.Path, count: int, width: int, falloff: float) -> 
 
 def measure_rate(search: Callable[[], tuple], queries: int) -> tuple[float, np.ndarray]:
     begin = time.perf_counter()
-    _, found = search()
-    return queries / (time.perf_counter() - begin), found
+    _, indices = search()
+    return queries / (time.perf_counter() - begin), indices
 
 
 def peak_gib() -> float:
@@ -63,23 +63,23 @@ def compare_with_faiss(corpus: np.ndarray, queries: np.ndarray, rounds: int) -> 
         index.add(np.array(corpus[start : start + BLOCK_ROWS]))
     searches["FAISS flat"] = lambda: index.search(queries, K)
     rates: dict[str, list[float]] = {name: [] for name in searches}
-    found = {}
+    indices = {}
     for _ in range(rounds):
         for name, search in searches.items():
-            speed, found[name] = measure_rate(search, len(queries))
+            speed, indices[name] = measure_rate(search, len(queries))
             rates[name].append(speed)
     print(f"{len(corpus):,} x {corpus.shape[1]}, {len(queries):,} queries, k = {K}, {rounds} rounds, medians;", end=" ")
     print(f"memory before FAISS {alone:.2f} GiB, the file {corpus.nbytes / 2**30:.2f} GiB\n")
     print("| search | queries/s | ratio to FAISS | same results |\n|---|---|---|---|")
     theirs = statistics.median(rates["FAISS flat"])
     for name, speeds in rates.items():
-        same, speed = (found[name] == found["FAISS flat"]).mean(), statistics.median(speeds)
+        same, speed = (indices[name] == indices["FAISS flat"]).mean(), statistics.median(speeds)
         print(f"| {name} | {speed:.1f} | {speed / theirs:.2f} | {same:.3%} |", flush=True)
 
 
 def compare_truncated(corpus: np.ndarray, queries: np.ndarray, keep: int) -> None:
     """Print a table, one row per width."""
-    whole, exact = measure_rate(lambda: top_k(queries, corpus, K), len(queries))
+    full_rate, exact = measure_rate(lambda: top_k(queries, corpus, K), len(queries))
     print(f"\n| first of {corpus.shape[1]} | kept | queries/s | ratio | of the exact ten |\n|---|---|---|---|---|")
     for width in (corpus.shape[1] // 2, corpus.shape[1] // 4, corpus.shape[1] // 8):
         short = np.concatenate(
@@ -87,9 +87,9 @@ def compare_truncated(corpus: np.ndarray, queries: np.ndarray, keep: int) -> Non
         )
         search = functools.partial(two_stage_top_k, queries, corpus, short, K, keep)
         measure_rate(search, len(queries))  # compiles
-        speed, found = measure_rate(search, len(queries))
-        right = np.mean([len({*a} & {*b}) / K for a, b in zip(found.tolist(), exact.tolist(), strict=True)])
-        print(f"| {width} | {keep} | {speed:.1f} | {speed / whole:.2f} | {right:.1%} |", flush=True)
+        speed, indices = measure_rate(search, len(queries))
+        right = np.mean([len({*a} & {*b}) / K for a, b in zip(indices.tolist(), exact.tolist(), strict=True)])
+        print(f"| {width} | {keep} | {speed:.1f} | {speed / full_rate:.2f} | {right:.1%} |", flush=True)
 
 
 def main() -> None:

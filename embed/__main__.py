@@ -254,7 +254,7 @@ def run_mine(args: argparse.Namespace) -> None:
     out = args.out or storage.path(args.workdir) / "mined"
     rule = MiningRule(args.count, args.depth, args.positive_ratio)
     with all_devices(args.workdir):
-        embedders = [Embedder.load(each, trust=args.trust) for each in (path, args.second) if each]
+        embedders = [Embedder.load(checkpoint, trust=args.trust) for checkpoint in (path, args.second) if checkpoint]
         provenance = f"{storage.absolute(path)} {hash_params(embedders[0].params)}"
         prompted = Prompts(args.query_prompt, "document" if args.document_prompt else None)
         mined = mine_datasets(embedders, args.folder, out, provenance, rule, prompted)

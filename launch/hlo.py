@@ -35,10 +35,10 @@ def collectives(text: str) -> dict[str, tuple[int, int]]:
     totals: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     for line, _, times in _walk_instructions(_parse_computations(text), into_fusions=True):
         instruction = INSTRUCTION.match(line)
-        if instruction and (kind := instruction[4].removesuffix("-start")) in COLLECTIVES:
-            totals[kind][0] += times
-            totals[kind][1] += times * _received_bytes(instruction[4], instruction[3])
-    return {kind: (count, size) for kind, (count, size) in sorted(totals.items())}
+        if instruction and (opcode := instruction[4].removesuffix("-start")) in COLLECTIVES:
+            totals[opcode][0] += times
+            totals[opcode][1] += times * _received_bytes(instruction[4], instruction[3])
+    return {opcode: (count, size) for opcode, (count, size) in sorted(totals.items())}
 
 
 def hbm_bytes(text: str) -> int:
@@ -128,8 +128,8 @@ def _shapes_by_name(lines: list[str]) -> dict[str, str]:
 
 def _parse_arrays(shape: str) -> Iterator[tuple[int, bool]]:
     """Yield (bytes, is in main memory) of every array in a shape."""
-    for dtype, dims, layout in re.findall(r"(\w+)\[([\d,]*)\](\{[^}]*\})?", shape):
-        yield DTYPE_BYTES[dtype] * math.prod(int(n) for n in dims.split(",") if n), "S(" not in layout
+    for dtype, dims, tiling in re.findall(r"(\w+)\[([\d,]*)\](\{[^}]*\})?", shape):
+        yield DTYPE_BYTES[dtype] * math.prod(int(n) for n in dims.split(",") if n), "S(" not in tiling
 
 
 def _hbm_size(shape: str) -> int:

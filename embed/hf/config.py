@@ -119,23 +119,23 @@ def _read_pooling(folder: pathlib.Path) -> str:
 def _text(text: dict[str, Any], path: pathlib.Path, preset: Architecture, attention: str) -> Architecture:
     _check(text, path, FIXED | NOT_KNOWN)
     embedder = is_embedder(preset)
-    kinds = text.get("layer_types") or ([LOCAL] * 5 + [GLOBAL]) * (text["num_hidden_layers"] // 6)
-    n = kinds.index(GLOBAL) + 1 if GLOBAL in kinds else len(kinds)
-    if not kinds or kinds != [*[LOCAL] * (n - 1), GLOBAL] * (len(kinds) // n):
+    layer_types = text.get("layer_types") or ([LOCAL] * 5 + [GLOBAL]) * (text["num_hidden_layers"] // 6)
+    n = layer_types.index(GLOBAL) + 1 if GLOBAL in layer_types else len(layer_types)
+    if not layer_types or layer_types != [*[LOCAL] * (n - 1), GLOBAL] * (len(layer_types) // n):
         raise HubError(f"{path}: layer_types: not whole groups of {n - 1} sliding layers and a full one")
     shared = text.get("num_kv_shared_layers", 0)
-    if shared % n or shared >= len(kinds):
+    if shared % n or shared >= len(layer_types):
         raise HubError(f"{path}: num_kv_shared_layers {shared}: not whole groups of {n} layers with one before them")
     if "per_layer_config" in text:
         differing = {int(layer): fields for layer, fields in text["per_layer_config"].items()}  # keys are "05" and "11"
     else:  # as earlier versions wrote it
         heads = text.get("num_global_key_value_heads") if text.get("attention_k_eq_v") else None
         override = {"head_dim": text.get("global_head_dim", 512)} | ({"num_key_value_heads": heads} if heads else {})
-        differing = {layer: override for layer, kind in enumerate(kinds) if kind == GLOBAL}
+        differing = {layer: override for layer, layer_type in enumerate(layer_types) if layer_type == GLOBAL}
 
     def spec(layer: int, window: int, **more: Any) -> AttentionSpec:
         overrides = differing.get(layer, {})
-        rope = (text.get("rope_parameters") or ROPE)[kinds[layer]]
+        rope = (text.get("rope_parameters") or ROPE)[layer_types[layer]]
         rotary = {"default": 1.0, "proportional": rope.get("partial_rotary_factor", 1.0)}.get(rope["rope_type"])
         if rotary is None:
             raise HubError(f"{path}: rope_type {rope['rope_type']!r}; known are default and proportional")
@@ -159,7 +159,7 @@ def _text(text: dict[str, Any], path: pathlib.Path, preset: Architecture, attent
         vocab_size=text["vocab_size"],
         d_model=text["hidden_size"],
         d_ff=hidden,
-        layer_groups=len(kinds) // n,
+        layer_groups=len(layer_types) // n,
         local_per_group=n - 1,
         local_attention=spec(0, window) if n > 1 else full,
         global_attention=full,
@@ -186,12 +186,12 @@ def _checked_tower(config: dict[str, Any] | None, path: pathlib.Path) -> dict[st
 
 def _vision(config: dict[str, Any]) -> VisionTower:
     heads = config["num_attention_heads"], config["num_key_value_heads"], config["head_dim"]
-    theta = (config.get("rope_parameters") or {}).get("rope_theta", 100.0)
+    rope_theta = (config.get("rope_parameters") or {}).get("rope_theta", 100.0)
     return VisionTower(
         d_model=config["hidden_size"],
         d_ff=config["intermediate_size"],
         num_layers=config["num_hidden_layers"],
-        attention=AttentionSpec(*heads, rope_theta=theta),
+        attention=AttentionSpec(*heads, rope_theta=rope_theta),
         pool_size=config["pooling_kernel_size"],
         num_positions=config["position_embedding_size"],
         clipped=config["use_clipped_linears"],
@@ -268,7 +268,7 @@ def config_json(arch: Architecture, tokens: dict[str, int]) -> dict[str, Any]:
 
 def _text_json(arch: Architecture, name: str) -> dict[str, Any]:
     local, full = arch.local_attention, arch.global_attention
-    kinds = [*[LOCAL] * arch.local_per_group, GLOBAL] * arch.layer_groups
+    layer_types = [*[LOCAL] * arch.local_per_group, GLOBAL] * arch.layer_groups
     overrides = {"head_dim": full.head_dim, "num_key_value_heads": full.num_kv_heads}
     text = {
         "model_type": f"{name}_text",
@@ -276,11 +276,13 @@ def _text_json(arch: Architecture, name: str) -> dict[str, Any]:
         "hidden_size": arch.d_model,
         "intermediate_size": arch.d_ff,
         "num_hidden_layers": arch.num_layers,
-        "layer_types": kinds,
+        "layer_types": layer_types,
         "num_attention_heads": local.num_heads,
         "num_key_value_heads": local.num_kv_heads,
         "head_dim": local.head_dim,
-        "per_layer_config": {str(layer): overrides for layer, kind in enumerate(kinds) if kind == GLOBAL},
+        "per_layer_config": {
+            str(layer): overrides for layer, layer_type in enumerate(layer_types) if layer_type == GLOBAL
+        },
         "rope_parameters": {LOCAL: _rope(local), GLOBAL: _rope(full)},
         "rms_norm_eps": EPSILON,
     }

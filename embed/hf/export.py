@@ -177,8 +177,8 @@ def documents(arch: Architecture, tokenizer: Tokenizer) -> dict[str, dict | list
     modules.append((f"{len(modules)}_Normalize", "base.modules.normalize.Normalize"))
     files[f"{modules[-1][0]}/config.json"] = {}
     files["modules.json"] = [
-        {"idx": i, "name": str(i), "path": place, "type": f"{SENTENCE}.{kind}"}
-        for i, (place, kind) in enumerate(modules)
+        {"idx": i, "name": str(i), "path": place, "type": f"{SENTENCE}.{module}"}
+        for i, (place, module) in enumerate(modules)
     ]
     return files
 
@@ -226,7 +226,7 @@ def _tokenizer_json() -> dict[str, Any]:
     }
 
 
-def _processor_json(arch: Architecture, kind: str) -> dict[str, Any]:
+def _processor_json(arch: Architecture, model_type: str) -> dict[str, Any]:
     """The processor that prepares images, video and audio as embed's data pipeline does."""
     media = arch.media
     if media.patch_size and not {media.image_patches, media.frame_patches} <= set(SOFT_TOKENS):
@@ -235,7 +235,7 @@ def _processor_json(arch: Architecture, kind: str) -> dict[str, Any]:
             f"processors of transformers know {', '.join(map(str, SOFT_TOKENS))}"
         )
     pool = arch.vision.pool_size if arch.vision else 3 if media.patch_size % 3 == 0 else 1
-    family = "Gemma4Unified" if kind == "gemma4_unified" else "Gemma4"
+    family = "Gemma4Unified" if model_type == "gemma4_unified" else "Gemma4"
     cut = {"patch_size": media.patch_size // pool, "pooling_kernel_size": pool}
     video = {"fps": 1, "max_frames": MAX_FRAMES, "overflow_strategy": "uniform", "add_timestamps": media.timestamps}
     features = {"feature_size": media.mel_bins or media.audio_frame_size, "sampling_rate": 16_000}

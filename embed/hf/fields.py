@@ -38,7 +38,7 @@ KINDS: Kinds = {
     "rope_type": ("a string", lambda x: isinstance(x, str)),
     "per_layer_config": (
         "objects by the numbers of layers",
-        lambda x: isinstance(x, dict) and all(key.isdecimal() and isinstance(own, dict) for key, own in x.items()),
+        lambda x: isinstance(x, dict) and all(key.isdecimal() and isinstance(value, dict) for key, value in x.items()),
     ),
     "num_hidden_layers": (f"a number of 1 to {MAX_LAYERS}", lambda x: type(x) is int and 1 <= x <= MAX_LAYERS),
     "layer_types": ("a list", lambda x: isinstance(x, list) and 0 < len(x) <= MAX_LAYERS),
@@ -95,7 +95,7 @@ def check_fields(fields: dict[str, Any], path: pathlib.Path, kinds: Kinds) -> Js
     """The fields that are not null. Raises HubError where one is not of its type in `kinds`."""
     present = {name: value for name, value in fields.items() if value is not None}
     for name in present.keys() & kinds.keys():
-        kind, holds = kinds[name]
+        expected, holds = kinds[name]
         if not holds(present[name]):
-            raise HubError(f"{path}: {name} is {json.dumps(present[name])[:80]}; expected {kind}")
+            raise HubError(f"{path}: {name} is {json.dumps(present[name])[:80]}; expected {expected}")
     return JsonFields(present, path)

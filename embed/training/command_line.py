@@ -77,8 +77,12 @@ def define_flags(defaults: Mapping[str, str], comments: Mapping[str, str]) -> di
 def format_help(docstring: str) -> str:
     """Return what `--help` prints: the program's docstring, its own flags, and the config's fields."""
     by_module = flags.FLAGS.flags_by_module_dict()
-    own = [flag for module in ("__main__", sys.argv[0], __name__) for flag in by_module.get(module, [])]
-    lines = [(f"--{flag.name}={flag.default_as_str or repr('')}", flag.help) for flag in own if flag.name != "config"]
+    script_flags = [flag for module in ("__main__", sys.argv[0], __name__) for flag in by_module.get(module, [])]
+    lines = [
+        (f"--{flag.name}={flag.default_as_str or repr('')}", flag.help)
+        for flag in script_flags
+        if flag.name != "config"
+    ]
     lines += [("--config=FILE", f"one of {list_configs()}; its fields are flags too:")]
     lines += [(f"--config.{name}={value}", comment) for name, value, comment in config_fields(BASE)]
     width = max(len(flag) for flag, _ in lines) + 4

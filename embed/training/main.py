@@ -69,13 +69,13 @@ def load_experiment(name: str) -> ModuleType:
 
 def list_experiments() -> dict[str, str]:
     """Return the experiments that have a `plan`, parents before their forks: name -> dotted name of the module."""
-    found = {}
+    modules = {}
     for package in PACKAGES:
         for folder in importlib.import_module(package).__path__:
             for file in pathlib.Path(folder).glob("[!_]*.py"):
                 if re.search(r"^def plan\(", file.read_text(encoding="utf-8"), re.MULTILINE):
-                    found[file.stem] = f"{package}.{file.stem}"
-    return dict(sorted(found.items(), key=lambda item: item[0].split("__")))
+                    modules[file.stem] = f"{package}.{file.stem}"
+    return dict(sorted(modules.items(), key=lambda item: item[0].split("__")))
 
 
 def run_script(main: Callable[..., Any], **comments: str) -> None:

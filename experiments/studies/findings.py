@@ -155,8 +155,8 @@ def score_run(folder: storage.Path, embedder: Embedder, suite: list[suites.Prepa
     for (benchmark, *_), sides in zip(suite, vectors, strict=True):
         for bits, quantizer in QUANTIZERS.items():
             quantized = [quantizer(side).astype("f4") for side in sides]
-            found = score(benchmark, *quantized, widths[-1:])
-            results[benchmark.name][widths[-1]][f"ndcg@10, {bits}"] = found[widths[-1]]["ndcg@10"]
+            scores = score(benchmark, *quantized, widths[-1:])
+            results[benchmark.name][widths[-1]][f"ndcg@10, {bits}"] = scores[widths[-1]]["ndcg@10"]
     log.info("%s: mean nDCG@10 %.3f", folder.name, suites.mean_ndcg(results))
     write_results(folder / "results.json", results)
 

@@ -72,7 +72,7 @@ def compare_runs(
     title: str, claim: str, runs: Mapping[str, Sequence[storage.Path]], replicates: str = "seed"
 ) -> Iterator[compare.Comparison]:
     """Yield the comparison of some runs, the first column's being the baseline; nothing where none have results."""
-    columns = compare.read_results({name: [run / "results.json" for run in each] for name, each in runs.items()})
+    columns = compare.read_results({name: [run / "results.json" for run in folders] for name, folders in runs.items()})
     if not next(iter(columns.values())):
         return
     rows = make_rows(select_shared(columns))

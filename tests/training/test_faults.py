@@ -87,14 +87,14 @@ def test_asked_to_stop_it_saves_that_step_and_the_same_command_continues(data, t
     while process.poll() is None and (not (run / "metrics.jsonl").exists() or len(rows(run)) < 3):
         time.sleep(0.05)
     process.send_signal(sign)
-    said = process.communicate(timeout=100)[1]
+    said = process.communicate(timeout=300)[1]
     assert process.returncode == status and RESTART_STATUS == 75, said
     reached = len(rows(run))
     assert checkpoint.saved_steps(run) == [reached] and reached < STEPS
     assert message.format(reached) in said and "Traceback" not in said
 
     process = start(data, tmp_path / "work", f"--config.steps={reached + 2}")
-    said = process.communicate(timeout=100)[1]
+    said = process.communicate(timeout=300)[1]
     assert process.returncode == 0 and f"at step {reached}" in said
     assert [row["step"] for row in rows(run)] == list(range(reached + 2))
     assert all(0 <= row["goodput"] <= 1 for row in rows(run))
@@ -108,7 +108,7 @@ def test_a_second_process_in_one_folder_is_refused_and_a_killed_one_keeps_nobody
         while first.poll() is None and len(checkpoint.saved_steps(run)) < 1:
             time.sleep(0.05)
         second = start(data, tmp_path / "work", "--config.save=2")
-        said = second.communicate(timeout=100)[1]
+        said = second.communicate(timeout=300)[1]
         assert second.returncode == USER_ERROR_STATUS and "Traceback" not in said, said
         assert f"error: {run}: another process is writing there (process {first.pid} on " in said.splitlines()[-1]
         with pytest.raises(storage.StorageError, match="another process is writing there"):
@@ -118,7 +118,7 @@ def test_a_second_process_in_one_folder_is_refused_and_a_killed_one_keeps_nobody
         first.wait()
         reached = checkpoint.saved_steps(run)[-1]
         third = start(data, tmp_path / "work", f"--config.steps={reached + 2}", "--config.save=2")
-        said = third.communicate(timeout=100)[1]
+        said = third.communicate(timeout=300)[1]
         assert third.returncode == 0 and f"at step {reached}" in said, said
         assert [row["step"] for row in rows(run)] == list(range(reached + 2))
     finally:

@@ -116,7 +116,7 @@ def start(data: pathlib.Path, run: pathlib.Path) -> subprocess.Popen:
 
 
 def finish(process: subprocess.Popen, run: pathlib.Path) -> dict[str, np.ndarray]:
-    assert process.wait(120) == 0, (run.parent / f"{run.name}.log").read_text()[-3000:]
+    assert process.wait(300) == 0, (run.parent / f"{run.name}.log").read_text()[-3000:]
     return dict(np.load(run / "final.npz"))
 
 
