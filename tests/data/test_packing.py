@@ -186,5 +186,5 @@ def test_a_packing_that_does_not_fit_its_task_is_refused(packing, said):
 
 
 def test_a_batch_must_divide_into_whole_groups_a_part(preprocessor):
-    with pytest.raises(ValueError, match="4 groups of pairs does not divide into the mesh.s 8 parts"):
+    with pytest.raises(ValueError, match=r"4 groups of pairs does not divide into the mesh.s 8 parts"):
         mixture.mixture([PACKED], [Records()], preprocessor, 3, [0], 8)
