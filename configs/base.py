@@ -21,6 +21,7 @@ def get_config() -> config_dict.ConfigDict:
         pairs="",  # a folder of your own datasets: the recipe trains and evaluates on them too
         pretrained="",  # a published model to start from: its folder, or owner/model@COMMIT
         trust="",  # encoder classes outside `embed` that checkpoints may name, as module:Class, by comma
+        eval=100,  # steps between dev scores during training; 0 = never
         save=50,  # steps between checkpoints
         keep=3,  # checkpoints of a run that are kept
         log=10,  # steps between log lines

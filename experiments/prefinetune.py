@@ -13,6 +13,7 @@ from embed.batch import Candidates
 from embed.data.budget import Budget
 from embed.data.tasks import Task
 from embed.distributed import storage
+from embed.eval.suite import dev_evals
 from embed.losses.contrastive import contrastive_loss
 from embed.model.build import build
 from embed.model.config import Architecture
@@ -78,6 +79,7 @@ def plan(
         steps=config.steps or steps,
         seed=0,
         data=storage.path(config.data),
+        evals=dev_evals(encoder, storage.path(config.data), config.eval),
         loop=LoopConfig(config.save, config.keep, config.log, config.workers),
     )
 

@@ -6,7 +6,6 @@
 Writes runs/report.html after every stage. The same command continues after an interruption, from the last checkpoint.
 """
 
-import dataclasses
 import json
 import logging
 import time
@@ -42,7 +41,6 @@ STAGES: dict[ModuleType, tuple[str, ...]] = {
 }
 FINAL = "soup_greedy"
 PAIRS_STAGES = ("prefinetune", FINAL, "own_data")  # checkpoints that are compared on your datasets
-EVAL_EVERY = 100  # steps between dev scores
 
 
 def main(config: ConfigDict) -> None:
@@ -72,14 +70,10 @@ def main(config: ConfigDict) -> None:
 
 
 def run_stage(stage: ModuleType, config: ConfigDict) -> None:
-    """Train a stage, with dev scores of the suite on the way, or make the soups."""
+    """Train a stage, or make the soups."""
     if stage is soup:
         return soup.main(config)
-    run = load_run(stage.plan, config)
-    if stage is not own_data:
-        evals = (suites.dev_eval(run.encoder, storage.path(config.data), EVAL_EVERY),)
-        run = dataclasses.replace(run, evals=evals)
-    train(run, config)
+    train(load_run(stage.plan, config), config)
 
 
 class ResultsPage:

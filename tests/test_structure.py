@@ -19,6 +19,7 @@ ROOMS = (
     "retrieval",
     "eval",
     "report",
+    "commands",
     "__main__",
 )
 

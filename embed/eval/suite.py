@@ -133,8 +133,9 @@ def mean_ndcg(results: Results) -> float:
     return sum(by_width[max(by_width)]["ndcg@10"] for by_width in results.values()) / len(results)
 
 
-def dev_eval(encoder: EncoderModule, data: storage.Path, every: int) -> Eval:
-    """An evaluation for `Run(evals=...)`: nDCG@10 on 64 dev records of each dataset of the suite, every `every` steps.
+def dev_evals(encoder: EncoderModule, data: storage.Path, every: int) -> tuple[Eval, ...]:
+    """The evaluation for `Run(evals=...)`: nDCG@10 on 64 dev records of each dataset of the suite, every `every` steps;
+    none where `every` is 0.
 
     The first value is the mean. The first call opens, decodes and compiles.
     """
@@ -151,7 +152,7 @@ def dev_eval(encoder: EncoderModule, data: storage.Path, every: int) -> Eval:
         means = {f"{name} ndcg@10": mean_ndcg(rows) for name, rows in by_dataset.items()}
         return {"mean ndcg@10": mean_ndcg(results), **means}
 
-    return Eval("dev", every, score_params)
+    return (Eval("dev", every, score_params),) if every else ()
 
 
 def format_table(columns: dict[str, Results]) -> str:

@@ -15,6 +15,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 COUNTS = {
     "unroll": (1, ""),
     "microbatch": (1, ""),
+    "eval": (0, " (0: never)"),
     "save": (1, ""),
     "keep": (1, ""),
     "log": (1, ""),

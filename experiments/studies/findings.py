@@ -75,7 +75,7 @@ def plan_forks(config: ConfigDict, names: Sequence[str], must_run: bool) -> dict
 def train_fork(config: ConfigDict, name: str, run: Run, seed: int) -> storage.Path:
     """Train an experiment from a seed that its forks share; return its folder."""
     folder = run_folder(storage.path(config.workdir), name, seed)
-    train(dataclasses.replace(run, folder=folder, seed=100 * seed + run.seed), config)
+    train(dataclasses.replace(run, folder=folder, seed=100 * seed + run.seed, evals=()), config)
     return folder
 
 

@@ -89,6 +89,7 @@ def main(config: ConfigDict) -> None:
             tasks=tasks,
             optimizer=optim.adamw(finetune.LEARNING_RATE, warmup=10, steps=STEPS),
             steps=config.steps or STEPS,
+            evals=(),  # scored at the end alone
         )
         train(run, config)
         embedder = Embedder.load(run.folder, trust=trusted_classes(config))

@@ -212,7 +212,7 @@ def test_dev_scores_are_those_of_the_dev_split_and_open_nothing_before_they_are_
     monkeypatch.setattr(suite, "SUITE", {name: suite.SUITE[name] for name in names})
     monkeypatch.setattr(toy_corpora, "CORPORA", {name: toy_corpora.CORPORA[name] for name in names})
     embedder = Embedder.load(run)
-    dev = suite.dev_eval(embedder.encoder, storage.path(tmp_path), 7)
+    (dev,) = suite.dev_evals(embedder.encoder, storage.path(tmp_path), 7)
     assert (dev.name, dev.every) == ("dev", 7)
     toy_corpora.build(tmp_path, max_records=12)
     values = dev.score(embedder.params, embedder.preprocessor)

@@ -73,7 +73,7 @@ def gemma(tmp_path_factory, tokenizer):
 
 def run(name: str, folder: pathlib.Path, pretrained: pathlib.Path) -> None:
     config = cpu.get_config()
-    config.update({"steps": 2, "workdir": str(folder / "runs"), "data": str(folder / "data"), "unroll": 1})
+    config.update({"steps": 2, "workdir": str(folder / "runs"), "data": str(folder / "data"), "unroll": 1, "eval": 0})
     config.pretrained = str(pretrained)
     train(load_run(load_experiment(name).plan, config), config)
 
@@ -121,11 +121,10 @@ def test_a_fork_traces_to_a_loss(gemma, monkeypatch, name):
 
 @pytest.mark.parametrize("name", FORKS)
 def test_a_fork_is_its_parent_with_one_change(gemma, monkeypatch, name):
-    """A few lines, a question, and a run that differs from the parent's in something."""
-    file = ROOT / "experiments" / "ablations" / f"{name}.py"
-    assert len(file.read_text().splitlines()) <= NEW_METHODS.get(name, MAX_LINES)
+    """A few lines, and a run that differs from the parent's in something."""
     module, parent = load_experiment(name), name.rpartition("__")[0]
-    assert "?" in module.__doc__.splitlines()[0] or "mixture" in module.__doc__.splitlines()[0]
+    if "Hypothesis:" in module.__doc__:  # as the committed ones have; a user's own may be as long as it likes
+        assert len(pathlib.Path(module.__file__).read_text().splitlines()) <= NEW_METHODS.get(name, MAX_LINES)
     runs = [plan(each, monkeypatch, str(gemma)) for each in (parent, name)]
     assert runs[1].folder.name == name and list(runs[1].metadata["program"])[-1:] and runs[1].metadata["program"][name]
     assert parent.split("__")[0] in runs[1].metadata["program"]
