@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import pathlib
+import re
 import tempfile
 import time
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from embed.distributed import hosts, storage
 from embed.training.progress import Progress
 
 log = logging.getLogger(__name__)
+NOT_IN_TAGS = re.compile(r"[^\w./-]")  # characters that TensorBoard would replace with a warning
 
 
 class Diverged(RuntimeError):
@@ -112,7 +114,8 @@ class MetricsLogger:
         self.file.write(json.dumps(row) + "\n")
         self.file.flush()
         for name in row.keys() - {"step", "task"}:
-            self.board.add_scalar(f"{prefix}/{name}" if prefix else name, row[name], step)
+            tag = f"{prefix}/{name}" if prefix else name
+            self.board.add_scalar(NOT_IN_TAGS.sub("_", tag), row[name], step)
 
     def _warn(self, task: str, step: int, values: dict[str, float]) -> None:
         if values["quarantined"]:

@@ -60,7 +60,7 @@ def test_scores_are_logged_every_two_steps_and_at_the_last_and_the_best_is_kept(
         step: {"step": step, "eval/dev/ndcg@10": SCORES[step], "eval/dev/accuracy": step / 10} for step in score.calls
     }
     assert [row["step"] for row in rows(tmp_path) if "task" in row] == list(range(7))
-    assert "step 4/7 eval/dev/ndcg@10 0.7000" in caplog.text
+    assert "step 4/7 eval/dev/ndcg@10 0.7000" in caplog.text and "illegal" not in caplog.text
 
     best = tmp_path / "best"
     assert checkpoint.saved_steps(best) == [4]
