@@ -203,10 +203,10 @@ def test_an_object_that_changes_is_copied_anew(data):
     write_records(file, RECORDS[:2])
     first = storage.local(file)
     assert len(ArrayRecordSource(file)) == 2 and storage.local(file) == first
-    storage._copied.cache_clear()  # another process
+    storage._cached_copy.cache_clear()  # another process
     assert storage.local(file) == first
     write_records(file, RECORDS[3:])  # of the same size
-    storage._copied.cache_clear()
+    storage._cached_copy.cache_clear()
     assert storage.local(file) != first and len(open_split(file.parent, "train")) == 2
     assert ArrayRecordSource(file)[0] == RECORDS[3]
     assert require_datasets("gs://bucket", "train") == [
@@ -232,9 +232,9 @@ def test_jsonl_with_media_is_read_inside_its_folder_alone(emulator):
 
 
 def test_a_bucket_that_cannot_be_used_is_named_at_once(emulator, monkeypatch):
-    with pytest.raises(storage.StorageError, match="gs://nothing/runs: there is no bucket nothing; check its name"):
+    with pytest.raises(storage.StorageError, match="gs://nothing/runs: bucket nothing does not exist; check its name"):
         storage.check_access(storage.path("gs://nothing/runs"))
-    with pytest.raises(storage.StorageError, match="there is no bucket nothing"):
+    with pytest.raises(storage.StorageError, match="bucket nothing does not exist"):
         Embedder.load("gs://nothing/runs")
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://localhost:1")
     with pytest.raises(
@@ -250,7 +250,8 @@ def test_a_bucket_that_cannot_be_used_is_named_at_once(emulator, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [(pathlib.Path("gs://bucket/x"), "a slash is missing"), ("s3://bucket/x", "only those of Google")]
+    ("name", "said"),
+    [(pathlib.Path("gs://bucket/x"), "a slash is missing"), ("s3://bucket/x", "those of Google Cloud Storage")],
 )
 def test_other_remote_paths_are_refused(name, said):
     with pytest.raises(storage.StorageError, match=said):

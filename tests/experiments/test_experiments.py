@@ -232,7 +232,7 @@ def test_help_says_what_a_script_does_and_lists_every_flag(name):
     module = importlib.import_module(f"experiments.{name}")
     assert done.stdout.startswith(module.__doc__.strip())
     fields = config_fields(ROOT / "configs" / "base.py")
-    assert [field for field, _, _ in fields] == list(base.get_config())
+    assert sorted(field for field, _, _ in fields) == sorted(base.get_config())
     for field, value, comment in fields:
         assert comment and f"--config.{field}={value}" in done.stdout and comment.split()[0] in done.stdout
     assert ("--forks=" in done.stdout) == (name == "studies.findings")

@@ -16,7 +16,7 @@ from embed.distributed import mesh
 from embed.losses.contrastive import contrastive_loss
 from embed.losses.negatives import gather_and_score
 from embed.losses.ring import ring_score
-from embed.model.attention import AttentionMaskInfo, full_attention, sliding_window, splash_attention
+from embed.model.attention import AttentionMaskInfo, bidirectional, full_attention, sliding_window, splash_attention
 from embed.model.build import build
 from embed.model.config import Architecture, AttentionSpec
 from embed.model.encoder import encode_pairs
@@ -70,7 +70,7 @@ def test_the_kernel_counts_the_tiles_it_visits(l, window):
     x = jax.ShapeDtypeStruct((1, l, 2, 16), jnp.float32, sharding=mesh.HEADS)
     ids = jax.ShapeDtypeStruct((1, l), jnp.int32, sharding=P(mesh.BATCH, None))
     one, other = (
-        program_flops(functools.partial(how, window=window), x, x, x, AttentionMaskInfo(ids, ids))
+        program_flops(functools.partial(how, reach=bidirectional(window)), x, x, x, AttentionMaskInfo(ids, ids))
         for how in (functools.partial(splash_attention, interpret=True), full_attention)
     )
     assert other == 2 * 2 * 2 * l * l * 16
@@ -81,7 +81,7 @@ def test_a_band_counts_three_windows_a_token():
     x = jax.ShapeDtypeStruct((3, 640, 2, 16), jnp.float32, sharding=mesh.HEADS)
     ids = jax.ShapeDtypeStruct((3, 640), jnp.int32, sharding=P(mesh.BATCH, None))
     assert (
-        program_flops(functools.partial(sliding_window, window=64), x, x, x, AttentionMaskInfo(ids, ids))
+        program_flops(functools.partial(sliding_window, reach=bidirectional(64)), x, x, x, AttentionMaskInfo(ids, ids))
         == 2 * 2 * 3 * 2 * 640 * (3 * 64) * 16
     )
 
@@ -163,7 +163,7 @@ def test_what_the_kernel_gave_is_kept_where_a_layer_is_made_again():
 
     def attention(x, ids):
         x = jnp.sin(x)  # what is made again
-        return splash_attention(x, x, x, AttentionMaskInfo(ids, ids), 0, interpret=True)
+        return splash_attention(x, x, x, AttentionMaskInfo(ids, ids), bidirectional(0), interpret=True)
 
     def taken(policy):
         layer = jax.checkpoint(attention, policy=policy)

@@ -49,7 +49,7 @@ def decode_audio(data: bytes, cut: bool = False) -> np.ndarray:
     with as_media_error("audio", ACCEPTED, ERRORS):
         samples, rate = _mix(data, cut)
     if not len(samples):
-        raise MediaError("audio has no samples")
+        raise MediaError("audio has no samples: the file is empty or cut short")
     if rate != SAMPLE_RATE:
         samples = soxr.resample(samples, rate, SAMPLE_RATE)
     if not len(samples):
