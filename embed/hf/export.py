@@ -23,7 +23,8 @@ from embed.data.media.video import MAX_FRAMES
 from embed.data.pieces import MAX_TOKENS
 from embed.data.tokenizer import SPECIAL, VIDEO, Tokenizer
 from embed.hf.card import model_card
-from embed.hf.config import POOLING_MODES, config_json, is_embedder
+from embed.hf.config import POOLING_MODES, is_embedder
+from embed.hf.config_json import make_config_json
 from embed.hf.fields import HubError
 from embed.hf.tensors import DENSE, hf_tensor
 from embed.model.config import Architecture
@@ -143,7 +144,7 @@ def documents(arch: Architecture, tokenizer: Tokenizer) -> dict[str, dict | list
         "audio_token_id": tokenizer.audio[1],
         "eoa_token_index": tokenizer.audio[2],
     }
-    config = config_json(arch, tokens)
+    config = make_config_json(arch, tokens)
     pooled_dim = arch.embed_dim if is_embedder(arch) else arch.d_model
     modules = [
         ("", "base.modules.transformer.Transformer"),
