@@ -33,6 +33,7 @@ class Evaluator:
         if run.evals and first == 0:  # of a run without a checkpoint, which may have been another program's
             checkpoint.delete_steps(self.folder, 0)
         self.best = read_best(self.folder)
+        self.has_run = False  # in this process: the first evaluation compiles
 
     def is_due(self, step: int) -> bool:
         """Return whether an evaluation is due after `step` steps."""
@@ -55,6 +56,7 @@ class Evaluator:
             if evaluation is self.evals[0]:
                 metric, value = next(iter(values.items()))
                 self._keep_best({"metric": f"{evaluation.name}/{metric}", "score": value, "step": step}, params)
+        self.has_run = True
         return scores
 
     def _is_due(self, evaluation: Eval, step: int) -> bool:

@@ -91,7 +91,7 @@ def _train(
         pending = PendingMetrics(logger, quarantine)
 
         def evaluate(step: int) -> None:
-            heartbeat(f"{folder}, evaluation at step {step}", is_timed=False)
+            heartbeat(f"{folder}, evaluation at step {step}", is_timed=evaluator.has_run)
             storage.with_retries(saver.wait, folder)  # the best encoder is written by a checkpointer of its own
             logger.write_scores(step, evaluator.score(step, state.encoder))
             heartbeat(f"{folder}, step {step}")

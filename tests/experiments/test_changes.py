@@ -1,6 +1,6 @@
 """Five changes that a researcher makes first, each in a copy of the project: what is trained is what is used.
 
-A change adds or edits the files that its case names. The copy trains two steps with it, evaluates the run, averages it
+A change adds or edits the files that its case names. The copy trains three steps with it (the first has a learning rate of zero), evaluates the run, averages it
 with another of its checkpoints, and embeds with the run and the soup, by the commands of README.md.
 """
 
@@ -115,7 +115,7 @@ import jax.numpy as jnp
 from embed.distributed import mesh
 from embed.model.build import EncoderModule
 from embed.model.encoder import projection
-from embed.model.pooling import mean
+from embed.model.pooling import mean_pool
 
 
 class Bag(EncoderModule):
@@ -125,7 +125,7 @@ class Bag(EncoderModule):
         init = nn.initializers.normal(arch.d_model**-0.5)
         table = self.param("table", init, (arch.vocab_size, arch.d_model), jnp.float32, mesh.VOCABULARY)
         x = table.astype(self.dtype).at[inputs.tokens].get(out_sharding=mesh.TOKENS)
-        return projection(arch, name="projection")(mean(x, inputs.segments, inputs.max_segments))
+        return projection(arch, name="projection")(mean_pool(x, inputs.segments, inputs.max_segments))
 '''
 ENCODER_FORK = '''"""What is attention worth?"""
 
@@ -220,10 +220,18 @@ def test_a_change_is_trained_evaluated_averaged_and_used(copy, tmp_path, title):
         (folder / f"runs/data/mine/{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
 
     module = change.name if (folder / f"experiments/{change.name}.py").exists() else f"ablations.{change.name}"
-    call(folder, "-m", f"experiments.{module}", "--config.steps=2", "--config.save=1", f"--config.trust={change.trust}")
+    call(
+        folder,
+        "-m",
+        f"experiments.{module}",
+        "--config.steps=3",
+        "--config.save=1",
+        "--config.eval=0",
+        f"--config.trust={change.trust}",
+    )
     run = folder / "runs" / change.name
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows if "loss" in row] == [0, 1]
+    assert [row["step"] for row in rows if "loss" in row] == [0, 1, 2]
 
     trust = ["--trust", change.trust] if change.trust else []
     table = call(folder, "-m", "embed", "evaluate", str(run), *trust)

@@ -83,7 +83,7 @@ def start(folder: pathlib.Path, command: Sequence[str] = (sys.executable, __file
         "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_NUM_CPU_DEVICES": str(devices),
-        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}:{pathlib.Path(__file__).parent}",
         "VIRTUAL_ENV": sys.prefix,
         "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}",
         "DEVICES": str(devices),
