@@ -24,7 +24,7 @@ class LoopConfig:
     log: int = 10  # steps between lines in the log
     workers: int = 0  # reading processes; 0 = threads
     patience: int = 20  # updates in a row that may be skipped because they are not finite
-    stall: float = 1800  # seconds after which a step ends the process; compilation and evaluation are exempt
+    stall: float = 1800  # seconds after which a step or evaluation ends the process; those that compile are exempt
 
 
 @dataclasses.dataclass(frozen=True)
