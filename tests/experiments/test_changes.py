@@ -1,7 +1,7 @@
 """Five changes that a researcher makes first, each in a copy of the project: what is trained is what is used.
 
-A change adds or edits the files that its case names. The copy trains three steps with it (the first has a learning rate
-of zero), evaluates the run, averages its checkpoints, and embeds with the run and the soup, by the commands of README.md.
+A change adds or edits the files that its case names. The copy trains three steps with it (the first has a learning
+rate of zero), evaluates the run, averages its checkpoints, and embeds with the run and the soup.
 """
 
 import json
