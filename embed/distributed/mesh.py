@@ -22,7 +22,6 @@ TOKENS = P(BATCH, None, None)  # [b, l, d], [b, s, e]
 HEADS = P(BATCH, None, "model", None)  # [b, l, h, k]
 HIDDEN = P(BATCH, None, "model")  # [b, l, f]
 GATED = P(BATCH, None, None, "model")  # [n, t, 2, w]
-MASK = P(BATCH, None, None, None)  # [b, 1, l, l]
 PATCHES = P(BATCH, None, None, None)  # [b, i, p, d], [b, a, t, d]
 EMBEDDINGS = P(BATCH, None)  # [q, e], [q, n]
 
