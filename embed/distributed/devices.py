@@ -22,5 +22,5 @@ def skip_absent_tpu() -> None:
     """
     has_libtpu = importlib.util.find_spec("libtpu") is not None
     has_gpu = pathlib.Path("/dev/nvidiactl").exists()
-    if has_libtpu and not has_tpu() and not has_gpu and not jax.config.jax_platforms:
+    if has_libtpu and not has_tpu() and not has_gpu and not getattr(jax.config, "jax_platforms", ""):
         jax.config.update("jax_platforms", "cpu")
