@@ -1,7 +1,8 @@
 """A model -> a folder that transformers and sentence-transformers load as it is.
 
-An EmbeddingGemma 2 becomes that class, with its projection inside; the other Gemma 4 models become their own class, and
-the projection a module after the pooling.
+An EmbeddingGemma 2 becomes that class, with its projection inside; the other models become their own class, and the
+projection a module after the pooling. What transformers' text class of Gemma 3 lacks, the maps of images and audio, is
+kept in media/ for embed alone.
 """
 
 import dataclasses
@@ -21,12 +22,14 @@ from safetensors.numpy import save_file
 from embed.data import prompts
 from embed.data.media.video import MAX_FRAMES
 from embed.data.pieces import MAX_TOKENS
-from embed.data.tokenizer import SPECIAL, VIDEO, Tokenizer
-from embed.hf.card import model_card
-from embed.hf.config import POOLING_MODES, is_embedder
+from embed.data.tokenizer import TEXT_TOKENS, Tokenizer
+from embed.hf.card import exported_modalities, model_card
+from embed.hf.config import EARLIER_POOLING_FIELDS, POOLING_MODES, is_embedder
 from embed.hf.config_json import make_config_json
+from embed.hf.dense import WEIGHT
 from embed.hf.fields import HubError
-from embed.hf.tensors import DENSE, hf_tensor
+from embed.hf.gemma3 import is_gemma3
+from embed.hf.tensors import DENSE, MEDIA, TEXT_PART, HFTensor, hf_tensor
 from embed.model.config import Architecture
 
 SHARD = 2 * 10**9  # bytes of a file of weights
@@ -80,7 +83,8 @@ def export(
             (new / file).parent.mkdir(exist_ok=True)
             (new / file).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         tokenizer.save(new / "tokenizer.json")
-        (new / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
+        if not is_gemma3(arch):
+            (new / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
         (new / "README.md").write_text(model_card(arch, metadata, name or folder.name), encoding="utf-8")
         write_weights(load_params(), arch, new, np.dtype(dtype))
         new.rename(folder)
@@ -90,12 +94,13 @@ def write_weights(params: dict, arch: Architecture, folder: pathlib.Path, dtype:
     """Write every leaf as its tensors: safetensors files of at most 2 GB and an index, one file in memory at a time."""
     embedder = is_embedder(arch)
     leaves = [(value, hf_tensor(path, arch, embedder)) for path, value in flatten_dict(params).items()]
+    prefix = TEXT_PART if is_gemma3(arch) else ""  # the text class alone names its tensors without it
     tensors = [
-        (str(name), value, index, tensor.inverse)
+        (str(name).removeprefix(prefix), value, index, tensor)
         for value, tensor in leaves
         for index, name in np.ndenumerate(tensor.names)
     ]
-    inside = [entry for entry in tensors if entry[0] != DENSE]
+    inside = [entry for entry in tensors if not entry[0].startswith((DENSE, MEDIA))]
     size = sum(np.size(value[index]) for _, value, index, _ in inside) * dtype.itemsize
     shards: list[list] = [[]]
     room = SHARD
@@ -107,20 +112,25 @@ def write_weights(params: dict, arch: Architecture, folder: pathlib.Path, dtype:
         shards[-1].append(entry)
         room -= bytes_
 
-    def tensor(value: np.ndarray, index: tuple, axes: str) -> np.ndarray:
-        return np.array(rearrange(np.asarray(value[index]), axes), dtype, order="C")
+    def to_stored(value: np.ndarray, index: tuple, tensor: HFTensor) -> np.ndarray:
+        stored = rearrange(np.asarray(value[index]), tensor.inverse)
+        return np.array(stored - tensor.offset if tensor.offset else stored, dtype, order="C")
 
     names: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         name = "model.safetensors" if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
-        _save({n: tensor(*rest) for n, *rest in shard}, folder / name)
+        _save({n: to_stored(*rest) for n, *rest in shard}, folder / name)
         names |= {n: name for n, *_ in shard}
     if len(shards) > 1:
         listing = {"metadata": {"total_size": size}, "weight_map": names}
         (folder / "model.safetensors.index.json").write_text(json.dumps(listing, indent=2) + "\n")
     for n, *rest in tensors:
         if n == DENSE:
-            _save({"linear.weight": tensor(*rest)}, folder / "2_Dense" / "model.safetensors")
+            _save({WEIGHT: to_stored(*rest)}, folder / "2_Dense" / "model.safetensors")
+    media = {n.removeprefix(MEDIA): to_stored(*rest) for n, *rest in tensors if n.startswith(MEDIA)}
+    if media:
+        (folder / "media").mkdir()
+        _save(media, folder / "media" / "model.safetensors")
 
 
 def _save(tensors: dict[str, np.ndarray], file: pathlib.Path) -> None:
@@ -146,18 +156,21 @@ def documents(arch: Architecture, tokenizer: Tokenizer) -> dict[str, dict | list
     }
     config = make_config_json(arch, tokens)
     pooled_dim = arch.embed_dim if is_embedder(arch) else arch.d_model
+    mode = pooling_mode(arch)
     modules = [
         ("", "base.modules.transformer.Transformer"),
         ("1_Pooling", "sentence_transformer.modules.pooling.Pooling"),
     ]
     files: dict[str, dict | list] = {
         "config.json": config,
-        "tokenizer_config.json": _tokenizer_json(),
-        "processor_config.json": _processor_json(arch, config["model_type"]),
+        "tokenizer_config.json": _tokenizer_json(arch, tokenizer),
         "sentence_bert_config.json": _inputs_json(arch),
         "1_Pooling/config.json": {
             "embedding_dimension": pooled_dim,
-            "pooling_mode": pooling_mode(arch),
+            "pooling_mode": mode,
+            # The same as sentence-transformers before version 5 and other readers, such as vLLM, want it.
+            "word_embedding_dimension": pooled_dim,
+            **{field: theirs == mode for theirs, field in EARLIER_POOLING_FIELDS.items()},
             "include_prompt": True,
         },
         "config_sentence_transformers.json": {
@@ -167,6 +180,8 @@ def documents(arch: Architecture, tokenizer: Tokenizer) -> dict[str, dict | list
             "similarity_fn_name": "cosine",
         },
     }
+    if not is_gemma3(arch):
+        files["processor_config.json"] = _processor_json(arch, config["model_type"])
     if not is_embedder(arch):
         modules.append(("2_Dense", "base.modules.dense.Dense"))
         files["2_Dense/config.json"] = {
@@ -198,33 +213,33 @@ def pooling_mode(arch: Architecture) -> str:
 
 def _inputs_json(arch: Architecture) -> dict[str, Any]:
     """The inputs that sentence-transformers accepts: each modality alone, and messages of parts in order."""
-    modalities = [
-        "text",
-        *(["image", "video"] if arch.media.patch_size else []),
-        *(["audio"] if arch.media.audio_frame_size else []),
-    ]
+    modalities = exported_modalities(arch)
     forward = {"method": "forward", "method_output_name": "last_hidden_state"}
     accepted: dict[str, Any] = dict.fromkeys(modalities, forward)
+    if len(modalities) > 1:
+        accepted["message"] = {**forward, "format": "structured"}
     return {
         "transformer_task": "feature-extraction",
-        "modality_config": accepted | {"message": {**forward, "format": "structured"}},
+        "modality_config": accepted,
         "module_output_name": "token_embeddings",
     }
 
 
-def _tokenizer_json() -> dict[str, Any]:
-    pad, eos, bos, unk, *media = SPECIAL
-    names = ("boi_token", "image_token", "eoi_token", "boa_token", "audio_token", "eoa_token")
-    return {
+def _tokenizer_json(arch: Architecture, tokenizer: Tokenizer) -> dict[str, Any]:
+    pad, eos, bos, unk = TEXT_TOKENS
+    config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": MAX_TOKENS,
         "pad_token": pad,
         "eos_token": eos,
         "bos_token": bos,
         "unk_token": unk,
-        **dict(zip(names, media, strict=True)),
-        "video_token": VIDEO,
     }
+    if is_gemma3(arch):
+        return config
+    names = ("boi_token", "image_token", "eoi_token", "boa_token", "audio_token", "eoa_token")
+    media = (*tokenizer.names.image, *tokenizer.names.audio)
+    return config | dict(zip(names, media, strict=True)) | {"video_token": tokenizer.names.video[1]}
 
 
 def _processor_json(arch: Architecture, model_type: str) -> dict[str, Any]:

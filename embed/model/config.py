@@ -58,7 +58,7 @@ class AudioTower:
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """A Gemma encoder: groups of `local_per_group` local layers and one global layer; `last_locals` local ones follow."""
+    """A Gemma encoder: groups of `local_per_group` local layers and one global layer, then `last_locals` local ones."""
 
     vocab_size: int  # v
     d_model: int  # d

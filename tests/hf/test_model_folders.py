@@ -156,9 +156,8 @@ def test_weights_that_overflow_as_they_are_read_are_refused(folder, arch):
     with pytest.raises(hf.HubError, match=f"{ONE} holds NaN or infinity .* float32"):
         hf.load(folder)
     save_file(tensors | {ONE: np.full_like(tensors[ONE], 1e6)}, folder / "model.safetensors")
-    like = jax.tree.map(lambda leaf: leaf.update(dtype=np.float16), param_structs(build(arch)))
     with pytest.raises(hf.HubError, match=f"{ONE} holds NaN or infinity .* float16"):
-        hf.load(folder, like)
+        hf.load(folder, dtype=np.float16)
 
 
 def pickled_only(folder):
