@@ -19,7 +19,6 @@ from embed.data.tokenizer import Tokenizer
 from embed.embedder import Embedder
 from embed.hf.weights import open_tensors
 from embed.model.build import build
-from embed.model.params import param_structs
 from embed.training import loop, optim
 from embed.training.metadata import read_metadata
 from embed.training.published import export_checkpoint
