@@ -88,8 +88,8 @@ def _read_theta(text: dict[str, Any], path: pathlib.Path, layer_type: str) -> fl
 def make_gemma3_json(arch: Architecture) -> dict[str, Any]:
     """The config.json of the Gemma3TextModel that computes the text part of `arch`. Raises HubError where none does."""
     local, full = arch.local_attention, arch.global_attention
-    alike = dataclasses.replace(local, rope_theta=full.rope_theta, window=0) == full
-    if not alike or full.value_norm or full.key_is_value or full.partial_rotary_factor != 1.0:
+    same_heads = dataclasses.replace(local, rope_theta=full.rope_theta, window=0) == full
+    if not same_heads or full.value_norm or full.key_is_value or full.partial_rotary_factor != 1.0:
         raise HubError("Gemma3TextModel has heads of one kind in all layers, without value norm or partial rotation")
     if arch.per_layer_dim or arch.shared_kv_groups or arch.vision or arch.audio:
         raise HubError("Gemma3TextModel has no per-layer embeddings, shared keys or towers")

@@ -109,7 +109,7 @@ class Reader:
             value[index] = self._read_tensor(name, tensor, shape[tensor.names.ndim :], dtype)
         return value
 
-    def _read_tensor(self, name: str, layout: HFTensor, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
+    def _read_tensor(self, name: str, hf_layout: HFTensor, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
         if name not in self.files:
             self.wrong.append(f"{name} is missing")
             return np.zeros(shape, dtype)
@@ -125,10 +125,10 @@ class Reader:
                 f"{path}: {inside} holds NaN or infinity in {count:,} of {value.size:,} values, read as "
                 f"{np.dtype(dtype)}: it overflowed, or the file is corrupt"
             )
-        axes = layout.axes
+        axes = hf_layout.axes
         try:
             value = rearrange(value, axes, **dict(zip(axes.split("->")[1].split(), shape, strict=True)))
-            return value + np.asarray(layout.offset, dtype) if layout.offset else value
+            return value + np.asarray(hf_layout.offset, dtype) if hf_layout.offset else value
         except EinopsError:
             self.wrong.append(f"{name} is {list(tensor.shape)}, which does not make {list(shape)}")
             return np.zeros(shape, dtype)
