@@ -22,6 +22,19 @@ def all_params(path: Path) -> bool:
     return True
 
 
+def is_table(path: Path) -> bool:
+    """Whether a leaf is a table of token embeddings."""
+    return path[-1] in ("vocabulary", "table")
+
+
+def without_tables(path: Path) -> bool:
+    """Select every leaf but the token tables: a `trainable` for a foundation model, whose tables know every token.
+
+    The tables are more than half of a small model, and so would be their optimizer state.
+    """
+    return not is_table(path)
+
+
 def split_params(params: dict, trainable: ParamFilter) -> tuple[dict, dict]:
     """Split into (trained, frozen) nested dicts: the leaves that `trainable` selects, the others and all constants.
 

@@ -153,8 +153,10 @@ class Backbone(nn.Module):
         dropout = _per_layer_keys(dropout, arch)
         (per_layer, dropout), (last_per_layer, last_dropout) = _split_groups((per_layer, dropout), arch)
 
+        lower: Any = self.get_variable("params", "lower_groups")  # where the lower groups are frozen, see freezing.py
+        num_lower = jax.tree.leaves(lower)[0].shape[0] if lower else 0
         group = Group(arch, arch.d_ff, arch.local_per_group, remat=self.remat, unroll=self.unroll, parent=None)
-        init = stacked_init(group, num_unshared, x, per_layer[0], local_positions, global_positions, None)
+        init = stacked_init(group, num_unshared - num_lower, x, per_layer[0], local_positions, global_positions, None)
         params = self.param("groups", init)
 
         def step(carry: Any, xs: Any) -> Any:
@@ -162,8 +164,12 @@ class Backbone(nn.Module):
             return x, kv if arch.shared_kv_groups else None
 
         initial_kv = tuple(zero_kv(spec, x) for spec in (arch.local_attention, arch.global_attention))
-        xs = (params, per_layer[:num_unshared], _select_layers(dropout, slice(num_unshared)))
-        x, shared_kv = scan_layers(step, (x, initial_kv if arch.shared_kv_groups else None), xs, self.unroll)
+        carry = (x, initial_kv if arch.shared_kv_groups else None)
+        for stack, groups in ((lower, slice(num_lower)), (params, slice(num_lower, num_unshared))):
+            if stack:
+                xs = (stack, per_layer[groups], _select_layers(dropout, groups))
+                carry = scan_layers(step, carry, xs, self.unroll)
+        x, shared_kv = carry
         if arch.shared_kv_groups:
             d_ff = arch.shared_d_ff
             sharing = Group(arch, d_ff, arch.local_per_group, remat=self.remat, unroll=self.unroll, parent=None)

@@ -8,7 +8,7 @@ from typing import Any
 
 from embed.data.preprocess import Preprocessor
 from embed.distributed import hosts, storage
-from embed.model import lora
+from embed.model import freezing, lora
 from embed.training import checkpoint
 from embed.training.metadata import read_metadata
 from embed.training.run import Eval, Run
@@ -44,7 +44,7 @@ class Evaluator:
 
         Raises ValueError where an evaluation returns no metric, and as `save_params` does.
         """
-        params = lora.merge_adapters(encoder)
+        params = freezing.merge_lower(lora.merge_adapters(encoder))
         scores: dict[str, float] = {}
         for evaluation in self.evals:
             if not self._is_due(evaluation, step):

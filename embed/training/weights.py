@@ -12,7 +12,7 @@ from orbax.checkpoint import v1 as ocp
 
 from embed.data.tokenizer import Tokenizer
 from embed.distributed import hosts, mesh, storage
-from embed.model import lora
+from embed.model import freezing, lora
 from embed.model.build import EncoderModule, build
 from embed.model.params import param_shapes, param_structs, to_shape_dtype
 from embed.training.checkpoint import CheckpointError, checkpointer, locate, orbax_path
@@ -20,9 +20,10 @@ from embed.training.metadata import read_architecture, read_metadata
 
 
 def load_params(path: storage.Path, target: Any = None) -> dict:
-    """Load the encoder's parameters, adapters merged: sharded as `target`, or as numpy arrays without it.
+    """Load the encoder's parameters: sharded as `target`, or as numpy arrays without it.
 
-    Raises CheckpointError where there is none, where its parameters are not those of `target`, or are not finite.
+    Adapters are merged into their weights, and frozen layers into their stack. Raises CheckpointError where there is
+    none, where its parameters are not those of `target`, or are not finite.
     """
     run, step = locate(path)
     read_metadata(path)  # refuses what has to be migrated
@@ -34,16 +35,17 @@ def load_params(path: storage.Path, target: Any = None) -> dict:
         if target is None:
             target = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved)
             params = ocp.load(folder, {"encoder": target}, checkpointable_name="state")["encoder"]
-            params = jax.tree.map(np.asarray, lora.merge_adapters(params))
+            params = jax.tree.map(np.asarray, freezing.merge_lower(lora.merge_adapters(params)))
             check_finite(params, path)
             return params
-        target = to_shape_dtype(lora.with_saved_adapters(target, saved))
+        target = to_shape_dtype(lora.with_saved_adapters(freezing.with_saved_split(target, saved), saved))
         other = sorted(dict(param_shapes(saved).items() ^ param_shapes(target).items()))
         if other:
             raise CheckpointError(
                 f"{len(other)} parameters of {path} are not the encoder's, or not of its shapes, such as {other[0]}"
             )
-        params = lora.merge_adapters(ocp.load(folder, {"encoder": target}, checkpointable_name="state")["encoder"])
+        params = ocp.load(folder, {"encoder": target}, checkpointable_name="state")["encoder"]
+        params = freezing.merge_lower(lora.merge_adapters(params))
     check_finite(params, path)
     return params
 
