@@ -80,8 +80,11 @@ def prepare(folder: pathlib.Path) -> None:
 
 
 def smallness(params, preprocessor) -> dict[str, float]:
-    """A score that falls as parameters grow, so that the first is the best."""
-    return {"minus": -float(optax.tree.norm(params))}
+    """A score that falls as parameters grow, so that the first is the best.
+
+    One program: of many small ones with collectives in flight, jax 0.10.2 hangs on a CPU with many devices.
+    """
+    return {"minus": -float(jax.jit(optax.tree.norm)(params))}
 
 
 def main(data: pathlib.Path, folder: pathlib.Path, shape: tuple[int, int, int], steps: int, stall: float) -> None:
