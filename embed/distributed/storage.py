@@ -185,8 +185,9 @@ def atomic_write(path: Path) -> Iterator[pathlib.Path]:
 
 
 def cache() -> pathlib.Path:
-    """Return this host's cache folder, $EMBED_CACHE or ~/.cache/embed; embed never deletes from it."""
-    return pathlib.Path(os.environ.get("EMBED_CACHE") or pathlib.Path.home() / ".cache" / "embed")
+    """Return this host's cache folder, $EMBED_CACHE, else embed in $XDG_CACHE_HOME or ~/.cache; never deleted from."""
+    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(os.environ.get("EMBED_CACHE") or pathlib.Path(base, "embed"))
 
 
 def local(path: Path) -> pathlib.Path:
