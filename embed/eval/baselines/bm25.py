@@ -1,6 +1,7 @@
 """BM25 over words of every script, by bm25s (extra [baselines])."""
 
 import functools
+import logging
 import re
 import sys
 import unicodedata
@@ -13,6 +14,7 @@ from embed.eval.baselines.retriever import Texts
 # Scripts written without spaces between words: Thai to Lao, Myanmar, Khmer, kana, Han.
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3041-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 UNSPACED += "\U00020000-\U0003ffff"
+CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 class Bm25:
@@ -48,11 +50,14 @@ class Bm25:
 
 
 def tokenize(text: str) -> list[str]:
-    """Split a text into tokens, in lower case after NFKC: words (letters, marks and digits; an underscore separates),
-    and the overlapping character pairs of scripts that are written without spaces, as Lucene's CJKAnalyzer does.
+    """Split a text into tokens, in lower case after NFKC: words of letters, marks and digits, and the overlapping
+    character pairs of scripts that are written without spaces, as Lucene's CJKAnalyzer does.
+
+    Identifiers of code are split too, at underscores and at capitals as in camelCase.
     """
     tokens = []
-    for match in _pattern().finditer(unicodedata.normalize("NFKC", text).lower()):
+    text = CAMEL_CASE.sub(" ", unicodedata.normalize("NFKC", text)).lower()
+    for match in _pattern().finditer(text):
         run = match["unspaced"]
         if run is None or len(run) == 1:
             tokens.append(match[0])
@@ -76,4 +81,5 @@ def _import() -> Any:
         raise ModuleNotFoundError(
             f"the baseline bm25 needs the extra [baselines] ({error}): pip install -e '.[baselines]'"
         ) from error
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it logs every index
     return bm25s

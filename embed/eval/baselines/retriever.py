@@ -1,11 +1,15 @@
 """What a baseline does: it ranks texts by a text."""
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
+from tqdm import tqdm
 
+from embed.data.media.errors import MediaError
 from embed.data.modalities import Audio, Content, Part, Text, modality_of, value_of
+from embed.distributed import hosts
 
 Transcribe = Callable[[bytes], str]  # encoded audio -> its words
 
@@ -39,18 +43,28 @@ class UnreadableError(ValueError):
     """A content that a baseline cannot read; the message names the modality."""
 
 
-def read_texts(contents: Sequence[Content], transcribe: Transcribe | None) -> list[str]:
+def read_texts(contents: Sequence[Content], name: Callable[[int], str], transcribe: Transcribe | None) -> list[str]:
     """Read contents as texts: their parts line by line, audio as its transcript.
 
-    Raises UnreadableError, before anything is transcribed, for other media, and for audio where `transcribe` is None.
+    Raises UnreadableError, before anything is transcribed, for other media, and for audio where `transcribe` is None;
+    MediaError for audio that cannot be decoded, naming content i as `name(i)`.
     """
     for part in (part for content in contents for part in content):
         if not isinstance(part, Text) and (transcribe is None or not isinstance(part, Audio)):
             raise UnreadableError(modality_of(part).plural)
+    has_audio = any(isinstance(part, Audio) for content in contents for part in content)
+    is_hidden = not has_audio or not sys.stderr.isatty() or not hosts.is_primary()
+    texts = []
+    for i, content in enumerate(tqdm(contents, "transcripts", unit="item", disable=is_hidden)):
+        try:
+            lines = [_read_part(part, transcribe) for part in content]
+        except MediaError as error:
+            raise MediaError(f"{name(i)}: {error}") from error
+        texts.append("\n".join(lines))
+    return texts
 
-    def read(part: Part) -> str:
-        if transcribe is not None and isinstance(part, Audio):
-            return transcribe(part.data)
-        return str(value_of(part))
 
-    return ["\n".join(map(read, content)) for content in contents]
+def _read_part(part: Part, transcribe: Transcribe | None) -> str:
+    if isinstance(part, Audio) and transcribe is not None:
+        return transcribe(part.data)
+    return str(value_of(part))
