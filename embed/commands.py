@@ -16,7 +16,7 @@ from embed.data.build.build import Options, build
 from embed.distributed import hosts, storage
 from embed.distributed.mesh import make_mesh
 from embed.embedder import Embedder
-from embed.eval import compare, published, suite
+from embed.eval import compare, precision, published, suite
 from embed.eval.baselines.evaluate import describe_limits, evaluate_baselines, load_baseline
 from embed.eval.evaluate import evaluate_checkpoints, run_mteb
 from embed.report import audit
@@ -68,13 +68,15 @@ def run_evaluate(args: argparse.Namespace) -> None:
             return
         baselines = [load_baseline(name) for name in args.baselines]
         test_sets = suite.read_test_sets(storage.path(args.data) if args.data else None, args.pairs)
-        columns = evaluate_checkpoints(paths, test_sets, trust=args.trust)
-        columns |= evaluate_baselines(baselines, test_sets, work)
+        checkpoints = evaluate_checkpoints(paths, test_sets, trust=args.trust)
+        columns = checkpoints | evaluate_baselines(baselines, test_sets, work)
         if hosts.is_primary():
             print(suite.format_table(columns))
             if baselines:
                 print(f"\n{describe_limits(baselines)}")
             print(f"\n{compare.format_comparison(columns)}")
+            if checkpoints:
+                print(f"\n{precision.format_precisions(checkpoints)}")
 
 
 def run_published(args: argparse.Namespace) -> None:

@@ -8,18 +8,19 @@ from embed.distributed import hosts, storage
 from embed.embedder import Embedder
 from embed.eval import suite
 from embed.eval.benchmarks import Results
+from embed.eval.precision import evaluate_precisions
 from embed.training import checkpoint
 
 log = logging.getLogger(__name__)
 
 
 def evaluate_checkpoints(
-    paths: Sequence[str | storage.Path], test_sets: Sequence[suite.Directions], *, trust: Collection[str] = ()
+    paths: Sequence[str | storage.Path], test_sets: Sequence[suite.TestSet], *, trust: Collection[str] = ()
 ) -> dict[str, Results]:
     """Score checkpoints on what `suite.read_test_sets` read.
 
-    Returns name -> results, in order; those of a run are also written to RUN/results.json. Raises CheckpointError where
-    a checkpoint cannot be read.
+    Returns name -> results, in order, with those of quantized vectors; those of a run are also written to
+    RUN/results.json. Raises CheckpointError where a checkpoint cannot be read.
     """
     columns: dict[str, Results] = {}
     prepared: dict[str, list[suite.PreparedBenchmark]] = {}  # by input spec
@@ -29,10 +30,10 @@ def evaluate_checkpoints(
         if input_spec not in prepared:
             prepared[input_spec] = suite.prepare_suite(embedder, test_sets)
         vectors = suite.encode_suite(embedder, embedder.params, prepared[input_spec])
-        results = suite.evaluate(prepared[input_spec], vectors, embedder.encoder.arch.matryoshka_dims)
+        results = evaluate_precisions(prepared[input_spec], vectors, embedder.encoder.arch.matryoshka_dims)
         name = _name(path)
         columns[name] = results
-        log.info("%s: mean nDCG@10 %.3f", name, suite.mean_ndcg(results))
+        log.info("%s: %s", name, suite.describe_means(results))
         if hosts.is_primary() and _is_run(path):
             (checkpoint.locate(storage.path(path))[0] / "results.json").write_text(json.dumps(results, indent=1))
     return columns

@@ -6,17 +6,31 @@ which needs the splits `dev` and `test`; folders elsewhere are scored without on
 
 import functools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from embed.data.discover import DatasetError, has_benchmark, has_split, require_benchmarks
+from embed.data.discover import SIMILARITY_SPLITS, DatasetError, has_benchmark, has_split, require_benchmarks
+from embed.data.modalities import Content
 from embed.data.preprocess import Preprocessor
 from embed.data.sources import open_split, read_records
 from embed.distributed import storage
 from embed.embedder import Embedder, Prepared
-from embed.eval.benchmarks import KS, Benchmark, Results, dataset_of, from_folder, from_pairs, score
+from embed.eval import similarity
+from embed.eval.benchmarks import (
+    KS,
+    MAIN_METRICS,
+    Benchmark,
+    Results,
+    dataset_of,
+    from_folder,
+    from_pairs,
+    score,
+    select_metric,
+)
+from embed.eval.similarity import SimilarityBenchmark, list_rows, score_pairs
 from embed.model.build import EncoderModule
 from embed.training.run import Eval
 
@@ -42,12 +56,12 @@ SUITE = {
 }
 MAX_TEXT_TOKENS = 126  # of an input; with the two special tokens a row of 128
 DEV_RECORDS = 64  # of each dataset in an evaluation during training: one batch a side, so few programs to compile
-PreparedBenchmark = tuple[Benchmark, Prepared, Prepared]
-Vectors = list[tuple[np.ndarray, np.ndarray]]  # f32[q,e] and f32[n,e] of each benchmark
+PreparedBenchmark = tuple[Benchmark | SimilarityBenchmark, Prepared, Prepared]
+Vectors = list[tuple[np.ndarray, np.ndarray]]  # f32[q,e] and f32[n,e] of each benchmark; of graded pairs both sides
 
 
 class Directions(NamedTuple):
-    """A dataset's benchmarks, and how an embedder reads its contents."""
+    """A dataset's benchmarks of retrieval, and how an embedder reads its contents."""
 
     forward: Benchmark
     reverse: Benchmark | None = None
@@ -55,7 +69,10 @@ class Directions(NamedTuple):
     soft_tokens: int | None = None  # of an image; None: the model's default
 
 
-def read_test_sets(data: storage.Path | None, pairs: str) -> list[Directions]:
+TestSet = Directions | SimilarityBenchmark
+
+
+def read_test_sets(data: storage.Path | None, pairs: str) -> list[TestSet]:
     """Read the test splits of the suite in `data` and of the datasets under `pairs`; None and "" leave one out.
 
     Raises DatasetError where a dataset cannot be used or there is none.
@@ -64,7 +81,7 @@ def read_test_sets(data: storage.Path | None, pairs: str) -> list[Directions]:
         raise DatasetError("nothing to evaluate: --data is empty and there is no --pairs")
     if pairs:
         check_names(pairs)
-    test_sets = [] if data is None else read_suite(data, "test")
+    test_sets: list[TestSet] = [] if data is None else [*read_suite(data, "test")]
     return test_sets + (read_datasets(pairs, "test") if pairs else [])
 
 
@@ -82,14 +99,16 @@ def read_suite(data: storage.Path, split: str, max_records: int | None = None) -
     return suite
 
 
-def read_datasets(root: str, split: str) -> list[Directions]:
-    """Read the datasets under `root`: the pairs of a split, and those of corpus and queries."""
-    datasets = []
+def read_datasets(root: str, split: str) -> list[TestSet]:
+    """Read the datasets under `root`: the pairs of a split, benchmarks, and graded pairs."""
+    datasets: list[TestSet] = []
     for folder in require_benchmarks(root, split):
         if has_split(folder, split):
             datasets.append(Directions(*from_pairs(folder.name, read_records(open_split(folder, split)))))
         if has_benchmark(folder):
             datasets.append(Directions(from_folder(folder)))
+        if has_split(folder, SIMILARITY_SPLITS[split]):
+            datasets.append(similarity.from_folder(folder, split))
     return datasets
 
 
@@ -109,13 +128,19 @@ def even_steps(size: int, count: int) -> list[int]:
 
 
 def load_datasets(embedder: Embedder, root: str, split: str) -> list[PreparedBenchmark]:
-    """Decodes and preprocesses the datasets under `root`: the pairs of a split, and those of corpus and queries."""
+    """Decodes and preprocesses the datasets under `root`: the pairs of a split, benchmarks, and graded pairs."""
     return prepare_suite(embedder, read_datasets(root, split))
 
 
-def prepare_suite(embedder: Embedder, datasets: Iterable[Directions]) -> list[PreparedBenchmark]:
-    """Decodes and preprocesses the benchmarks of datasets."""
-    return [prepared for directions in datasets for prepared in prepare_benchmark(embedder, *directions)]
+def prepare_suite(embedder: Embedder, test_sets: Iterable[TestSet]) -> list[PreparedBenchmark]:
+    """Decodes and preprocesses the benchmarks of test sets."""
+    suite: list[PreparedBenchmark] = []
+    for test_set in test_sets:
+        if isinstance(test_set, SimilarityBenchmark):
+            suite.append(prepare_similarity(embedder, test_set))
+        else:
+            suite += prepare_benchmark(embedder, *test_set)
+    return suite
 
 
 def check_names(root: str) -> None:
@@ -147,6 +172,15 @@ def prepare_benchmark(
         yield reverse, corpus, queries
 
 
+def prepare_similarity(embedder: Embedder, benchmark: SimilarityBenchmark) -> PreparedBenchmark:
+    """Make the inputs of graded pairs: both sides with the same task string, where they are text."""
+
+    def prepare(contents: Sequence[Content]) -> Prepared:
+        return embedder.prepare_contents(contents, benchmark.name_pair, similarity.PROMPT, None, MAX_TEXT_TOKENS)
+
+    return benchmark, prepare(benchmark.first), prepare(benchmark.second)
+
+
 def encode_suite(embedder: Embedder, params: dict, suite: list[PreparedBenchmark]) -> Vectors:
     """Encodes every benchmark with one set of parameters; inputs that two directions share are encoded once."""
     encoded: dict[int, np.ndarray] = {}
@@ -161,13 +195,24 @@ def encode_suite(embedder: Embedder, params: dict, suite: list[PreparedBenchmark
 
 def evaluate(suite: list[PreparedBenchmark], vectors: Vectors, widths: Sequence[int]) -> Results:
     """Scores the vectors of a suite: benchmark -> width -> metric -> value."""
-    pairs = zip(suite, vectors, strict=True)
-    return {benchmark.name: score(benchmark, *sides, widths) for (benchmark, *_), sides in pairs}
+    results: dict[str, Mapping[int, Mapping[str, float]]] = {}
+    for (benchmark, *_), sides in zip(suite, vectors, strict=True):
+        if isinstance(benchmark, SimilarityBenchmark):
+            results[benchmark.name] = score_pairs(benchmark, *sides, widths)
+        else:
+            results[benchmark.name] = score(benchmark, *sides, widths)
+    return results
 
 
 def mean_ndcg(results: Results) -> float:
-    """The mean of nDCG@10 at full width over the benchmarks."""
-    return sum(by_width[max(by_width)]["ndcg@10"] for by_width in results.values()) / len(results)
+    """The mean of nDCG@10 at full width over the benchmarks of retrieval. Raises ValueError where there are none."""
+    return statistics.fmean(select_metric(results, "ndcg@10").values())
+
+
+def describe_means(results: Results) -> str:
+    """The means at full width for a line of the log: of nDCG@10 over retrieval, of Spearman's over graded pairs."""
+    means = {label: select_metric(results, metric).values() for metric, label in MAIN_METRICS.items()}
+    return ", ".join(f"mean {label} {statistics.fmean(values):.3f}" for label, values in means.items() if values)
 
 
 def dev_evals(encoder: EncoderModule, data: storage.Path, every: int) -> tuple[Eval, ...]:
@@ -193,16 +238,29 @@ def dev_evals(encoder: EncoderModule, data: storage.Path, every: int) -> tuple[E
 
 
 def format_table(columns: dict[str, Results]) -> str:
-    """Markdown: R@1 and R@10 at full width beside chance, one row per benchmark, one column per checkpoint;
-    a dash where a column has no score."""
+    """Markdown: R@1 and R@10 at full width beside chance, one row per benchmark, one column per checkpoint or
+    baseline; a dash where it has no score.
+
+    Graded pairs follow with 100 times Spearman's correlation, which is 0 at random.
+    """
     lines = [
         "| benchmark | items | chance R@1 / R@10 | " + " | ".join(columns) + " |",
         "|---" * (3 + len(columns)) + "|",
     ]
-    for name in dict.fromkeys(name for results in columns.values() for name in results):
-        rows = [results[name][max(results[name])] if name in results else None for results in columns.values()]
-        scored = next(row for row in rows if row is not None)
-        scores = ["–" if row is None else " / ".join(f"{100 * row[f'hit@{k}']:.1f}" for k in KS) for row in rows]
+    for name, rows in _rows_with(columns, "ndcg@10"):
+        scored = next(row for row in rows if row)
+        scores = [" / ".join(f"{100 * row[f'hit@{k}']:.1f}" for k in KS) if row else "–" for row in rows]
         chance = " / ".join(f"{100 * scored[f'chance@{k}']:.1f}" for k in KS)
         lines.append(f"| {name} | {scored['candidates']:.0f} | {chance} | " + " | ".join(scores) + " |")
+    for name, rows in _rows_with(columns, "spearman"):
+        for label, pairs, metric in list_rows(next(row for row in rows if row)):
+            scores = [f"{100 * row[metric]:.1f}" if row else "–" for row in rows]
+            lines.append(f"| {name}, {label} | {pairs:.0f} | 0.0 | " + " | ".join(scores) + " |")
     return "\n".join(lines)
+
+
+def _rows_with(columns: Mapping[str, Results], metric: str) -> Iterator[tuple[str, list[Mapping[str, float]]]]:
+    """Yield the benchmarks that have a metric, and every column's row at full width: {} where it has none."""
+    for name in dict.fromkeys(name for results in columns.values() for name in select_metric(results, metric)):
+        by_column = [results.get(name, {}) for results in columns.values()]
+        yield name, [by_width[max(by_width)] if by_width else {} for by_width in by_column]

@@ -1,26 +1,31 @@
 """Score baselines on test sets: the same items, metrics and order of ties as a checkpoint's."""
 
 import dataclasses
+import functools
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
 
 from embed import hf
+from embed.data.modalities import Content
 from embed.distributed import hosts, storage
 from embed.eval.baselines.bm25 import Bm25
-from embed.eval.baselines.dense import load_e5, load_sentence_transformer
+from embed.eval.baselines.dense import DenseRetriever, load_e5, load_sentence_transformer
 from embed.eval.baselines.retriever import Retriever, Texts, Transcribe, UnreadableError, read_texts
 from embed.eval.baselines.whisper import Whisper
 from embed.eval.benchmarks import KS, Benchmark, Results, dataset_of, exclude_self, score_ranking
 from embed.eval.compare import load_results
-from embed.eval.suite import MAX_TEXT_TOKENS, Directions, mean_ndcg
+from embed.eval.similarity import SimilarityBenchmark, score_pairs
+from embed.eval.suite import MAX_TEXT_TOKENS, Directions, TestSet, describe_means
 from embed.hf.packaged_models import ALL_MINILM_L6_V2, WHISPER_BASE
 from embed.hf.packages import fetch
 
 log = logging.getLogger(__name__)
 FOLDER = "baselines"  # in the workdir: NAME/results.json of each
 CASCADE = "whisper+"  # before the name of a baseline: audio is transcribed for it
-RETRIEVERS = {
+RETRIEVERS: dict[str, Callable[[], Retriever]] = {
     "bm25": Bm25,
     "minilm": lambda: load_sentence_transformer("minilm", fetch(ALL_MINILM_L6_V2)),
     "e5": load_e5,
@@ -59,7 +64,7 @@ def load_baseline(name: str) -> Baseline:
 
 
 def evaluate_baselines(
-    baselines: Sequence[Baseline], test_sets: Sequence[Directions], workdir: storage.Path
+    baselines: Sequence[Baseline], test_sets: Sequence[TestSet], workdir: storage.Path
 ) -> dict[str, Results]:
     """Score baselines on what `suite.read_test_sets` read.
 
@@ -71,7 +76,7 @@ def evaluate_baselines(
         results = score_baseline(baseline, test_sets)
         columns[baseline.name] = results
         if results:
-            log.info("%s: mean nDCG@10 %.3f", baseline.name, mean_ndcg(results))
+            log.info("%s: %s", baseline.name, describe_means(results))
         if hosts.is_primary():
             folder = workdir / FOLDER / baseline.name
             folder.mkdir(parents=True, exist_ok=True)
@@ -91,28 +96,47 @@ def describe_limits(baselines: Sequence[Baseline]) -> str:
     return f"Of each text, checkpoints read {MAX_TEXT_TOKENS} tokens, {', '.join(limits)}."
 
 
-def score_baseline(baseline: Baseline, test_sets: Sequence[Directions]) -> Results:
+def score_baseline(baseline: Baseline, test_sets: Sequence[TestSet]) -> Results:
     """Score a baseline: benchmark -> its one width -> metric -> value."""
     results: dict[str, Mapping[int, Mapping[str, float]]] = {}
-    for directions in test_sets:
+    for test_set in test_sets:
+        if isinstance(test_set, SimilarityBenchmark):
+            name = test_set.name
+            score = functools.partial(_score_pairs, baseline, test_set)
+        else:
+            name = test_set.forward.name
+            score = functools.partial(_score_directions, baseline, test_set)
         try:
-            rankings = list(_score_directions(baseline, directions))
+            results |= {key: {baseline.retriever.width: row} for key, row in score().items()}
         except UnreadableError as error:
-            log.info("%s cannot read %s: %s", baseline.name, dataset_of(directions.forward.name), error)
-            continue
-        results |= {name: {baseline.retriever.width: metrics} for name, metrics in rankings}
+            log.info("%s cannot read %s: %s", baseline.name, dataset_of(name), error)
     return results
 
 
-def _score_directions(baseline: Baseline, directions: Directions) -> Iterator[tuple[str, dict[str, float]]]:
-    forward, reverse = directions.forward, directions.reverse
+def _score_pairs(baseline: Baseline, benchmark: SimilarityBenchmark) -> dict[str, dict[str, float]]:
+    retriever = baseline.retriever
+    if not isinstance(retriever, DenseRetriever):
+        raise UnreadableError("graded pairs are compared by vectors, and it has none")
+
+    def embed(contents: Sequence[Content]) -> np.ndarray:
+        return retriever.embed(Texts(read_texts(contents, benchmark.name_pair, baseline.transcribe), is_document=False))
+
+    first = embed(benchmark.first)
+    second = embed(benchmark.second)
+    return {benchmark.name: score_pairs(benchmark, first, second, (retriever.width,))[retriever.width]}
+
+
+def _score_directions(baseline: Baseline, directions: Directions) -> dict[str, dict[str, float]]:
+    forward = directions.forward
+    reverse = directions.reverse
     transcribe = baseline.transcribe
     queries = Texts(read_texts(forward.queries, forward.name_query, transcribe), is_document=False)
     corpus = Texts(read_texts(forward.corpus, forward.name_candidate, transcribe), is_document=True)
-    yield forward.name, _score(baseline.retriever, forward, queries, corpus)
+    scores = {forward.name: _score(baseline.retriever, forward, queries, corpus)}
     if reverse is not None:
         targets = Texts(read_texts(reverse.queries, reverse.name_query, transcribe), is_document=True)
-        yield reverse.name, _score(baseline.retriever, reverse, targets, queries)
+        scores[reverse.name] = _score(baseline.retriever, reverse, targets, queries)
+    return scores
 
 
 def _score(retriever: Retriever, benchmark: Benchmark, queries: Texts, corpus: Texts) -> dict[str, float]:
