@@ -50,14 +50,14 @@ class Bm25:
 
 
 def tokenize(text: str) -> list[str]:
-    """Split a text into tokens, in lower case after NFKC: words of letters, marks and digits, and the overlapping
+    """Split a text into tokens, case-folded and in NFKC: words of letters, marks and digits, and the overlapping
     character pairs of scripts that are written without spaces, as Lucene's CJKAnalyzer does.
 
     Identifiers of code are split too, at underscores and at capitals as in camelCase.
     """
     tokens = []
-    text = CAMEL_CASE.sub(" ", unicodedata.normalize("NFKC", text)).lower()
-    for match in _pattern().finditer(text):
+    folded = CAMEL_CASE.sub(" ", unicodedata.normalize("NFKC", text)).casefold()
+    for match in _pattern().finditer(unicodedata.normalize("NFKC", folded)):
         run = match["unspaced"]
         if run is None or len(run) == 1:
             tokens.append(match[0])
