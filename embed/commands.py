@@ -16,7 +16,7 @@ from embed.data.build.build import Options, build
 from embed.distributed import hosts, storage
 from embed.distributed.mesh import make_mesh
 from embed.embedder import Embedder
-from embed.eval import compare, published, suite
+from embed.eval import compare, precision, published, suite
 from embed.eval.evaluate import evaluate_checkpoints, run_mteb
 from embed.report import audit
 from embed.retrieval.folder_index import index_folder, printable, search_index
@@ -64,6 +64,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
         if hosts.is_primary():
             print(suite.format_table(columns))
             print(f"\n{compare.format_comparison(columns)}")
+            print(f"\n{precision.format_precisions(columns)}")
 
 
 def run_published(args: argparse.Namespace) -> None:

@@ -102,7 +102,7 @@ class ResultsPage:
             vectors = suites.encode_suite(embedder, embedder.load_params(folder), self.suite)
             results = suites.evaluate(self.suite, vectors, embedder.encoder.arch.matryoshka_dims)
             self.columns[name] = results
-            log.info("evaluated %s: mean nDCG@10 %.3f", name, suites.mean_ndcg(results))
+            log.info("evaluated %s: %s", name, suites.describe_means(results))
             if hosts.is_primary() and not self.pairs:
                 (folder / "results.json").write_text(json.dumps(results, indent=1))
         self.write(embedder, vectors, names[-1])
@@ -129,7 +129,7 @@ class ResultsPage:
             "code": code_version(),
             **({"datasets": self.pairs} if self.pairs else {}),
             "shown in detail": shown,
-            "its mean nDCG@10": f"{suites.mean_ndcg(self.columns[shown]):.3f}",
+            "its scores": suites.describe_means(self.columns[shown]),
             "minutes of this call": f"{(time.monotonic() - self.started) / 60:.1f}",
         }
 

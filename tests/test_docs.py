@@ -21,7 +21,7 @@ from samples import FILES
 from configs import cpu
 from embed.__main__ import parse_args
 from embed.data.budget import Budget
-from embed.data.jsonl import parse_line
+from embed.data.jsonl import parse_graded, parse_line
 from embed.data.preprocess import Preprocessor
 from embed.data.sources import open_split
 from embed.data.tasks import Task
@@ -172,7 +172,8 @@ def test_every_block_is_checked():
 @pytest.mark.parametrize("block", [block for block in RUN if block.language == "json"], ids=str)
 def test_records_are_of_the_package(block, workspace):
     for number, line in enumerate(block.text.encode().splitlines(), 1):
-        assert parse_line(line, workspace / "pairs", f"{block}, line {number}").positive
+        parse = parse_graded if b'"score"' in line else parse_line
+        assert parse(line, workspace / "pairs", f"{block}, line {number}").positive
 
 
 @pytest.mark.parametrize(

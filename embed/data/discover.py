@@ -21,6 +21,7 @@ from embed.distributed import storage
 
 BUDGET_SAMPLE = 64  # records that decide the size of a dataset's rows
 PACKING_SAMPLE = 1024  # records that decide packed rows: sums vary more than a maximum
+SIMILARITY_SPLITS = {"train": "sts_train", "dev": "sts_dev", "test": "sts"}  # split -> that of its graded pairs
 SEPARATORS = ":,|"  # in the names that results and tables derive from a dataset's
 
 
@@ -74,18 +75,19 @@ def has_benchmark(folder: storage.Path) -> bool:
 
 
 def require_benchmarks(root: str | os.PathLike, split: str = "test") -> list[storage.Path]:
-    """Find the folders in `root` that can be evaluated, by name: with pairs of a split, a benchmark, or both.
+    """Find the folders in `root` that can be evaluated, by name: with pairs of a split, graded pairs, or a benchmark.
 
     Raises DatasetError where there are none, where a split is empty or a benchmark incomplete, and for a name that
     results and tables could not separate.
     """
     folders = []
     for folder in list_datasets(root):
-        has_pairs = has_split(folder, split)
-        if not has_benchmark(folder) and not has_pairs:
+        splits = [name for name in (split, SIMILARITY_SPLITS[split]) if has_split(folder, name)]
+        if not has_benchmark(folder) and not splits:
             continue
-        if has_pairs and not len(open_split(folder, split)):
-            raise DatasetError(f"{folder}: the split {split} is empty: there is nothing to evaluate")
+        for name in splits:
+            if not len(open_split(folder, name)):
+                raise DatasetError(f"{folder}: the split {name} is empty: there is nothing to evaluate")
         if any(separator in folder.name for separator in SEPARATORS):
             raise DatasetError(f"{folder}: a dataset's name must not contain {' '.join(SEPARATORS)}: rename the folder")
         folders.append(folder)
@@ -93,7 +95,8 @@ def require_benchmarks(root: str | os.PathLike, split: str = "test") -> list[sto
         names = ", ".join(folder.name for folder in list_datasets(root)) or "none"
         raise DatasetError(
             f"nothing to evaluate in {os.fspath(root) or 'no folder (--config.pairs=FOLDER)'}: none of its datasets "
-            f"({names}) has {split}.jsonl, or corpus.jsonl, queries.jsonl and {QRELS}"
+            f"({names}) has {split}.jsonl, or corpus.jsonl, queries.jsonl and {QRELS}, or "
+            f"{SIMILARITY_SPLITS[split]}.jsonl"
         )
     return folders
 

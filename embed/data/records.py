@@ -6,6 +6,7 @@ same `Record`. A null field counts as absent.
 
 import dataclasses
 import hashlib
+import math
 import numbers
 import reprlib
 from typing import Any
@@ -131,6 +132,17 @@ def check_unicode(text: str, location: str) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise RecordError(f"{location}: character {error.start} is half a surrogate pair") from error
+
+
+def read_score(record: Record, location: str) -> float:
+    """Read the score of a graded pair, its label. Raises RecordError where that is not a finite number."""
+    try:
+        score = float(record.label)
+    except ValueError:
+        score = math.nan
+    if not math.isfinite(score):
+        raise RecordError(f"{location}: label: expected the score of a graded pair, got {reprlib.repr(record.label)}")
+    return score
 
 
 def to_string(value: Any, location: str) -> str:

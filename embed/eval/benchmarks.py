@@ -23,6 +23,8 @@ from embed.model.matryoshka import truncate_dim
 from embed.retrieval.search import top_k
 
 KS = (1, 10)  # cutoffs of rankings
+# The metric of a table: of retrieval, of graded pairs (embed/eval/similarity.py).
+MAIN_METRICS = {"ndcg@10": "nDCG@10", "spearman": "Spearman"}
 Results = Mapping[str, Mapping[int, Mapping[str, float]]]  # benchmark -> width -> metric -> value
 
 
@@ -78,6 +80,12 @@ class Benchmark:
 def dataset_of(name: str) -> str:
     """The dataset in a benchmark's name, `DATASET: query→target` or `DATASET`."""
     return name.partition(":")[0]
+
+
+def select_metric(results: Results, metric: str) -> dict[str, float]:
+    """Select a metric at full width, of the benchmarks that have it."""
+    rows = {name: by_width[max(by_width)] for name, by_width in results.items() if by_width}
+    return {name: row[metric] for name, row in rows.items() if metric in row}
 
 
 def _hash(content: Content) -> bytes:

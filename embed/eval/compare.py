@@ -11,7 +11,7 @@ import numpy as np
 from scipy import stats
 
 from embed.distributed import storage
-from embed.eval.benchmarks import Results
+from embed.eval.benchmarks import MAIN_METRICS, Results, select_metric
 
 LEVEL = 0.95
 MetricKey = tuple[str, int, str]  # of a value in results: benchmark, Matryoshka width, metric
@@ -144,11 +144,20 @@ def format_markdown(comparison: Comparison) -> str:
 def format_comparison(results_by_name: Mapping[str, Results]) -> str:
     """Markdown: nDCG@10 at full width of several checkpoints, and each one's difference to the first, in percent.
 
-    The last row is the mean over the benchmarks on which all were scored.
+    The last row is the mean over the benchmarks on which all were scored. Graded pairs have a table of their own, of
+    Spearman's correlation.
     """
-    baseline, *others = results_by_name
-    heads = ["nDCG@10", *results_by_name, *(f"{name} − {baseline}" for name in others)]
-    scores = {name: _ndcg_by_benchmark(results) for name, results in results_by_name.items()}
+    tables = []
+    for metric, heading in MAIN_METRICS.items():
+        scores = {name: select_metric(results, metric) for name, results in results_by_name.items()}
+        if any(scores.values()):
+            tables.append(_format_scores(heading, scores))
+    return "\n\n".join(tables)
+
+
+def _format_scores(heading: str, scores: Mapping[str, Mapping[str, float]]) -> str:
+    baseline, *others = scores
+    heads = [heading, *scores, *(f"{name} − {baseline}" for name in others)]
     benchmarks = dict.fromkeys(benchmark for row in scores.values() for benchmark in row)
     shared = [benchmark for benchmark in benchmarks if all(benchmark in row for row in scores.values())]
     table = {benchmark: [row.get(benchmark) for row in scores.values()] for benchmark in benchmarks}
@@ -156,14 +165,10 @@ def format_comparison(results_by_name: Mapping[str, Results]) -> str:
         table["mean"] = [float(np.mean([row[benchmark] for benchmark in shared])) for row in scores.values()]
     lines = [_markdown_row(heads), "|---" * len(heads) + "|"]
     for label, (first, *rest) in table.items():
-        changes = ["–" if first is None or score is None else f"{score - first:+.1f}" for score in rest]
-        values = ["–" if score is None else f"{score:.1f}" for score in (first, *rest)]
+        changes = ["–" if first is None or score is None else f"{100 * (score - first):+.1f}" for score in rest]
+        values = ["–" if score is None else f"{100 * score:.1f}" for score in (first, *rest)]
         lines.append(_markdown_row([label, *values, *changes]))
     return "\n".join(lines)
-
-
-def _ndcg_by_benchmark(results: Results) -> dict[str, float]:
-    return {name: 100 * by_width[max(by_width)]["ndcg@10"] for name, by_width in results.items()}
 
 
 def _markdown_row(cells: Iterable[str]) -> str:

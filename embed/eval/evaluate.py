@@ -8,6 +8,7 @@ from embed.distributed import hosts, storage
 from embed.embedder import Embedder
 from embed.eval import suite
 from embed.eval.benchmarks import Results
+from embed.eval.precision import evaluate_precisions
 from embed.training import checkpoint
 
 log = logging.getLogger(__name__)
@@ -18,7 +19,8 @@ def evaluate_checkpoints(
 ) -> dict[str, Results]:
     """Score checkpoints on the test splits of the suite in `data` and of the datasets under `pairs`.
 
-    Returns name -> results, in order; those of a run are also written to RUN/results.json. Raises DatasetError where a
+    Returns name -> results, in order, with those of quantized vectors; those of a run are also written to
+    RUN/results.json. Raises DatasetError where a
     dataset cannot be used, CheckpointError where a checkpoint cannot be read.
     """
     if pairs:
@@ -32,10 +34,10 @@ def evaluate_checkpoints(
             prepared[input_spec] = suite.load_suite(embedder, data, "test")
             prepared[input_spec] += suite.load_datasets(embedder, pairs, "test") if pairs else []
         vectors = suite.encode_suite(embedder, embedder.params, prepared[input_spec])
-        results = suite.evaluate(prepared[input_spec], vectors, embedder.encoder.arch.matryoshka_dims)
+        results = evaluate_precisions(prepared[input_spec], vectors, embedder.encoder.arch.matryoshka_dims)
         name = _name(path)
         columns[name] = results
-        log.info("%s: mean nDCG@10 %.3f", name, suite.mean_ndcg(results))
+        log.info("%s: %s", name, suite.describe_means(results))
         if hosts.is_primary() and _is_run(path):
             (checkpoint.locate(storage.path(path))[0] / "results.json").write_text(json.dumps(results, indent=1))
     return columns

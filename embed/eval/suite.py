@@ -6,17 +6,31 @@ which needs the splits `dev` and `test`; folders elsewhere are scored without on
 
 import functools
 import json
-from collections.abc import Iterator, Sequence
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from embed.data.discover import DatasetError, has_benchmark, has_split, require_benchmarks
+from embed.data.discover import SIMILARITY_SPLITS, DatasetError, has_benchmark, has_split, require_benchmarks
+from embed.data.modalities import Content
 from embed.data.preprocess import Preprocessor
 from embed.data.sources import open_split, read_records
 from embed.distributed import storage
 from embed.embedder import Embedder, Prepared
-from embed.eval.benchmarks import KS, Benchmark, Results, dataset_of, from_folder, from_pairs, score
+from embed.eval import similarity
+from embed.eval.benchmarks import (
+    KS,
+    MAIN_METRICS,
+    Benchmark,
+    Results,
+    dataset_of,
+    from_folder,
+    from_pairs,
+    score,
+    select_metric,
+)
+from embed.eval.similarity import SimilarityBenchmark, list_rows, score_pairs
 from embed.model.build import EncoderModule
 from embed.training.run import Eval
 
@@ -42,8 +56,8 @@ SUITE = {
 }
 MAX_TEXT_TOKENS = 126  # of an input; with the two special tokens a row of 128
 DEV_RECORDS = 64  # of each dataset in an evaluation during training: one batch a side, so few programs to compile
-PreparedBenchmark = tuple[Benchmark, Prepared, Prepared]
-Vectors = list[tuple[np.ndarray, np.ndarray]]  # f32[q,e] and f32[n,e] of each benchmark
+PreparedBenchmark = tuple[Benchmark | SimilarityBenchmark, Prepared, Prepared]
+Vectors = list[tuple[np.ndarray, np.ndarray]]  # f32[q,e] and f32[n,e] of each benchmark; of graded pairs both sides
 
 
 def load_suite(
@@ -71,13 +85,15 @@ def even_steps(size: int, count: int) -> list[int]:
 
 
 def load_datasets(embedder: Embedder, root: str, split: str) -> list[PreparedBenchmark]:
-    """Decodes and preprocesses the datasets under `root`: the pairs of a split, and those of corpus and queries."""
+    """Decodes and preprocesses the datasets under `root`: the pairs of a split, benchmarks, and graded pairs."""
     suite: list[PreparedBenchmark] = []
     for folder in require_benchmarks(root, split):
         if has_split(folder, split):
             suite += prepare_benchmark(embedder, *from_pairs(folder.name, read_records(open_split(folder, split))))
         if has_benchmark(folder):
             suite += prepare_benchmark(embedder, from_folder(folder))
+        if has_split(folder, SIMILARITY_SPLITS[split]):
+            suite.append(prepare_similarity(embedder, similarity.from_folder(folder, split)))
     return suite
 
 
@@ -110,6 +126,15 @@ def prepare_benchmark(
         yield reverse, corpus, queries
 
 
+def prepare_similarity(embedder: Embedder, benchmark: SimilarityBenchmark) -> PreparedBenchmark:
+    """Make the inputs of graded pairs: both sides with the same task string, where they are text."""
+
+    def prepare(contents: Sequence[Content]) -> Prepared:
+        return embedder.prepare_contents(contents, benchmark.name_pair, similarity.PROMPT, None, MAX_TEXT_TOKENS)
+
+    return benchmark, prepare(benchmark.first), prepare(benchmark.second)
+
+
 def encode_suite(embedder: Embedder, params: dict, suite: list[PreparedBenchmark]) -> Vectors:
     """Encodes every benchmark with one set of parameters; inputs that two directions share are encoded once."""
     encoded: dict[int, np.ndarray] = {}
@@ -124,13 +149,24 @@ def encode_suite(embedder: Embedder, params: dict, suite: list[PreparedBenchmark
 
 def evaluate(suite: list[PreparedBenchmark], vectors: Vectors, widths: Sequence[int]) -> Results:
     """Scores the vectors of a suite: benchmark -> width -> metric -> value."""
-    pairs = zip(suite, vectors, strict=True)
-    return {benchmark.name: score(benchmark, *sides, widths) for (benchmark, *_), sides in pairs}
+    results: dict[str, Mapping[int, Mapping[str, float]]] = {}
+    for (benchmark, *_), sides in zip(suite, vectors, strict=True):
+        if isinstance(benchmark, SimilarityBenchmark):
+            results[benchmark.name] = score_pairs(benchmark, *sides, widths)
+        else:
+            results[benchmark.name] = score(benchmark, *sides, widths)
+    return results
 
 
 def mean_ndcg(results: Results) -> float:
-    """The mean of nDCG@10 at full width over the benchmarks."""
-    return sum(by_width[max(by_width)]["ndcg@10"] for by_width in results.values()) / len(results)
+    """The mean of nDCG@10 at full width over the benchmarks of retrieval. Raises ValueError where there are none."""
+    return statistics.fmean(select_metric(results, "ndcg@10").values())
+
+
+def describe_means(results: Results) -> str:
+    """The means at full width for a line of the log: of nDCG@10 over retrieval, of Spearman's over graded pairs."""
+    means = {label: select_metric(results, metric).values() for metric, label in MAIN_METRICS.items()}
+    return ", ".join(f"mean {label} {statistics.fmean(values):.3f}" for label, values in means.items() if values)
 
 
 def dev_evals(encoder: EncoderModule, data: storage.Path, every: int) -> tuple[Eval, ...]:
@@ -156,14 +192,23 @@ def dev_evals(encoder: EncoderModule, data: storage.Path, every: int) -> tuple[E
 
 
 def format_table(columns: dict[str, Results]) -> str:
-    """Markdown: R@1 and R@10 at full width beside chance, one row per benchmark, one column per checkpoint."""
+    """Markdown: R@1 and R@10 at full width beside chance, one row per benchmark, one column per checkpoint.
+
+    Graded pairs follow with 100 times Spearman's correlation, which is 0 at random.
+    """
     lines = [
         "| benchmark | items | chance R@1 / R@10 | " + " | ".join(columns) + " |",
         "|---" * (3 + len(columns)) + "|",
     ]
-    for name in next(iter(columns.values()), {}):
+    first = next(iter(columns.values()), {})
+    for name in select_metric(first, "ndcg@10"):
         rows = [results[name][max(results[name])] for results in columns.values()]
         scores = [" / ".join(f"{100 * row[f'hit@{k}']:.1f}" for k in KS) for row in rows]
         chance = " / ".join(f"{100 * rows[0][f'chance@{k}']:.1f}" for k in KS)
         lines.append(f"| {name} | {rows[0]['candidates']:.0f} | {chance} | " + " | ".join(scores) + " |")
+    for name in select_metric(first, "spearman"):
+        rows = [results[name][max(results[name])] for results in columns.values()]
+        for label, pairs, metric in list_rows(rows[0]):
+            scores = [f"{100 * row[metric]:.1f}" for row in rows]
+            lines.append(f"| {name}, {label} | {pairs:.0f} | 0.0 | " + " | ".join(scores) + " |")
     return "\n".join(lines)

@@ -32,7 +32,7 @@ class Report:
     """What the page shows; what is empty is left out."""
 
     columns: Mapping[str, Results]  # checkpoint -> its scores; a benchmark without a score shows as a dash
-    benchmarks: Sequence[Benchmark]
+    benchmarks: Sequence[Benchmark]  # of retrieval; graded pairs are in the columns alone
     detail: str = ""  # the checkpoint of `best`, `examples`, `failures` and `projection`; default: the last column
     facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -72,6 +72,12 @@ def _sections(report: Report) -> list[tuple[str, str, str, str]]:
             "Results",
             "Each query ranks every candidate of its test set by exact search. Chance is a random ranking.",
             table.results_table(columns, benchmarks, report.lineage) if columns and benchmarks else "",
+        ),
+        (
+            "similarity",
+            "Graded similarity",
+            "Spearman's correlation of cosines with the scores of pairs, in percent, at full width; 0 at random.",
+            table.similarity_table(columns),
         ),
         (
             "checkpoints",

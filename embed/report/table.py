@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from embed.eval.benchmarks import Benchmark, Results, dataset_of
+from embed.eval.benchmarks import Benchmark, Results, dataset_of, select_metric
 from embed.eval.metrics import wilson_interval
+from embed.eval.similarity import list_rows
 from embed.report.charts import MODALITIES
 from embed.report.draw import escape
 
@@ -113,6 +114,39 @@ def _row(
         cells.insert(0, '<td class="faint">–</td>')
     row_class = f' class="{style}"' if style else ""
     return f"<tr{row_class}><th>{breakable(label)}<small>{breakable(detail)}</small></th>{''.join(cells)}</tr>"
+
+
+def similarity_table(columns: Mapping[str, Results]) -> str:
+    """Spearman's correlation of graded pairs, in percent: a row per dataset, then its languages; "" without any."""
+    scored = {checkpoint: _full_width_rows(results) for checkpoint, results in columns.items()}
+    labels: dict[tuple[str, str], tuple[str, float]] = {}  # (benchmark, metric) -> (label, number of pairs)
+    for rows in scored.values():
+        for name, row in rows.items():
+            for label, pairs, metric in list_rows(row):
+                labels.setdefault((name, metric), (label, pairs))
+    body = []
+    for (name, metric), (label, pairs) in labels.items():
+        values = [rows.get(name, {}).get(metric) for rows in scored.values()]
+        best = max(round(100 * value, 1) for value in values if value is not None)
+        cells = "".join(
+            '<td class="score">–</td>'
+            if value is None
+            else f'<td class="score{" best" if len(columns) > 1 and round(100 * value, 1) == best else ""}" '
+            f'style="--v:{max(value, 0):.3f}">{100 * value:.1f}</td>'
+            for value in values
+        )
+        body.append(f"<tr><th>{breakable(name)}<small>{escape(label)} · {pairs:,.0f} pairs</small></th>{cells}</tr>")
+    heads = "".join(f"<th>{breakable(name)}</th>" for name in columns)
+    return (
+        f'<div class="scroll scores" style="--columns:{len(columns)}" tabindex="0"><table><thead><tr><th></th>{heads}'
+        f"</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+        if body
+        else ""
+    )
+
+
+def _full_width_rows(results: Results) -> dict[str, Mapping[str, float]]:
+    return {name: results[name][max(results[name])] for name in select_metric(results, "spearman")}
 
 
 def mean_score(metric: str, results: Results, benchmarks: Sequence[Benchmark]) -> float | None:

@@ -12,6 +12,7 @@ import numpy as np
 from embed.distributed import hosts, storage
 from embed.eval.benchmarks import Benchmark, Results
 from embed.eval.compare import Comparison
+from embed.eval.similarity import SimilarityBenchmark
 from embed.report import examples, page, space
 from embed.report.examples import Example
 from embed.report.runs import read_curves
@@ -26,7 +27,7 @@ def write_page(
     path: str | os.PathLike,
     work: storage.Path,
     columns: Mapping[str, Results],
-    benchmarks: Sequence[Benchmark],
+    benchmarks: Sequence[Benchmark | SimilarityBenchmark],
     vectors: Sequence[tuple[np.ndarray, np.ndarray]],
     detail: str,
     facts: Mapping[str, str],
@@ -39,15 +40,16 @@ def write_page(
     `vectors` f32[q,e] and f32[n,e] of the benchmarks are those of the run `detail`. Date and command are added to the
     facts. All hosts must call this: each searches with its share of the mesh, and the primary one writes.
     """
-    pairs = list(zip(benchmarks, vectors, strict=True))
-    best = select_best(benchmarks, vectors)
+    pairs = [(b, sides) for b, sides in zip(benchmarks, vectors, strict=True) if isinstance(b, Benchmark)]
+    retrieval, retrieval_vectors = [b for b, _ in pairs], [sides for _, sides in pairs]
+    best = select_best(retrieval, retrieval_vectors)
     evenly = [example for b, sides in pairs for example in examples.select_evenly(b, *sides, EXAMPLES)]
     failures = [example for b, sides in pairs for example in examples.select_failures(b, *sides, FAILURES)]
     if not hosts.is_primary():
         return
     report = page.Report(
         columns,
-        benchmarks,
+        retrieval,
         detail,
         {"date": datetime.date.today().isoformat(), **facts, "command": running_command()},
         _latest_config([work / name for name in columns]),
@@ -57,7 +59,7 @@ def write_page(
         best=best,
         examples=evenly,
         failures=failures,
-        projection=space.project(benchmarks, vectors),
+        projection=space.project(retrieval, retrieval_vectors) if retrieval else None,
         comparisons=comparisons,
     )
     page.write(path, report)

@@ -54,7 +54,7 @@ def score_arm(embedder: Embedder, folder: storage.Path, suite: list[suites.Prepa
     """Score an arm's last checkpoint on a suite and write FOLDER/results.json."""
     vectors = suites.encode_suite(embedder, embedder.load_params(folder), suite)
     results = suites.evaluate(suite, vectors, embedder.encoder.arch.matryoshka_dims)
-    log.info("%s: mean nDCG@10 %.3f", folder.name, suites.mean_ndcg(results))
+    log.info("%s: %s", folder.name, suites.describe_means(results))
     write_results(folder / "results.json", results)
     return results
 

@@ -23,7 +23,9 @@ from embed.distributed import hosts, storage
 from embed.embedder import Embedder
 from embed.eval import compare
 from embed.eval import suite as suites
-from embed.eval.benchmarks import Benchmark, dataset_of, from_pairs, score
+from embed.eval.benchmarks import Benchmark, dataset_of, from_pairs
+from embed.eval.precision import evaluate_precisions
+from embed.eval.similarity import SimilarityBenchmark
 from embed.report import comparison, page
 from embed.training import checkpoint, prepare, soup
 from embed.training.config_check import ConfigError
@@ -33,7 +35,6 @@ from experiments.studies.arms import SEEDS, write_results
 from experiments.studies.tables import (
     NAME,
     NO_PROMPT,
-    QUANTIZERS,
     SOUP_RUNS,
     SOUPS,
     UNSEEN,
@@ -125,10 +126,11 @@ def load_test_suite(embedder: Embedder, config: ConfigDict) -> list[suites.Prepa
     if config.pairs:
         trained = {folder.name for folder in discover.find_datasets(config.pairs, "train")}
         suite = suites.load_datasets(embedder, config.pairs, "test")
-        return [
-            (benchmark if dataset_of(benchmark.name) in trained else mark_unseen(benchmark), *sides)
-            for benchmark, *sides in suite
-        ]
+
+        def is_unseen(benchmark: Benchmark | SimilarityBenchmark) -> bool:
+            return isinstance(benchmark, Benchmark) and dataset_of(benchmark.name) not in trained
+
+        return [(mark_unseen(benchmark) if is_unseen(benchmark) else benchmark, *sides) for benchmark, *sides in suite]
     data = storage.path(config.data)
     suite = suites.load_suite(embedder, data, "test")
     for name, dataset in suites.SUITE.items():
@@ -146,18 +148,13 @@ def mark_unseen(benchmark: Benchmark) -> Benchmark:
 
 
 def score_run(folder: storage.Path, embedder: Embedder, suite: list[suites.PreparedBenchmark]) -> None:
-    """Write results.json of a run or soup, unless it exists: at every width, and of full vectors in fewer bits."""
+    """Write results.json of a run or soup, unless it exists: at every width and precision."""
     if (folder / "results.json").exists():
         return
     params = embedder.load_params(folder)
-    widths, vectors = embedder.encoder.arch.matryoshka_dims, suites.encode_suite(embedder, params, suite)
-    results = suites.evaluate(suite, vectors, widths)
-    for (benchmark, *_), sides in zip(suite, vectors, strict=True):
-        for bits, quantizer in QUANTIZERS.items():
-            quantized = [quantizer(side).astype("f4") for side in sides]
-            scores = score(benchmark, *quantized, widths[-1:])
-            results[benchmark.name][widths[-1]][f"ndcg@10, {bits}"] = scores[widths[-1]]["ndcg@10"]
-    log.info("%s: mean nDCG@10 %.3f", folder.name, suites.mean_ndcg(results))
+    vectors = suites.encode_suite(embedder, params, suite)
+    results = evaluate_precisions(suite, vectors, embedder.encoder.arch.matryoshka_dims)
+    log.info("%s: %s", folder.name, suites.describe_means(results))
     write_results(folder / "results.json", results)
 
 

@@ -18,6 +18,7 @@ from embed.distributed import hosts, storage
 from embed.embedder import Embedder
 from embed.eval import compare
 from embed.eval import suite as suites
+from embed.eval.benchmarks import select_metric
 from embed.retrieval.corpus_embeddings import read_pairs
 from embed.retrieval.hard_negatives import sample_negatives
 from embed.retrieval.mined_datasets import DEFAULT_RULE, mine_datasets, with_negatives
@@ -55,7 +56,7 @@ def compare_arms(work: storage.Path) -> list[compare.Comparison]:
     if not columns["none"]:
         return []
     width = max(next(iter(columns["none"][0].values())))
-    rows = {name: [(name, width, "ndcg@10")] for name in columns["none"][0]}
+    rows = {name: [(name, width, "ndcg@10")] for name in select_metric(columns["none"][0], "ndcg@10")}
     every = [key for keys in rows.values() for key in keys]
     return [compare.Comparison(*compare.parse_docstring(__doc__), columns, rows | {"mean": every})]
 

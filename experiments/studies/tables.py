@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from embed.distributed import storage
 from embed.eval import compare
-from embed.eval.benchmarks import Results, dataset_of
-from embed.retrieval import quantize
+from embed.eval.benchmarks import Results, dataset_of, select_metric
+from embed.eval.precision import QUANTIZERS
 from embed.training.main import list_experiments, load_experiment
 from experiments.studies import cascade, negatives, order
 from experiments.studies.arms import SEEDS
@@ -19,7 +19,6 @@ SOUP_RUNS = ("finetune", "finetune__more_media")
 SOUP_CLAIM = "An average over runs is better than the run it starts from; over steps of a run, less so."
 SEEDS_TITLE = "Model soup over seeds: runs of one experiment that differ only in the order of their data."
 SEEDS_CLAIM = "The average of an experiment's runs is better than each of them."
-QUANTIZERS = {"int8": quantize.to_int8, "binary": quantize.to_binary}
 
 
 def run_folder(work: storage.Path, name: str, seed: int | str) -> storage.Path:
@@ -33,39 +32,55 @@ def forks_of(parent: str) -> list[str]:
 
 
 def make_rows(results: Results) -> dict[str, list[compare.MetricKey]]:
-    """Return the rows of a table: each dataset in both directions; texts without a prompt; datasets without training
-    data; the mean at other widths and with fewer bits; the mean."""
-    prompted = [name for name in results if NO_PROMPT not in name]
+    """Return the rows of a table: each dataset in both directions; graded pairs; texts without a prompt; datasets
+    without training data; the mean nDCG@10 at other widths and precisions; the mean nDCG@10."""
+    prompted = [name for name in select_metric(results, "ndcg@10") if NO_PROMPT not in name]
     bare = [name for name in results if NO_PROMPT in name]
     unseen = [name for name in prompted if UNSEEN in name]
-    *narrow, width = sorted(results[prompted[0]])
+    *narrow, width = sorted(next(iter(results.values())))
 
     def keys(names: Sequence[str], width: int = width, metric: str = "ndcg@10") -> list[compare.MetricKey]:
         return [(name, width, metric) for name in names]
 
-    return {
+    def quantized(dim: int, label: str) -> dict[str, list[compare.MetricKey]]:
+        metrics = {bits: f"ndcg@10, {bits}" for bits in QUANTIZERS}
+        return {
+            f"{label} in {bits}": keys(prompted, dim, metric)
+            for bits, metric in metrics.items()
+            if all(metric in results[name][dim] for name in prompted)
+        }
+
+    rows = {
         **{
             dataset: keys([name for name in prompted if dataset_of(name) == dataset])
             for dataset in dict.fromkeys(map(dataset_of, prompted))
         },
+        **{f"{name}, Spearman": keys([name], metric="spearman") for name in select_metric(results, "spearman")},
         **({"texts without task string": keys(bare)} if bare else {}),
         **({f"mean{UNSEEN}": keys(unseen)} if unseen else {}),
-        **{f"mean at {dim} dimensions": keys(prompted, dim) for dim in narrow},
-        **{f"mean in {bits}": keys(prompted, metric=f"ndcg@10, {bits}") for bits in QUANTIZERS},
-        "mean": keys(prompted),
     }
+    if prompted:
+        for dim in narrow:
+            rows[f"mean at {dim} dimensions"] = keys(prompted, dim)
+            rows |= quantized(dim, f"mean at {dim} dimensions")
+        rows |= quantized(width, "mean") | {"mean": keys(prompted)}
+    return rows
 
 
 def select_shared(columns: Mapping[str, Sequence[Results]]) -> Results:
-    """Return the first results, reduced to the benchmarks and widths that every column has."""
+    """Return the first results, reduced to the benchmarks, widths and metrics that every column has."""
     first, *others = (results for column in columns.values() for results in column)
     return {
         name: {
-            width: row for width, row in by_width.items() if all(width in other[name] for other in others)
+            width: {
+                metric: value for metric, value in row.items() if all(metric in other[name][width] for other in others)
+            }
+            for width, row in by_width.items()
+            if all(width in other[name] for other in others)
         }
         for name, by_width in first.items()
         if all(name in other for other in others)
-    }  # fmt: skip
+    }
 
 
 def compare_runs(

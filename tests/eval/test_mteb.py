@@ -8,10 +8,13 @@ import pytest
 
 pytest.importorskip("mteb", reason="these tests need the extra [eval]")
 import av
+import datasets
 import mteb
 import soundfile
 from conftest import ARCH
 from mteb._evaluators.retrieval_metrics import calculate_retrieval_scores
+from mteb.abstasks.sts import AbsTaskSTS
+from mteb.abstasks.task_metadata import TaskMetadata
 from mteb.mocks.mock_run import mock_run
 from PIL import Image as Pillow
 
@@ -21,6 +24,8 @@ from embed.embedder import Embedder
 from embed.eval.benchmarks import from_pairs, score
 from embed.eval.mteb import BENCHMARKS, MtebModel, find_tasks
 from embed.eval.mteb_tasks import as_task
+from embed.eval.similarity import SimilarityBenchmark, score_pairs
+from embed.eval.suite import prepare_similarity
 from embed.model.build import build
 from embed.model.encoder import init_params
 
@@ -151,3 +156,51 @@ def test_the_names_of_the_reports_tables_are_known():
     ]
     with pytest.raises(KeyError):
         find_tasks("NoSuchTask")
+
+
+@pytest.mark.parametrize("dim", [None, 8])
+def test_graded_pairs_score_as_in_mteb(embedder, dim, tmp_path):
+    languages = ["en", "de"] * 20
+    first, second = ([(text(WORDS if name == "en" else GERMAN),) for name in languages] for _ in range(2))
+    scores = RNG.integers(0, 11, 40) / 2
+    benchmark = SimilarityBenchmark("s", tuple(first), tuple(second), scores, tuple(languages), tuple(map(str, scores)))
+    _, *sides = prepare_similarity(embedder, benchmark)
+    ours = score_pairs(benchmark, *(embedder.encode(side) for side in sides), [dim or 32])[dim or 32]
+
+    class Similarity(AbsTaskSTS):
+        metadata = TaskMetadata(
+            name="graded",
+            description="graded pairs",
+            reference=None,
+            dataset={"path": "none", "revision": "1"},
+            type="STS",
+            category="t2t",
+            modalities=["text"],
+            eval_splits=["test"],
+            eval_langs={"en": ["eng-Latn"], "de": ["deu-Latn"]},
+            main_score="cosine_spearman",
+        )
+
+        def load_data(self, **about):
+            rows = {name: [i for i in range(40) if languages[i] == name] for name in ("en", "de")}
+            self.dataset = {
+                name: {
+                    "test": datasets.Dataset.from_dict(
+                        {
+                            "sentence1": [first[i][0].text for i in of],
+                            "sentence2": [second[i][0].text for i in of],
+                            "score": scores[of].tolist(),
+                        }
+                    )
+                }
+                for name, of in rows.items()
+            }
+            self.data_loaded = True
+
+    model = MtebModel(embedder, "tiny", dim)
+    cache = mteb.ResultCache(tmp_path)
+    (result,) = mteb.evaluate(model, [Similarity()], cache=cache, show_progress_bar=False).task_results
+    for scored in result.scores["test"]:
+        # mteb's cosines are float32: two that are within its rounding may change places
+        assert scored["cosine_spearman"] == pytest.approx(ours[f"spearman/{scored['hf_subset']}"], abs=2e-3)
+    assert result.get_score() == pytest.approx(ours["spearman"], abs=2e-3)
