@@ -66,10 +66,12 @@ def open_model(name: str | os.PathLike) -> Iterator[pathlib.Path]:
     from embed.hf.gguf import convert_gguf
 
     storage.cache().mkdir(parents=True, exist_ok=True)  # on disk, where /tmp may be memory
-    with tempfile.TemporaryDirectory(dir=storage.cache()) as folder:
+    with tempfile.TemporaryDirectory(dir=storage.cache()) as scratch:
+        folder = pathlib.Path(scratch, path.stem)
+        folder.mkdir()
         with storage.translate_disk_full(storage.cache()):
-            convert_gguf(storage.local(path), pathlib.Path(folder))
-        yield pathlib.Path(folder)
+            convert_gguf(storage.local(path), folder)
+        yield folder
 
 
 def require_gguf() -> None:
