@@ -196,7 +196,7 @@ def test_the_command_prints_spearman_and_every_precision(evaluate, tmp_path, run
     write(tmp_path / "pairs" / "s" / "sts.jsonl", [graded(i) for i in range(24)])
     monkeypatch.setattr(commands, "all_devices", lambda workdir: jax.set_mesh(make_mesh((1, 1, 1))))
     arguments = {"checkpoints": [str(run)], "workdir": str(tmp_path), "mteb": "", "data": str(tmp_path / "data")}
-    commands.run_evaluate(argparse.Namespace(**arguments, pairs=str(tmp_path / "pairs"), trust=[]))
+    commands.run_evaluate(argparse.Namespace(**arguments, pairs=str(tmp_path / "pairs"), baselines=[], trust=[]))
     printed = capsys.readouterr().out
     assert "| s: similarity, Spearman | 24 | 0.0 | " in printed
     assert "| checkpoint | dimensions | Spearman, float32 | Spearman, int8 | Spearman, binary |" in printed
