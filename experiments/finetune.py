@@ -17,14 +17,14 @@ from embed.losses.contrastive import contrastive_loss
 from embed.model.build import build
 from embed.model.config import Architecture
 from embed.model.encoder import encode_by_microbatch, encode_pairs, max_microbatch_rows
-from embed.model.presets import PRESETS
 from embed.training import optim
 from embed.training.main import run
+from embed.training.pretrained import find_start
 from embed.training.run import LoopConfig, Run
 
 START = "prefinetune"
-STEPS = 300
-LEARNING_RATE = 2e-3
+STEPS, LEARNING_RATE = 300, 2e-3  # from random weights
+FOUNDATION_STEPS, FOUNDATION_LEARNING_RATE = 80, 1e-4  # from a foundation model, --config.pretrained
 TEMPERATURE = 0.05
 TEXT = {"prompt_dropout": 0.5, "negatives": 1, "candidates": Candidates(symmetric=True)}
 MEDIA = {"negatives": 1, "candidates": Candidates(symmetric=True)}
@@ -72,11 +72,14 @@ def plan(
     *,
     arch: Architecture | None = None,
     tasks: Sequence[Task] = TASKS,
-    steps: int = STEPS,
-    learning_rate: float = LEARNING_RATE,
+    steps: int | None = None,
+    learning_rate: float | None = None,
     make_loss=make_loss,
 ) -> Run:
-    arch = arch or PRESETS[config.model]
+    start = find_start(config)
+    arch = arch or start.arch
+    steps = steps or (FOUNDATION_STEPS if start.is_foundation else STEPS)
+    learning_rate = learning_rate or (FOUNDATION_LEARNING_RATE if start.is_foundation else LEARNING_RATE)
     encoder = build(arch, jnp.dtype(config.dtype), config.remat, config.unroll, trust=(arch.encoder,))
     return Run(
         encoder,
@@ -88,6 +91,7 @@ def plan(
         data=storage.path(config.data),
         evals=dev_evals(encoder, storage.path(config.data), config.eval),
         init=storage.path(config.workdir) / START,
+        trainable=start.trainable,
         loop=LoopConfig(config.save, config.keep, config.log, config.workers),
     )
 

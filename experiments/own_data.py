@@ -14,26 +14,26 @@ from embed.data import discover
 from embed.data.budget import Budget
 from embed.data.tasks import Task
 from embed.distributed import storage
-from embed.model.build import build
+from embed.model.build import EncoderModule, build
 from embed.model.config import Architecture
-from embed.model.presets import PRESETS
 from embed.training import optim
 from embed.training.main import run
-from embed.training.prepare import prepare_preprocessor
+from embed.training.prepare import make_preprocessor
+from embed.training.pretrained import find_start
 from embed.training.run import LoopConfig, Run
 from experiments import finetune
 
 log = logging.getLogger(__name__)
 START = "soup_greedy"
-STEPS = 600
-LEARNING_RATE = 2e-3
+STEPS, LEARNING_RATE = 600, 2e-3
+FOUNDATION_STEPS, FOUNDATION_LEARNING_RATE = 150, 1e-4  # with --config.pretrained
 BATCH = 32
 SYMMETRIC = Candidates(symmetric=True)
 MAX_BUDGET = Budget(128, images=4, patches=16, clips=1, frames=64)  # of a row; longer contents are truncated
 
 
-def make_tasks(config: ConfigDict, batch: int = BATCH) -> Sequence[Task]:
-    preprocessor = prepare_preprocessor(PRESETS[config.model], storage.path(config.data), config.pairs)
+def make_tasks(config: ConfigDict, encoder: EncoderModule, batch: int = BATCH) -> Sequence[Task]:
+    preprocessor = make_preprocessor(encoder.arch, config)
     tasks = discover.make_tasks(config.pairs, preprocessor, MAX_BUDGET, batch, SYMMETRIC)
     for task in tasks:
         log.info(
@@ -53,19 +53,24 @@ def plan(
     arch: Architecture | None = None,
     tasks: Sequence[Task] | None = None,
     batch: int = BATCH,
+    learning_rate: float | None = None,
     make_loss=finetune.make_loss,
 ) -> Run:
-    arch = arch or PRESETS[config.model]
+    start = find_start(config)
+    arch = arch or start.arch
+    steps = FOUNDATION_STEPS if start.is_foundation else STEPS
+    learning_rate = learning_rate or (FOUNDATION_LEARNING_RATE if start.is_foundation else LEARNING_RATE)
     encoder = build(arch, jnp.dtype(config.dtype), config.remat, config.unroll, trust=(arch.encoder,))
     return Run(
         encoder,
-        make_tasks(config, batch) if tasks is None else tasks,
+        make_tasks(config, encoder, batch) if tasks is None else tasks,
         make_loss(encoder, config),
-        optim.adamw(LEARNING_RATE, warmup=10, steps=STEPS),
-        steps=config.steps or STEPS,
+        optim.adamw(learning_rate, warmup=10, steps=steps),
+        steps=config.steps or steps,
         seed=2,
         data=storage.path(config.pairs),
         init=storage.path(config.workdir) / START,
+        trainable=start.trainable,
         loop=LoopConfig(config.save, config.keep, config.log, config.workers),
     )
 

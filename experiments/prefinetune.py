@@ -1,7 +1,7 @@
 """Pre-fine-tuning: noisy image, text and code pairs, large batches, no hard negatives.
 
-Gemini Embedding 2, §3.3: turns the foundation model (here: random weights) into an encoder. Leaves out audio, video and
-document tasks on purpose.
+Gemini Embedding 2, §3.3: turns the foundation model, --config.pretrained, into an encoder; without one it starts from
+random weights. Leaves out audio, video and document tasks on purpose.
 """
 
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ from embed.losses.contrastive import contrastive_loss
 from embed.model.build import build
 from embed.model.config import Architecture
 from embed.model.encoder import encode_by_microbatch, encode_pairs, max_microbatch_rows
-from embed.model.presets import PRESETS
 from embed.training import optim
 from embed.training.main import run
+from embed.training.pretrained import find_start
 from embed.training.run import LoopConfig, Run
 
-STEPS = 340
-LEARNING_RATE = 3e-3
+STEPS, LEARNING_RATE = 340, 3e-3  # from random weights
+FOUNDATION_STEPS, FOUNDATION_LEARNING_RATE = 100, 1e-4  # from a foundation model, --config.pretrained
 TEMPERATURE = 0.05
 SYMMETRIC = Candidates(symmetric=True)
 SHORT, LONG, IMAGE = Budget(32), Budget(64), Budget(20, images=1, patches=16)
@@ -65,11 +65,14 @@ def plan(
     *,
     arch: Architecture | None = None,
     tasks: Sequence[Task] = TASKS,
-    steps: int = STEPS,
-    learning_rate: float = LEARNING_RATE,
+    steps: int | None = None,
+    learning_rate: float | None = None,
     make_loss=make_loss,
 ) -> Run:
-    arch = arch or PRESETS[config.model]
+    start = find_start(config)
+    arch = arch or start.arch
+    steps = steps or (FOUNDATION_STEPS if start.is_foundation else STEPS)
+    learning_rate = learning_rate or (FOUNDATION_LEARNING_RATE if start.is_foundation else LEARNING_RATE)
     encoder = build(arch, jnp.dtype(config.dtype), config.remat, config.unroll, trust=(arch.encoder,))
     return Run(
         encoder,
@@ -79,6 +82,8 @@ def plan(
         steps=config.steps or steps,
         seed=0,
         data=storage.path(config.data),
+        init=start.init,
+        trainable=start.trainable,
         evals=dev_evals(encoder, storage.path(config.data), config.eval),
         loop=LoopConfig(config.save, config.keep, config.log, config.workers),
     )

@@ -1,11 +1,9 @@
 """Check a config before a program starts: each field's type and range, and that its checkpoint exists."""
 
-import pathlib
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from embed import hf
 from embed.distributed import storage
 from embed.model.presets import PRESETS
 from embed.training import checkpoint as checkpoints
@@ -91,13 +89,3 @@ def require_checkpoint(checkpoint: str, workdir: str) -> storage.Path:
 def trusted_classes(config: ConfigDict) -> tuple[str, ...]:
     """Return the encoder classes outside `embed` that `config.trust` allows a checkpoint to name."""
     return tuple(name.strip() for name in config.trust.split(",") if name.strip())
-
-
-def require_pretrained(config: ConfigDict) -> pathlib.Path:
-    """Return the folder of the published model `config.pretrained`. Raise ConfigError where there is none."""
-    if not config.pretrained:
-        raise ConfigError("--config.pretrained is not set: give a model's folder, or owner/model@COMMIT")
-    try:
-        return hf.resolve(config.pretrained)
-    except hf.HubError as error:
-        raise ConfigError(f"--config.pretrained={config.pretrained}: {error}") from error

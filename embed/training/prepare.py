@@ -1,5 +1,6 @@
 """From a config's folders to what training needs: corpora, a tokenizer trained on them, opened sources."""
 
+import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
 
@@ -14,6 +15,7 @@ from embed.data.tasks import Task, collect_texts
 from embed.data.tokenizer import train_tokenizer
 from embed.distributed import hosts, storage
 from embed.model.config import Architecture
+from embed.training.pretrained import load_pretrained_preprocessor, locate_pretrained
 from embed.training.run import Run
 
 log = logging.getLogger(__name__)
@@ -21,16 +23,29 @@ SAMPLE = 1500  # records of each dataset to train the tokenizer on
 
 
 def preprocessor_for(run: Run, config: ConfigDict) -> Preprocessor:
-    """Return the preprocessor that a run trains with; builds missing corpora and, for random weights, a tokenizer.
+    """Return the preprocessor that a run trains with, as `make_preprocessor` makes it; a run that starts from a
+    published model takes the model's own tokenizer."""
+    if config.pretrained or run.init is None or not (run.init / "config.json").exists():
+        return make_preprocessor(run.encoder.arch, config)
+    _build_corpora(config)
+    return load_pretrained_preprocessor(hf.resolve(run.init))
 
-    A run that starts from a published model takes the model's own tokenizer.
+
+def make_preprocessor(arch: Architecture, config: ConfigDict) -> Preprocessor:
+    """Return the preprocessor of `arch`: with the tokenizer of the foundation model `config.pretrained`, else with the
+    one in `config.data`; builds missing corpora and tokenizer first.
+
+    Raises ConfigError where `config.pretrained` cannot be used, and as `prepare_preprocessor` does.
     """
-    data = storage.path(config.data)
-    if run.init is None or not (run.init / "config.json").exists():
-        return prepare_preprocessor(run.encoder.arch, data, config.pairs)
+    if not config.pretrained:
+        return prepare_preprocessor(arch, storage.path(config.data), config.pairs)
+    _build_corpora(config)
+    return dataclasses.replace(load_pretrained_preprocessor(locate_pretrained(config.pretrained)), media=arch.media)
+
+
+def _build_corpora(config: ConfigDict) -> None:
     with hosts.primary_first("corpora"):
-        toy_corpora.build(data)
-    return hf.load_preprocessor(hf.resolve(run.init))
+        toy_corpora.build(storage.path(config.data))
 
 
 def prepare_preprocessor(arch: Architecture, data: storage.Path, pairs: str = "") -> Preprocessor:

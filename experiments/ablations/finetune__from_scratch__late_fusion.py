@@ -5,13 +5,13 @@ Hypothesis: inputs that mix text and media lose most; the rest changes little, w
 
 import dataclasses
 
-from embed.model.presets import PRESETS
 from embed.training.main import run
+from embed.training.pretrained import find_start
 from experiments.ablations import finetune__from_scratch
 
 
 def plan(config):
-    arch = dataclasses.replace(PRESETS[config.model], encoder="embed.model.late_fusion:LateFusion")
+    arch = dataclasses.replace(find_start(config).arch, encoder="embed.model.late_fusion:LateFusion")
     return finetune__from_scratch.plan(config, arch=arch)
 
 

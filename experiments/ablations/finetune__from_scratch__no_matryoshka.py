@@ -5,14 +5,14 @@ Hypothesis: short prefixes lose much, the full embedding gains little.
 
 import functools
 
-from embed.model.presets import PRESETS
 from embed.training.main import run
+from embed.training.pretrained import find_start
 from experiments import finetune
 from experiments.ablations import finetune__from_scratch
 
 
 def plan(config):
-    widths = PRESETS[config.model].matryoshka_dims[-1:]
+    widths = find_start(config).arch.matryoshka_dims[-1:]
     return finetune__from_scratch.plan(config, make_loss=functools.partial(finetune.make_loss, widths=widths))
 
 

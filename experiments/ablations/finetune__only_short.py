@@ -5,13 +5,13 @@ Hypothesis: at that width it is hardly better than the parent, and longer prefix
 
 import functools
 
-from embed.model.presets import PRESETS
 from embed.training.main import run
+from embed.training.pretrained import find_start
 from experiments import finetune
 
 
 def plan(config):
-    widths = PRESETS[config.model].matryoshka_dims[:1]
+    widths = find_start(config).arch.matryoshka_dims[:1]
     return finetune.plan(config, make_loss=functools.partial(finetune.make_loss, widths=widths))
 
 

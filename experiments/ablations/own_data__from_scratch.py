@@ -5,12 +5,13 @@ Hypothesis: every dataset loses, small ones and those that are not trained on mo
 
 import dataclasses
 
+from embed.model.params import all_params
 from embed.training.main import run
 from experiments import own_data
 
 
 def plan(config, **changes):
-    return dataclasses.replace(own_data.plan(config, **changes), init=None)
+    return dataclasses.replace(own_data.plan(config, **changes), init=None, trainable=all_params)
 
 
 if __name__ == "__main__":

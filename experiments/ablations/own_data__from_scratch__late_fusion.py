@@ -5,13 +5,13 @@ Hypothesis: it is better, and less uneven, on datasets that are not trained on; 
 
 import dataclasses
 
-from embed.model.presets import PRESETS
 from embed.training.main import run
+from embed.training.pretrained import find_start
 from experiments.ablations import own_data__from_scratch
 
 
 def plan(config):
-    arch = dataclasses.replace(PRESETS[config.model], encoder="embed.model.late_fusion:LateFusion")
+    arch = dataclasses.replace(find_start(config).arch, encoder="embed.model.late_fusion:LateFusion")
     return own_data__from_scratch.plan(config, arch=arch)
 
 

@@ -5,13 +5,13 @@ Hypothesis: late fusion gains only by the second tower's parameters and compute;
 
 import dataclasses
 
-from embed.model.presets import PRESETS
 from embed.training.main import run
+from embed.training.pretrained import find_start
 from experiments.ablations import own_data__from_scratch
 
 
 def plan(config):
-    arch = PRESETS[config.model]
+    arch = find_start(config).arch
     arch = dataclasses.replace(arch, encoder="embed.model.late_fusion:LateFusion", layer_groups=arch.layer_groups // 2)
     return own_data__from_scratch.plan(config, arch=arch)
 

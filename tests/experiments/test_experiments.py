@@ -79,7 +79,7 @@ def run(name: str, folder: pathlib.Path, pretrained: pathlib.Path) -> None:
 
 
 # By default fine-tuning, after the stage before it, and the one that starts from Gemma; `-m slow` the others.
-ALWAYS = ("finetune", "finetune__from_gemma")
+ALWAYS = ("finetune", "finetune__from_foundation")
 EVERY = [
     name if name in ALWAYS else pytest.param(name, marks=pytest.mark.slow)
     for name in EXPERIMENTS
@@ -90,7 +90,7 @@ EVERY = [
 @pytest.mark.parametrize("name", EVERY)
 def test_runs_two_steps(small, gemma, name):
     work = small / "runs"
-    if name not in ("prefinetune", "finetune__from_gemma") and not (work / "prefinetune").exists():
+    if name not in ("prefinetune", "finetune__from_foundation") and not (work / "prefinetune").exists():
         run("prefinetune", small, gemma)
     run(name, small, gemma)
     rows = [json.loads(line) for line in (work / name / "metrics.jsonl").read_text().splitlines()]

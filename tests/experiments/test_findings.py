@@ -138,12 +138,13 @@ def test_every_fork_is_selected_and_one_that_needs_a_model_is_left_out(config, c
     assert set(findings.select_forks("", "finetune")) == {"finetune", *names, "finetune__colder"}
     parents = ["finetune", "finetune__from_scratch", "finetune__from_scratch__late_fusion"]
     assert findings.select_forks("from_scratch__late_fusion", "finetune") == parents
-    runs = findings.plan_forks(config, ["finetune", "finetune__from_gemma", "finetune__colder"], must_run=False)
+    runs = findings.plan_forks(config, ["finetune", "finetune__from_foundation", "finetune__colder"], must_run=False)
     assert (
-        list(runs) == ["finetune", "finetune__colder"] and "finetune__from_gemma is left out: --config" in caplog.text
+        list(runs) == ["finetune", "finetune__colder"]
+        and "finetune__from_foundation is left out: --config" in caplog.text
     )
     with pytest.raises(ConfigError, match=r"--config\.pretrained is not set"):
-        findings.plan_forks(config, ["finetune__from_gemma"], must_run=True)
+        findings.plan_forks(config, ["finetune__from_foundation"], must_run=True)
 
 
 def test_a_fork_that_does_not_exist_is_named_with_those_that_do(config):

@@ -18,8 +18,9 @@ from embed.distributed import storage
 from embed.hf import HubError
 from embed.training import main
 from embed.training.checkpoint import CheckpointError
-from embed.training.config_check import FIELDS, ConfigError, check_config, require_checkpoint, require_pretrained
+from embed.training.config_check import FIELDS, ConfigError, check_config, require_checkpoint
 from embed.training.errors import report_user_errors
+from embed.training.pretrained import require_foundation
 from experiments.studies import cascade, negatives, order
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -104,7 +105,7 @@ def test_a_published_model_that_is_not_there_is_named(name):
     config = cpu.get_config()
     config.pretrained = name
     with pytest.raises(ConfigError, match=rf"--config\.pretrained{'=' + name if name else ' is not set'}"):
-        require_pretrained(config)
+        require_foundation(config)
 
 
 @pytest.mark.parametrize("name", ["nope", "soup", "recipe", "../finetune", "__init__", "finetune__nope"])
@@ -147,7 +148,10 @@ def lines(*command: str, folder: pathlib.Path = ROOT, status: int = 2) -> list[s
         (["-m", "experiments.finetune", "--config=configs/nope.py", "--config.steps=1"], "configs/nope.py'; choices: "),
         (["-m", "experiments.finetune", "--forks=no_mask"], "Unknown command line flag 'forks'"),
         (["-m", "experiments.studies.order"], "--checkpoint is not set"),
-        (["-m", "experiments.studies.findings", "--forks=nope"], "finetune has no fork nope; choices: from_gemma, "),
+        (
+            ["-m", "experiments.studies.findings", "--forks=nope"],
+            "finetune has no fork nope; choices: from_foundation, ",
+        ),
         (["-m", "launch.mixture", "nope"], "'nope' is not an experiment with a plan; choices: finetune"),
         (["-m", "embed", "evalute"], "invalid choice: 'evalute' (choose from "),
         (["-m", "embed", "evaluate"], "the following arguments are required: checkpoint"),
