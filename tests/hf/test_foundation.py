@@ -37,10 +37,10 @@ pytestmark = pytest.mark.foundation
 TEXTS = {
     "en": "All human beings are born free and equal in dignity and rights. They are endowed with reason and conscience "
     "and should act towards one another in a spirit of brotherhood. Everyone is entitled to all the rights and "
-    "freedoms set forth in this Declaration, without distinction of any kind, such as race, colour, sex, language, religion, "
-    "political or other opinion, national or social origin, property, birth or other status. Everyone has the right to "
-    "life, liberty and security of person. No one shall be held in slavery or servitude; slavery and the slave trade "
-    "shall be prohibited in all their forms.",
+    "freedoms set forth in this Declaration, without distinction of any kind, such as race, colour, sex, language, "
+    "religion, political or other opinion, national or social origin, property, birth or other status. Everyone has"
+    " the right to life, liberty and security of person. No one shall be held in slavery or servitude; slavery and "
+    "the slave trade shall be prohibited in all their forms.",
     "de": "Alle Menschen sind frei und gleich an Würde und Rechten geboren. Sie sind mit Vernunft und Gewissen begabt "
     "und sollen einander im Geist der Brüderlichkeit begegnen. Jeder hat Anspruch auf die in dieser Erklärung "
     "verkündeten Rechte und Freiheiten ohne irgendeinen Unterschied, etwa nach Rasse, Hautfarbe, Geschlecht, Sprache, "
