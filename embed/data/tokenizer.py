@@ -1,5 +1,6 @@
 """Text to token ids, by a published model's tokenizer.json or a small tokenizer trained on the toy corpora."""
 
+import dataclasses
 import hashlib
 import os
 from collections.abc import Iterable
@@ -10,9 +11,28 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from embed.batch import PAD_ID
 from embed.distributed import storage
 
-# Names and order of the Gemma 4 family; padding is 0.
-SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>", "<|image>", "<|image|>", "<image|>", "<|audio>", "<|audio|>", "<audio|>")
-VIDEO = "<|video|>"
+
+@dataclasses.dataclass(frozen=True)
+class MediaTokens:
+    """The names of the special tokens of each modality: before it, in place of its soft tokens, after it."""
+
+    image: tuple[str, str, str]
+    video: tuple[str, str, str]  # around and in each frame
+    audio: tuple[str, str, str]
+
+
+GEMMA4_TOKENS = MediaTokens(
+    ("<|image>", "<|image|>", "<image|>"), ("<|image>", "<|video|>", "<image|>"), ("<|audio>", "<|audio|>", "<audio|>")
+)
+# Gemma 3 has a beginning and an end of an image, but <image_soft_token> has no row in the tables of its text models.
+GEMMA3_TOKENS = MediaTokens(
+    ("<start_of_image>", "<unused0>", "<end_of_image>"),
+    ("<start_of_image>", "<unused1>", "<end_of_image>"),
+    ("<unused2>", "<unused3>", "<unused4>"),
+)
+TEXT_TOKENS = ("<pad>", "<eos>", "<bos>", "<unk>")  # Gemma's names and order
+# What a tokenizer that is trained here begins with.
+SPECIAL = (*TEXT_TOKENS, *GEMMA4_TOKENS.image, *GEMMA4_TOKENS.audio, GEMMA4_TOKENS.video[1])
 
 
 class Tokenizer:
@@ -36,19 +56,26 @@ class Tokenizer:
         text_ids = self.backend.encode("a", add_special_tokens=False).ids
         start = next(i for i in range(len(ids)) if ids[i : i + len(text_ids)] == text_ids)
         self.prefix, self.suffix = ids[:start], ids[start + len(text_ids) :]
+        is_gemma3 = self.backend.token_to_id(GEMMA3_TOKENS.image[0]) is not None
+        self.names = GEMMA3_TOKENS if is_gemma3 else GEMMA4_TOKENS
         if self._id("<pad>") != PAD_ID:
             raise ValueError(f"{source}: <pad> has id {self._id('<pad>')}, but must have {PAD_ID}, as in Gemma's")
-        self.image = self._id("<|image>"), self._id("<|image|>"), self._id("<image|>")  # begin, placeholder, end
-        self.video = self.image[0], self._id(VIDEO), self.image[2]
-        self.audio = self._id("<|audio>"), self._id("<|audio|>"), self._id("<audio|>")
+        self.image = self._ids(self.names.image)  # begin, placeholder, end
+        self.video = self._ids(self.names.video)
+        self.audio = self._ids(self.names.audio)
         # From now on, the name of a special token in a user's text is ordinary text.
         self.backend.encode_special_tokens = True
 
     def _id(self, name: str) -> int:
         number = self.backend.token_to_id(name)
         if number is None:
-            raise ValueError(f"{self.source}: no {name} token; required: {', '.join((*SPECIAL, VIDEO))}")
+            names = dict.fromkeys((*TEXT_TOKENS, *self.names.image, *self.names.video, *self.names.audio))
+            raise ValueError(f"{self.source}: no {name} token; required: {', '.join(names)}")
         return number
+
+    def _ids(self, names: tuple[str, str, str]) -> tuple[int, int, int]:
+        begin, placeholder, end = names
+        return self._id(begin), self._id(placeholder), self._id(end)
 
     @property
     def size(self) -> int:
@@ -104,7 +131,7 @@ def train_tokenizer(texts: Iterable[str], size: int) -> Tokenizer:
     ]
     backend.pre_tokenizer = pre_tokenizers.Sequence(split)
     backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace(prepend_scheme="never")])
-    special = [*SPECIAL, VIDEO, *(f"<0x{byte:02X}>" for byte in range(256))]
+    special = [*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256))]
     trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=special, show_progress=False)
     backend.train_from_iterator(texts, trainer)
     ids = [(name, backend.token_to_id(name)) for name in ("<bos>", "<eos>")]

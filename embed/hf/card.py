@@ -4,16 +4,23 @@ import json
 from typing import Any
 
 from embed.data import prompts
+from embed.hf.gemma3 import is_gemma3
 from embed.model.config import Architecture
+
+
+def exported_modalities(arch: Architecture) -> list[str]:
+    """The modalities that the exported class takes: text alone in a Gemma 3, whose image and audio maps are embed's."""
+    media = not is_gemma3(arch)
+    return [
+        "text",
+        *(["image", "video"] if media and arch.media.patch_size else []),
+        *(["audio"] if media and arch.media.audio_frame_size else []),
+    ]
 
 
 def model_card(arch: Architecture, metadata: dict[str, Any], name: str) -> str:
     """README.md of an exported model, from its checkpoint's metadata."""
-    modalities = [
-        "text",
-        *(["image", "video"] if arch.media.patch_size else []),
-        *(["audio"] if arch.media.audio_frame_size else []),
-    ]
+    modalities = exported_modalities(arch)
     tags = "\n".join(f"- {tag}" for tag in ("sentence-transformers", "feature-extraction", "matryoshka", *modalities))
     size = (
         f"{arch.num_layers} layers of width {arch.d_model}, {arch.attention} attention, {arch.pooling} pooling, "
@@ -41,12 +48,21 @@ print(model.similarity(queries, documents))
 ```
 
 Text alone takes a prompt: `{prompts.QUERY}` for queries ({", ".join(prompts.QUERY_TASKS)}), `{prompts.DOCUMENT}` for
-documents. Inputs with media take none. float16 overflows; use bfloat16 or float32.
+documents. Inputs with media take none. float16 overflows; use bfloat16 or float32.{_media_note(arch)}
 
 ## Lineage
 
 {_lineage(metadata)}
 """
+
+
+def _media_note(arch: Architecture) -> str:
+    if not is_gemma3(arch) or not (arch.media.patch_size or arch.media.audio_frame_size):
+        return ""
+    return (
+        "\nThe class in transformers takes text alone. Images, video and audio: `embed.Embedder.load(FOLDER)`, which"
+        "\nreads their maps from media/."
+    )
 
 
 def _lineage(metadata: dict[str, Any]) -> str:

@@ -1,7 +1,8 @@
 """config.json -> Architecture; the way back is embed/hf/config_json.py.
 
-Known are the models of the Gemma 4 family: `embedding_gemma2`, `gemma4` without experts, `gemma4_unified`. A causal one
-is read as the bidirectional encoder it becomes, its window of w tokens as |i - j| <= w // 2; or as causal, on demand.
+Known are the text models of Gemma 3 (embed/hf/gemma3.py) and the Gemma 4 family: `embedding_gemma2`, `gemma4` without
+experts, `gemma4_unified`. A causal one is read as the bidirectional encoder it becomes, its window of w tokens as
+|i - j| <= w // 2; or as causal, on demand.
 """
 
 import dataclasses
@@ -10,20 +11,18 @@ import pathlib
 from typing import Any
 
 from embed.batch import MediaFormat
-from embed.hf.fields import HubError, Kinds, check_fields, read_json
+from embed.hf.dense import read_output_dim
+from embed.hf.fields import FIXED, GLOBAL, LOCAL, HubError, Kinds, check_fields, check_values, read_json
+from embed.hf.gemma3 import read_gemma3
 from embed.model.attention import find_reach
 from embed.model.config import Architecture, AttentionSpec, AudioTower, VisionTower, from_json
 from embed.model.pooling import find_pooling
-from embed.model.presets import EMBEDDINGGEMMA2, GEMMA4_12B, GEMMA4_E2B
+from embed.model.presets import EMBEDDINGGEMMA2, GEMMA3_270M, GEMMA4_12B, GEMMA4_E2B
 
-LOCAL, GLOBAL = "sliding_attention", "full_attention"
 ROPE: dict[str, dict[str, Any]] = {
     LOCAL: {"rope_type": "default", "rope_theta": 1e4},
     GLOBAL: {"rope_type": "proportional", "rope_theta": 1e6, "partial_rotary_factor": 0.25},
 }
-EPSILON = 1e-6
-# Values of a config that our modules assume.
-FIXED = {"rms_norm_eps": EPSILON, "hidden_activation": "gelu_pytorch_tanh", "attention_bias": False}
 NOT_KNOWN = {"enable_moe_block": False}
 POOLING_MODES = {"mean": "mean", "last": "lasttoken", "first": "cls", "max": "max"}  # ours -> sentence-transformers'
 EXTRA_KINDS: Kinds = {
@@ -59,17 +58,30 @@ def read_architecture(folder: str | os.PathLike, attention: str | None = None) -
         raise FileNotFoundError(f"{path} is missing: give the folder of a model")
     config = read_json(path)
     model_type = str(config.get("model_type", "")).removesuffix("_text")
-    presets = {"embedding_gemma2": EMBEDDINGGEMMA2, "gemma4": GEMMA4_E2B, "gemma4_unified": GEMMA4_12B}
+    presets = {
+        "embedding_gemma2": EMBEDDINGGEMMA2,
+        "gemma3": GEMMA3_270M,
+        "gemma4": GEMMA4_E2B,
+        "gemma4_unified": GEMMA4_12B,
+    }
     if model_type not in presets:
         raise HubError(f"{path}: model_type {config.get('model_type')!r}; known are {', '.join(presets)}")
     if "quantization_config" in config:
         method = config["quantization_config"].get("quant_method", "a method without a name")
         raise HubError(f"{path}: quantization_config: weights quantized by {method}: give the model before that")
     preset = presets[model_type]
-    vision = _checked_tower(config.get("vision_config"), path)
-    audio = _checked_tower(config.get("audio_config"), path)
     extra = _read_extra(folder / "embed.json")
     direction = attention or extra.get("attention", preset.attention)
+    if model_type == "gemma3":
+        arch = read_gemma3(config, path, direction)
+        return dataclasses.replace(
+            arch,
+            media=extra.get("media") or arch.media,
+            matryoshka_dims=extra.get("matryoshka_dims") or _widths(preset, read_output_dim(folder) or arch.d_model),
+            pooling=extra.get("pooling") or _read_pooling(folder),
+        )
+    vision = _checked_tower(config.get("vision_config"), path)
+    audio = _checked_tower(config.get("audio_config"), path)
     arch = _text(config.get("text_config") or config, path, preset, direction)
     return dataclasses.replace(
         arch,
@@ -117,7 +129,7 @@ def _read_pooling(folder: pathlib.Path) -> str:
 
 
 def _text(text: dict[str, Any], path: pathlib.Path, preset: Architecture, attention: str) -> Architecture:
-    _check(text, path, FIXED | NOT_KNOWN)
+    check_values(text, path, FIXED | NOT_KNOWN)
     embedder = is_embedder(preset)
     layer_types = text.get("layer_types") or ([LOCAL] * 5 + [GLOBAL]) * (text["num_hidden_layers"] // 6)
     n = layer_types.index(GLOBAL) + 1 if GLOBAL in layer_types else len(layer_types)
@@ -152,7 +164,7 @@ def _text(text: dict[str, Any], path: pathlib.Path, preset: Architecture, attent
         window = window - 1  # transformers counts the token itself
     elif not embedder:  # of a causal layer's w tokens, half on each side; "all" means |i - j| <= w // 2 + 1
         window = window // 2 + (text.get("use_bidirectional_attention") == "all")
-    e = text["embedding_dim"] if embedder else preset.matryoshka_dims[-1]
+    e = text["embedding_dim"] if embedder else read_output_dim(path.parent) or preset.matryoshka_dims[-1]
     per_layer = text.get("hidden_size_per_layer_input", 0) if preset.per_layer_dim else 0
     hidden = text["intermediate_size"]
     return Architecture(
@@ -164,7 +176,7 @@ def _text(text: dict[str, Any], path: pathlib.Path, preset: Architecture, attent
         local_attention=spec(0, window) if n > 1 else full,
         global_attention=full,
         media=preset.media,
-        matryoshka_dims=(*(width for width in preset.matryoshka_dims if width < e), e),
+        matryoshka_dims=_widths(preset, e),
         per_layer_dim=per_layer,
         per_layer_vocab_size=text["vocab_size_per_layer_input"] if per_layer and not embedder else 0,
         shared_kv_groups=shared // n,
@@ -172,15 +184,14 @@ def _text(text: dict[str, Any], path: pathlib.Path, preset: Architecture, attent
     )
 
 
-def _check(config: dict[str, Any], path: pathlib.Path, expected: dict[str, Any]) -> None:
-    wrong = [f"{k} {config[k]!r} (only {v!r})" for k, v in expected.items() if config.get(k, v) not in (v, None)]
-    if wrong:
-        raise HubError(f"{path}: {', '.join(wrong)}: not a model that embed implements")
+def _widths(preset: Architecture, e: int) -> tuple[int, ...]:
+    """The preset's Matryoshka widths below e, and e."""
+    return (*(width for width in preset.matryoshka_dims if width < e), e)
 
 
 def _checked_tower(config: dict[str, Any] | None, path: pathlib.Path) -> dict[str, Any] | None:
     if config is not None:
-        _check(config, path, FIXED | {"hidden_act": "silu"})
+        check_values(config, path, FIXED | {"hidden_act": "silu"})
     return config
 
 

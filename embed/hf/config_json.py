@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from embed.hf.config import EPSILON, GLOBAL, LOCAL, is_embedder
-from embed.hf.fields import HubError
+from embed.hf.config import is_embedder
+from embed.hf.fields import EPSILON, GLOBAL, LOCAL, HubError
+from embed.hf.gemma3 import is_gemma3, make_gemma3_json
 from embed.model.config import Architecture, AttentionSpec
 
 
@@ -14,7 +15,11 @@ def make_config_json(arch: Architecture, tokens: dict[str, int]) -> dict[str, An
     """
     if arch.encoder != Architecture.encoder:
         raise HubError(f"the encoder {arch.encoder} cannot be exported: transformers has no class that computes it")
+    if is_gemma3(arch):
+        return make_gemma3_json(arch)
     embedder = is_embedder(arch)
+    if arch.last_locals or not arch.global_attention.value_norm or arch.global_attention.score_scale != 1:
+        raise HubError("no class of Gemma 4 has an incomplete last group, values without a norm or scaled scores")
     if embedder and arch.attention == "causal":
         raise HubError("causal attention cannot be exported: EmbeddingGemma2Model is bidirectional")
     unified = not arch.per_layer_dim and arch.vision is None and arch.audio is None

@@ -1,10 +1,14 @@
-"""The JSON files of a model's folder: fields that are missing or of another type are errors that name them."""
+"""The JSON files of a model's folder: fields that are missing, or not as expected, are errors that name them."""
 
 import json
 import pathlib
 from collections.abc import Callable
 from typing import Any
 
+LOCAL, GLOBAL = "sliding_attention", "full_attention"  # layer types
+EPSILON = 1e-6
+# Values of a config that our modules assume.
+FIXED = {"rms_norm_eps": EPSILON, "hidden_activation": "gelu_pytorch_tanh", "attention_bias": False}
 POINTER = b"version https://git-lfs"
 MAX_LAYERS = 1000
 Kinds = dict[str, tuple[str, Callable[[Any], bool]]]  # field -> its type in words, and whether a value is of it
@@ -14,7 +18,8 @@ KINDS: Kinds = {
         ("attention_chunk_size", "conv_kernel_size", "embedding_dim", "global_head_dim", "head_dim", "hidden_size",
          "intermediate_size", "max_soft_tokens", "num_attention_heads", "num_global_key_value_heads",
          "num_key_value_heads", "output_proj_dims", "patch_size", "pooling_kernel_size",
-         "position_embedding_size", "sliding_window", "vocab_size", "vocab_size_per_layer_input"),
+         "position_embedding_size", "query_pre_attn_scalar", "sliding_window", "sliding_window_pattern", "vocab_size",
+         "vocab_size_per_layer_input"),
         ("a number of 1 or more", lambda x: type(x) is int and 1 <= x < 2**31),
     ),
     **dict.fromkeys(
@@ -23,12 +28,13 @@ KINDS: Kinds = {
         ("a number of 0 or more", lambda x: type(x) is int and 0 <= x < 2**31),
     ),
     **dict.fromkeys(
-        ("attention_logit_cap", "gradient_clipping", "partial_rotary_factor", "residual_weight", "rope_theta"),
+        ("attention_logit_cap", "gradient_clipping", "partial_rotary_factor", "residual_weight", "rope_local_base_freq",
+         "rope_theta"),
         ("a number", lambda x: type(x) in (int, float)),
     ),
     **dict.fromkeys(
         ("audio_config", "full_attention", "image_processor", "quantization_config", "rope_parameters",
-         "sliding_attention", "text_config", "video_processor", "vision_config"),
+         "rope_scaling", "sliding_attention", "text_config", "video_processor", "vision_config"),
         ("an object", lambda x: isinstance(x, dict)),
     ),
     **dict.fromkeys(
@@ -99,3 +105,10 @@ def check_fields(fields: dict[str, Any], path: pathlib.Path, kinds: Kinds) -> Js
         if not holds(present[name]):
             raise HubError(f"{path}: {name} is {json.dumps(present[name])[:80]}; expected {expected}")
     return JsonFields(present, path)
+
+
+def check_values(config: dict[str, Any], path: pathlib.Path, expected: dict[str, Any]) -> None:
+    """Raise HubError, naming every such field, where a field is present and not as `expected`."""
+    wrong = [f"{k} {config[k]!r} (only {v!r})" for k, v in expected.items() if config.get(k, v) not in (v, None)]
+    if wrong:
+        raise HubError(f"{path}: {', '.join(wrong)}: not a model that embed implements")

@@ -8,16 +8,19 @@ from typing import Any
 import jax
 import numpy as np
 from einops import EinopsError, rearrange
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.typing import DTypeLike
 
 from embed.data.preprocess import Preprocessor
 from embed.hf.config import is_embedder, read_architecture
+from embed.hf.dense import WEIGHT, find_dense, read_projection
 from embed.hf.fields import HubError, check_downloaded
-from embed.hf.tensors import BOUNDS, DENSE, HFTensor, hf_tensor
-from embed.hf.weights import Tensors, find_tensors, read_tensor
-from embed.model.build import build
+from embed.hf.tensors import BOUNDS, DENSE, MEDIA, HFTensor, hf_tensor
+from embed.hf.weights import Tensors, find_tensors, read_names, read_tensor
+from embed.model.build import EncoderModule, build
 from embed.model.config import Architecture
-from embed.model.encoder import init_projection
-from embed.model.params import param_structs
+from embed.model.encoder import init_leaves
+from embed.model.params import Path, param_structs
 
 log = logging.getLogger(__name__)
 VISION = ("vision_tower.", "vision_embedder.", "embed_vision.")
@@ -39,40 +42,48 @@ def load_preprocessor(folder: str | os.PathLike) -> Preprocessor:
         raise HubError(str(error)) from error
 
 
-def load(folder: str | os.PathLike, target: dict[str, Any] | None = None, seed: int = 0) -> dict[str, Any]:
-    """Load the parameters of a model's folder: sharded and typed as `target`, else f32 on the current mesh.
+def load(
+    folder: str | os.PathLike,
+    encoder: EncoderModule | None = None,
+    *,
+    dtype: DTypeLike = np.float32,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Load a model's folder as the parameters of `encoder`, else of the encoder it describes, on the current mesh.
 
-    A projection that the model lacks is initialized from `seed`, and tensors that are not an encoder's are skipped; the
-    log names both. Raises HubError naming the tensors that are missing, misshapen or unknown, the first that is
-    quantized or not finite, or a parameter of `target` that no published model has; OSError where a file is missing.
+    A projection that the model lacks, and the maps of images and audio that a text model lacks, are initialized from
+    `seed`; tensors that are not an encoder's are skipped; the log names both. Raises HubError naming the tensors that
+    are missing, misshapen or unknown, the first that is quantized or not finite, or a parameter of `encoder` that no
+    published model has; OSError where a file is missing.
     """
     folder = pathlib.Path(folder)
     arch = read_architecture(folder)
-    target = param_structs(build(arch)) if target is None else target
+    encoder = encoder or build(arch)
     reader = Reader(folder, arch)
-    initialized = []
-
-    def load_leaf(path: tuple, struct: jax.ShapeDtypeStruct) -> jax.Array:
-        name = tuple(part.key for part in path)
+    structs: dict[Path, jax.ShapeDtypeStruct] = flatten_dict(param_structs(encoder))
+    tensors: dict[Path, HFTensor] = {}
+    for path in structs:
         try:
-            tensor = hf_tensor(name, arch, is_embedder(arch))
+            tensors[path] = hf_tensor(path, arch, is_embedder(arch))
         except KeyError as error:
-            raise HubError(f"{folder}: no published model has the encoder's parameter {'/'.join(name)}") from error
-        if str(tensor.names) == DENSE and DENSE not in reader.files:
-            initialized.append("/".join(name))
-            return init_projection(arch, jax.random.key(seed)).astype(struct.dtype)
-        value = reader.read(tensor, struct.shape, struct.dtype)
+            raise HubError(f"{folder}: no published model has the encoder's parameter {'/'.join(path)}") from error
+    new = tuple(path for path, tensor in tensors.items() if reader.lacks(tensor))
+
+    def load_leaf(path: Path) -> jax.Array:
+        struct = structs[path]
+        value = reader.read(tensors[path], struct.shape, dtype)
         return jax.make_array_from_callback(struct.shape, struct.sharding, lambda index: value[index])
 
     # The largest leaf first, while host memory holds the fewest others.
-    leaves, tree = jax.tree_util.tree_flatten_with_path(target)
-    by_size = sorted(range(len(leaves)), key=lambda i: -leaves[i][1].size)
-    loaded = {i: load_leaf(*leaves[i]) for i in by_size}
-    params = jax.tree.unflatten(tree, [loaded[i] for i in range(len(leaves))])
+    by_size = sorted(structs.keys() - set(new), key=lambda path: (-structs[path].size, path))
+    params = {path: load_leaf(path) for path in by_size}
     skipped = reader.check_unused()
-    names = ", ".join(initialized) or "nothing", ", ".join(skipped) or "nothing"
+    if new:
+        leaves = init_leaves(encoder, new, jax.random.key(seed))
+        params |= {path: leaf.astype(dtype) for path, leaf in zip(new, leaves, strict=True)}
+    names = ", ".join("/".join(path) for path in new) or "nothing", ", ".join(skipped) or "nothing"
     log.info("%s: new: %s; left out: %s", folder, *names)
-    return params
+    return unflatten_dict(params)
 
 
 class Reader:
@@ -84,21 +95,26 @@ class Reader:
         self.unread = set(self.files)
         self.wrong: list[str] = []
 
-    def read(self, tensor: HFTensor, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    def lacks(self, tensor: HFTensor) -> bool:
+        """Whether it is a tensor beside those of the model's class, and the folder does not have it."""
+        name = str(tensor.names)
+        return name.startswith((DENSE, MEDIA)) and name not in self.files
+
+    def read(self, tensor: HFTensor, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
         """Read one leaf, zeros where a tensor is missing or misshapen, which `check_unused` reports."""
         if not tensor.names.ndim:  # without a copy, since the largest tables are such
-            return self._read_tensor(str(tensor.names), tensor.axes, shape, dtype)
+            return self._read_tensor(str(tensor.names), tensor, shape, dtype)
         value = np.zeros(shape, dtype)
         for index, name in np.ndenumerate(tensor.names):
-            value[index] = self._read_tensor(name, tensor.axes, shape[tensor.names.ndim :], dtype)
+            value[index] = self._read_tensor(name, tensor, shape[tensor.names.ndim :], dtype)
         return value
 
-    def _read_tensor(self, name: str, axes: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    def _read_tensor(self, name: str, hf_layout: HFTensor, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
         if name not in self.files:
             self.wrong.append(f"{name} is missing")
             return np.zeros(shape, dtype)
         self.unread.discard(name)
-        tensor = read_tensor(*self.files[name])
+        tensor = read_projection(find_dense(self.folder)) if name == DENSE else read_tensor(*self.files[name])
         with np.errstate(over="ignore"):  # overflow is refused below
             value = tensor.astype(dtype, copy=False)
         usable = ~np.isnan(value) if name.endswith(BOUNDS) else np.isfinite(value)  # bounds may be infinite
@@ -109,8 +125,10 @@ class Reader:
                 f"{path}: {inside} holds NaN or infinity in {count:,} of {value.size:,} values, read as "
                 f"{np.dtype(dtype)}: it overflowed, or the file is corrupt"
             )
+        axes = hf_layout.axes
         try:
-            return rearrange(value, axes, **dict(zip(axes.split("->")[1].split(), shape, strict=True)))
+            value = rearrange(value, axes, **dict(zip(axes.split("->")[1].split(), shape, strict=True)))
+            return value + np.asarray(hf_layout.offset, dtype) if hf_layout.offset else value
         except EinopsError:
             self.wrong.append(f"{name} is {list(tensor.shape)}, which does not make {list(shape)}")
             return np.zeros(shape, dtype)
@@ -146,11 +164,15 @@ class Reader:
 def _name_tensors(folder: pathlib.Path) -> Tensors:
     """The tensors of a folder by their names in the multimodal class."""
     tensors = find_tensors(folder)
-    start = next((name for name in tensors if name.endswith("embed_tokens.weight")), "")
-    start = start.removesuffix("embed_tokens.weight")
-    # "" in a text model alone, "language_model." in the multimodal one, "model.language_model." with a head on it
-    root = start.removesuffix("language_model.")
-    text = "" if start else "language_model."
-    named = {text + name.removeprefix(root): place for name, place in tensors.items()}
-    dense = folder / "2_Dense" / "model.safetensors"
-    return named | ({DENSE: (dense, "linear.weight")} if dense.exists() else {})
+    table = next((name for name in tensors if name.endswith("embed_tokens.weight")), "")
+    root = table.removesuffix("embed_tokens.weight").removesuffix("language_model.")
+    # The table is "" of a text model alone, "model." of one with a head, "language_model." in the multimodal class,
+    # and "model.language_model." of that with a head.
+    text = "" if "language_model." in table else "language_model."
+    named = {
+        text + name.removeprefix(root) if name.startswith(root) else name: place for name, place in tensors.items()
+    }
+    if modules := find_dense(folder):
+        named[DENSE] = (modules[0] / "model.safetensors", WEIGHT)
+    media = folder / "media" / "model.safetensors"
+    return named | ({MEDIA + name: (media, name) for name in read_names(media)} if media.exists() else {})

@@ -8,12 +8,15 @@ import dataclasses
 
 import numpy as np
 
+from embed.hf.gemma3 import NORM_OFFSET, is_gemma3
 from embed.model.config import Architecture
+from embed.model.params import Path
 
-Path = tuple[str, ...]  # of a leaf in the nested parameters
 Table = dict[Path, tuple[str, str]]
 BOUNDS = ("input_min", "input_max", "output_min", "output_max")
 DENSE = "2_Dense.linear.weight"  # the projection, where the model's class has none: a module of its own
+TEXT_PART = "language_model."  # of a multimodal class
+MEDIA = "media."  # before tensors of ours that the model's class has not, in media/model.safetensors
 
 TEXT: Table = {
     ("vocabulary",): ("language_model.embed_tokens.weight", "v d -> v d"),
@@ -118,6 +121,7 @@ class HFTensor:
 
     names: np.ndarray  # str[...], of the leaf's leading axes
     axes: str
+    offset: float = 0.0  # ours is the stored value plus this
 
     @property
     def inverse(self) -> str:
@@ -148,6 +152,9 @@ def hf_tensor(leaf: Path, arch: Architecture, embedder: bool) -> HFTensor:
             layers = [[f"language_model.layers.{group * n + i}." for i in range(n)] for group in groups]
             layers = [group[-1] if layer == "global" else group[:-1] for group in layers]
             table, leaf = LAYER, tuple(rest)
+        case ("backbone", "last_group", "locals", *rest):
+            layers = [f"language_model.layers.{i}." for i in range(arch.layer_groups * n, arch.num_layers)]
+            table, leaf = LAYER, tuple(rest)
         case ("vision", "layers", *rest):
             assert arch.vision is not None
             layers = [f"vision_tower.encoder.layers.{i}." for i in range(arch.vision.num_layers)]
@@ -164,4 +171,8 @@ def hf_tensor(leaf: Path, arch: Architecture, embedder: bool) -> HFTensor:
             table = TEXT
     name, axes = table[leaf]
     name = name.format(ple=ple, block=block, linear=linear)
-    return HFTensor(np.char.add(layers or "", name), axes)
+    if not is_gemma3(arch):
+        return HFTensor(np.char.add(layers or "", name), axes)
+    prefix = MEDIA if table in (PATCHES, FRAMES) else ""
+    offset = NORM_OFFSET if name.endswith("norm.weight") and not prefix else 0.0
+    return HFTensor(np.char.add(layers or prefix, name), axes, offset)

@@ -40,7 +40,7 @@ def find_tensors(folder: pathlib.Path) -> Tensors:
         log.warning("%s: not of the model, and not read: %s", folder, ", ".join(stray))
     tensors: Tensors = {}
     for file in chosen:
-        for name in _read_names(folder / file):
+        for name in read_names(folder / file):
             if listed.get(name, file) != file:
                 continue  # the index has it in another file
             if name in tensors:
@@ -67,7 +67,8 @@ def _read_index(folder: pathlib.Path) -> dict[str, str]:
     return listed
 
 
-def _read_names(path: pathlib.Path) -> list[str]:
+def read_names(path: pathlib.Path) -> list[str]:
+    """The names of a file's tensors. Raises HubError as `open_tensors`."""
     with open_tensors(path) as file:
         return list(file.keys())
 

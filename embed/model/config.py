@@ -19,6 +19,8 @@ class AttentionSpec:
     window: int = 0  # tokens a token attends to on each visible side; 0 = all of its segment
     partial_rotary_factor: float = 1.0  # share of the frequencies that rotate
     key_is_value: bool = False  # values are the keys before their norm
+    value_norm: bool = True  # values are normalized, without a learned scale
+    score_scale: float = 1.0  # attention scores are multiplied by this
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +58,7 @@ class AudioTower:
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """A Gemma-4-family encoder: groups of `local_per_group` local layers and one global layer."""
+    """A Gemma encoder: groups of `local_per_group` local layers and one global layer, then `last_locals` local ones."""
 
     vocab_size: int  # v
     d_model: int  # d
@@ -67,6 +69,8 @@ class Architecture:
     global_attention: AttentionSpec
     media: MediaFormat
     matryoshka_dims: tuple[int, ...]  # ascending; the last is e
+    last_locals: int = 0  # local layers after the last whole group
+    layer_scalar: bool = True  # a learned scalar multiplies the output of each layer
     per_layer_dim: int = 0  # p, of per-layer embeddings; 0 = none
     per_layer_vocab_size: int = 0  # rows of their token table; 0 = projection of the embedded input alone
     shared_kv_groups: int = 0  # this many last groups use the keys and values of the group before them
@@ -77,9 +81,13 @@ class Architecture:
     pooling: str = "mean"  # NAME of a function NAME_pool in pooling.py
     attention: str = "bidirectional"  # or "causal": a function in attention.py
 
+    def __post_init__(self) -> None:
+        if self.last_locals and self.shared_kv_groups:
+            raise ValueError("last_locals after groups that share keys and values: no model has both")
+
     @property
     def num_layers(self) -> int:
-        return self.layer_groups * (self.local_per_group + 1)
+        return self.layer_groups * (self.local_per_group + 1) + self.last_locals
 
     @property
     def embed_dim(self) -> int:
@@ -89,7 +97,8 @@ class Architecture:
 def from_json(hint: Any, value: Any) -> Any:
     """Plain JSON as the type `hint` says: a dataclass, a tuple, None, a number or a string.
 
-    Raises ValueError where the fields are not those of the dataclass.
+    A field that is missing takes its default: it is newer than the JSON. Raises ValueError where a field is unknown, or
+    missing without a default.
     """
     if isinstance(hint, types.UnionType):  # X | None
         (hint,) = (option for option in typing.get_args(hint) if option is not types.NoneType)
@@ -101,6 +110,7 @@ def from_json(hint: Any, value: Any) -> Any:
     hints = typing.get_type_hints(hint)
     if not isinstance(value, dict):
         raise ValueError(f"{hint.__name__} is {value!r}, not an object of fields")
-    if hints.keys() != value.keys():
-        raise ValueError(f"{hint.__name__} differs in {', '.join(sorted(hints.keys() ^ value.keys()))}")
+    required = {field.name for field in dataclasses.fields(hint) if field.default is dataclasses.MISSING}
+    if wrong := (value.keys() - hints.keys()) | (required - value.keys()):
+        raise ValueError(f"{hint.__name__} differs in {', '.join(sorted(wrong))}")
     return hint(**{name: from_json(hints[name], item) for name, item in value.items()})

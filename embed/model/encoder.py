@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
+from flax.traverse_util import flatten_dict
 
 from embed.batch import PAD_ID, Dropout, Inputs, Pairs
 from embed.distributed import mesh
@@ -168,11 +169,11 @@ def init_params(encoder: EncoderModule, key: jax.Array) -> dict:
     return encoder.init(key, sample_inputs(encoder.arch))["params"]
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def init_projection(arch: Architecture, key: jax.Array) -> jax.Array:
-    """Initialize a projection f32[d,e] for a backbone that has none, sharded from the start."""
-    pooled = jnp.zeros((min_rows(), 1, arch.d_model), out_sharding=mesh.TOKENS)
-    return projection(arch).init(key, pooled)["params"]["weight"]
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def init_leaves(encoder: EncoderModule, paths: tuple[tuple[str, ...], ...], key: jax.Array) -> list[jax.Array]:
+    """Initialize the parameters at `paths` alone, as `init_params` does; the compiler leaves the others out."""
+    params = flatten_dict(init_params(encoder, key))
+    return [params[path] for path in paths]
 
 
 def min_rows() -> int:

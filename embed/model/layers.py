@@ -133,7 +133,7 @@ def apply_rope(x: jax.Array, rope: RopeTable) -> jax.Array:
 
 
 class Attention(nn.Module):
-    """Grouped-query attention with normalized queries, keys and (scale-free) values; scores are not scaled."""
+    """Grouped-query attention with normalized queries and keys, and values normalized without a scale, if at all."""
 
     spec: AttentionSpec
     reach: Reach
@@ -149,7 +149,7 @@ class Attention(nn.Module):
         d = self.d_model
         shape = (d, spec.num_heads, spec.head_dim)
         q = Einsum("bld,dhk->blhk", shape, mesh.QUERY, mesh.HEADS, self.clipped, name="query")(x)
-        q = apply_rope(RMSNorm(name="query_norm")(q), rope)
+        q = apply_rope(RMSNorm(name="query_norm")(q), rope) * spec.score_scale
         kv = self._project_kv(x, rope) if shared_kv is None else shared_kv
         # A kv head serves num_heads / num_kv_heads query heads; repeated as often as sharding over `model` needs.
         split = jax.sharding.get_abstract_mesh().shape["model"]
@@ -168,7 +168,8 @@ class Attention(nn.Module):
 
         k = linear("key")
         v = k if self.spec.key_is_value else linear("value")
-        return apply_rope(RMSNorm(name="key_norm")(k), rope), RMSNorm(scale=False)(v)
+        k = apply_rope(RMSNorm(name="key_norm")(k), rope)
+        return k, RMSNorm(scale=False)(v) if self.spec.value_norm else v
 
 
 class GatedFeedForward(nn.Module):

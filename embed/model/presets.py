@@ -1,7 +1,7 @@
 """The architectures of the published models and of their small versions for CPUs.
 
-Sizes: the Gemma 4 model card, transformers' configurations of `gemma4`, `gemma4_unified` and `embedding_gemma2`, and
-its conversion scripts.
+Sizes: the Gemma 3 report (arXiv 2503.19786) and the Gemma 4 model card, transformers' configurations of `gemma3`,
+`gemma4`, `gemma4_unified` and `embedding_gemma2`, and its conversion scripts.
 """
 
 import dataclasses
@@ -126,6 +126,47 @@ GEMMA4_12B = Architecture(
     matryoshka_dims=(768, 1536, 3072),
 )
 
+# Gemma 3 reads text. Images, video and audio enter by linear maps that training starts from nothing.
+GEMMA3_ATTENTION = AttentionSpec(
+    num_heads=4, num_kv_heads=1, head_dim=256, rope_theta=1e6, value_norm=False, score_scale=256**-0.5
+)
+GEMMA3_270M = Architecture(
+    vocab_size=262_144,
+    d_model=640,
+    d_ff=2048,
+    layer_groups=3,
+    local_per_group=5,
+    local_attention=dataclasses.replace(GEMMA3_ATTENTION, rope_theta=1e4, window=256),
+    global_attention=GEMMA3_ATTENTION,
+    media=MediaFormat(
+        patch_size=16,
+        max_patches_per_side=64,
+        image_patches=64,
+        frame_patches=16,
+        timestamps=False,
+        audio_frame_size=640,
+    ),
+    matryoshka_dims=(128, 256, 512, 640),
+    layer_scalar=False,
+)
+GEMMA3_1B = dataclasses.replace(
+    GEMMA3_270M,
+    d_model=1152,
+    d_ff=6912,
+    layer_groups=4,
+    last_locals=2,
+    matryoshka_dims=(128, 256, 512, 768, 1152),
+)
+EMBEDDINGGEMMA = dataclasses.replace(
+    GEMMA3_270M,
+    d_model=768,
+    d_ff=1152,
+    layer_groups=4,
+    local_attention=dataclasses.replace(GEMMA3_270M.local_attention, num_heads=3),
+    global_attention=dataclasses.replace(GEMMA3_ATTENTION, num_heads=3),
+    matryoshka_dims=(128, 256, 512, 768),
+)
+
 
 def tiny(arch: Architecture) -> Architecture:
     """The same architecture, small enough for a CPU: every feature, smaller sizes."""
@@ -152,6 +193,7 @@ def tiny(arch: Architecture) -> Architecture:
         d_ff=128,
         layer_groups=3 if arch.shared_kv_groups else 2,
         local_per_group=2,
+        last_locals=min(arch.last_locals, 1),
         local_attention=dataclasses.replace(attention(arch.local_attention, 16), window=32),
         global_attention=attention(arch.global_attention, 32),
         media=dataclasses.replace(media, patch_size=8, max_patches_per_side=64, image_patches=70, frame_patches=70),
@@ -166,6 +208,9 @@ def tiny(arch: Architecture) -> Architecture:
 
 
 PUBLISHED = {
+    "gemma3_270m": GEMMA3_270M,
+    "gemma3_1b": GEMMA3_1B,
+    "embeddinggemma": EMBEDDINGGEMMA,
     "embeddinggemma2": EMBEDDINGGEMMA2,
     "gemma4_e2b": GEMMA4_E2B,
     "gemma4_e4b": GEMMA4_E4B,

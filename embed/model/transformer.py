@@ -1,7 +1,7 @@
-"""The Gemma-4-family transformer: groups of local layers and one global layer, two nested scans.
+"""The Gemma transformer: groups of local layers and one global layer, two nested scans.
 
-Norms before and after each branch, gated GELU, one learned scalar per layer; where the preset has them, per-layer
-embeddings, values that are the keys, and groups that share keys and values.
+Norms before and after each branch, gated GELU; where the preset has them, one learned scalar per layer, per-layer
+embeddings, values that are the keys, groups that share keys and values, and an incomplete last group.
 """
 
 from typing import Any
@@ -66,15 +66,18 @@ class Layer(nn.Module):
             y = nn.gelu(gate, approximate=True) * per_layer
             y = Einsum("blp,pd->bld", (p, d), mesh.IN, mesh.TOKENS, name="per_layer_out")(y)
             x = x + apply_dropout(RMSNorm(initial=initial, name="per_layer_post")(y), dropout, 2)
-        scalar = self.param("scalar", nn.initializers.ones, (), jnp.float32)
-        return x * scalar.astype(x.dtype), kv
+        if arch.layer_scalar:
+            x = x * self.param("scalar", nn.initializers.ones, (), jnp.float32).astype(x.dtype)
+        return x, kv
 
 
 class Group(nn.Module):
-    """`local_per_group` local layers by `scan_layers` over stacked parameters, then one global layer."""
+    """`num_locals` local layers by `scan_layers` over stacked parameters, then one global layer (`has_global`)."""
 
     arch: Architecture
     d_ff: int
+    num_locals: int
+    has_global: bool = True
     remat: bool = False
     unroll: int = 1
 
@@ -87,16 +90,17 @@ class Group(nn.Module):
         global_positions: LayerPositions,
         shared_kv: SharedKV | None,
         dropout: Dropout | None = None,
-    ) -> tuple[jax.Array, SharedKV]:
+    ) -> tuple[jax.Array, SharedKV | None]:
         """x[b,l,d], per_layer[n,b,l,p] for the n layers of the group, `dropout` of key[n,b] -> [b,l,d], keys and
         values."""
         arch = self.arch
+        n = self.num_locals
         local_kv, global_kv = shared_kv or (None, None)
         exports_kv = arch.shared_kv_groups > 0 and shared_kv is None  # later groups use the keys and values of this one
         last_kv = zero_kv(arch.local_attention, x) if exports_kv else None
-        if arch.local_per_group:
+        if n:
             layer = Layer(arch, arch.local_attention, self.d_ff, parent=None)
-            init = stacked_init(layer, arch.local_per_group, x, per_layer[0], local_positions, local_kv, None)
+            init = stacked_init(layer, n, x, per_layer[0], local_positions, local_kv, None)
             params = self.param("locals", init)
 
             def body(carry: Any, xs: Any) -> Any:
@@ -104,8 +108,10 @@ class Group(nn.Module):
                 return x, kv if exports_kv else None
 
             body = jax.checkpoint(body, policy=REMAT_POLICY) if self.remat else body
-            xs = (params, per_layer[:-1], _select_layers(dropout, slice(-1)))
+            xs = (params, per_layer[:n], _select_layers(dropout, slice(n)))
             x, last_kv = scan_layers(body, (x, last_kv), xs, self.unroll)
+        if not self.has_global:
+            return x, None
         layer_class = nn.remat(Layer, policy=REMAT_POLICY) if self.remat else Layer
         global_layer = layer_class(arch, arch.global_attention, self.d_ff, name="global")
         x, global_kv = global_layer(x, per_layer[-1], global_positions, global_kv, _select_layers(dropout, -1))
@@ -145,8 +151,9 @@ class Backbone(nn.Module):
         global_positions = layer_positions(arch.global_attention)
         per_layer = PerLayerEmbedding(arch, name="per_layer")(x, tokens)
         dropout = _per_layer_keys(dropout, arch)
+        (per_layer, dropout), (last_per_layer, last_dropout) = _split_groups((per_layer, dropout), arch)
 
-        group = Group(arch, arch.d_ff, self.remat, self.unroll, parent=None)
+        group = Group(arch, arch.d_ff, arch.local_per_group, remat=self.remat, unroll=self.unroll, parent=None)
         init = stacked_init(group, num_unshared, x, per_layer[0], local_positions, global_positions, None)
         params = self.param("groups", init)
 
@@ -158,7 +165,8 @@ class Backbone(nn.Module):
         xs = (params, per_layer[:num_unshared], _select_layers(dropout, slice(num_unshared)))
         x, shared_kv = scan_layers(step, (x, initial_kv if arch.shared_kv_groups else None), xs, self.unroll)
         if arch.shared_kv_groups:
-            sharing = Group(arch, arch.shared_d_ff, self.remat, self.unroll, parent=None)
+            d_ff = arch.shared_d_ff
+            sharing = Group(arch, d_ff, arch.local_per_group, remat=self.remat, unroll=self.unroll, parent=None)
             sample = (x, per_layer[0], local_positions, global_positions, shared_kv)
             params = self.param("shared_groups", stacked_init(sharing, arch.shared_kv_groups, *sample))
 
@@ -168,6 +176,9 @@ class Backbone(nn.Module):
 
             xs = (params, per_layer[num_unshared:], _select_layers(dropout, slice(num_unshared, None)))
             x = scan_layers(sharing_step, x, xs, self.unroll)
+        if arch.last_locals:
+            last = Group(arch, arch.d_ff, arch.last_locals, False, self.remat, self.unroll, name="last_group")
+            x, _ = last(x, last_per_layer, local_positions, global_positions, None, last_dropout)
         return RMSNorm(name="final_norm")(x)
 
 
@@ -178,13 +189,19 @@ def zero_kv(spec: AttentionSpec, x: jax.Array) -> KeyValue:
 
 
 def _per_layer_keys(dropout: Dropout | None, arch: Architecture) -> Dropout | None:
-    """key[b] of rows -> key[groups,n,b] of every layer's rows, for the n layers of a group."""
+    """key[b] of rows -> key[layers,b] of every layer's rows."""
+    fold_in = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (None, 0))
+    return jax.tree.map(lambda keys: fold_in(keys, jnp.arange(arch.num_layers)), dropout)
 
-    def fold_in(keys: jax.Array) -> jax.Array:
-        layer_keys = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (None, 0))(keys, jnp.arange(arch.num_layers))
-        return rearrange(layer_keys, "(g n) b -> g n b", g=arch.layer_groups)
 
-    return jax.tree.map(fold_in, dropout)
+def _split_groups(by_layer: Any, arch: Architecture) -> tuple[Any, Any]:
+    """Arrays [layers,...] -> [groups,n,...] of the whole groups of n layers, and [last_locals,...]."""
+    count = arch.num_layers - arch.last_locals
+
+    def to_groups(x: jax.Array) -> jax.Array:
+        return rearrange(x[:count], "(g n) ... -> g n ...", g=arch.layer_groups)
+
+    return jax.tree.map(to_groups, by_layer), jax.tree.map(lambda x: x[count:], by_layer)
 
 
 def _select_layers(dropout: Dropout | None, layers: int | slice) -> Dropout | None:
@@ -200,14 +217,13 @@ class PerLayerEmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, tokens: jax.Array) -> jax.Array:
-        """x[b,l,d], tokens i32[b,l] -> [groups,n,b,l,p] for the n layers of a group; p = 0 without such embeddings."""
+        """x[b,l,d], tokens i32[b,l] -> [layers,b,l,p]; p = 0 without such embeddings."""
         arch = self.arch
-        n = arch.local_per_group + 1
         p = arch.per_layer_dim
         d = arch.d_model
         if not p:
-            shape = (arch.layer_groups, n, *x.shape[:2], 0)
-            return jnp.zeros(shape, x.dtype, out_sharding=jax.P(None, None, *mesh.TOKENS))
+            shape = (arch.num_layers, *x.shape[:2], 0)
+            return jnp.zeros(shape, x.dtype, out_sharding=jax.P(None, *mesh.TOKENS))
         project = Einsum("bld,dnp->blnp", (d, arch.num_layers, p), mesh.PER_LAYER, mesh.PATCHES, name="project")
         y = RMSNorm(name="norm")(project(x) * d**-0.5)  # the factor matters where the norm's epsilon does
         if arch.per_layer_vocab_size:
@@ -216,4 +232,4 @@ class PerLayerEmbedding(nn.Module):
             table = self.param("table", init, shape, jnp.float32, mesh.PER_LAYER_TABLE)
             rows = table.at[tokens].get(out_sharding=mesh.PATCHES).astype(x.dtype)
             y = (y + rows * jnp.asarray(p**0.5, x.dtype)) * 2**-0.5
-        return rearrange(y, "b l (g n) p -> g n b l p", g=arch.layer_groups)
+        return rearrange(y, "b l n p -> n b l p")

@@ -57,19 +57,21 @@ def initial_state(run: Run, structs: dict, preprocessor: Preprocessor) -> TrainS
     `structs` are the encoder's parameters as ShapeDtypeStructs. Raises as `read_init` does.
     """
     key = jax.random.key(run.seed)
-    params = init_params(run.encoder, key) if run.init is None else read_init(run.init, structs, preprocessor)
+    params = init_params(run.encoder, key) if run.init is None else read_init(run, structs, preprocessor)
     params = run.init_transform(jax.random.fold_in(key, 1), params)
     return jax.jit(functools.partial(state_from_params, run), donate_argnums=0)(params)
 
 
-def read_init(init: storage.Path, structs: dict, preprocessor: Preprocessor) -> dict:
-    """Read the encoder's parameters of a checkpoint or of a published model's folder, sharded like `structs`.
+def read_init(run: Run, structs: dict, preprocessor: Preprocessor) -> dict:
+    """Read the encoder's parameters of `run.init`, a checkpoint or a published model's folder, sharded like `structs`.
 
     Raises CheckpointError where a checkpoint expects other inputs than the preprocessor makes or holds other
     parameters, and HubError where a folder does.
     """
+    init = run.init
+    assert init is not None
     if (init / "config.json").exists():
-        return hf.load(hf.resolve(init), structs)
+        return hf.load(hf.resolve(init), run.encoder, seed=run.seed)
     check_input_spec(init, preprocessor)
     return load_params(init, structs)
 

@@ -7,7 +7,8 @@ import pytest
 from test_golden import GOLDEN
 
 from embed import hf
-from embed.hf.export import documents, export
+from embed.hf.export import export
+from embed.hf.export_json import documents
 from embed.model.presets import PRESETS
 
 

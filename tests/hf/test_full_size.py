@@ -110,7 +110,6 @@ from embed.data.tokenizer import Tokenizer
 from embed.distributed import mesh
 from embed.model.build import build
 from embed.model.encoder import encode
-from embed.model.params import param_structs
 
 def peak():
     status = pathlib.Path("/proc/self/status").read_text()
@@ -120,8 +119,7 @@ with jax.set_mesh(mesh.make_mesh((1, 1, 1))):
     arch = hf.read_architecture(sys.argv[1])
     jax.block_until_ready(jnp.ones(8) + 1)
     before = peak()
-    like = jax.tree.map(lambda leaf: leaf.update(dtype=jnp.bfloat16), param_structs(build(arch)))
-    params = hf.load(sys.argv[1], like)
+    params = hf.load(sys.argv[1], dtype=jnp.bfloat16)
     after = peak()
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     preprocessor = Preprocessor(Tokenizer.load(sys.argv[2]), arch.media)
