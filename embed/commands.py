@@ -11,13 +11,14 @@ from collections.abc import Iterator
 
 import jax
 
-from embed import hf, toy_corpora
+from embed import toy_corpora
 from embed.data.build.build import Options, build
 from embed.distributed import hosts, storage
 from embed.distributed.mesh import make_mesh
 from embed.embedder import Embedder
 from embed.eval import compare, precision, published, suite
 from embed.eval.evaluate import evaluate_checkpoints, run_mteb
+from embed.hf.packaged_models import FOUNDATIONS
 from embed.report import audit
 from embed.retrieval.folder_index import index_folder, printable, search_index
 from embed.retrieval.hard_negatives import MiningRule
@@ -26,6 +27,7 @@ from embed.synthesis import datasets, llm, offline
 from embed.toy_corpora.seeds import read_seeds
 from embed.training import checkpoint, startup
 from embed.training.config_check import ConfigError, require_checkpoint
+from embed.training.foundation import import_foundation
 from embed.training.migrate import migrate
 from embed.training.published import export_checkpoint, import_checkpoint
 from embed.training.weights import hash_params
@@ -126,7 +128,12 @@ def run_build(args: argparse.Namespace) -> None:
 
 def run_import(args: argparse.Namespace) -> None:
     log_conversion()
-    import_checkpoint(hf.resolve(args.folder), args.out, args.attention)
+    import_checkpoint(args.folder, args.out, args.attention)
+
+
+def run_foundation(args: argparse.Namespace) -> None:
+    log_conversion()
+    import_foundation(FOUNDATIONS[args.model], args.out or f"runs/{args.model}", from_hub=args.source == "hub")
 
 
 def run_export(args: argparse.Namespace) -> None:

@@ -180,3 +180,5 @@ WHISPER_BASE = PackagedModel(
         ),
     ),
 )
+
+FOUNDATIONS = {model.name: model for model in (GEMMA3_270M,)}

@@ -12,17 +12,19 @@ from embed.training.metadata import load_preprocessor, metadata_for, read_archit
 from embed.training.weights import load_params, save_params
 
 
-def import_checkpoint(folder: str | os.PathLike, run: str | os.PathLike, attention: str | None = None) -> None:
-    """Write a published model's folder as a checkpoint, to train, average, evaluate and embed with.
+def import_checkpoint(name: str | os.PathLike, run: str | os.PathLike, attention: str | None = None) -> None:
+    """Write a published model as a checkpoint, to train, average, evaluate and embed with.
 
-    `attention` "bidirectional" or "causal" overrides what `hf.read_architecture` reads. Raises as `hf.load` does.
+    `name` is a folder, a GGUF file, or "owner/model@COMMIT" of the Hugging Face hub. `attention` "bidirectional" or
+    "causal" overrides what `hf.read_architecture` reads. Raises as `hf.open_model` and `hf.load` do.
     """
-    arch = hf.read_architecture(folder, attention)
-    preprocessor = hf.load_preprocessor(folder)
-    with jax.set_mesh(mesh.make_mesh((1, -1, 1))):
-        params = hf.load(folder)
-        metadata = metadata_for(arch, preprocessor, init=folder)
-        save_params(storage.path(run), params, metadata, preprocessor.tokenizer)
+    with hf.open_model(name) as folder:
+        arch = hf.read_architecture(folder, attention)
+        preprocessor = hf.load_preprocessor(folder)
+        with jax.set_mesh(mesh.make_mesh((1, -1, 1))):
+            params = hf.load(folder)
+            metadata = metadata_for(arch, preprocessor, init=name)
+            save_params(storage.path(run), params, metadata, preprocessor.tokenizer)
 
 
 def export_checkpoint(path: str | os.PathLike, folder: str | os.PathLike, dtype: str = "float32") -> None:
