@@ -47,6 +47,8 @@ setup(
         "hf": ["torch>=2.6", "transformers>=5.19", "sentence-transformers>=6.0"],
         "gguf": ["gguf>=0.17"],
         "eval": ["mteb>=2.26", "pocketsphinx>=5.0"],
+        # `embed evaluate --baselines`; minilm is read by [hf]'s sentence-transformers.
+        "baselines": ["bm25s>=0.3", "faster-whisper>=1.1"],
         "browser": ["playwright>=1.50"],  # for the tests that open a page; Chromium is the system's
         "synthesis": ["openai>=2.0", "google-genai>=1.50"],
         "test": [
@@ -57,6 +59,7 @@ setup(
             "openai>=2.0",
             "google-genai>=1.50",
             "pytrec_eval-terrier>=0.5.7",
+            "bm25s>=0.3",
             "scikit-learn>=1.7",
             "ruff==0.17.6",
             "mypy==2.4.1",

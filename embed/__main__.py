@@ -17,6 +17,10 @@ from embed.synthesis import offline
 from embed.training.errors import USER_ERROR_STATUS, USER_ERRORS
 
 CHECKPOINT = "a run or soup, or one checkpoints/STEP of it; or a published model's folder, or owner/model@COMMIT"
+BASELINES = (
+    "scored beside the checkpoints: bm25, minilm (all-MiniLM-L6-v2), e5 (multilingual E5 small); or a model of "
+    "sentence-transformers as FOLDER or owner/model@COMMIT; whisper+NAME transcribes audio for it"
+)
 TRUST = "encoder classes outside embed that the checkpoint may name, as module:Class; they are imported"
 
 
@@ -56,9 +60,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add_trust(command)
 
     command = add("evaluate", "score checkpoints on held-out items, side by side", commands.run_evaluate)
-    command.add_argument("checkpoints", nargs="+", metavar="checkpoint", help=CHECKPOINT)
-    command.add_argument("--data", default="runs/data", help="folder of the built-in corpora")
+    command.add_argument("checkpoints", nargs="*", metavar="checkpoint", help=CHECKPOINT)
+    command.add_argument("--data", default="runs/data", help="folder of the built-in corpora; '' leaves them out")
     command.add_argument("--pairs", default="", metavar="FOLDER", help="your own datasets, scored too")
+    command.add_argument("--baselines", nargs="+", default=[], metavar="NAME", help=BASELINES)
     command.add_argument(
         "--mteb", default="", metavar="TASKS", help="score tasks of mteb, by comma, or a benchmark of it"
     )

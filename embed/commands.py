@@ -17,6 +17,7 @@ from embed.distributed import hosts, storage
 from embed.distributed.mesh import make_mesh
 from embed.embedder import Embedder
 from embed.eval import compare, precision, published, suite
+from embed.eval.baselines.evaluate import describe_limits, evaluate_baselines, load_baseline
 from embed.eval.evaluate import evaluate_checkpoints, run_mteb
 from embed.hf.packaged_models import FOUNDATIONS
 from embed.report import audit
@@ -56,17 +57,28 @@ def run_search(args: argparse.Namespace) -> None:
 
 
 def run_evaluate(args: argparse.Namespace) -> None:
+    if not args.checkpoints and not args.baselines:
+        raise ConfigError("nothing to evaluate: give a checkpoint, or --baselines")
+    if args.mteb and args.baselines:
+        raise ConfigError("--mteb scores checkpoints alone: leave out --baselines")
+    work = storage.path(args.workdir)
     paths = [require_checkpoint(path, args.workdir) for path in args.checkpoints]
     with all_devices(args.workdir):
         if args.mteb:
             for path in paths:
-                print(run_mteb(path, args.mteb, args.dim, storage.path(args.workdir) / "mteb", trust=args.trust))
+                print(run_mteb(path, args.mteb, args.dim, work / "mteb", trust=args.trust))
             return
-        columns = evaluate_checkpoints(paths, storage.path(args.data), args.pairs, trust=args.trust)
+        baselines = [load_baseline(name) for name in args.baselines]
+        test_sets = suite.read_test_sets(storage.path(args.data) if args.data else None, args.pairs)
+        checkpoints = evaluate_checkpoints(paths, test_sets, trust=args.trust)
+        columns = checkpoints | evaluate_baselines(baselines, test_sets, work)
         if hosts.is_primary():
             print(suite.format_table(columns))
+            if baselines:
+                print(f"\n{describe_limits(baselines)}")
             print(f"\n{compare.format_comparison(columns)}")
-            print(f"\n{precision.format_precisions(columns)}")
+            if checkpoints:
+                print(f"\n{precision.format_precisions(checkpoints)}")
 
 
 def run_published(args: argparse.Namespace) -> None:

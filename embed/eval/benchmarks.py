@@ -223,8 +223,18 @@ def rank(
             f"{len(benchmark.queries)} queries and {len(benchmark.corpus)} candidates"
         )
     scores, indices = top_k(truncate_dim(queries, width), truncate_dim(corpus, width), k + 1)
+    return exclude_self(benchmark, scores, indices, k)
+
+
+def exclude_self(
+    benchmark: Benchmark, scores: np.ndarray, indices: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Leave each query that is also a candidate out of its own ranking: scores f32[q,k+1], indices i32[q,k+1] to k.
+
+    A ranking ends in -1 with score -inf where fewer candidates remain.
+    """
     is_self = indices == benchmark.self_index[:, None]
-    order = np.argsort(is_self, axis=1, kind="stable")[:, : min(k, len(corpus))]  # itself last, the rest in order
+    order = np.argsort(is_self, axis=1, kind="stable")[:, : min(k, len(benchmark.corpus))]  # itself last
     scores = np.where(is_self, -np.inf, scores)
     indices = np.where(is_self, -1, indices)
     return np.take_along_axis(scores, order, axis=1), np.take_along_axis(indices, order, axis=1)
@@ -238,10 +248,15 @@ def score(
     Metrics are those of `metrics.evaluate_ranking`, `chance@k` (exact hit@k at random), `queries` and `candidates`.
     Raises ValueError as `rank` does.
     """
-    constants = {f"chance@{k}": benchmark.chance(k) for k in ks}
-    constants |= {"queries": float(len(benchmark.queries)), "candidates": float(len(benchmark.corpus))}
     results: dict[int, dict[str, float]] = {}
     for width in widths:
         _, ranking = rank(benchmark, queries, corpus, max(ks), width)
-        results[width] = evaluate_ranking(ranking, benchmark.relevance, ks) | constants
+        results[width] = score_ranking(benchmark, ranking, ks)
     return results
+
+
+def score_ranking(benchmark: Benchmark, ranking: np.ndarray, ks: Sequence[int] = KS) -> dict[str, float]:
+    """Score a ranking i32[q,k], best first, -1 for no candidate, by the metrics of `score`."""
+    constants = {f"chance@{k}": benchmark.chance(k) for k in ks}
+    constants |= {"queries": float(len(benchmark.queries)), "candidates": float(len(benchmark.corpus))}
+    return evaluate_ranking(ranking, benchmark.relevance, ks) | constants

@@ -15,24 +15,20 @@ log = logging.getLogger(__name__)
 
 
 def evaluate_checkpoints(
-    paths: Sequence[str | storage.Path], data: storage.Path, pairs: str = "", *, trust: Collection[str] = ()
+    paths: Sequence[str | storage.Path], test_sets: Sequence[suite.TestSet], *, trust: Collection[str] = ()
 ) -> dict[str, Results]:
-    """Score checkpoints on the test splits of the suite in `data` and of the datasets under `pairs`.
+    """Score checkpoints on what `suite.read_test_sets` read.
 
     Returns name -> results, in order, with those of quantized vectors; those of a run are also written to
-    RUN/results.json. Raises DatasetError where a
-    dataset cannot be used, CheckpointError where a checkpoint cannot be read.
+    RUN/results.json. Raises CheckpointError where a checkpoint cannot be read.
     """
-    if pairs:
-        suite.check_names(pairs)
     columns: dict[str, Results] = {}
     prepared: dict[str, list[suite.PreparedBenchmark]] = {}  # by input spec
     for path in paths:
         embedder = Embedder.load(path, trust=trust)
         input_spec = json.dumps(embedder.preprocessor.input_spec(), sort_keys=True)
         if input_spec not in prepared:
-            prepared[input_spec] = suite.load_suite(embedder, data, "test")
-            prepared[input_spec] += suite.load_datasets(embedder, pairs, "test") if pairs else []
+            prepared[input_spec] = suite.prepare_suite(embedder, test_sets)
         vectors = suite.encode_suite(embedder, embedder.params, prepared[input_spec])
         results = evaluate_precisions(prepared[input_spec], vectors, embedder.encoder.arch.matryoshka_dims)
         name = _name(path)

@@ -7,7 +7,7 @@ which needs the splits `dev` and `test`; folders elsewhere are scored without on
 import functools
 import json
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -61,14 +61,34 @@ PreparedBenchmark = tuple[Benchmark | SimilarityBenchmark, Prepared, Prepared]
 Vectors = list[tuple[np.ndarray, np.ndarray]]  # f32[q,e] and f32[n,e] of each benchmark; of graded pairs both sides
 
 
-def load_suite(
-    embedder: Embedder, data: storage.Path, split: str, max_records: int | None = None
-) -> list[PreparedBenchmark]:
-    """Decodes and preprocesses every benchmark of the suite, once for any number of checkpoints.
+class Directions(NamedTuple):
+    """A dataset's benchmarks of retrieval, and how an embedder reads its contents."""
 
-    `max_records` takes that many records of each dataset, in even steps.
+    forward: Benchmark
+    reverse: Benchmark | None = None
+    task: str | None = None  # name of the query's prompt; None: no prompt
+    soft_tokens: int | None = None  # of an image; None: the model's default
+
+
+TestSet = Directions | SimilarityBenchmark
+
+
+def read_test_sets(data: storage.Path | None, pairs: str) -> list[TestSet]:
+    """Read the test splits of the suite in `data` and of the datasets under `pairs`; None and "" leave one out.
+
+    Raises DatasetError where a dataset cannot be used or there is none.
     """
-    suite: list[PreparedBenchmark] = []
+    if data is None and not pairs:
+        raise DatasetError("nothing to evaluate: --data is empty and there is no --pairs")
+    if pairs:
+        check_names(pairs)
+    test_sets: list[TestSet] = [] if data is None else [*read_suite(data, "test")]
+    return test_sets + (read_datasets(pairs, "test") if pairs else [])
+
+
+def read_suite(data: storage.Path, split: str, max_records: int | None = None) -> list[Directions]:
+    """Read every benchmark of the suite. `max_records` takes that many records of each dataset, in even steps."""
+    suite = []
     for name, dataset in SUITE.items():
         source = open_split(data / name, split)
         count = min(max_records or len(source), len(source))
@@ -76,8 +96,31 @@ def load_suite(
         manifest = data / name / "manifest.json"
         group = json.loads(manifest.read_text())["task"] if manifest.exists() else None
         forward, reverse = from_pairs(name, records, group)
-        suite += prepare_benchmark(embedder, forward, reverse, dataset.task, dataset.soft_tokens)
+        suite.append(Directions(forward, reverse, dataset.task, dataset.soft_tokens))
     return suite
+
+
+def read_datasets(root: str, split: str) -> list[TestSet]:
+    """Read the datasets under `root`: the pairs of a split, benchmarks, and graded pairs."""
+    datasets: list[TestSet] = []
+    for folder in require_benchmarks(root, split):
+        if has_split(folder, split):
+            datasets.append(Directions(*from_pairs(folder.name, read_records(open_split(folder, split)))))
+        if has_benchmark(folder):
+            datasets.append(Directions(from_folder(folder)))
+        if has_split(folder, SIMILARITY_SPLITS[split]):
+            datasets.append(similarity.from_folder(folder, split))
+    return datasets
+
+
+def load_suite(
+    embedder: Embedder, data: storage.Path, split: str, max_records: int | None = None
+) -> list[PreparedBenchmark]:
+    """Decodes and preprocesses every benchmark of the suite, once for any number of checkpoints.
+
+    `max_records` takes that many records of each dataset, in even steps.
+    """
+    return prepare_suite(embedder, read_suite(data, split, max_records))
 
 
 def even_steps(size: int, count: int) -> list[int]:
@@ -87,14 +130,17 @@ def even_steps(size: int, count: int) -> list[int]:
 
 def load_datasets(embedder: Embedder, root: str, split: str) -> list[PreparedBenchmark]:
     """Decodes and preprocesses the datasets under `root`: the pairs of a split, benchmarks, and graded pairs."""
+    return prepare_suite(embedder, read_datasets(root, split))
+
+
+def prepare_suite(embedder: Embedder, test_sets: Iterable[TestSet]) -> list[PreparedBenchmark]:
+    """Decodes and preprocesses the benchmarks of test sets."""
     suite: list[PreparedBenchmark] = []
-    for folder in require_benchmarks(root, split):
-        if has_split(folder, split):
-            suite += prepare_benchmark(embedder, *from_pairs(folder.name, read_records(open_split(folder, split))))
-        if has_benchmark(folder):
-            suite += prepare_benchmark(embedder, from_folder(folder))
-        if has_split(folder, SIMILARITY_SPLITS[split]):
-            suite.append(prepare_similarity(embedder, similarity.from_folder(folder, split)))
+    for test_set in test_sets:
+        if isinstance(test_set, SimilarityBenchmark):
+            suite.append(prepare_similarity(embedder, test_set))
+        else:
+            suite += prepare_benchmark(embedder, *test_set)
     return suite
 
 
@@ -193,7 +239,8 @@ def dev_evals(encoder: EncoderModule, data: storage.Path, every: int) -> tuple[E
 
 
 def format_table(columns: dict[str, Results]) -> str:
-    """Markdown: R@1 and R@10 at full width beside chance, one row per benchmark, one column per checkpoint.
+    """Markdown: R@1 and R@10 at full width beside chance, one row per benchmark, one column per checkpoint or
+    baseline; a dash where it has no score.
 
     Graded pairs follow with 100 times Spearman's correlation, which is 0 at random.
     """
@@ -201,15 +248,20 @@ def format_table(columns: dict[str, Results]) -> str:
         "| benchmark | items | chance R@1 / R@10 | " + " | ".join(columns) + " |",
         "|---" * (3 + len(columns)) + "|",
     ]
-    first = next(iter(columns.values()), {})
-    for name in select_metric(first, "ndcg@10"):
-        rows = [results[name][max(results[name])] for results in columns.values()]
-        scores = [" / ".join(f"{100 * row[f'hit@{k}']:.1f}" for k in KS) for row in rows]
-        chance = " / ".join(f"{100 * rows[0][f'chance@{k}']:.1f}" for k in KS)
-        lines.append(f"| {name} | {rows[0]['candidates']:.0f} | {chance} | " + " | ".join(scores) + " |")
-    for name in select_metric(first, "spearman"):
-        rows = [results[name][max(results[name])] for results in columns.values()]
-        for label, pairs, metric in list_rows(rows[0]):
-            scores = [f"{100 * row[metric]:.1f}" for row in rows]
+    for name, rows in _rows_with(columns, "ndcg@10"):
+        scored = next(row for row in rows if row)
+        scores = [" / ".join(f"{100 * row[f'hit@{k}']:.1f}" for k in KS) if row else "–" for row in rows]
+        chance = " / ".join(f"{100 * scored[f'chance@{k}']:.1f}" for k in KS)
+        lines.append(f"| {name} | {scored['candidates']:.0f} | {chance} | " + " | ".join(scores) + " |")
+    for name, rows in _rows_with(columns, "spearman"):
+        for label, pairs, metric in list_rows(next(row for row in rows if row)):
+            scores = [f"{100 * row[metric]:.1f}" if row else "–" for row in rows]
             lines.append(f"| {name}, {label} | {pairs:.0f} | 0.0 | " + " | ".join(scores) + " |")
     return "\n".join(lines)
+
+
+def _rows_with(columns: Mapping[str, Results], metric: str) -> Iterator[tuple[str, list[Mapping[str, float]]]]:
+    """Yield the benchmarks that have a metric, and every column's row at full width: {} where it has none."""
+    for name in dict.fromkeys(name for results in columns.values() for name in select_metric(results, metric)):
+        by_column = [results.get(name, {}) for results in columns.values()]
+        yield name, [by_width[max(by_width)] if by_width else {} for by_width in by_column]

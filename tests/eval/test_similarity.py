@@ -61,7 +61,7 @@ def run(tmp_path_factory, tokenizer):
 def evaluate(tmp_path, run, monkeypatch):
     """Score the run on the datasets under `pairs`, without the built-in ones."""
     monkeypatch.setattr(suite, "SUITE", {})
-    return lambda: evaluate_checkpoints([str(run)], storage.path(tmp_path / "data"), str(tmp_path / "pairs"))["run"]
+    return lambda: evaluate_checkpoints([str(run)], suite.read_test_sets(None, str(tmp_path / "pairs")))["run"]
 
 
 def benchmark_of(scores, languages=None) -> SimilarityBenchmark:
@@ -196,7 +196,7 @@ def test_the_command_prints_spearman_and_every_precision(evaluate, tmp_path, run
     write(tmp_path / "pairs" / "s" / "sts.jsonl", [graded(i) for i in range(24)])
     monkeypatch.setattr(commands, "all_devices", lambda workdir: jax.set_mesh(make_mesh((1, 1, 1))))
     arguments = {"checkpoints": [str(run)], "workdir": str(tmp_path), "mteb": "", "data": str(tmp_path / "data")}
-    commands.run_evaluate(argparse.Namespace(**arguments, pairs=str(tmp_path / "pairs"), trust=[]))
+    commands.run_evaluate(argparse.Namespace(**arguments, pairs=str(tmp_path / "pairs"), baselines=[], trust=[]))
     printed = capsys.readouterr().out
     assert "| s: similarity, Spearman | 24 | 0.0 | " in printed
     assert "| checkpoint | dimensions | Spearman, float32 | Spearman, int8 | Spearman, binary |" in printed

@@ -97,7 +97,8 @@ def negatives_study(config) -> None:
 
 
 def evaluate(config) -> None:
-    print(suite.format_table(evaluate_checkpoints([config.checkpoint], storage.path(config.data), config.pairs)))
+    test_sets = suite.read_test_sets(storage.path(config.data), config.pairs)
+    print(suite.format_table(evaluate_checkpoints([config.checkpoint], test_sets)))
 
 
 NOTHING = (

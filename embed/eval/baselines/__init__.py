@@ -1,0 +1,1 @@
+"""What a user would pick instead of a checkpoint, scored on the same items by the same metrics."""
