@@ -19,6 +19,7 @@ from embed.data.discover import require_datasets
 from embed.distributed import hosts, storage
 from embed.embedder import Embedder
 from embed.eval import suite as suites
+from embed.eval.baselines.evaluate import read_baselines
 from embed.eval.benchmarks import Results
 from embed.eval.compare import load_results
 from embed.report.workdir import write_page
@@ -119,6 +120,7 @@ class ResultsPage:
             self.facts(embedder, shown),
             descriptions={name: dataset.description for name, dataset in suites.SUITE.items()},
             comparisons=[] if self.pairs else list(compare_findings(self.work)),
+            baselines=read_baselines(self.work),
         )
         log.info("wrote %s", storage.absolute(self.path))
 

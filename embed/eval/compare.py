@@ -28,6 +28,7 @@ class Comparison:
     metric: str = "nDCG@10"
     spreads: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)  # name -> rows of its deviation
     replicates: str = "seed"  # what differs between the results of a column: a seed, an experiment
+    references: Mapping[str, Results] = dataclasses.field(default_factory=dict)  # models scored once, at one width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +94,33 @@ def compute_cells(comparison: Comparison) -> dict[str, dict[str, Cell]]:
     }
 
 
+def format_references(comparison: Comparison) -> dict[str, list[str]]:
+    """Format row -> the score of each reference, in percent.
+
+    A dash where a reference lacks a benchmark, and in rows of shorter or quantized vectors and of spreads.
+    """
+    first = next(iter(comparison.columns.values()))[0]
+
+    def score(results: Results, keys: Sequence[MetricKey]) -> float | None:
+        values = []
+        for name, width, metric in keys:
+            row = results[name][max(results[name])] if results.get(name) else {}
+            if width != max(first[name]) or metric not in row:
+                return None
+            values.append(row[metric])
+        return 100 * float(np.mean(values))
+
+    scores = {
+        label: [score(results, keys) for results in comparison.references.values()]
+        for label, keys in comparison.rows.items()
+    }
+    missing = ["–"] * len(comparison.references)
+    return {
+        **dict.fromkeys(comparison.spreads, missing),
+        **{label: ["–" if value is None else f"{value:.1f}" for value in row] for label, row in scores.items()},
+    }
+
+
 def _mean_percent(results: Results, keys: Sequence[MetricKey]) -> float:
     return 100 * float(np.mean([results[name][width][metric] for name, width, metric in keys]))
 
@@ -130,14 +158,17 @@ def format_overview(comparisons: Sequence[Comparison]) -> str:
 
 
 def format_markdown(comparison: Comparison) -> str:
-    """Markdown: the claim, then means and deviations, then each fork's difference and the margin of its interval."""
+    """Markdown: the claim, then means and deviations, the scores of references, then each fork's difference and the
+    margin of its interval."""
     baseline, *forks = comparison.columns
-    heads = [comparison.metric, *comparison.columns, *(f"{name} − {baseline}" for name in forks)]
+    differences = [f"{name} − {baseline}" for name in forks]
+    heads = [comparison.metric, *comparison.columns, *comparison.references, *differences]
+    references = format_references(comparison)
     lines = [f"**{comparison.title}** {describe(comparison)}", "", _markdown_row(heads), "|---" * len(heads) + "|"]
     for label, row in compute_cells(comparison).items():
         means = [format_mean(cell) for cell in row.values()]
         changes = [format_difference(row[name], bold=True) for name in forks]
-        lines.append(_markdown_row([label, *means, *changes]))
+        lines.append(_markdown_row([label, *means, *references[label], *changes]))
     return "\n".join([*lines, "", f"± one deviation; of differences, the {LEVEL:.0%} interval (bold: excludes zero)."])
 
 

@@ -12,6 +12,7 @@ from embed.eval.compare import (
     describe,
     format_difference,
     format_mean,
+    format_references,
     select_comparable,
 )
 from embed.report import charts
@@ -47,11 +48,13 @@ def section(comparison: Comparison) -> str:
     """HTML that unfolds: the claim, a figure of the differences with their intervals, and the table."""
     cells = compute_cells(comparison)
     baseline, *forks = comparison.columns
-    heads = "".join(f"<th>{_breakable(name)}</th>" for name in comparison.columns)
+    references = format_references(comparison)
+    heads = "".join(f"<th>{_breakable(name)}</th>" for name in (*comparison.columns, *comparison.references))
     heads += "".join(f"<th>{_breakable(name)} − {_breakable(baseline)}</th>" for name in forks)
     rows = []
     for label, row in cells.items():
         means = "".join(f"<td>{format_mean(cell)}</td>" for cell in row.values())
+        means += "".join(f"<td>{score}</td>" for score in references[label])
         changes = "".join(
             f"<td{' class=best' if row[name].significant else ''}>{format_difference(row[name])}</td>" for name in forks
         )

@@ -44,6 +44,7 @@ class Report:
     failures: Sequence[Example] = ()
     projection: space.Space | None = None
     comparisons: Sequence[compare.Comparison] = ()
+    baselines: Mapping[str, Results] = dataclasses.field(default_factory=dict)  # columns after the checkpoints
 
 
 def write(path: str | os.PathLike, report: Report) -> None:
@@ -63,6 +64,7 @@ def write(path: str | os.PathLike, report: Report) -> None:
 def _sections(report: Report) -> list[tuple[str, str, str, str]]:
     """Id, title, sentence and content of every section; without content it is left out."""
     columns, benchmarks = report.columns, report.benchmarks
+    scored = {**columns, **report.baselines}
     last = list(columns)[-1] if columns else ""
     detail = report.detail or last
     shown = escape(detail)
@@ -71,13 +73,13 @@ def _sections(report: Report) -> list[tuple[str, str, str, str]]:
             "results",
             "Results",
             "Each query ranks every candidate of its test set by exact search. Chance is a random ranking.",
-            table.results_table(columns, benchmarks, report.lineage) if columns and benchmarks else "",
+            table.results_table(scored, benchmarks, report.lineage) if columns and benchmarks else "",
         ),
         (
             "similarity",
             "Graded similarity",
             "Spearman's correlation of cosines with the scores of pairs, in percent, at full width; 0 at random.",
-            table.similarity_table(columns),
+            table.similarity_table(scored),
         ),
         (
             "checkpoints",

@@ -34,10 +34,12 @@ def write_page(
     *,
     descriptions: Mapping[str, str] | None = None,
     comparisons: Sequence[Comparison] = (),
+    baselines: Mapping[str, Results] | None = None,
 ) -> None:
     """Write the page of runs in `work`, the keys of `columns`.
 
-    `vectors` f32[q,e] and f32[n,e] of the benchmarks are those of the run `detail`. Date and command are added to the
+    `vectors` f32[q,e] and f32[n,e] of the benchmarks are those of the run `detail`; `baselines` are columns after the
+    runs, where they have a score. Date and command are added to the
     facts. All hosts must call this: each searches with its share of the mesh, and the primary one writes.
     """
     pairs = [(b, sides) for b, sides in zip(benchmarks, vectors, strict=True) if isinstance(b, Benchmark)]
@@ -61,8 +63,17 @@ def write_page(
         failures=failures,
         projection=space.project(retrieval, retrieval_vectors) if retrieval else None,
         comparisons=comparisons,
+        baselines=select_scored(baselines or {}, benchmarks),
     )
     page.write(path, report)
+
+
+def select_scored(
+    baselines: Mapping[str, Results], benchmarks: Sequence[Benchmark | SimilarityBenchmark]
+) -> dict[str, Results]:
+    """Select the baselines that have a score on one of the benchmarks."""
+    names = {benchmark.name for benchmark in benchmarks}
+    return {name: results for name, results in baselines.items() if names & results.keys()}
 
 
 def running_command() -> str:

@@ -1,9 +1,10 @@
 """Tables of findings: what runs of runs/findings are compared, and which rows show it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from embed.distributed import storage
 from embed.eval import compare
+from embed.eval.baselines.evaluate import read_baselines
 from embed.eval.benchmarks import Results, dataset_of, select_metric
 from embed.eval.precision import QUANTIZERS
 from embed.training.main import list_experiments, load_experiment
@@ -84,7 +85,11 @@ def select_shared(columns: Mapping[str, Sequence[Results]]) -> Results:
 
 
 def compare_runs(
-    title: str, claim: str, runs: Mapping[str, Sequence[storage.Path]], replicates: str = "seed"
+    title: str,
+    claim: str,
+    runs: Mapping[str, Sequence[storage.Path]],
+    references: Mapping[str, Results],
+    replicates: str = "seed",
 ) -> Iterator[compare.Comparison]:
     """Yield the comparison of some runs, the first column's being the baseline; nothing where none have results."""
     columns = compare.read_results({name: [run / "results.json" for run in folders] for name, folders in runs.items()})
@@ -93,25 +98,37 @@ def compare_runs(
     rows = make_rows(select_shared(columns))
     unseen = [row for row in rows if row.endswith(UNSEEN) and row != f"mean{UNSEEN}"]
     spreads = {f"spread{UNSEEN}": unseen} if len(unseen) > 1 else {}
-    yield compare.Comparison(title, claim, columns, rows, spreads=spreads, replicates=replicates)
+    names = {name for keys in rows.values() for name, _, _ in keys}
+    yield compare.Comparison(title, claim, columns, rows, "nDCG@10", spreads, replicates, relabel(references, names))
+
+
+def relabel(references: Mapping[str, Results], names: Collection[str]) -> dict[str, Results]:
+    """Return the references that were scored on a benchmark of `names`, with the marks of UNSEEN in their names."""
+    relabeled = {
+        model: {name: results[bare] for name in names if (bare := name.replace(UNSEEN, "")) in results}
+        for model, results in references.items()
+    }
+    return {model: results for model, results in relabeled.items() if results}
 
 
 def compare_findings(work: storage.Path) -> Iterator[compare.Comparison]:
     """Yield what can be compared by the results in `work`: each fork and its parent, the soups and their runs, over the
-    seeds that all have; the soup over an experiment's seeds and its runs, over the experiments; the other studies."""
+    seeds that all have; the soup over an experiment's seeds and its runs, over the experiments; the other studies.
+    Baselines with results stand beside them."""
 
     def by_seed(*names: str) -> dict[str, list[storage.Path]]:
         return {name: [run_folder(work, name, seed) for seed in SEEDS] for name in names}
 
+    references = read_baselines(work)
     for parent in PARENTS:
         forks = forks_of(parent)
         for name in forks:
             question, claim = compare.parse_docstring(load_experiment(name).__doc__)
-            yield from compare_runs(question, claim, by_seed(name.rpartition("__")[0], name))
+            yield from compare_runs(question, claim, by_seed(name.rpartition("__")[0], name), references)
         if parent == SOUP_RUNS[0]:
-            yield from compare_runs("Model soup.", SOUP_CLAIM, by_seed(*SOUP_RUNS, *SOUPS))
+            yield from compare_runs("Model soup.", SOUP_CLAIM, by_seed(*SOUP_RUNS, *SOUPS), references)
         columns = {"soup": "soup", **{f"seed {seed}": seed for seed in SEEDS}}
         runs = {label: [run_folder(work, name, seed) for name in (parent, *forks)] for label, seed in columns.items()}
-        yield from compare_runs(SEEDS_TITLE, SEEDS_CLAIM, runs, "experiment")
+        yield from compare_runs(SEEDS_TITLE, SEEDS_CLAIM, runs, references, "experiment")
     for study in (cascade, negatives, order):
         yield from study.compare_arms(work)

@@ -86,6 +86,33 @@ def test_table_figure_and_overview_say_the_same_and_escape_names():
     assert "<fork>" not in page and "&lt;fork&gt;" in page and page.count("<circle") == 1 + len(ROWS)
 
 
+def test_references_stand_beside_at_their_own_width_and_leave_the_rest_as_it_is():
+    """A dash where a reference lacks a benchmark, and where shorter vectors are compared."""
+    bare, _, _ = comparison(3)
+    references = {
+        "bm25": {f"b{i}": {0: {"ndcg@10": 0.1 * i}} for i in range(3)},
+        "minilm": {"b1": {384: {"ndcg@10": 0.5}}},
+    }
+    beside = dataclasses.replace(bare, references=references, spreads={"spread": ["b0", "b2"]})
+    rows = [line for line in compare.format_markdown(beside).splitlines() if line.startswith("| ")]
+    table = {cells[0]: cells for cells in (line.strip("| ").split(" | ") for line in rows)}
+    assert table["nDCG@10"] == ["nDCG@10", "base", "base__<fork>", "bm25", "minilm", "base__<fork> − base"]
+    columns = {label: cells[3:5] for label, cells in table.items() if label != "nDCG@10"}
+    assert columns == {
+        "b0": ["0.0", "–"],
+        "b1": ["10.0", "50.0"],
+        "b2": ["20.0", "–"],
+        "narrow": ["–", "–"],
+        "spread": ["–", "–"],
+        "mean": ["10.0", "–"],
+    }
+    without = [cells[:3] + cells[5:] for cells in table.values()]
+    alone = compare.format_markdown(dataclasses.replace(beside, references={})).splitlines()
+    assert without == [line.strip("| ").split(" | ") for line in alone if line.startswith("| ")]
+    html = sections([beside])
+    assert html.count("<td>–</td>") == 7 and "<th>minilm</th>" in html and "<td>50.0</td>" in html
+
+
 def test_other_tables_are_not_in_the_overview():
     found, _, _ = comparison(3)
     other = Comparison("o", "", {"x": found.columns["base"], "y": found.columns["base"]}, {"b0": ROWS["b0"]})

@@ -149,3 +149,11 @@ def test_every_fork_is_selected_and_one_that_needs_a_model_is_left_out(config, c
 def test_a_fork_that_does_not_exist_is_named_with_those_that_do(config):
     with pytest.raises(ConfigError, match=r"finetune has no fork colda; choices: .*colder"):
         findings.select_forks("colda", "finetune")
+
+
+def test_baselines_stand_beside_datasets_under_any_mark():
+    references = {"bm25": {"a: q": {0: {"ndcg@10": 0.5}}, "b: q": {0: {"ndcg@10": 0.2}}}, "other": {"c": {0: {}}}}
+    marked = f"a{tables.UNSEEN}: q"
+    assert tables.relabel(references, {marked, "b: q"}) == {
+        "bm25": {marked: references["bm25"]["a: q"], "b: q": references["bm25"]["b: q"]}
+    }

@@ -19,6 +19,7 @@ from embed.eval.metrics import wilson_interval
 from embed.model.matryoshka import truncate_dim
 from embed.report import charts, draw, examples, page, space, table
 from embed.report.runs import read_curves
+from embed.report.workdir import select_scored
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&amp;\x00\x1b http://evil.example/"
 VOID = {"meta", "img", "input", "source", "br", "wbr"}
@@ -307,6 +308,23 @@ def test_one_checkpoint_is_a_page(tmp_path):
     )
     text = Page((tmp_path / "r.html").read_text()).text
     assert "100.0" in text and "51–100" in text and "25.0" in text
+
+
+def test_baselines_are_columns_after_the_checkpoints_and_have_no_widths(tmp_path):
+    both = from_pairs("a", [Record("x", (Text("1"),), (Text("2"),)), Record("y", (Text("3"),), (Text("4"),))])
+    vectors = np.eye(2, dtype=np.float32)
+    columns = {"run": {b.name: score(b, vectors, vectors, (1, 2)) for b in both}}
+    baselines = {"bm25": {both[0].name: {0: score(both[0], vectors, vectors, (2,))[2]}}}
+    page.write(tmp_path / "r.html", page.Report(columns, both, baselines=baselines))
+    page.write(tmp_path / "alone.html", page.Report(columns, both))
+    beside, alone = (re.sub("<wbr>", "", (tmp_path / f"{name}.html").read_text()) for name in ("r", "alone"))
+    heads = re.search(r"<thead>.*?</thead>", beside)[0]
+    assert heads.index(">run<") < heads.index(">bm25<") and "bm25" not in alone
+    metrics = len(table.METRICS)
+    assert beside.count('<td class="score">–</td>') == 3 * metrics  # the other direction, its modality, the mean of all
+    widths = (text[text.index('<section id="widths"') :] for text in (beside, alone))
+    assert next(widths) == next(widths)
+    assert select_scored(baselines, both) == baselines and select_scored(baselines, both[1:]) == {}
 
 
 def test_rows_are_modalities_in_order_and_means_have_intervals_over_queries():
