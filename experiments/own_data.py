@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from embed.batch import Candidates
 from embed.data import discover
 from embed.data.budget import Budget
+from embed.data.preprocess import Preprocessor
 from embed.data.tasks import Task
 from embed.distributed import storage
 from embed.model.build import build
@@ -32,9 +33,12 @@ SYMMETRIC = Candidates(symmetric=True)
 MAX_BUDGET = Budget(128, images=4, patches=16, clips=1, frames=64)  # of a row; longer contents are truncated
 
 
+def load_preprocessor(config: ConfigDict) -> Preprocessor:
+    return prepare_preprocessor(PRESETS[config.model], storage.path(config.data), config.pairs)
+
+
 def make_tasks(config: ConfigDict, batch: int = BATCH) -> Sequence[Task]:
-    preprocessor = prepare_preprocessor(PRESETS[config.model], storage.path(config.data), config.pairs)
-    tasks = discover.make_tasks(config.pairs, preprocessor, MAX_BUDGET, batch, SYMMETRIC)
+    tasks = discover.make_tasks(config.pairs, load_preprocessor(config), MAX_BUDGET, batch, SYMMETRIC)
     for task in tasks:
         log.info(
             "%s: batch %d, weight %.0f, query %s, target %s",
