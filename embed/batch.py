@@ -9,6 +9,7 @@ from typing import Any
 
 import flax.struct
 import jax.numpy as jnp
+import numpy as np
 
 Array = Any  # np.ndarray in the data pipeline, jax.Array on the mesh
 
@@ -111,3 +112,5 @@ class Pairs:
     valid: Array  # bool[q]
     packed: PackedIndices | None = None  # None = one input per row
     truncated: Array | None = None  # bool[q] an input of the pair was truncated to its task's budget
+    # f32[q], higher is more similar; f32[0] in a task whose pairs are not graded
+    score: Array = flax.struct.field(default_factory=lambda: np.zeros(0, np.float32))

@@ -12,9 +12,10 @@ from ml_collections import ConfigDict
 from embed.batch import Candidates
 from embed.data import discover
 from embed.data.budget import Budget
+from embed.data.preprocess import Preprocessor
 from embed.data.tasks import Task
 from embed.distributed import storage
-from embed.model.build import EncoderModule, build
+from embed.model.build import build
 from embed.model.config import Architecture
 from embed.training import optim
 from embed.training.main import run
@@ -32,9 +33,12 @@ SYMMETRIC = Candidates(symmetric=True)
 MAX_BUDGET = Budget(128, images=4, patches=16, clips=1, frames=64)  # of a row; longer contents are truncated
 
 
-def make_tasks(config: ConfigDict, encoder: EncoderModule, batch: int = BATCH) -> Sequence[Task]:
-    preprocessor = make_preprocessor(encoder.arch, config)
-    tasks = discover.make_tasks(config.pairs, preprocessor, MAX_BUDGET, batch, SYMMETRIC)
+def load_preprocessor(config: ConfigDict) -> Preprocessor:
+    return make_preprocessor(find_start(config).arch, config)
+
+
+def make_tasks(config: ConfigDict, batch: int = BATCH) -> Sequence[Task]:
+    tasks = discover.make_tasks(config.pairs, load_preprocessor(config), MAX_BUDGET, batch, SYMMETRIC)
     for task in tasks:
         log.info(
             "%s: batch %d, weight %.0f, query %s, target %s",
@@ -63,7 +67,7 @@ def plan(
     encoder = build(arch, jnp.dtype(config.dtype), config.remat, config.unroll, trust=(arch.encoder,))
     return Run(
         encoder,
-        make_tasks(config, encoder, batch) if tasks is None else tasks,
+        make_tasks(config, batch) if tasks is None else tasks,
         make_loss(encoder, config),
         optim.adamw(learning_rate, warmup=10, steps=steps),
         steps=config.steps or steps,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from embed.batch import REPORT_CANDIDATES, Candidates
+from embed.data import prompts
 from embed.data.budget import Budget, standard_budget, truncate_to
 from embed.data.media.decode import MediaError
 from embed.data.modalities import Content
@@ -15,13 +16,12 @@ from embed.data.pieces import LimitError
 from embed.data.preprocess import Preprocessor, make_pieces
 from embed.data.qrels import QRELS
 from embed.data.records import Record, RecordError
-from embed.data.sources import Source, open_split
+from embed.data.sources import SIMILARITY_SPLITS, Source, open_split
 from embed.data.tasks import Task
 from embed.distributed import storage
 
 BUDGET_SAMPLE = 64  # records that decide the size of a dataset's rows
 PACKING_SAMPLE = 1024  # records that decide packed rows: sums vary more than a maximum
-SIMILARITY_SPLITS = {"train": "sts_train", "dev": "sts_dev", "test": "sts"}  # split -> that of its graded pairs
 SEPARATORS = ":,|"  # in the names that results and tables derive from a dataset's
 
 
@@ -141,6 +141,31 @@ def make_task(
     )
 
 
+def make_graded_tasks(
+    root: str | os.PathLike, preprocessor: Preprocessor, max_budget: Budget, batch: int
+) -> tuple[Task, ...]:
+    """Make a task of each dataset in `root` with graded pairs to train on, sts_train.jsonl, sized as by `make_tasks`.
+
+    Both sides take the task string `sentence similarity`. Raises FileNotFoundError where there is no dataset,
+    DatasetError for one without a readable record, and for one that also has a train split: tasks have the names of
+    datasets.
+    """
+    folders = require_datasets(root, SIMILARITY_SPLITS["train"])
+    if doubled := [folder for folder in folders if has_split(folder, "train")]:
+        raise DatasetError(f"{doubled[0]}: train and sts_train are two tasks: put the graded pairs in another folder")
+    return tuple(_make_graded_task(folder, preprocessor, max_budget, batch) for folder in folders)
+
+
+def _make_graded_task(folder: storage.Path, preprocessor: Preprocessor, max_budget: Budget, batch: int) -> Task:
+    split = SIMILARITY_SPLITS["train"]
+    source = open_split(folder, split)
+    sides = [side for record in sample_records(source, BUDGET_SAMPLE) for side in (record.query, record.positive)]
+    prompted = [prompts.as_query(side, prompts.SIMILARITY) for side in sides]
+    budget = _fit_budget(prompted, preprocessor, max_budget, folder)
+    size = len(source)
+    return Task(folder.name, min(batch, size), size**0.5, budget, budget, prompt=prompts.SIMILARITY, split=split)
+
+
 def sample_records(source: Source, count: int) -> list[Record]:
     """Draw records at random, always the same ones. Unreadable ones are skipped: training quarantines them."""
     records = []
@@ -158,7 +183,7 @@ def with_packing(task: Task, folder: storage.Path, preprocessor: Preprocessor, g
     The task's batch must be a multiple of `group`, and its groups a multiple of the mesh's parts. Raises
     FileNotFoundError, and DatasetError where no record of the sample can be decoded.
     """
-    records = sample_records(open_split(folder, "train"), PACKING_SAMPLE)
+    records = sample_records(open_split(folder, task.split), PACKING_SAMPLE)
     h = task.negatives
     queries: list[Content | None] = [record.query for record in records]
     targets: list[Content | None] = []

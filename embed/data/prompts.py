@@ -2,6 +2,7 @@
 
 from embed.data.modalities import Content, Text
 
+SIMILARITY = "sentence similarity"  # both sides of graded pairs take it
 QUERY_TASKS = (
     "search result",
     "question answering",
@@ -9,7 +10,7 @@ QUERY_TASKS = (
     "code retrieval",
     "classification",
     "clustering",
-    "sentence similarity",
+    SIMILARITY,
 )
 QUERY = "task: {task} | query: {text}"
 DOCUMENT = "title: {title} | text: {text}"

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 BLOCK_BYTES = 2**26  # bytes of a JSONL file that are indexed at a time
 Parse = Callable[[bytes, storage.Path, str], Record]  # a line, the folder of its media, its file and number
 SHARD_SUFFIX = re.compile(r"-(\d{5})-of-(\d{5})\.array_record")
+SIMILARITY_SPLITS = {"train": "sts_train", "dev": "sts_dev", "test": "sts"}  # split -> that of its graded pairs
 QUARANTINE = "quarantine"  # what a build rejected: no split
 
 

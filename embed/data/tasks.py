@@ -17,8 +17,8 @@ from embed.data.modalities import Content, Text
 from embed.data.packing import Packing, pack_groups
 from embed.data.pieces import LimitError
 from embed.data.preprocess import Preprocessor, make_pieces
-from embed.data.records import Record, RecordError, content_hash
-from embed.data.sources import Source
+from embed.data.records import Record, RecordError, content_hash, read_score
+from embed.data.sources import SIMILARITY_SPLITS, Source
 from embed.distributed import mesh
 
 log = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ class Task:
     prompt_dropout: float = 0.0  # probability that a pair is shown without its task string
     negatives: int = 0  # hard negatives per query; records with fewer repeat theirs, records without have none
     candidates: Candidates = REPORT_CANDIDATES
+    split: str = "train"  # of the dataset; sts_train has graded pairs, whose sides take the same prompt
     packing: Packing | None = None  # several inputs per row; the budgets above are then of one input
 
     def __post_init__(self):
@@ -62,6 +63,11 @@ class Task:
                 raise ValueError(f"task {self.name}: a row of {rows.budget} cannot hold an input of {budget}")
 
     @property
+    def is_graded(self) -> bool:
+        """Whether the pairs have scores."""
+        return self.split in SIMILARITY_SPLITS.values()
+
+    @property
     def groups(self) -> int:
         """How many units of a batch each stay on one device: groups of packed pairs, else pairs."""
         return self.batch // (self.packing.group if self.packing else 1)
@@ -77,6 +83,7 @@ class Example:
     hashes: np.ndarray  # u32[2 + h,2], content hashes of query, target and negatives
     valid: bool
     truncated: bool  # whether an input was cut to its task's budget
+    score: float  # of a graded pair; 0 where the task has none
 
 
 def make_pairs(task: Task, preprocessor: Preprocessor, source: Source, keys: np.ndarray) -> Pairs:
@@ -110,6 +117,7 @@ def make_pairs(task: Task, preprocessor: Preprocessor, source: Source, keys: np.
         valid=valid,
         packed=packed,
         truncated=np.array([example.truncated for example in examples]),
+        score=np.array([example.score for example in examples if task.is_graded], np.float32),
     )
 
 
@@ -148,6 +156,7 @@ def batch_structs(task: Task, media: MediaFormat) -> Pairs:
         valid=struct(q, dtype=bool),
         packed=packed,
         truncated=struct(q, dtype=bool),
+        score=struct(q if task.is_graded else 0, dtype=np.float32),
     )
 
 
@@ -158,10 +167,11 @@ def make_example(task: Task, preprocessor: Preprocessor, source: Source, index: 
     """
     try:
         record = source[index]
+        score = read_score(record, f"id {record.id}") if task.is_graded else 0.0
     except RecordError as error:
         raise BadRecord(f"record {index}: {error}") from error
     try:
-        return _preprocess(task, preprocessor, record, np.random.default_rng(seed))
+        return _preprocess(task, preprocessor, record, score, np.random.default_rng(seed))
     except (MediaError, LimitError) as error:
         raise BadRecord(f"record {index} ({record.id}): {error}") from error
 
@@ -172,10 +182,12 @@ def _make_or_quarantine(task: Task, preprocessor: Preprocessor, source: Source, 
     except BadRecord as error:
         log.warning("quarantined: task %s, %s", task.name, error)
         hashes = np.zeros((2 + task.negatives, 2), np.uint32)
-        return Example(None, None, [None] * task.negatives, hashes, valid=False, truncated=False)
+        return Example(None, None, [None] * task.negatives, hashes, valid=False, truncated=False, score=0.0)
 
 
-def _preprocess(task: Task, preprocessor: Preprocessor, record: Record, rng: np.random.Generator) -> Example:
+def _preprocess(
+    task: Task, preprocessor: Preprocessor, record: Record, score: float, rng: np.random.Generator
+) -> Example:
     negatives = _choose_negatives(record.negatives, task.negatives, rng)
     has_prompt = rng.random() >= task.prompt_dropout
     # A missing hard negative is padding with the hash of its target: the loss masks candidates equal to the target.
@@ -184,7 +196,8 @@ def _preprocess(task: Task, preprocessor: Preprocessor, record: Record, rng: np.
     hashes = np.stack([content_hash(content) for content in contents])
     query, target = record.query, record.positive
     if task.prompt is not None and has_prompt:
-        query, target = prompts.as_query(query, task.prompt), prompts.as_document(target)
+        query = prompts.as_query(query, task.prompt)
+        target = prompts.as_query(target, task.prompt) if task.is_graded else prompts.as_document(target)
         negatives = [prompts.as_document(negative) for negative in negatives]
     is_truncated = []
 
@@ -201,6 +214,7 @@ def _preprocess(task: Task, preprocessor: Preprocessor, record: Record, rng: np.
         hashes=hashes,
         valid=True,
         truncated=any(is_truncated),
+        score=score,
     )
 
 

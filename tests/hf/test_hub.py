@@ -24,6 +24,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
     """The three answers of the hub's protocol that a download asks for."""
 
     asked: typing.ClassVar[list[str]] = []
+    gated: typing.ClassVar[bool] = False
 
     def do_GET(self):
         self.answer(self.command == "GET")
@@ -32,6 +33,12 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
     def answer(self, whole):
         self.asked.append(self.path)
+        if self.gated:  # the answer to an account that has not accepted the terms
+            self.send_response(401)
+            self.send_header("X-Error-Code", "GatedRepo")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         name = self.path.split("?")[0].rpartition("/")[2]
         body = FILES.get(name)
         if self.path.startswith(f"/api/models/owner/model/revision/{COMMIT}"):
@@ -55,7 +62,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_a_pinned_model_is_downloaded_once_and_without_code(tmp_path):
+def run_resolve(tmp_path, name):
+    """`hub.resolve` in a process of its own, which asks a server here."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     env = os.environ | {
@@ -64,9 +72,14 @@ def test_a_pinned_model_is_downloaded_once_and_without_code(tmp_path):
         "HF_HUB_DISABLE_XET": "1",
         "NO_PROXY": "127.0.0.1",
     }
-    command = "from embed.hf import hub; print(hub.resolve('owner/model@" + COMMIT + "'))"
+    command = f"from embed.hf import hub; print(hub.resolve({name!r}))"
     done = subprocess.run([sys.executable, "-c", command], env=env, capture_output=True, text=True, check=False)
     server.shutdown()
+    return done
+
+
+def test_a_pinned_model_is_downloaded_once_and_without_code(tmp_path):
+    done = run_resolve(tmp_path, f"owner/model@{COMMIT}")
     assert done.returncode == 0, done.stderr
     found = done.stdout.strip().splitlines()[-1]
     assert hf.read_architecture(found) == hf.read_architecture(GOLDEN / "gemma4_12b")
@@ -74,8 +87,20 @@ def test_a_pinned_model_is_downloaded_once_and_without_code(tmp_path):
     assert not list(tmp_path.rglob("*.py"))
 
 
+def test_a_gated_model_says_how_to_get_access(tmp_path, monkeypatch):
+    monkeypatch.setattr(Hub, "gated", True)
+    done = run_resolve(tmp_path, f"owner/model@{COMMIT}")
+    assert "HubError" in done.stderr and "accept its terms of use on https://huggingface.co/owner/model" in done.stderr
+
+
 def test_a_folder_is_taken_and_a_branch_is_not(tmp_path):
     assert hub.resolve(tmp_path) == tmp_path
     for name in ("owner/model", "owner/model@main", f"owner/model@{COMMIT[:7]}", "../x@" + COMMIT):
         with pytest.raises(hf.HubError, match="owner/model@COMMIT"):
             hub.resolve(name)
+
+
+def test_a_gguf_file_is_imported_first(tmp_path):
+    (tmp_path / "x.gguf").touch()
+    with pytest.raises(hf.HubError, match=r"import it once with python -m embed import .*x\.gguf RUN"):
+        hub.resolve(tmp_path / "x.gguf")

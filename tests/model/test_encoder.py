@@ -1,6 +1,7 @@
 """Properties of the encoder: packing, padding, both directions, interleaving, meshes, microbatches."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from embed.data.collate import make_packed_rows, make_rows
 from embed.data.pieces import AudioPiece, ImagePiece, TextPiece
 from embed.distributed import mesh
 from embed.model.build import build
-from embed.model.encoder import encode_by_microbatch, encode_pairs, init_params
+from embed.model.encoder import encode, encode_by_microbatch, encode_pairs, init_params
 
 MODEL = build(ARCH, remat=True)
 
@@ -182,3 +183,17 @@ def test_groups_written_out_give_the_same_numbers(preprocessor, params):
     )
     np.testing.assert_allclose(scanned, written, rtol=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), grads, others)
+
+
+@pytest.mark.parametrize("unroll", [1, 2, 3, 4])
+def test_gradients_do_not_depend_on_unrolling(preprocessor, unroll):
+    """Groups of 3 local layers: 2 leaves a remainder, 4 is above the length."""
+    arch = dataclasses.replace(ARCH, local_per_group=3)
+    rows = mesh.to_global(make_rows([[TextPiece(tuple(range(20, 20 + n)))] for n in (3, 9)], Budget(12), preprocessor))
+
+    def gradient(unroll):
+        encoder = build(arch, unroll=unroll)
+        params = init_params(encoder, jax.random.key(0))
+        return jax.jit(jax.grad(lambda params: jnp.sum(jnp.sin(encode(encoder, params, rows)))))(params)
+
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), gradient(unroll), gradient(5))
