@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import math
 
 import av
 import jax
@@ -235,8 +236,11 @@ def test_an_image_of_too_many_patches_in_a_row_is_refused(towers):
 @pytest.mark.parametrize("arch", PUBLISHED.values(), ids=PUBLISHED)
 def test_one_pixel_is_an_image(tokenizer, arch):
     (piece,) = make_pieces((image(1, 1),), Preprocessor(tokenizer, arch.media))
-    assert isinstance(piece, ImagePiece) and len(piece.xy) == 256 and piece.patches.shape == (256, 48 * 48 * 3)
-    np.testing.assert_array_equal(piece.patches.reshape(-1, 3), np.tile([1, 2, 3], (256 * 2304, 1)))
+    side = math.isqrt(arch.media.image_patches)  # the largest square within the model's soft tokens
+    assert isinstance(piece, ImagePiece) and len(piece.xy) == side**2
+    assert piece.patches.shape == (side**2, 3 * arch.media.patch_size**2)
+    pixels = piece.patches.reshape(-1, 3)
+    np.testing.assert_array_equal(pixels, np.tile([1, 2, 3], (len(pixels), 1)))
 
 
 def test_without_images_in_the_model_sounds_come_first_whatever_the_budget(tokenizer):
