@@ -287,7 +287,7 @@ def test_the_table_of_rooms_is_that_of_the_code():
 def test_versions_agree():
     version = re.search(r'version="([\d.]+)"', (ROOT / "setup.py").read_text())[1]
     assert re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)[1] == version
-    assert re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1] == version
+    assert re.search(r"^## (\d\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1] == version
 
 
 def test_a_block_says_why_it_is_not_run(tmp_path):
