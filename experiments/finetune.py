@@ -23,8 +23,10 @@ from embed.training.pretrained import find_start
 from embed.training.run import LoopConfig, Run
 
 START = "prefinetune"
-STEPS, LEARNING_RATE = 300, 2e-3  # from random weights
-FOUNDATION_STEPS, FOUNDATION_LEARNING_RATE = 80, 1e-4  # from a foundation model, --config.pretrained
+STEPS = 300
+LEARNING_RATE = 2e-3
+FOUNDATION_STEPS = 80  # with --config.pretrained, which learns in fewer
+FOUNDATION_LEARNING_RATE = 1e-4
 TEMPERATURE = 0.05
 TEXT = {"prompt_dropout": 0.5, "negatives": 1, "candidates": Candidates(symmetric=True)}
 MEDIA = {"negatives": 1, "candidates": Candidates(symmetric=True)}

@@ -26,8 +26,10 @@ from experiments import finetune
 
 log = logging.getLogger(__name__)
 START = "soup_greedy"
-STEPS, LEARNING_RATE = 600, 2e-3
-FOUNDATION_STEPS, FOUNDATION_LEARNING_RATE = 150, 1e-4  # with --config.pretrained
+STEPS = 600
+LEARNING_RATE = 2e-3
+FOUNDATION_STEPS = 150  # with --config.pretrained, which learns in fewer
+FOUNDATION_LEARNING_RATE = 1e-4
 BATCH = 32
 SYMMETRIC = Candidates(symmetric=True)
 MAX_BUDGET = Budget(128, images=4, patches=16, clips=1, frames=64)  # of a row; longer contents are truncated
@@ -57,13 +59,12 @@ def plan(
     arch: Architecture | None = None,
     tasks: Sequence[Task] | None = None,
     batch: int = BATCH,
-    learning_rate: float | None = None,
     make_loss=finetune.make_loss,
 ) -> Run:
     start = find_start(config)
     arch = arch or start.arch
     steps = FOUNDATION_STEPS if start.is_foundation else STEPS
-    learning_rate = learning_rate or (FOUNDATION_LEARNING_RATE if start.is_foundation else LEARNING_RATE)
+    learning_rate = FOUNDATION_LEARNING_RATE if start.is_foundation else LEARNING_RATE
     encoder = build(arch, jnp.dtype(config.dtype), config.remat, config.unroll, trust=(arch.encoder,))
     return Run(
         encoder,

@@ -23,8 +23,10 @@ from embed.training.main import run
 from embed.training.pretrained import find_start
 from embed.training.run import LoopConfig, Run
 
-STEPS, LEARNING_RATE = 340, 3e-3  # from random weights
-FOUNDATION_STEPS, FOUNDATION_LEARNING_RATE = 100, 1e-4  # from a foundation model, --config.pretrained
+STEPS = 340
+LEARNING_RATE = 3e-3
+FOUNDATION_STEPS = 100  # with --config.pretrained, which learns in fewer
+FOUNDATION_LEARNING_RATE = 1e-4
 TEMPERATURE = 0.05
 SYMMETRIC = Candidates(symmetric=True)
 SHORT, LONG, IMAGE = Budget(32), Budget(64), Budget(20, images=1, patches=16)

@@ -1,5 +1,6 @@
 """Every experiment runs; a fork is its parent with one change; its program is its parents' too; help and mistakes."""
 
+import dataclasses
 import importlib
 import json
 import pathlib
@@ -7,6 +8,7 @@ import subprocess
 import sys
 
 import jax
+import numpy as np
 import pytest
 from conftest import ARCH
 from jax.experimental.compilation_cache import compilation_cache
@@ -24,13 +26,13 @@ from embed.model.presets import PRESETS
 from embed.training import checkpoint
 from embed.training.command_line import config_fields
 from embed.training.main import list_experiments, load_experiment, load_run, train
-from embed.training.metadata import metadata_for, read_metadata
+from embed.training.metadata import load_preprocessor, metadata_for, read_architecture, read_metadata
 from embed.training.prepare import prepare_preprocessor
 from embed.training.program import program_source, strip_prose
 from embed.training.published import export_checkpoint
 from embed.training.run import Run
 from embed.training.start import state_structs
-from embed.training.weights import save_params
+from embed.training.weights import load_params, save_params
 from experiments import finetune, own_data
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -38,8 +40,12 @@ EXPERIMENTS = list_experiments()
 FORKS = [name for name in EXPERIMENTS if "__" in name]
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("[!_]*.py"))
 MAX_LINES = 25
+FROM_FOUNDATION = ("finetune__from_foundation",)  # what needs --config.pretrained
 NEW_METHODS = {"finetune__modality_temperatures": 40, "finetune__no_mask": 28, "finetune__random_negatives": 27}
-NEW_METHODS |= {"finetune__spread_out": 27}  # forks with a loss of their own: name -> lines at most
+NEW_METHODS |= {
+    "finetune__spread_out": 27,
+    "own_data__graded_similarity": 36,
+}  # forks with a loss of their own: name -> lines at most
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +80,7 @@ def gemma(tmp_path_factory, tokenizer):
 def run(name: str, folder: pathlib.Path, pretrained: pathlib.Path) -> None:
     config = cpu.get_config()
     config.update({"steps": 2, "workdir": str(folder / "runs"), "data": str(folder / "data"), "unroll": 1, "eval": 0})
-    config.pretrained = str(pretrained)
+    config.pretrained = str(pretrained) if name in FROM_FOUNDATION else ""
     train(load_run(load_experiment(name).plan, config), config)
 
 
@@ -100,32 +106,67 @@ def test_runs_two_steps(small, gemma, name):
     assert (meta["init"] is None) == name.startswith(("prefinetune", "finetune__from_scratch"))
 
 
-def plan(name: str, monkeypatch, pretrained: str = "") -> Run:
+def test_the_stages_start_from_a_foundation(small, tmp_path, tokenizer):
+    """A run of a small Gemma 3: its architecture and tokenizer, and its token table, which does not change."""
+    arch = dataclasses.replace(PRESETS["tiny_gemma3_1b"], vocab_size=tokenizer.size)
+    params = init_params(build(arch), jax.random.key(5))
+    save_params(tmp_path / "gemma", params, metadata_for(arch, Preprocessor(tokenizer, arch.media)), tokenizer)
+    config = cpu.get_config()
+    config.update({"steps": 2, "workdir": str(tmp_path / "runs"), "data": str(small / "data"), "unroll": 1, "eval": 0})
+    config.pretrained = str(tmp_path / "gemma")
+    for name, init in (("prefinetune", tmp_path / "gemma"), ("finetune", tmp_path / "runs" / "prefinetune")):
+        train(load_run(load_experiment(name).plan, config), config)
+        metadata = read_metadata(tmp_path / "runs" / name)
+        assert metadata["init"] == str(init) and read_architecture(metadata) == arch
+        assert load_preprocessor(tmp_path / "runs" / name).tokenizer.hash == tokenizer.hash
+        trained = load_params(tmp_path / "runs" / name)
+        np.testing.assert_array_equal(trained["vocabulary"], params["vocabulary"])
+        assert np.any(trained["projection"]["weight"] != params["projection"]["weight"])
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory) -> pathlib.Path:
+    """A folder of own datasets, with one of graded pairs."""
+    folder = tmp_path_factory.mktemp("datasets")
+    (folder / "graded").mkdir()
+    lines = [{"id": str(i), "a": [{"text": "x"}], "b": [{"text": "y"}], "score": i, "lang": "en"} for i in range(4)]
+    (folder / "graded" / "sts_train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+@pytest.fixture
+def plan(monkeypatch, preprocessor, pairs):
     """An experiment's run on small models; that of own datasets on finetune's tasks."""
     monkeypatch.setitem(PRESETS, "tiny", ARCH)
-    monkeypatch.setattr(own_data, "make_tasks", lambda config, batch: finetune.TASKS)
-    config = cpu.get_config()
-    config.update({"unroll": 1, "pretrained": pretrained, "pairs": "datasets"})
-    return load_run(load_experiment(name).plan, config)
+    monkeypatch.setattr(own_data, "make_tasks", lambda config, batch=own_data.BATCH: finetune.TASKS)
+    monkeypatch.setattr(own_data, "load_preprocessor", lambda config: preprocessor)
+
+    def load(name: str, pretrained: pathlib.Path) -> Run:
+        config = cpu.get_config()
+        config.update({"unroll": 1, "pairs": str(pairs)})
+        config.pretrained = str(pretrained) if name in FROM_FOUNDATION else ""
+        return load_run(load_experiment(name).plan, config)
+
+    return load
 
 
 @pytest.mark.parametrize("name", FORKS)
-def test_a_fork_traces_to_a_loss(gemma, monkeypatch, name):
+def test_a_fork_traces_to_a_loss(gemma, plan, name):
     """What the slow ones run is traced here, so that no fork can rot unseen."""
-    run = plan(name, monkeypatch, str(gemma))
+    run = plan(name, gemma)
     state, task, key = state_structs(run)[1], run.tasks[-1], jax.eval_shape(lambda: jax.random.key(0))
     pairs, params = batch_structs(task, run.encoder.arch.media), Params(state.encoder, state.loss)
     value, metrics = jax.eval_shape(lambda *args: run.loss(*args, task.candidates, key), params, pairs)
-    assert value.shape == metrics["accuracy"].shape == ()
+    assert value.shape == () and {metric.shape for metric in metrics.values()} == {()}
 
 
 @pytest.mark.parametrize("name", FORKS)
-def test_a_fork_is_its_parent_with_one_change(gemma, monkeypatch, name):
+def test_a_fork_is_its_parent_with_one_change(gemma, plan, name):
     """A few lines, and a run that differs from the parent's in something."""
     module, parent = load_experiment(name), name.rpartition("__")[0]
     if "Hypothesis:" in module.__doc__:  # as the committed ones have; a user's own may be as long as it likes
         assert len(pathlib.Path(module.__file__).read_text().splitlines()) <= NEW_METHODS.get(name, MAX_LINES)
-    runs = [plan(each, monkeypatch, str(gemma)) for each in (parent, name)]
+    runs = [plan(each, gemma) for each in (parent, name)]
     assert runs[1].folder.name == name and list(runs[1].metadata["program"])[-1:] and runs[1].metadata["program"][name]
     assert parent.split("__")[0] in runs[1].metadata["program"]
     fields = [

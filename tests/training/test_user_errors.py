@@ -154,7 +154,7 @@ def lines(*command: str, folder: pathlib.Path = ROOT, status: int = 2) -> list[s
         ),
         (["-m", "launch.mixture", "nope"], "'nope' is not an experiment with a plan; choices: finetune"),
         (["-m", "embed", "evalute"], "invalid choice: 'evalute' (choose from "),
-        (["-m", "embed", "evaluate"], "the following arguments are required: checkpoint"),
+        (["-m", "embed", "evaluate"], "nothing to evaluate: give a checkpoint, or --baselines"),
     ],
 )
 def test_a_command_says_it_in_one_line(command, message):
