@@ -15,13 +15,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from embed.hf.fields import MAX_LAYERS, HubError
+from embed.hf.fields import GLOBAL, LOCAL, MAX_LAYERS, HubError
 from embed.hf.gguf_file import GGUFFile
 from embed.hf.gguf_tokenizer import build_tokenizer
 
 log = logging.getLogger(__name__)
 CAUSAL, EMBEDDER = "gemma3", "gemma-embedding"  # general.architecture
-LOCAL, GLOBAL = "sliding_attention", "full_attention"
 TABLE = "token_embd.weight"
 PERIOD = 6  # layers of a group, of which the last attends globally
 LOCAL_THETA = 1e4
