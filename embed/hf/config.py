@@ -17,7 +17,7 @@ from embed.hf.gemma3 import read_gemma3
 from embed.model.attention import find_reach
 from embed.model.config import Architecture, AttentionSpec, AudioTower, VisionTower, from_json
 from embed.model.pooling import find_pooling
-from embed.model.presets import EMBEDDINGGEMMA2, GEMMA3_270M, GEMMA4_12B, GEMMA4_E2B
+from embed.model.presets import EMBEDDINGGEMMA, EMBEDDINGGEMMA2, GEMMA3_270M, GEMMA4_12B, GEMMA4_E2B
 
 ROPE: dict[str, dict[str, Any]] = {
     LOCAL: {"rope_type": "default", "rope_theta": 1e4},
@@ -74,10 +74,11 @@ def read_architecture(folder: str | os.PathLike, attention: str | None = None) -
     direction = attention or extra.get("attention", preset.attention)
     if model_type == "gemma3":
         arch = read_gemma3(config, path, direction)
+        output_dim = read_output_dim(folder) or arch.d_model
         return dataclasses.replace(
             arch,
             media=extra.get("media") or arch.media,
-            matryoshka_dims=extra.get("matryoshka_dims") or _widths(preset, read_output_dim(folder) or arch.d_model),
+            matryoshka_dims=extra.get("matryoshka_dims") or _widths(EMBEDDINGGEMMA, output_dim),
             pooling=extra.get("pooling") or _read_pooling(folder),
         )
     vision = _checked_tower(config.get("vision_config"), path)

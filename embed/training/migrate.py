@@ -4,6 +4,7 @@ Version 0.1 saved {step, params, opt}, with the loss's temperature among the enc
 fields of the metadata and for parameters of the audio tower. Values do not change.
 """
 
+import dataclasses
 import json
 import logging
 import re
@@ -15,8 +16,10 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from orbax.checkpoint import v1 as ocp
 
+from embed.data.tasks import Task
 from embed.data.tokenizer import Tokenizer
 from embed.distributed import hosts, storage
+from embed.model.config import Architecture, from_json
 from embed.model.params import param_shapes
 from embed.training import checkpoint
 from embed.training.metadata import is_version_0_1
@@ -122,17 +125,15 @@ def migrate_metadata(old: Mapping[str, Any], state: Mapping[str, Any]) -> dict[s
     """Return the metadata of a checkpoint under today's names; `state` is the migrated one."""
     new = dict(old)
     is_late_fusion = {"words", "media"} <= state["encoder"].keys()
-    new["architecture"] = _rename(old["architecture"], ARCHITECTURE) | {
-        "encoder": "embed.model.late_fusion:LateFusion" if is_late_fusion else "embed.model.encoder:Encoder",
-        "pooling": "mean",
-        "attention": "bidirectional",
-    }
+    encoder = "embed.model.late_fusion:LateFusion" if is_late_fusion else "embed.model.encoder:Encoder"
+    arch = from_json(Architecture, _rename(old["architecture"], ARCHITECTURE) | {"encoder": encoder})
+    new["architecture"] = json.loads(json.dumps(dataclasses.asdict(arch)))  # newer fields have their defaults
     if "code_of_experiment" in old:
         new["program"] = {old["experiment"]: new.pop("code_of_experiment")}
     spec = {name: value for name, value in new.pop("contract").items() if name != "pooling"}
     new["input_spec"] = _rename(spec, INPUT_SPEC)
     if "tasks" in old:
-        new["tasks"] = [_rename(task, TASK) for task in old["tasks"]]
+        new["tasks"] = [{"split": Task.split} | _rename(task, TASK) for task in old["tasks"]]
     if "trained_parameters" in old:
         new["trained_parameters"] = {_rename_path(path): shape for path, shape in old["trained_parameters"].items()}
         new["loss_parameters"] = {path: list(shape) for path, shape in param_shapes(state["loss"]).items()}

@@ -1,6 +1,7 @@
 """The published sizes: every tensor's name and shape as transformers builds it, and the memory that an import takes."""
 
 import json
+import math
 import subprocess
 import sys
 
@@ -20,7 +21,7 @@ from embed.data.preprocess import Preprocessor  # noqa: E402
 from embed.distributed import mesh  # noqa: E402
 from embed.hf.config import is_embedder, read_architecture  # noqa: E402
 from embed.hf.load import load  # noqa: E402
-from embed.hf.tensors import DENSE, hf_tensor  # noqa: E402
+from embed.hf.tensors import DENSE, MEDIA, TEXT_PART, hf_tensor  # noqa: E402
 from embed.model.build import build  # noqa: E402
 from embed.model.encoder import encode  # noqa: E402
 from embed.model.params import param_structs  # noqa: E402
@@ -32,10 +33,25 @@ ROPE = {
     LOCAL: {"rope_type": "default", "rope_theta": 1e4},
     GLOBAL: {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1e6},
 }
+# hidden size, feed-forward, layers, heads: config.json of google/gemma-3-270m, gemma-3-1b-pt and embeddinggemma-300m
+GEMMA3 = {
+    "gemma3_270m": dict(hidden_size=640, intermediate_size=2048, num_hidden_layers=18, num_attention_heads=4),
+    "gemma3_1b": dict(hidden_size=1152, intermediate_size=6912, num_hidden_layers=26, num_attention_heads=4),
+    "embeddinggemma": dict(
+        hidden_size=768,
+        intermediate_size=1152,
+        num_hidden_layers=24,
+        num_attention_heads=3,
+        use_bidirectional_attention=True,
+    ),
+}
 
 
 def published(name: str):
     """The class and the configuration that transformers' own conversion scripts and model cards state."""
+    if name in GEMMA3:
+        text = dict(vocab_size=262_144, num_key_value_heads=1, head_dim=256, sliding_window=512) | GEMMA3[name]
+        return transformers.Gemma3TextModel, transformers.Gemma3TextConfig(**text)
     if name == "embeddinggemma2":
         text = transformers.EmbeddingGemma2TextConfig()
         vision = transformers.Gemma4VisionConfig(use_clipped_linears=False)
@@ -92,9 +108,14 @@ def test_every_tensor_has_the_name_and_shape_of_the_reference(tmp_path, name):
         here |= dict.fromkeys(map(str, place.names.flat), tuple(shape))
     if not is_embedder(arch):
         assert here.pop(DENSE) == (arch.embed_dim, arch.d_model)
+    of_ours = {key for key in here if key.startswith(MEDIA)}  # the image and audio maps of a text model
+    assert bool(of_ours) == (name in GEMMA3)
+    added = sum(math.prod(here.pop(key)) for key in of_ours)
+    if name in GEMMA3:
+        here = {key.removeprefix(TEXT_PART): shape for key, shape in here.items()}
     assert here == there
     count = sum(leaf.size for leaf in jax.tree.leaves(param_structs(build(arch))))
-    added = 0 if is_embedder(arch) else arch.d_model * arch.embed_dim
+    added += 0 if is_embedder(arch) else arch.d_model * arch.embed_dim
     assert count == sum(t.numel() for t in model.state_dict().values()) + added
 
 
@@ -166,8 +187,7 @@ def test_importing_embeddinggemma2_takes_little_more_than_one_copy(embeddinggemm
 def test_in_bfloat16_its_vectors_are_those_of_the_reference_in_float32(embeddinggemma2, tokenizer):
     """Every modality and interleaving, with padding, at the published size."""
     arch = read_architecture(embeddinggemma2)
-    like = jax.tree.map(lambda leaf: leaf.update(dtype=jnp.bfloat16), param_structs(build(arch)))
-    params = load(embeddinggemma2, like)
+    params = load(embeddinggemma2, dtype=jnp.bfloat16)
     preprocessor, rng = Preprocessor(tokenizer, arch.media), np.random.default_rng(0)
     pieces = [random_pieces(order, arch.media, tokenizer, rng) for order in ORDERS]
     rows = mesh.to_global(make_rows(pieces, BUDGET, preprocessor))

@@ -22,7 +22,7 @@ import pytest
 from conftest import ARCH
 from PIL import Image as Pillow
 
-from embed.batch import Dropout
+from embed.batch import Dropout, MediaFormat
 from embed.data import tokenizer as tokenizers
 from embed.data.budget import Budget
 from embed.data.modalities import Image, Text
@@ -251,11 +251,15 @@ def test_other_media_are_refused_by_what_differs(short, preprocessor):
 def test_an_architecture_comes_back_from_a_checkpoint(preprocessor, arch):
     described = metadata_for(arch, preprocessor)
     assert read_architecture(described) == arch
-    del described["architecture"]["media"]["clip_tokens"]
-    with pytest.raises(
-        checkpoint.CheckpointError, match="another version of embed: MediaFormat differs in clip_tokens"
-    ):
-        read_architecture(described)
+    del described["architecture"]["media"]["clip_tokens"]  # as if the field were newer than the checkpoint
+    assert read_architecture(described).media.clip_tokens == MediaFormat.clip_tokens
+    for fields in ({"patch_sise": 8}, {"patch_size": None}):
+        media = {**described["architecture"]["media"], **fields}
+        wrong = {name: value for name, value in media.items() if value is not None}
+        with pytest.raises(
+            checkpoint.CheckpointError, match=f"another version of embed: MediaFormat differs in {next(iter(fields))}"
+        ):
+            read_architecture({"architecture": {**described["architecture"], "media": wrong}})
 
 
 def test_init_gives_the_parameters_and_nothing_else(data, short, tmp_path, monkeypatch):

@@ -25,7 +25,9 @@ AUDIO_SUFFIXES = frozenset(
     }
 )  # fmt: skip
 ERRORS = (soundfile.SoundFileError, av.FFmpegError)
-UNKNOWN_TO_SOUNDFILE = (1, 4, 64, 161)  # libsndfile: unknown format, unknown encoding, WAV of AC-3 or such, FLAC in Ogg
+# libsndfile: unknown format, unknown encoding, WAV of AC-3 or such, FLAC in Ogg. The code is a global variable:
+# 0 is left where another thread opened a file meanwhile (libsndfile#610).
+UNKNOWN_TO_SOUNDFILE = (0, 1, 4, 64, 161)
 MIN_MIX_POWER = 1e-3  # of the channels' mean relative to the channels; unrelated channels give 1 / channels
 
 

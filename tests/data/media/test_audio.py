@@ -184,6 +184,20 @@ def test_a_defect_is_not_taken_for_a_broken_file(monkeypatch, error):
         decode_audio(WAV)
 
 
+@pytest.mark.parametrize("kind", ["WAV", "FLAC"])
+def test_an_error_that_another_thread_wiped_out_does_not_refuse_a_file(monkeypatch, kind):
+    data = sound_file(sine(440, 0.2, 16_000), 16_000, kind)
+    expected = decode_audio(data)
+
+    def fail(*args):
+        raise soundfile.LibsndfileError(0)  # as soundfile does where the global code is gone
+
+    monkeypatch.setattr(soundfile, "SoundFile", fail)
+    np.testing.assert_allclose(decode_audio(data), expected, rtol=0, atol=1e-4)
+    with pytest.raises(MediaError):
+        decode_audio(b"nothing that any library reads")
+
+
 def test_every_format_that_is_read_has_its_suffix():
     names = ["mov", "matroska", "avi", "ogg", "flv", "mp3", "aac", "flac"]
     read = set().union(*(av.ContainerFormat(name, "r").extensions for name in names))
