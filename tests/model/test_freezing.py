@@ -69,12 +69,12 @@ def test_upper_gradients_are_those_of_the_whole(preprocessor, groups):
 
         return jax.jit(jax.grad(total))(trained)
 
-    whole = flatten_dict(gradient(params, without_tables))
+    full = flatten_dict(gradient(params, without_tables))
     split = freezing.freeze_lower(jax.random.key(1), params, groups)
     upper = flatten_dict(gradient(split, freezing.is_upper))
     assert ("vocabulary",) not in upper and not any("lower_groups" in path for path in upper)
     for path, leaf in upper.items():
-        expected = whole[path][groups:] if path[:2] == freezing.GROUPS else whole[path]
+        expected = full[path][groups:] if path[:2] == freezing.GROUPS else full[path]
         np.testing.assert_allclose(leaf, expected, rtol=1e-4, atol=1e-5, err_msg="/".join(path))
 
 
@@ -94,9 +94,9 @@ def test_the_backward_pass_skips_frozen_layers(preprocessor):
 
         return jax.jit(jax.grad(total)).lower(trained).compile().cost_analysis()["flops"]
 
-    whole = flops(params, without_tables)
+    full = flops(params, without_tables)
     upper = flops(freezing.freeze_lower(jax.random.key(1), params, 2), freezing.is_upper)
-    assert upper < 0.7 * whole  # (3 + 2) of (3 + 6) parts
+    assert upper < 0.7 * full  # (3 + 2) of (3 + 6) parts
 
 
 def test_training_moves_the_upper_layers_alone_and_the_checkpoint_loads(tmp_path, preprocessor):
