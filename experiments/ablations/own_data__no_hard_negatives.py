@@ -3,15 +3,12 @@
 Hypothesis: candidates that differ in little are confused.
 """
 
-import dataclasses
-
 from embed.training.main import run
 from experiments import own_data
 
 
 def plan(config):
-    parent = own_data.plan(config)
-    return dataclasses.replace(parent, tasks=[dataclasses.replace(task, negatives=0) for task in parent.tasks])
+    return own_data.plan(config, tasks=own_data.make_tasks(config, negatives=0))
 
 
 if __name__ == "__main__":

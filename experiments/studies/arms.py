@@ -13,7 +13,7 @@ from embed.distributed import hosts, storage
 from embed.embedder import Embedder
 from embed.eval import suite as suites
 from embed.eval.benchmarks import Results
-from embed.training import loop, optim
+from embed.training import loop
 from embed.training.main import load_run
 from embed.training.prepare import open_sources
 from experiments import own_data
@@ -39,11 +39,9 @@ def train_arm(
     A finished arm is not repeated.
     """
     run = dataclasses.replace(
-        load_run(functools.partial(own_data.plan, tasks=tasks), config),
+        load_run(functools.partial(own_data.plan, tasks=tasks, steps=steps), config),
         data=data,
         folder=folder,
-        optimizer=optim.adamw(own_data.LEARNING_RATE, warmup=10, steps=steps),
-        steps=config.steps or steps,
         seed=seed,
         init=start,
     )

@@ -74,9 +74,11 @@ def plan_forks(config: ConfigDict, names: Sequence[str], must_run: bool) -> dict
 
 
 def train_fork(config: ConfigDict, name: str, run: Run, seed: int) -> storage.Path:
-    """Train an experiment from a seed that its forks share; return its folder."""
+    """Train an experiment from a seed that its forks share; return its folder. A run with results is left as it is: its
+    checkpoints may have been deleted."""
     folder = run_folder(storage.path(config.workdir), name, seed)
-    train(dataclasses.replace(run, folder=folder, seed=100 * seed + run.seed, evals=()), config)
+    if not (folder / "results.json").exists():
+        train(dataclasses.replace(run, folder=folder, seed=100 * seed + run.seed, evals=()), config)
     return folder
 
 
@@ -106,9 +108,11 @@ def make_soups(work: storage.Path, seed: int, dev: list[suites.PreparedBenchmark
 
 def average_seeds(work: storage.Path, name: str, trust: Collection[str]) -> storage.Path:
     """Average an experiment's seeds, which start from one checkpoint; return the soup's folder."""
+    folder = run_folder(work, name, "soup")
+    if (folder / "results.json").exists():
+        return folder
     runs = [run_folder(work, name, seed) for seed in SEEDS]
     last = [run / "checkpoints" / str(checkpoint.saved_steps(run)[-1]) for run in runs]
-    folder = run_folder(work, name, "soup")
     average_checkpoints(folder, last, (1.0,) * len(last), trust)
     return folder
 
