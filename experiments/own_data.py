@@ -34,10 +34,11 @@ STEPS = 600
 LEARNING_RATE = 2e-3
 FOUNDATION_STEPS = 60  # with --config.pretrained, which learns in fewer
 FOUNDATION_LEARNING_RATE = 1e-4
+FOUNDATION_MAX_BUDGET = Budget(80, images=4, patches=64, clips=1, frames=64)
 FOUNDATION_ROW = 256  # tokens of a row, which several inputs share
 BATCH = 32
 SYMMETRIC = Candidates(symmetric=True)
-MAX_BUDGET = Budget(128, images=4, patches=16, clips=1, frames=64)  # of a row; longer contents are truncated
+MAX_BUDGET = Budget(128, images=4, patches=16, clips=1, frames=64)  # of an input; longer contents are truncated
 
 
 def load_preprocessor(config: ConfigDict) -> Preprocessor:
@@ -50,7 +51,8 @@ def make_tasks(config: ConfigDict, batch: int = BATCH, negatives: int | None = N
     With a foundation model, whose steps are slow, inputs share rows.
     """
     preprocessor = load_preprocessor(config)
-    tasks = discover.make_tasks(config.pairs, preprocessor, MAX_BUDGET, batch, SYMMETRIC)
+    max_budget = FOUNDATION_MAX_BUDGET if config.pretrained else MAX_BUDGET
+    tasks = discover.make_tasks(config.pairs, preprocessor, max_budget, batch, SYMMETRIC)
     if negatives is not None:
         tasks = tuple(dataclasses.replace(task, negatives=negatives) for task in tasks)
     if config.pretrained:
