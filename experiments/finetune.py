@@ -87,7 +87,7 @@ def plan(
         encoder,
         tasks,
         make_loss(encoder, config),
-        optim.adamw(learning_rate, warmup=10, steps=steps),
+        optim.adamw(learning_rate, warmup=10, steps=steps, is_new=start.is_new),
         steps=config.steps or steps,
         seed=1,
         data=storage.path(config.data),

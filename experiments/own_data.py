@@ -93,7 +93,7 @@ def plan(
         encoder,
         make_tasks(config, batch) if tasks is None else tasks,
         make_loss(encoder, config),
-        optim.adamw(learning_rate, warmup=10, steps=steps),
+        optim.adamw(learning_rate, warmup=10, steps=steps, is_new=start.is_new),
         steps=config.steps or steps,
         seed=2,
         data=storage.path(config.pairs),

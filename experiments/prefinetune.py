@@ -80,7 +80,7 @@ def plan(
         encoder,
         tasks,
         make_loss(encoder, config),
-        optim.adamw(learning_rate, warmup=20, steps=steps),
+        optim.adamw(learning_rate, warmup=20, steps=steps, is_new=start.is_new),
         steps=config.steps or steps,
         seed=0,
         data=storage.path(config.data),

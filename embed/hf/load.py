@@ -3,6 +3,7 @@
 import logging
 import os
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -61,12 +62,7 @@ def load(
     encoder = encoder or build(arch)
     reader = Reader(folder, arch)
     structs: dict[Path, jax.ShapeDtypeStruct] = flatten_dict(param_structs(encoder))
-    tensors: dict[Path, HFTensor] = {}
-    for path in structs:
-        try:
-            tensors[path] = hf_tensor(path, arch, is_embedder(arch))
-        except KeyError as error:
-            raise HubError(f"{folder}: no published model has the encoder's parameter {'/'.join(path)}") from error
+    tensors = _match_tensors(folder, arch, structs)
     new = tuple(path for path, tensor in tensors.items() if reader.lacks(tensor))
 
     def load_leaf(path: Path) -> jax.Array:
@@ -84,6 +80,28 @@ def load(
     names = ", ".join("/".join(path) for path in new) or "nothing", ", ".join(skipped) or "nothing"
     log.info("%s: new: %s; left out: %s", folder, *names)
     return unflatten_dict(params)
+
+
+def find_new(folder: str | os.PathLike, arch: Architecture) -> list[str]:
+    """Return the parameters that a model's folder lacks, as "projection/weight", which `load` initializes.
+
+    Needs a mesh. Raises HubError and OSError as `load` does.
+    """
+    folder = pathlib.Path(folder)
+    reader = Reader(folder, arch)
+    tensors = _match_tensors(folder, arch, flatten_dict(param_structs(build(arch))))
+    return sorted("/".join(path) for path, tensor in tensors.items() if reader.lacks(tensor))
+
+
+def _match_tensors(folder: pathlib.Path, arch: Architecture, paths: Iterable[Path]) -> dict[Path, HFTensor]:
+    """The tensor of each of the encoder's parameters. Raises HubError for one that no published model has."""
+    tensors: dict[Path, HFTensor] = {}
+    for path in paths:
+        try:
+            tensors[path] = hf_tensor(path, arch, is_embedder(arch))
+        except KeyError as error:
+            raise HubError(f"{folder}: no published model has the encoder's parameter {'/'.join(path)}") from error
+    return tensors
 
 
 class Reader:

@@ -1,6 +1,7 @@
 """What a recipe starts from: random weights of a preset, or the foundation model that --config.pretrained names."""
 
 import dataclasses
+from collections.abc import Collection
 
 from ml_collections import ConfigDict
 
@@ -21,6 +22,7 @@ class Start:
     arch: Architecture
     init: storage.Path | None  # a run or a published model's folder; None: random weights
     trainable: ParamFilter  # what trains unless an experiment says otherwise: all, but not a foundation's token tables
+    is_new: ParamFilter | None = None  # the parameters that the foundation lacks, if any
 
     @property
     def is_foundation(self) -> bool:
@@ -36,8 +38,15 @@ def find_start(config: ConfigDict) -> Start:
         return Start(PRESETS[config.model], None, all_params)
     path = locate_pretrained(config.pretrained)
     if (path / "config.json").exists():
-        return Start(hf.read_architecture(path), path, without_tables)
-    return Start(metadata.read_architecture(metadata.read_metadata(path)), path, without_tables)
+        arch = hf.read_architecture(path)
+        return Start(arch, path, without_tables, _select(hf.find_new(path, arch)))
+    saved = metadata.read_metadata(path)
+    return Start(metadata.read_architecture(saved), path, without_tables, _select(saved.get("new", ())))
+
+
+def _select(names: Collection[str]) -> ParamFilter | None:
+    """The filter of the parameters of these names, "projection/weight" and such; None where there are none."""
+    return (lambda path: "/".join(path) in names) if names else None
 
 
 def require_foundation(config: ConfigDict) -> Start:

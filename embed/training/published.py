@@ -23,7 +23,7 @@ def import_checkpoint(name: str | os.PathLike, run: str | os.PathLike, attention
         preprocessor = hf.load_preprocessor(folder)
         with jax.set_mesh(mesh.make_mesh((1, -1, 1))):
             params = hf.load(folder)
-            metadata = metadata_for(arch, preprocessor, init=name)
+            metadata = metadata_for(arch, preprocessor, init=name, new=hf.find_new(folder, arch))
             save_params(storage.path(run), params, metadata, preprocessor.tokenizer)
 
 
