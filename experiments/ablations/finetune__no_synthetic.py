@@ -3,12 +3,15 @@
 Hypothesis: code tasks lose, the others gain a little from its steps.
 """
 
+import dataclasses
+
 from embed.training.main import run
 from experiments import finetune
 
 
 def plan(config):
-    return finetune.plan(config, tasks=[task for task in finetune.TASKS if task.name != "synthetic_code"])
+    parent = finetune.plan(config)
+    return dataclasses.replace(parent, tasks=[task for task in parent.tasks if task.name != "synthetic_code"])
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 SCRIPTS = {
     "constraints.sh": ("PYTHON",),
     "environment.sh": ("PYTHON", "VENV", "CONSTRAINTS"),
+    "foundation.sh": ("FROM", "PYTHON", "--config.pairs"),
     "gke.sh": ("CLUSTER", "TPU", "ZONE", "PROJECT", "WORKLOAD", "SLICES", "PRIORITY", "RESTARTS", "IMAGE"),
     "pod.sh": ("TPU", "ZONE", "PROJECT", "SPOT", "POD", "POLL", "status", "stop", "delete", "--dry-run"),
     "quickstart.sh": ("PYTHON", "--config.pairs"),
@@ -78,7 +79,7 @@ def test_help_explains_and_does_nothing(tree, tmp_path, script, flag):
     assert sorted(tree.rglob("*")) == before and not list(elsewhere.iterdir())
 
 
-@pytest.mark.parametrize("script", ["worker.sh", "pod.sh", "gke.sh", "quickstart.sh"])
+@pytest.mark.parametrize("script", ["worker.sh", "pod.sh", "gke.sh", "quickstart.sh", "foundation.sh"])
 def test_help_after_other_arguments_does_nothing_either(tree, script):
     status, output = run([tree / "launch" / script, "finetune", "--help"], tree)
     assert status == 0 and f"launch/{script}" in output.splitlines()[0]

