@@ -28,7 +28,7 @@ from embed.training.config_check import trusted_classes
 from embed.training.main import load_run, run_script, train
 from embed.training.metadata import code_version
 from experiments import finetune, own_data, prefinetune, soup
-from experiments.ablations import finetune__more_media
+from experiments.ablations import finetune__more_media, own_data__after_recipe
 from experiments.studies.tables import compare_findings
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,6 @@ STAGES: dict[ModuleType, tuple[str, ...]] = {
     soup: SOUPS,
 }
 FINAL = "soup_greedy"
-PAIRS_STAGES = ("prefinetune", FINAL, "own_data")  # checkpoints that are compared on your datasets
 
 
 def main(config: ConfigDict) -> None:
@@ -50,10 +49,12 @@ def main(config: ConfigDict) -> None:
         require_datasets(config.pairs, "train")
         suites.check_names(config.pairs)
     page = ResultsPage(config, work / "report.html")
-    stages = [*STAGES, *([own_data] if config.pairs else [])]
+    # Without a foundation model, own_data.py itself starts from the recipe's soup.
+    own_stage = own_data__after_recipe if config.pretrained else own_data
+    stages = [*STAGES, *([own_stage] if config.pairs else [])]
     for number, stage in enumerate(stages, start=1):
         # A stage continues from its own last checkpoint; a finished one does nothing.
-        log.info("stage %d of %d: %s", number, len(stages), stage.__name__.rpartition(".")[2])
+        log.info("stage %d of %d: %s", number, len(stages), name_of(stage))
         run_stage(stage, config)
         if stage in STAGES:
             page.add(STAGES[stage])
@@ -63,11 +64,16 @@ def main(config: ConfigDict) -> None:
         print(f"\nThe page of results: {storage.absolute(page.path)}")
     if config.pairs:
         page = ResultsPage(config, work / "report_pairs.html", config.pairs)
-        page.add(PAIRS_STAGES)
+        page.add(("prefinetune", FINAL, name_of(own_stage)))
         if hosts.is_primary():
             (work / "results_pairs.json").write_text(json.dumps(page.columns, indent=1))
             print(f"\n{suites.format_table(page.columns)}")
             print(f"\nThe page of your datasets: {storage.absolute(page.path)}")
+
+
+def name_of(stage: ModuleType) -> str:
+    """Return a stage's name, which is that of its run's folder."""
+    return stage.__name__.rpartition(".")[2]
 
 
 def run_stage(stage: ModuleType, config: ConfigDict) -> None:

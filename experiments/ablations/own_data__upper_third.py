@@ -13,7 +13,8 @@ from experiments import own_data
 
 
 def plan(config):
-    groups = 2 * require_foundation(config).arch.layer_groups // 3
+    arch = require_foundation(config).arch
+    groups = min(2 * arch.layer_groups // 3, arch.layer_groups - arch.shared_kv_groups - 1)
     freeze = functools.partial(freezing.freeze_lower, groups=groups)
     return dataclasses.replace(own_data.plan(config), init_transform=freeze, trainable=freezing.is_upper)
 

@@ -35,11 +35,11 @@ from experiments.studies.arms import SEEDS, write_results
 from experiments.studies.tables import (
     NAME,
     NO_PROMPT,
-    SOUP_RUNS,
-    SOUPS,
+    SECOND_MIXTURES,
     UNSEEN,
     compare_findings,
     forks_of,
+    name_soups,
     run_folder,
 )
 
@@ -82,9 +82,14 @@ def train_fork(config: ConfigDict, name: str, run: Run, seed: int) -> storage.Pa
     return folder
 
 
-def make_soups(work: storage.Path, seed: int, dev: list[suites.PreparedBenchmark], embedder: Embedder) -> None:
-    """Make the soups of this seed's two mixtures, unless they exist."""
-    runs = [run_folder(work, name, seed) for name in SOUP_RUNS]
+def make_soups(
+    work: storage.Path, parent: str, seed: int, dev: list[suites.PreparedBenchmark], embedder: Embedder
+) -> None:
+    """Make the soups of this seed's two mixtures, unless they exist; the greedy one where there is a dev set."""
+    of_a_run, uniform, weighted, greedy = (run_folder(work, name, seed) for name in name_soups(parent))
+    if all((folder / "results.json").exists() for folder in (of_a_run, uniform, weighted)):
+        return
+    runs = [run_folder(work, name, seed) for name in (parent, SECOND_MIXTURES[parent])]
     steps = [[run / "checkpoints" / str(step) for step in checkpoint.saved_steps(run)[-2:]] for run in runs]
     last = [checkpoints[-1] for checkpoints in steps]
 
@@ -93,17 +98,21 @@ def make_soups(work: storage.Path, seed: int, dev: list[suites.PreparedBenchmark
         return suites.mean_ndcg(suites.evaluate(dev, vectors, embedder.encoder.arch.matryoshka_dims))
 
     trust = (embedder.encoder.arch.encoder,)
-    recipes: dict[str, tuple[list[storage.Path], Sequence[float]]] = {
-        "soup_of_a_run": (steps[0], (1.0,) * len(steps[0])),
-        "soup_uniform": (last, (1.0, 1.0)),
-        "soup_weighted": (last, WEIGHTS),
-    }
-    for name, (parents, weights) in recipes.items():
-        average_checkpoints(run_folder(work, name, seed), parents, weights, trust)
-    greedy = run_folder(work, "soup_greedy", seed)
-    if not (greedy / "tokenizer.json").exists():
+    average_checkpoints(of_a_run, steps[0], (1.0,) * len(steps[0]), trust)
+    average_checkpoints(uniform, last, (1.0, 1.0), trust)
+    average_checkpoints(weighted, last, WEIGHTS, trust)
+    if dev and not (greedy / "tokenizer.json").exists():
         params, kept, trials = soup.greedy([*steps[0], *steps[1]], mean_score, trust)
         soup.save(greedy, params, kept, weights=[1.0] * len(kept), trials=trials)
+
+
+def load_dev_suite(embedder: Embedder, config: ConfigDict) -> list[suites.PreparedBenchmark]:
+    """Load what greedy soups are chosen by: the dev suite, or your datasets' dev splits; [] where there are none."""
+    if not config.pairs:
+        return suites.load_suite(embedder, storage.path(config.data), "dev")
+    folders = discover.find_datasets(config.pairs, "dev")
+    records = {folder.name: read_records(open_split(folder, "dev")) for folder in folders}
+    return suites.prepare_suite(embedder, [suites.Directions(*from_pairs(*item)) for item in records.items()])
 
 
 def average_seeds(work: storage.Path, name: str, trust: Collection[str]) -> storage.Path:
@@ -196,12 +205,13 @@ def main(config: ConfigDict, forks: str = "") -> None:
         for name, run in runs.items():
             folder = train_fork(config, name, run, seed)
             score_run(folder, embedders[name], test_suite(embedders[name]))
-        if set(SOUP_RUNS) <= set(runs):
+        if SECOND_MIXTURES[parent] in runs:
             embedder = embedders[parent]
-            dev = dev or suites.load_suite(embedder, storage.path(config.data), "dev")
-            make_soups(work, seed, dev, embedder)
-            for name in SOUPS:
-                score_run(run_folder(work, name, seed), embedder, test_suite(embedder))
+            dev = dev or load_dev_suite(embedder, config)
+            make_soups(work, parent, seed, dev, embedder)
+            for name in name_soups(parent):
+                if (folder := run_folder(work, name, seed)).exists():
+                    score_run(folder, embedder, test_suite(embedder))
         if hosts.is_primary():
             write_tables(work)
     for name, run in runs.items():

@@ -16,7 +16,8 @@ PARENTS = ("finetune", "own_data")
 NO_PROMPT = ", no task string"
 UNSEEN = ", not trained on"
 SOUPS = ("soup_of_a_run", "soup_uniform", "soup_weighted", "soup_greedy")
-SOUP_RUNS = ("finetune", "finetune__more_media")
+# Experiment -> its fork with a second mixture, with which it makes soups.
+SECOND_MIXTURES = {"finetune": "finetune__more_media", "own_data": "own_data__equal_weights"}
 SOUP_CLAIM = "An average over runs is better than the run it starts from; over steps of a run, less so."
 SEEDS_TITLE = "Model soup over seeds: runs of one experiment that differ only in the order of their data."
 SEEDS_CLAIM = "The average of an experiment's runs is better than each of them."
@@ -25,6 +26,11 @@ SEEDS_CLAIM = "The average of an experiment's runs is better than each of them."
 def run_folder(work: storage.Path, name: str, seed: int | str) -> storage.Path:
     """Return the folder of an experiment's run with a seed; its soup over seeds has the seed "soup"."""
     return work / NAME / f"{name}_{seed}"
+
+
+def name_soups(parent: str) -> list[str]:
+    """Return the names of the soups of an experiment's two mixtures."""
+    return [f"{parent}_{soup}" for soup in SOUPS]
 
 
 def forks_of(parent: str) -> list[str]:
@@ -125,8 +131,8 @@ def compare_findings(work: storage.Path) -> Iterator[compare.Comparison]:
         for name in forks:
             question, claim = compare.parse_docstring(load_experiment(name).__doc__)
             yield from compare_runs(question, claim, by_seed(name.rpartition("__")[0], name), references)
-        if parent == SOUP_RUNS[0]:
-            yield from compare_runs("Model soup.", SOUP_CLAIM, by_seed(*SOUP_RUNS, *SOUPS), references)
+        mixtures = (parent, SECOND_MIXTURES[parent])
+        yield from compare_runs("Model soup.", SOUP_CLAIM, by_seed(*mixtures, *name_soups(parent)), references)
         columns = {"soup": "soup", **{f"seed {seed}": seed for seed in SEEDS}}
         runs = {label: [run_folder(work, name, seed) for name in (parent, *forks)] for label, seed in columns.items()}
         yield from compare_runs(SEEDS_TITLE, SEEDS_CLAIM, runs, references, "experiment")

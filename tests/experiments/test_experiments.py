@@ -1,9 +1,11 @@
 """Every experiment runs; a fork is its parent with one change; its program is its parents' too; help and mistakes."""
 
 import dataclasses
+import functools
 import importlib
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -22,6 +24,7 @@ from embed.distributed.mesh import make_mesh
 from embed.losses.loss import Params
 from embed.model.build import build
 from embed.model.encoder import init_params
+from embed.model.params import param_shapes
 from embed.model.presets import PRESETS
 from embed.training import checkpoint
 from embed.training.command_line import config_fields
@@ -40,11 +43,24 @@ EXPERIMENTS = list_experiments()
 FORKS = [name for name in EXPERIMENTS if "__" in name]
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("[!_]*.py"))
 MAX_LINES = 25
-FROM_FOUNDATION = ("finetune__from_foundation",)  # what needs --config.pretrained
+FROM_FOUNDATION = (  # what needs --config.pretrained
+    "finetune__from_foundation",
+    "own_data__after_recipe",
+    "own_data__causal",
+    "own_data__causal_last_token",
+    "own_data__first_token",
+    "own_data__last_token",
+    "own_data__lora",
+    "own_data__only_projection",
+    "own_data__untrained",
+    "own_data__upper_third",
+)
 NEW_METHODS = {"finetune__modality_temperatures": 40, "finetune__no_mask": 28, "finetune__random_negatives": 27}
 NEW_METHODS |= {
     "finetune__spread_out": 27,
     "own_data__graded_similarity": 36,
+    "own_data__lora": 37,
+    "own_data__mined_negatives": 26,
 }  # forks with a loss of their own: name -> lines at most
 
 
@@ -106,22 +122,74 @@ def test_runs_two_steps(small, gemma, name):
     assert (meta["init"] is None) == name.startswith(("prefinetune", "finetune__from_scratch"))
 
 
-def test_the_stages_start_from_a_foundation(small, tmp_path, tokenizer):
-    """A run of a small Gemma 3: its architecture and tokenizer, and its token table, which does not change."""
+@pytest.fixture(scope="module")
+def foundation(tmp_path_factory, tokenizer):
+    """A run of a small Gemma 3 whose projection and media maps are new, and its parameters."""
+    folder = tmp_path_factory.mktemp("foundation") / "gemma"
     arch = dataclasses.replace(PRESETS["tiny_gemma3_1b"], vocab_size=tokenizer.size)
-    params = init_params(build(arch), jax.random.key(5))
-    save_params(tmp_path / "gemma", params, metadata_for(arch, Preprocessor(tokenizer, arch.media)), tokenizer)
+    with jax.set_mesh(make_mesh((1, 1, 1))):
+        params = init_params(build(arch), jax.random.key(5))
+        new = [path for path in param_shapes(params) if path.startswith(("projection", "vision", "audio"))]
+        metadata = metadata_for(arch, Preprocessor(tokenizer, arch.media), new=new)
+        save_params(folder, params, metadata, tokenizer)
+    return folder, params
+
+
+def test_the_stages_start_from_a_foundation(small, tmp_path, tokenizer, foundation):
+    """Its architecture and tokenizer, and its token table, which does not change; what it lacks moves most."""
+    gemma, params = foundation
     config = cpu.get_config()
     config.update({"steps": 2, "workdir": str(tmp_path / "runs"), "data": str(small / "data"), "unroll": 1, "eval": 0})
-    config.pretrained = str(tmp_path / "gemma")
-    for name, init in (("prefinetune", tmp_path / "gemma"), ("finetune", tmp_path / "runs" / "prefinetune")):
+    config.pretrained = str(gemma)
+    arch = read_architecture(read_metadata(gemma))
+    for name, init in (("prefinetune", gemma), ("finetune", tmp_path / "runs" / "prefinetune")):
         train(load_run(load_experiment(name).plan, config), config)
         metadata = read_metadata(tmp_path / "runs" / name)
         assert metadata["init"] == str(init) and read_architecture(metadata) == arch
         assert load_preprocessor(tmp_path / "runs" / name).tokenizer.hash == tokenizer.hash
         trained = load_params(tmp_path / "runs" / name)
         np.testing.assert_array_equal(trained["vocabulary"], params["vocabulary"])
-        assert np.any(trained["projection"]["weight"] != params["projection"]["weight"])
+
+        def change(*path: str, trained: dict = trained) -> float:
+            before, after = (functools.reduce(dict.__getitem__, path, tree) for tree in (params, trained))
+            return float(np.abs(after - before).max())
+
+        query = change("backbone", "last_group", "locals", "attention", "query", "weight")
+        assert change("projection", "weight") > 5 * query > 0
+
+
+def test_datasets_of_ones_own_start_from_a_foundation(small, tmp_path, foundation):
+    """Directly, without the recipe, in packed rows; its forks too, of which one takes the recipe's soup."""
+    gemma, params = foundation
+    rows = [
+        {
+            "id": str(i),
+            "query": [{"text": f"animal {i}"}],
+            "positive": [{"text": f"a cat, {i}"}],
+            "negatives": [[{"text": f"a dog, {i}"}]],
+        }
+        for i in range(9)
+    ]
+    for folder in (tmp_path / "pairs" / "animals", tmp_path / "runs" / "mined" / "animals"):
+        folder.mkdir(parents=True)
+        (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = cpu.get_config()
+    config.update({"steps": 2, "workdir": str(tmp_path / "runs"), "data": str(small / "data"), "unroll": 1})
+    config.update({"pairs": str(tmp_path / "pairs"), "pretrained": str(gemma)})
+    shutil.copytree(gemma, tmp_path / "runs" / own_data.START)
+    for fork in ("", "__after_recipe", "__upper_third", "__lora", "__only_projection", "__mined_negatives"):
+        run = load_run(load_experiment(f"own_data{fork}").plan, config)
+        assert run.tasks[0].packing and run.tasks[0].negatives == 1
+        assert run.init == (tmp_path / "runs" / own_data.START if fork == "__after_recipe" else gemma)
+        train(run, config)
+        trained = load_params(tmp_path / "runs" / f"own_data{fork}")
+        is_equal = jax.tree.map(np.array_equal, trained, jax.tree.map(np.asarray, params))
+        assert not is_equal["projection"]["weight"] and is_equal["vocabulary"]
+        layers = is_equal["backbone"]["groups"]["locals"]["attention"]["query"]["weight"]
+        assert layers == (fork == "__only_projection")
+        lower = trained["backbone"]["groups"]["locals"]["attention"]["query"]["weight"][0]
+        frozen = np.array_equal(lower, params["backbone"]["groups"]["locals"]["attention"]["query"]["weight"][0])
+        assert frozen == (fork in ("__only_projection", "__upper_third"))
 
 
 @pytest.fixture(scope="module")
@@ -138,13 +206,16 @@ def pairs(tmp_path_factory) -> pathlib.Path:
 def plan(monkeypatch, preprocessor, pairs):
     """An experiment's run on small models; that of own datasets on finetune's tasks."""
     monkeypatch.setitem(PRESETS, "tiny", ARCH)
-    monkeypatch.setattr(own_data, "make_tasks", lambda config, batch=own_data.BATCH: finetune.TASKS)
+
+    def make_tasks(config, batch=own_data.BATCH, negatives=1):
+        return [dataclasses.replace(task, negatives=negatives) for task in finetune.TASKS]
+
+    monkeypatch.setattr(own_data, "make_tasks", make_tasks)
     monkeypatch.setattr(own_data, "load_preprocessor", lambda config: preprocessor)
 
-    def load(name: str, pretrained: pathlib.Path) -> Run:
+    def load(name: str, pretrained: pathlib.Path | None) -> Run:
         config = cpu.get_config()
-        config.update({"unroll": 1, "pairs": str(pairs)})
-        config.pretrained = str(pretrained) if name in FROM_FOUNDATION else ""
+        config.update({"unroll": 1, "pairs": str(pairs), "pretrained": str(pretrained or "")})
         return load_run(load_experiment(name).plan, config)
 
     return load
@@ -153,7 +224,7 @@ def plan(monkeypatch, preprocessor, pairs):
 @pytest.mark.parametrize("name", FORKS)
 def test_a_fork_traces_to_a_loss(gemma, plan, name):
     """What the slow ones run is traced here, so that no fork can rot unseen."""
-    run = plan(name, gemma)
+    run = plan(name, gemma if name in FROM_FOUNDATION else None)
     state, task, key = state_structs(run)[1], run.tasks[-1], jax.eval_shape(lambda: jax.random.key(0))
     pairs, params = batch_structs(task, run.encoder.arch.media), Params(state.encoder, state.loss)
     value, metrics = jax.eval_shape(lambda *args: run.loss(*args, task.candidates, key), params, pairs)
@@ -166,11 +237,12 @@ def test_a_fork_is_its_parent_with_one_change(gemma, plan, name):
     module, parent = load_experiment(name), name.rpartition("__")[0]
     if "Hypothesis:" in module.__doc__:  # as the committed ones have; a user's own may be as long as it likes
         assert len(pathlib.Path(module.__file__).read_text().splitlines()) <= NEW_METHODS.get(name, MAX_LINES)
-    runs = [plan(each, gemma) for each in (parent, name)]
+    runs = [plan(each, gemma if name in FROM_FOUNDATION else None) for each in (parent, name)]
     assert runs[1].folder.name == name and list(runs[1].metadata["program"])[-1:] and runs[1].metadata["program"][name]
     assert parent.split("__")[0] in runs[1].metadata["program"]
     fields = [
-        (run.tasks, run.steps, run.seed, run.init, run.encoder, source_of_loss(run), run.trainable) for run in runs
+        (run.tasks, run.data, run.steps, run.seed, run.init, run.encoder, source_of_loss(run), run.trainable)
+        for run in runs
     ]
     assert fields[0] != fields[1] or name == "own_data__large_batch"  # whose tasks are the data's
 

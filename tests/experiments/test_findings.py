@@ -74,8 +74,8 @@ def test_a_fork_joins_by_its_file_and_tables_are_of_what_is_there(config, tmp_pa
     text, place = capsys.readouterr().out, tmp_path / "runs" / "findings"
     assert sorted(path.parent.name for path in place.glob("*/results.json")) == sorted(
         f"{name}_{seed}"
-        for name in ("finetune", "finetune__colder", "finetune__more_media", *tables.SOUPS)
-        for seed in (0, 1, *(["soup"] if name not in tables.SOUPS else []))
+        for name in ("finetune", "finetune__colder", "finetune__more_media", *tables.name_soups("finetune"))
+        for seed in (0, 1, *(["soup"] if name not in tables.name_soups("finetune") else []))
     )
     assert "Hypothesis: It's <b>." in text and text.count("2 seeds.") == 3 and text.count("3 experiments.") == 1
     page = (place / "findings.html").read_text()
