@@ -23,6 +23,7 @@ from embed.model.matryoshka import truncate_dim
 from embed.retrieval.search import top_k
 
 KS = (1, 10)  # cutoffs of rankings
+LANGUAGE = "ndcg@10/"  # before a language, in the names of metrics
 # The metric of a table: of retrieval, of graded pairs (embed/eval/similarity.py).
 MAIN_METRICS = {"ndcg@10": "nDCG@10", "spearman": "Spearman"}
 Results = Mapping[str, Mapping[int, Mapping[str, float]]]  # benchmark -> width -> metric -> value
@@ -43,6 +44,8 @@ class Benchmark:
     # Names for error messages: "query x1 (record 3)"; an empty tuple means names by index.
     query_names: tuple[str, ...] = dataclasses.field(default=(), repr=False, compare=False)
     corpus_names: tuple[str, ...] = dataclasses.field(default=(), repr=False, compare=False)
+    # Of the queries, to score each language apart.
+    languages: tuple[str, ...] = dataclasses.field(default=(), repr=False, compare=False)
 
     def __post_init__(self):
         if not self.queries or len(self.queries) != len(self.relevance):
@@ -178,8 +181,8 @@ def from_folder(folder: str | os.PathLike, group: str | None = None, name: str |
     Raises RecordError naming file and line, OSError where a file is missing.
     """
     folder = storage.path(folder)
-    corpus = _read_contents(folder, "corpus")
-    queries = _read_contents(folder, "queries")
+    corpus, _ = _read_contents(folder, "corpus")
+    queries, languages = _read_contents(folder, "queries")
     index_of = {key: j for j, key in enumerate(corpus)}
     relevance: dict[str, dict[int, int]] = collections.defaultdict(dict)
     for query, candidate, grade in read_judgments(folder / QRELS, queries, index_of):
@@ -196,16 +199,20 @@ def from_folder(folder: str | os.PathLike, group: str | None = None, name: str |
         tuple(relevance[key] for key in kept),
         tuple(f"query {key}" for key in kept),
         tuple(f"candidate {key}" for key in corpus),
+        tuple(languages[key] for key in kept),
     )
 
 
-def _read_contents(folder: storage.Path, split: str) -> dict[str, Content]:
+def _read_contents(folder: storage.Path, split: str) -> tuple[dict[str, Content], dict[str, str]]:
+    """The contents of a split and their languages, by id."""
     contents: dict[str, Content] = {}
+    languages: dict[str, str] = {}
     for number, record in enumerate(read_records(open_split(folder, split, parse_item)), start=1):
         if record.id in contents:
             raise RecordError(f"{folder / split}, record {number}: id {record.id!r} occurs twice")
         contents[record.id] = record.query
-    return contents
+        languages[record.id] = record.lang
+    return contents, languages
 
 
 def rank(
@@ -245,7 +252,8 @@ def score(
 ) -> dict[int, dict[str, float]]:
     """Score query vectors f32[q,e] and corpus vectors f32[n,e] at every Matryoshka width: width -> metric -> value.
 
-    Metrics are those of `metrics.evaluate_ranking`, `chance@k` (exact hit@k at random), `queries` and `candidates`.
+    Metrics are those of `metrics.evaluate_ranking`, `chance@k` (exact hit@k at random), `queries` and `candidates`;
+    where the queries are in several languages, also `ndcg@10/LANGUAGE` and `queries/LANGUAGE`.
     Raises ValueError as `rank` does.
     """
     results: dict[int, dict[str, float]] = {}
@@ -257,6 +265,13 @@ def score(
 
 def score_ranking(benchmark: Benchmark, ranking: np.ndarray, ks: Sequence[int] = KS) -> dict[str, float]:
     """Score a ranking i32[q,k], best first, -1 for no candidate, by the metrics of `score`."""
-    constants = {f"chance@{k}": benchmark.chance(k) for k in ks}
-    constants |= {"queries": float(len(benchmark.queries)), "candidates": float(len(benchmark.corpus))}
-    return evaluate_ranking(ranking, benchmark.relevance, ks) | constants
+    metrics = evaluate_ranking(ranking, benchmark.relevance, ks)
+    metrics |= {f"chance@{k}": benchmark.chance(k) for k in ks}
+    metrics |= {"queries": float(len(benchmark.queries)), "candidates": float(len(benchmark.corpus))}
+    names = sorted(set(benchmark.languages))
+    for name in names if len(names) > 1 else ():
+        rows = [i for i, language in enumerate(benchmark.languages) if language == name]
+        relevance = [benchmark.relevance[i] for i in rows]
+        metrics[LANGUAGE + (name or "none")] = evaluate_ranking(ranking[rows], relevance, (10,))["ndcg@10"]
+        metrics[f"queries/{name or 'none'}"] = float(len(rows))
+    return metrics

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from embed.distributed import storage
 from embed.eval import compare
 from embed.eval.baselines.evaluate import read_baselines
-from embed.eval.benchmarks import Results, dataset_of, select_metric
+from embed.eval.benchmarks import LANGUAGE, Results, dataset_of, select_metric
 from embed.eval.precision import QUANTIZERS
 from embed.training.main import list_experiments, load_experiment
 from experiments.studies import cascade, negatives, order
@@ -39,8 +39,8 @@ def forks_of(parent: str) -> list[str]:
 
 
 def make_rows(results: Results) -> dict[str, list[compare.MetricKey]]:
-    """Return the rows of a table: each dataset in both directions; graded pairs; texts without a prompt; datasets
-    without training data; the mean nDCG@10 at other widths and precisions; the mean nDCG@10."""
+    """Return the rows of a table: each dataset in both directions, and by language of its queries; graded pairs; texts
+    without a prompt; datasets without training data; the mean nDCG@10 at other widths and precisions; the mean."""
     prompted = [name for name in select_metric(results, "ndcg@10") if NO_PROMPT not in name]
     bare = [name for name in results if NO_PROMPT in name]
     unseen = [name for name in prompted if UNSEEN in name]
@@ -61,6 +61,12 @@ def make_rows(results: Results) -> dict[str, list[compare.MetricKey]]:
         **{
             dataset: keys([name for name in prompted if dataset_of(name) == dataset])
             for dataset in dict.fromkeys(map(dataset_of, prompted))
+        },
+        **{
+            f"{name}, {metric.removeprefix(LANGUAGE)}": keys([name], metric=metric)
+            for name in prompted
+            for metric in results[name][width]
+            if metric.startswith(LANGUAGE)
         },
         **{f"{name}, Spearman": keys([name], metric="spearman") for name in select_metric(results, "spearman")},
         **({"texts without task string": keys(bare)} if bare else {}),

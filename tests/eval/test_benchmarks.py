@@ -99,6 +99,29 @@ def test_folder(tmp_path):
     assert from_folder(tmp_path, "text").name == tmp_path.name
 
 
+@pytest.mark.parametrize("languages", [("de-en", "", "de-en", "fr-en"), ("de-en", "fr-en", "fr-en", "de-en")])
+def test_queries_in_several_languages_are_scored_apart(tmp_path, languages):
+    """As the benchmark of one language's queries alone; not where all have one language."""
+    write_folder(tmp_path, queries=[f"q{i}" for i in range(4)], qrels="q0\tc1\t1\nq1\tc2\t1\nq2\tc2\t1\nq3\tc1\t1\n")
+    rows = [json.loads(line) for line in (tmp_path / "queries.jsonl").read_text().splitlines() if line]
+    vectors = np.random.default_rng(1).normal(size=(6, 8)).astype(np.float32)
+    assert not any("/" in metric for metric in score(from_folder(tmp_path), vectors[:4], vectors[4:], (8,))[8])
+    lines = [json.dumps(row | {"lang": language}) for row, language in zip(rows, languages, strict=True)]
+    (tmp_path / "queries.jsonl").write_text("\n".join(lines))
+    benchmark = from_folder(tmp_path)
+    metrics = score(benchmark, vectors[:4], vectors[4:], (8, 4))
+    for language in set(languages):
+        chosen = [i for i, name in enumerate(languages) if name == language]
+        relevance = tuple(benchmark.relevance[i] for i in chosen)
+        alone = Benchmark("x", "text", tuple(benchmark.queries[i] for i in chosen), benchmark.corpus, relevance)
+        for width, row in metrics.items():
+            assert row[f"queries/{language or 'none'}"] == len(chosen)
+            assert (
+                row[f"ndcg@10/{language or 'none'}"]
+                == score(alone, vectors[chosen], vectors[4:], (4, 8))[width]["ndcg@10"]
+            )
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
