@@ -46,7 +46,7 @@ setup(
         "cuda": ["jax[cuda13]>=0.10.2"],
         "hf": ["torch>=2.6", "transformers>=5.19", "sentence-transformers>=6.0"],
         "gguf": ["gguf>=0.17"],
-        "eval": ["mteb>=2.26", "pocketsphinx>=5.0"],
+        "eval": ["mteb>=2.26"],
         # `embed evaluate --baselines`; minilm is read by [hf]'s sentence-transformers.
         "baselines": ["bm25s>=0.3", "faster-whisper>=1.1"],
         "browser": ["playwright>=1.50"],  # for the tests that open a page; Chromium is the system's
