@@ -37,7 +37,7 @@ from embed.training.run import Eval
 
 
 class SuiteDataset(NamedTuple):
-    soft_tokens: int | None  # of an image; None: the model's default
+    soft_tokens: int | None  # of an image, as many as in training; None: the model's default
     task: str | None  # name of the query's prompt; None: no prompt, as beside media
     description: str
 
@@ -48,11 +48,11 @@ SUITE = {
     ),
     "stdlib_code": SuiteDataset(None, "code retrieval", "docstring → source of the function, Python standard library"),
     "stdlib_document": SuiteDataset(96, None, "question → rendered page of a module's documentation"),
-    "glyphs": SuiteDataset(None, None, "name of a Unicode character → its drawing"),
-    "scenes_image": SuiteDataset(None, None, "caption → image of colored shapes"),
+    "glyphs": SuiteDataset(16, None, "name of a Unicode character → its drawing"),
+    "scenes_image": SuiteDataset(16, None, "caption → image of colored shapes"),
     "scenes_video": SuiteDataset(None, None, "caption → video of moving shapes"),
     "scenes_audio": SuiteDataset(None, None, "caption → audio of tones"),
-    "scenes_edit": SuiteDataset(None, None, 'image and "the same, but blue" → the changed image'),
+    "scenes_edit": SuiteDataset(16, None, 'image and "the same, but blue" → the changed image'),
     "scenes_labels": SuiteDataset(None, "classification", "caption → its label"),
 }
 MAX_TEXT_TOKENS = 126  # of an input; with the two special tokens a row of 128
