@@ -52,7 +52,11 @@ class Embedder:
     """
 
     def __init__(self, encoder: EncoderModule, params: dict, preprocessor: Preprocessor):
-        self.encoder, self.params, self.preprocessor, self.mesh = encoder, params, preprocessor, mesh.current_mesh()
+        # Layers written out make a backward pass faster; here they would only make every shape slow to compile.
+        self.encoder = encoder.clone(unroll=1)
+        self.params = params
+        self.preprocessor = preprocessor
+        self.mesh = mesh.current_mesh()
 
     @classmethod
     def load(cls, path: str | os.PathLike, trust: Collection[str] = ()) -> "Embedder":

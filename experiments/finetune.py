@@ -25,7 +25,7 @@ from embed.training.run import LoopConfig, Run
 START = "prefinetune"
 STEPS = 300
 LEARNING_RATE = 2e-3
-FOUNDATION_STEPS = 80
+FOUNDATION_STEPS = 60
 FOUNDATION_LEARNING_RATE = 1e-4
 TEMPERATURE = 0.05
 TEXT = {"prompt_dropout": 0.5, "negatives": 1, "candidates": Candidates(symmetric=True)}
