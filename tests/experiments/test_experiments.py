@@ -158,7 +158,17 @@ def test_the_stages_start_from_a_foundation(small, tmp_path, tokenizer, foundati
         assert change("projection", "weight") > 5 * query > 0
 
 
-def test_datasets_of_ones_own_start_from_a_foundation(small, tmp_path, foundation):
+@pytest.mark.parametrize(
+    "fork",
+    [
+        "",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("__after_recipe", "__upper_third", "__lora", "__only_projection", "__mined_negatives")
+        ),
+    ],
+)
+def test_datasets_of_ones_own_start_from_a_foundation(small, tmp_path, foundation, fork):
     """Directly, without the recipe, in packed rows; its forks too, of which one takes the recipe's soup."""
     gemma, params = foundation
     rows = [
@@ -176,20 +186,22 @@ def test_datasets_of_ones_own_start_from_a_foundation(small, tmp_path, foundatio
     config = cpu.get_config()
     config.update({"steps": 2, "workdir": str(tmp_path / "runs"), "data": str(small / "data"), "unroll": 1})
     config.update({"pairs": str(tmp_path / "pairs"), "pretrained": str(gemma)})
-    shutil.copytree(gemma, tmp_path / "runs" / own_data.START)
-    for fork in ("", "__after_recipe", "__upper_third", "__lora", "__only_projection", "__mined_negatives"):
-        run = load_run(load_experiment(f"own_data{fork}").plan, config)
-        assert run.tasks[0].packing and run.tasks[0].negatives == 1
-        assert run.init == (tmp_path / "runs" / own_data.START if fork == "__after_recipe" else gemma)
-        train(run, config)
-        trained = load_params(tmp_path / "runs" / f"own_data{fork}")
-        is_equal = jax.tree.map(np.array_equal, trained, jax.tree.map(np.asarray, params))
-        assert not is_equal["projection"]["weight"] and is_equal["vocabulary"]
-        layers = is_equal["backbone"]["groups"]["locals"]["attention"]["query"]["weight"]
-        assert layers == (fork == "__only_projection")
-        lower = trained["backbone"]["groups"]["locals"]["attention"]["query"]["weight"][0]
-        frozen = np.array_equal(lower, params["backbone"]["groups"]["locals"]["attention"]["query"]["weight"][0])
-        assert frozen == (fork in ("__only_projection", "__upper_third"))
+    soup = tmp_path / "runs" / own_data.START
+    shutil.copytree(gemma, soup)
+    run = load_run(load_experiment(f"own_data{fork}").plan, config)
+    assert run.tasks[0].packing and run.tasks[0].negatives == 1
+    assert run.init == (soup if fork == "__after_recipe" else gemma)
+    train(run, config)
+    trained = load_params(run.folder)
+    is_equal = jax.tree.map(np.array_equal, trained, jax.tree.map(np.asarray, params))
+    assert not is_equal["projection"]["weight"] and is_equal["vocabulary"]
+
+    def first_query(tree: dict) -> np.ndarray:
+        return np.asarray(tree["backbone"]["groups"]["locals"]["attention"]["query"]["weight"])
+
+    assert np.array_equal(first_query(trained), first_query(params)) == (fork == "__only_projection")
+    is_frozen = fork in ("__only_projection", "__upper_third")
+    assert np.array_equal(first_query(trained)[0], first_query(params)[0]) == is_frozen
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +233,10 @@ def plan(monkeypatch, preprocessor, pairs):
     return load
 
 
-@pytest.mark.parametrize("name", FORKS)
+TRACED = [name if name.startswith("finetune") else pytest.param(name, marks=pytest.mark.slow) for name in FORKS]
+
+
+@pytest.mark.parametrize("name", TRACED)
 def test_a_fork_traces_to_a_loss(gemma, plan, name):
     """What the slow ones run is traced here, so that no fork can rot unseen."""
     run = plan(name, gemma if name in FROM_FOUNDATION else None)
