@@ -1,19 +1,39 @@
 """Learning from a teacher: its embeddings, or its scores of a query's candidates.
 
-loss += embedding_matching(query, teacher_query, pairs.valid)
+teacher_query, is_known = look_up(table, pairs.query_hash)
+loss += embedding_matching(query[:, : teacher_query.shape[1]], teacher_query, pairs.valid & is_known)
 loss += kl_distillation(query, target, negative, pairs, teacher_logits, temperature=0.05, widths=widths)
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange, repeat
 
 from embed.batch import Pairs
 from embed.distributed import mesh
 from embed.losses.masking import MASKED_LOGIT, mean_over_valid, zero_invalid
 from embed.losses.prefixes import inverse_norms, uniform_weights
+
+
+class TeacherTable(NamedTuple):
+    """A teacher's embeddings of contents: constants of the loss, on every device."""
+
+    hashes: np.ndarray  # u32[n,2], content hashes
+    embeddings: np.ndarray  # f32[n,e]
+
+
+def look_up(table: TeacherTable, hashes: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Look up contents by their hashes u32[q,2]: the teacher's embeddings f32[q,e], and which it has, bool[q].
+
+    The rows of contents that it does not have are meaningless.
+    """
+    is_equal = jnp.all(rearrange(hashes, "q two -> q 1 two") == rearrange(table.hashes, "n two -> 1 n two"), axis=-1)
+    index = jnp.argmax(is_equal, axis=1)
+    return jnp.asarray(table.embeddings).at[index].get(out_sharding=mesh.EMBEDDINGS), jnp.any(is_equal, axis=1)
 
 
 def embedding_matching(x: jax.Array, teacher: jax.Array, valid: jax.Array) -> jax.Array:

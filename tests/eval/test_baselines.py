@@ -32,6 +32,7 @@ from embed.eval.baselines.evaluate import (
     score_baseline,
 )
 from embed.eval.baselines.retriever import Texts, UnreadableError, read_texts
+from embed.eval.baselines.teacher import embed_training_texts
 from embed.eval.benchmarks import from_pairs
 from embed.eval.evaluate import evaluate_checkpoints
 from embed.eval.similarity import SimilarityBenchmark
@@ -356,3 +357,28 @@ def test_whisper_transcribes_silence_the_same_twice_and_refuses_what_is_not_audi
     assert baseline.transcribe(silence) == baseline.transcribe(silence)
     with pytest.raises(MediaError):
         baseline.transcribe(b"not audio")
+
+
+def test_a_teacher_embeds_the_texts_of_train_splits_once(tmp_path, monkeypatch):
+    """Queries as queries, targets and negatives as documents; a text on both sides is a query; media are left out."""
+    monkeypatch.setenv("EMBED_CACHE", str(tmp_path / "cache"))
+    calls: list[tuple[list[str], bool]] = []
+
+    def encode(texts, is_document):
+        calls.append((list(texts), is_document))
+        return np.array([[len(text), is_document + 1] for text in texts], np.float32)
+
+    rows = [
+        {"id": "1", "query": [{"text": "one"}], "positive": [{"text": "three"}], "negatives": [[{"text": "one"}]]},
+        {"id": "2", "query": [{"text": "seven"}], "positive": [{"text": "three"}]},
+        {"id": "3", "query": [{"text": "x"}], "positive": [{"image": "x.png"}]},
+    ]
+    (tmp_path / "pairs" / "a").mkdir(parents=True)
+    (tmp_path / "pairs" / "a" / "x.png").write_bytes(b"not read")
+    (tmp_path / "pairs" / "a" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    table = embed_training_texts(dense.DenseRetriever("letters", "key", 2, "all", encode), tmp_path / "pairs")
+    assert calls == [(["one", "seven", "x"], False), (["three"], True)]
+    hashes = [content_hash((Text(text),)) for text in ("one", "seven", "x", "three")]
+    np.testing.assert_array_equal(table.hashes, hashes)
+    expected = np.array([[3, 1], [5, 1], [1, 1], [5, 2]]) / np.sqrt([[10], [26], [2], [29]])
+    np.testing.assert_allclose(table.embeddings, expected, rtol=1e-6)

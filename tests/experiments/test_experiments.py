@@ -21,6 +21,8 @@ from embed import toy_corpora
 from embed.data.preprocess import Preprocessor
 from embed.data.tasks import batch_structs
 from embed.distributed.mesh import make_mesh
+from embed.eval.baselines.dense import DenseRetriever
+from embed.eval.baselines.evaluate import Baseline
 from embed.losses.loss import Params
 from embed.model.build import build
 from embed.model.encoder import init_params
@@ -58,6 +60,7 @@ FROM_FOUNDATION = (  # what needs --config.pretrained
 NEW_METHODS = {"finetune__modality_temperatures": 40, "finetune__no_mask": 28, "finetune__random_negatives": 27}
 NEW_METHODS |= {
     "finetune__spread_out": 27,
+    "own_data__distilled": 41,
     "own_data__graded_similarity": 36,
     "own_data__lora": 37,
     "own_data__mined_negatives": 26,
@@ -211,6 +214,9 @@ def pairs(tmp_path_factory) -> pathlib.Path:
     (folder / "graded").mkdir()
     lines = [{"id": str(i), "a": [{"text": "x"}], "b": [{"text": "y"}], "score": i, "lang": "en"} for i in range(4)]
     (folder / "graded" / "sts_train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "animals").mkdir()
+    line = {"id": "1", "query": [{"text": "a cat"}], "positive": [{"text": "it purrs"}]}
+    (folder / "animals" / "train.jsonl").write_text(json.dumps(line) + "\n")
     return folder
 
 
@@ -222,6 +228,12 @@ def plan(monkeypatch, preprocessor, pairs):
     def make_tasks(config, batch=own_data.BATCH, negatives=1):
         return [dataclasses.replace(task, negatives=negatives) for task in finetune.TASKS]
 
+    def encode(texts: list[str], is_document: bool) -> np.ndarray:
+        return np.array([[len(text), text.count("a"), is_document] for text in texts], np.float32)
+
+    teacher = DenseRetriever("letters", "key", 3, "all", encode)
+    distilled = importlib.import_module("experiments.ablations.own_data__distilled")
+    monkeypatch.setattr(distilled, "load_baseline", lambda name: Baseline(name, teacher))
     monkeypatch.setattr(own_data, "make_tasks", make_tasks)
     monkeypatch.setattr(own_data, "load_preprocessor", lambda config: preprocessor)
 

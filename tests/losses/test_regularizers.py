@@ -16,7 +16,7 @@ from embed.data.pieces import AudioPiece, ImagePiece, TextPiece
 from embed.distributed import mesh
 from embed.losses import temperature as temperatures
 from embed.losses.contrastive import contrastive_loss, identity
-from embed.losses.distillation import embedding_matching, kl_distillation
+from embed.losses.distillation import TeacherTable, embedding_matching, kl_distillation, look_up
 from embed.losses.negatives import gather_and_score
 from embed.losses.regularizers import debiased, hard_negative_weighting, spread_out
 from embed.losses.ring import ring_score
@@ -227,3 +227,20 @@ def test_modalities_are_what_is_in_a_row_and_nothing_counts_as_words(preprocesso
     assert [[letter in letters for letter in "wps"] for letters in expected] == np.asarray(has).tolist()
     has = temperatures.has_modalities(make_rows([[word], None], Budget(16), preprocessor))  # a task without media
     assert np.asarray(has).tolist() == [[True, False, False]] * 2
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 1), (2, 2, 2)])
+@pytest.mark.parametrize("count", [5, 300])
+def test_a_teacher_is_looked_up_by_content(shape, count):
+    """Hashes that share a word, in any order; what it does not have is not known."""
+    rng = np.random.default_rng(count)
+    hashes = np.stack([rng.permutation(count) // 2, rng.permutation(count)], axis=1).astype(np.uint32)
+    table = TeacherTable(hashes, rng.normal(size=(count, 12)).astype(np.float32))
+    chosen = rng.integers(0, count, 16)
+    asked = hashes[chosen]
+    asked[3] = (hashes[0, 0], count + 1)
+    with jax.set_mesh(mesh.make_mesh(shape)):
+        found, is_known = jax.jit(functools.partial(look_up, table))(mesh.to_global(asked))
+        found, is_known = mesh.to_host(found), mesh.to_host(is_known)
+    assert is_known.tolist() == [i != 3 for i in range(16)]
+    np.testing.assert_array_equal(found[is_known], table.embeddings[chosen][is_known])
