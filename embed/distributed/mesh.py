@@ -64,6 +64,12 @@ def make_mesh(shape: Sequence[int], devices: Sequence[Any] | None = None) -> Mes
     return jax.make_mesh((replica, data, model), AXES, axis_types=(AxisType.Explicit,) * 3, devices=used)
 
 
+def is_single_cpu() -> bool:
+    """Whether the mesh is one CPU device."""
+    current = jax.sharding.get_abstract_mesh()
+    return current.size == 1 and current.abstract_device.platform == "cpu"
+
+
 def shard(x: jax.Array, spec: P) -> jax.Array:
     """Shard x as `spec`, which may leave out trailing axes; x itself where it is sharded so already.
 
