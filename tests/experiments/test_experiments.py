@@ -332,13 +332,13 @@ def test_a_run_does_not_go_on_under_a_changed_parent(small, gemma, monkeypatch):
 NOTHING = {
     "docstrings": ('"""Fine-tuning:', '"""Hotter.\n\nFine-tuning:'),
     "comments": ("TEMPERATURE = 0.05", "TEMPERATURE = 0.05  # hot"),
-    "layout": ("TASKS = (\n", "TASKS = (\n\n"),
+    "layout": ('TASKS = (\n    Task("scenes_image", 64', 'TASKS = (\n\n    Task("scenes_image", 64'),
     "a number's spelling": ("LEARNING_RATE = 2e-3", "LEARNING_RATE = 0.002"),
 }
 SOMETHING = {
     "a constant": ("TEMPERATURE = 0.05", "TEMPERATURE = 0.02"),
     "its start": ('START = "prefinetune"', 'START = "own_data"'),
-    "a task less": ('    Task("glyphs"', '    # Task("glyphs"'),
+    "a task less": ('    Task("glyphs", 64', '    # Task("glyphs", 64'),
     "an argument": ("seed=1", "seed=2"),
     "the loss": ("return contrast(", "return 2 * contrast("),
     "where a function is from": ("from embed.losses.contrastive import", "from embed.losses.ring import"),

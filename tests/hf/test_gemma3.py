@@ -23,6 +23,7 @@ from embed.distributed import mesh  # noqa: E402
 from embed.embedder import Embedder  # noqa: E402
 from embed.model import transformer  # noqa: E402
 from embed.model.build import build  # noqa: E402
+from embed.training.metadata import read_metadata  # noqa: E402
 from embed.training.published import export_checkpoint, import_checkpoint  # noqa: E402
 from embed.training.weights import load_params  # noqa: E402
 
@@ -201,7 +202,9 @@ def test_embeddinggemma_with_its_modules_equals_sentence_transformers(tmp_path, 
     import_checkpoint(theirs, tmp_path / "run")
     embedder = Embedder.load(tmp_path / "run")
     assert far(embedder.embed(texts), expected) <= 1e-4
+    assert {name.partition("/")[0] for name in read_metadata(tmp_path / "run")["new"]} == {"vision", "audio"}
     export_checkpoint(tmp_path / "run", tmp_path / "ours")
+    assert hf.find_new(tmp_path / "ours", hf.read_architecture(tmp_path / "ours")) == []
     back = sentence_transformers.SentenceTransformer(str(tmp_path / "ours"), device="cpu").encode(texts)
     assert far(back, expected) <= 1e-4
 

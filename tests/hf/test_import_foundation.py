@@ -32,7 +32,9 @@ def test_a_foundation_is_imported_once_and_overwrites_nothing(tmp_path, index, c
     with caplog.at_level("INFO", "embed"):
         import_foundation(model, run)
     assert "the terms; copy: " in caplog.text
-    assert read_metadata(run)["init"].endswith("models/small_gemma/model.gguf")
+    metadata = read_metadata(run)
+    assert metadata["init"].endswith("models/small_gemma/model.gguf")
+    assert {name.partition("/")[0] for name in metadata["new"]} == {"projection", "vision", "audio"}
     before = hash_params(load_sharded(run))
     caplog.clear()
     with caplog.at_level("INFO", "embed"):

@@ -112,7 +112,7 @@ def test_a_published_model_that_is_not_there_is_named(name):
 def test_an_experiment_that_has_no_plan_is_named_with_those_that_have_one(name):
     with pytest.raises(ConfigError, match=r"is not an experiment with a plan; choices: finetune, .*scale$") as refused:
         main.load_experiment(name)
-    assert str(refused.value).startswith(repr(name)) and "recipe," not in str(refused.value).partition(";")[2]
+    assert str(refused.value).startswith(repr(name)) and " recipe," not in str(refused.value).partition(";")[2]
     assert main.load_experiment("finetune").START == "prefinetune"
     assert main.load_experiment("finetune__no_mask").__name__ == "experiments.ablations.finetune__no_mask"
 
