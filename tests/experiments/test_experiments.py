@@ -108,7 +108,7 @@ ALWAYS = ("finetune", "finetune__from_foundation")
 EVERY = [
     name if name in ALWAYS else pytest.param(name, marks=pytest.mark.slow)
     for name in EXPERIMENTS
-    if name.startswith(("prefinetune", "finetune"))
+    if name.startswith(("prefinetune", "finetune")) and name.count("__") < 2  # forks of forks are traced alone
 ]
 
 
