@@ -46,7 +46,7 @@ TASKS = (
     Task("stdlib_text", 32, 0.04, LONG, LONG, prompt="search result", **TEXT),
 )
 
-# With --config.pretrained: batches that two cores take 5 s for in 10 GiB, and more of the text that the model can read.
+# With --config.pretrained: batches small enough for two cores, and more of the text that the model can read.
 FOUNDATION_TASKS = (
     Task("scenes_image", 16, 0.08, SHORT, IMAGE, **MEDIA),
     Task("scenes_video", 8, 0.12, SHORT, VIDEO, **MEDIA),

@@ -39,7 +39,7 @@ TASKS = (
     Task("stdlib_text", 64, 0.12, LONG, LONG, prompt="search result", prompt_dropout=0.5, candidates=SYMMETRIC),
 )
 
-# With --config.pretrained: batches that two cores take 5 s for in 10 GiB, and more of the text that the model can read.
+# With --config.pretrained: batches small enough for two cores, and more of the text that the model can read.
 FOUNDATION_TASKS = (
     Task("scenes_noisy", 32, 0.15, SHORT, IMAGE, candidates=SYMMETRIC),
     Task("stdlib_titles", 16, 0.15, SHORT, TITLE, candidates=SYMMETRIC),

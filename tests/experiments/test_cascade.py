@@ -69,7 +69,7 @@ def test_what_is_heard_alike_is_no_excuse():
 
 @pytest.fixture
 def tones(tmp_path, monkeypatch, tokenizer):
-    """A checkpoint, and two datasets of tones: one is said to be German, the other no language."""
+    """A checkpoint, and two datasets of tones, whose `lang` is German in one and no language (zxx) in the other."""
     monkeypatch.setitem(PRESETS, "tiny", ARCH)
     for name, lang in (("tones", "zxx"), ("noten", "de")):
         (tmp_path / "all" / name / "media").mkdir(parents=True)

@@ -240,7 +240,7 @@ def test_a_teacher_is_looked_up_by_content(shape, count):
     asked = hashes[chosen]
     asked[3] = (hashes[0, 0], count + 1)
     with jax.set_mesh(mesh.make_mesh(shape)):
-        found, is_known = jax.jit(functools.partial(look_up, table))(mesh.to_global(asked))
-        found, is_known = mesh.to_host(found), mesh.to_host(is_known)
+        vectors, is_known = jax.jit(functools.partial(look_up, table))(mesh.to_global(asked))
+        vectors, is_known = mesh.to_host(vectors), mesh.to_host(is_known)
     assert is_known.tolist() == [i != 3 for i in range(16)]
-    np.testing.assert_array_equal(found[is_known], table.embeddings[chosen][is_known])
+    np.testing.assert_array_equal(vectors[is_known], table.embeddings[chosen][is_known])
