@@ -9,13 +9,10 @@ from embed.training.main import run
 from embed.training.pretrained import require_foundation
 from experiments import own_data
 
-LEARNING_RATE = 1e-3
-
 
 def plan(config):
     require_foundation(config)
-    parent = own_data.plan(config, learning_rate=LEARNING_RATE)
-    return dataclasses.replace(parent, trainable=lambda path: path[0] == "projection")
+    return dataclasses.replace(own_data.plan(config), trainable=lambda path: path[0] == "projection")
 
 
 if __name__ == "__main__":
