@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import os
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -13,8 +12,9 @@ import numpy as np
 from embed import hf
 from embed.batch import Inputs
 from embed.data import prompts
-from embed.data.budget import Budget, num_tokens, standard_budget, truncate_text
-from embed.data.collate import make_rows
+from embed.data.batching import Size, measure, plan_batches
+from embed.data.budget import Budget, num_tokens, truncate_text
+from embed.data.collate import make_packed_rows
 from embed.data.items import to_integer, to_parts, to_sequence
 from embed.data.media.decode import MediaError
 from embed.data.modalities import VIDEO, Content, Text
@@ -29,15 +29,12 @@ from embed.training.checkpoint import CheckpointError
 from embed.training.metadata import check_architecture, load_preprocessor
 from embed.training.weights import check_finite, load_encoder, load_params
 
-MIN_ROWS = 8  # a batch has this many rows or all of them, so that few shapes are compiled
-MAX_ATTENTION = 2**26  # rows times tokens squared of one batch: 64 rows of 1,024 tokens, 1 of 8,192
-
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
     """Inputs that are made once and encoded by any parameters.
 
-    batches: per batch, the items of all its rows (i32[b], -1 where a row is padding), and this host's rows.
+    batches: per batch, the items of all its segments (i32[b·s], -1 where one is absent), and this host's rows.
     """
 
     batches: tuple[tuple[np.ndarray, Inputs], ...]
@@ -150,40 +147,31 @@ class Embedder:
         return pieces
 
     def prepare(self, read: Callable[[int], list[Piece]], count: int, batch: int = 64) -> Prepared:
-        """Make inputs of items 0..count-1, which `read` decodes.
+        """Make inputs of items 0..count-1, which `read` decodes, in batches of at most `batch` rows.
 
-        Items are batched by shape: at most `batch` rows, fewer of long ones; a batch is padded to that number or to
-        MIN_ROWS, and to at least one row per batch shard. Item i belongs to batch shard i mod n
-        (`mesh.local_batch_shards`), so that each host reads its own items alone.
+        Item i belongs to batch shard i mod n (`mesh.local_batch_shards`), so that each host reads its own items alone.
         """
         with jax.set_mesh(self.mesh):
             shards, num_shards = mesh.local_batch_shards()
             pieces = {item: read(item) for shard in shards for item in range(shard, count, num_shards)}
-            budgets = self._gather_budgets(pieces, count)
-        groups: dict[Budget, list[list[int]]] = defaultdict(lambda: [[] for _ in range(num_shards)])
-        for item, budget in enumerate(budgets):
-            groups[budget][item % num_shards].append(item)
+            sizes = self._gather_sizes(pieces, count)
         batches = []
-        for budget, items_of_shards in groups.items():
-            max_rows = -(-min(batch, max(MAX_ATTENTION // budget.tokens**2, 1)) // num_shards)  # of a shard
-            min_rows = min(-(-MIN_ROWS // num_shards), max_rows)
-            for start in range(0, max(map(len, items_of_shards)), max_rows):
-                chosen = [items[start : start + max_rows] for items in items_of_shards]
-                rows = max_rows if max(map(len, chosen)) > min_rows else min_rows
-                padded = [items + [-1] * (rows - len(items)) for items in chosen]
-                local = [pieces.get(item) for shard in shards for item in padded[shard]]
-                batches.append((np.concatenate(padded), make_rows(local, budget, self.preprocessor)))
+        for planned in plan_batches(sizes, num_shards, batch):
+            rows = [[pieces[item] for item in row] for shard in shards for row in planned.shards[shard]]
+            inputs = make_packed_rows(rows, planned.budget, self.preprocessor, planned.max_segments)
+            batches.append((planned.segments, inputs))
         return Prepared(tuple(batches), count)
 
-    def _gather_budgets(self, pieces: dict[int, list[Piece]], count: int) -> list[Budget]:
-        """Return the budget of every item on every host, from each host's own items."""
+    def _gather_sizes(self, pieces: dict[int, list[Piece]], count: int) -> list[Size]:
+        """Return the size of every item on every host, from each host's own items."""
         shards, num_shards = mesh.local_batch_shards()
-        table = np.zeros((len(shards), -(-count // num_shards), len(dataclasses.fields(Budget))), np.int32)
+        table = np.zeros((len(shards), -(-count // num_shards), 1 + len(dataclasses.fields(Budget))), np.int32)
         for item, item_pieces in pieces.items():
-            budget = standard_budget(item_pieces, self.preprocessor.tokenizer)
-            table[shards.index(item % num_shards), item // num_shards] = dataclasses.astuple(budget)
+            size = measure(item_pieces, self.preprocessor.tokenizer)
+            table[shards.index(item % num_shards), item // num_shards] = size.tokens, *dataclasses.astuple(size.budget)
         table = mesh.to_host(mesh.to_global(table))
-        return [Budget(*table[item % num_shards, item // num_shards].tolist()) for item in range(count)]
+        rows = [table[item % num_shards, item // num_shards].tolist() for item in range(count)]
+        return [Size(tokens, Budget(*budget)) for tokens, *budget in rows]
 
     def encode(self, prepared: Prepared, params: dict | None = None) -> np.ndarray:
         """Encode prepared inputs as embeddings f32[n,e], not normalized, by these or other parameters of the encoder.

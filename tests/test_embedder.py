@@ -13,8 +13,7 @@ from PIL import Image as Pillow
 from samples import BAD, FILES, FRAMES, PHOTO, RNG, SOUND, mp4, pdf, png, save, wav
 
 import embed
-from embed import embedder as api
-from embed.data.budget import MIN_ROW_TOKENS
+from embed.data.batching import MAX_SEGMENTS
 from embed.data.jsonl import parse_parts
 from embed.data.modalities import Audio, Image, Pdf, Text, Video
 from embed.data.prompts import QUERY_TASKS
@@ -95,11 +94,15 @@ def test_order_and_company_do_not_matter(embedder, vectors, items):
         np.testing.assert_allclose(embedder.embed([items[i]]), vectors[i : i + 1], atol=1e-5)
 
 
-def test_batches_shrink_as_rows_grow(embedder, monkeypatch):
-    monkeypatch.setattr(api, "MAX_ATTENTION", 2 * MIN_ROW_TOKENS**2)
-    prepared = embedder.prepare([embedder.pieces(text) for text in ["red"] * 3 + ["left"] * 2].__getitem__, 5)
-    assert [members.tolist() for members, _ in prepared.batches] == [[0, 1], [2, 3], [4, -1]]
-    assert all(inputs.tokens.shape == (2, MIN_ROW_TOKENS) for _, inputs in prepared.batches)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_texts_that_share_rows_have_the_vectors_they_have_alone(embedder, seed):
+    rng = np.random.default_rng(seed)
+    texts = [" ".join(rng.choice(["a", "red", "circle", "größer", "left"], n)) for n in rng.integers(1, 60, 40)]
+    together = embedder.embed([*texts, "word " * 300, PHOTO[None]])
+    shapes = {inputs.max_segments for _, inputs in embedder.prepare(lambda i: embedder.pieces(texts[i]), 40).batches}
+    assert MAX_SEGMENTS in shapes
+    alone = np.concatenate([embedder.embed(texts[i : i + 5]) for i in range(0, 40, 5)])
+    np.testing.assert_allclose(together[:40], alone, atol=1e-5)
 
 
 def test_parts_in_another_order_are_another_input(embedder, vectors, items):

@@ -204,6 +204,6 @@ def sample_inputs(arch: Architecture) -> Inputs:
 
 @functools.partial(jax.jit, static_argnums=0)
 def encode(encoder: EncoderModule, params: dict, inputs: Inputs) -> jax.Array:
-    """Embed rows of one input each -> f32[b,e], not normalized."""
+    """Embed rows -> f32[b·s,e], not normalized: a vector of each of a row's s segments, zeros for an absent one."""
     out: Any = encoder.apply({"params": params}, inputs)
-    return rearrange(out, "b 1 e -> b e")
+    return mesh.merge_leading(out)

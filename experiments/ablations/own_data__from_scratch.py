@@ -6,16 +6,19 @@ Hypothesis: every dataset loses, small ones and those that are not trained on mo
 import dataclasses
 
 from embed.model.params import all_params
+from embed.training import optim
 from embed.training.main import run
 from experiments import own_data
 
-FOUNDATION_LEARNING_RATE = 5e-4  # of random weights in the architecture of --config.pretrained
+FOUNDATION_LEARNING_RATE = 5e-4  # of random weights in the architecture of --config.pretrained, new ones as all others
 
 
 def plan(config, **changes):
-    if config.pretrained:
-        changes = {"learning_rate": FOUNDATION_LEARNING_RATE, **changes}
-    return dataclasses.replace(own_data.plan(config, **changes), init=None, trainable=all_params)
+    parent = dataclasses.replace(own_data.plan(config, **changes), init=None, trainable=all_params)
+    if not config.pretrained:
+        return parent
+    optimizer = optim.adamw(FOUNDATION_LEARNING_RATE, warmup=10, steps=own_data.FOUNDATION_STEPS)
+    return dataclasses.replace(parent, optimizer=optimizer)
 
 
 if __name__ == "__main__":

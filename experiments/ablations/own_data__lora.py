@@ -7,11 +7,12 @@ import dataclasses
 import functools
 
 from embed.model import lora
+from embed.training import optim
 from embed.training.main import run
 from embed.training.pretrained import require_foundation
 from experiments import finetune, own_data
 
-LEARNING_RATE = 1e-3  # adapters start at zero and need larger steps than weights
+LEARNING_RATE = 1e-3  # adapters are new, as the projection is, and need larger steps than weights
 
 
 def make_loss(encoder, config):
@@ -25,9 +26,11 @@ def is_trained(path):
 
 def plan(config):
     require_foundation(config)
-    parent = own_data.plan(config, learning_rate=LEARNING_RATE, make_loss=make_loss)
     return dataclasses.replace(
-        parent, init_transform=functools.partial(lora.add_adapters, rank=16), trainable=is_trained
+        own_data.plan(config, make_loss=make_loss),
+        init_transform=functools.partial(lora.add_adapters, rank=16),
+        trainable=is_trained,
+        optimizer=optim.adamw(LEARNING_RATE, warmup=10, steps=own_data.FOUNDATION_STEPS),
     )
 
 
