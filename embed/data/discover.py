@@ -8,7 +8,7 @@ import numpy as np
 
 from embed.batch import REPORT_CANDIDATES, Candidates
 from embed.data import prompts
-from embed.data.budget import Budget, standard_budget, truncate_to
+from embed.data.budget import Budget, Input, standard_budget
 from embed.data.media.decode import MediaError
 from embed.data.modalities import Content
 from embed.data.packing import PackedRows, Packing, fit_rows, measure_input
@@ -17,7 +17,7 @@ from embed.data.preprocess import Preprocessor, make_pieces
 from embed.data.qrels import QRELS
 from embed.data.records import Record, RecordError
 from embed.data.sources import SIMILARITY_SPLITS, Source, open_split
-from embed.data.tasks import Task
+from embed.data.tasks import BadRecord, Task, make_example
 from embed.distributed import storage
 
 BUDGET_SAMPLE = 64  # records that decide the size of a dataset's rows
@@ -169,12 +169,17 @@ def _make_graded_task(folder: storage.Path, preprocessor: Preprocessor, max_budg
 def sample_records(source: Source, count: int) -> list[Record]:
     """Draw records at random, always the same ones. Unreadable ones are skipped: training quarantines them."""
     records = []
-    for index in np.sort(np.random.default_rng(0).permutation(len(source))[:count]):
+    for index in sample_indices(len(source), count):
         try:
-            records.append(source[int(index)])
+            records.append(source[index])
         except RecordError:
             continue
     return records
+
+
+def sample_indices(size: int, count: int) -> list[int]:
+    """Draw at most `count` of the indices 0..size-1 at random, always the same ones, in order."""
+    return np.sort(np.random.default_rng(0).permutation(size)[:count]).tolist()
 
 
 def with_packing(task: Task, folder: storage.Path, preprocessor: Preprocessor, group: int, row: int) -> Task:
@@ -183,45 +188,35 @@ def with_packing(task: Task, folder: storage.Path, preprocessor: Preprocessor, g
     The task's batch must be a multiple of `group`, and its groups a multiple of the mesh's parts. Raises
     FileNotFoundError, and DatasetError where no record of the sample can be decoded.
     """
-    records = sample_records(open_split(folder, task.split), PACKING_SAMPLE)
-    h = task.negatives
-    queries: list[Content | None] = [record.query for record in records]
-    targets: list[Content | None] = []
-    for record in records:  # a record without hard negatives has padding for them, which takes no room
-        choices = record.negatives or (None,)
-        targets += [record.positive, *(choices[i % len(choices)] for i in range(h))]
+    source = open_split(folder, task.split)
+    queries: list[Input] = []
+    targets: list[Input] = []
+    for index in sample_indices(len(source), PACKING_SAMPLE):
+        try:
+            example = make_example(task, preprocessor, source, index, seed=index)
+        except BadRecord:
+            continue
+        queries.append(example.query)
+        targets += [example.target, *example.negatives]  # a missing negative is padding, which takes no room
+    if not queries:
+        raise DatasetError(f"{folder}: no record of the sample can be read and decoded")
     return dataclasses.replace(
         task,
         packing=Packing(
             group,
-            query=_fit_packed_rows(queries, task.query, preprocessor, group, row, folder),
-            target=_fit_packed_rows(targets, task.target, preprocessor, group * (1 + h), row, folder),
+            query=_fit_packed_rows(queries, task.query, preprocessor, group, row),
+            target=_fit_packed_rows(targets, task.target, preprocessor, group * (1 + task.negatives), row),
         ),
     )
 
 
 def _fit_packed_rows(
-    contents: Sequence[Content | None],
-    budget: Budget,
-    preprocessor: Preprocessor,
-    inputs: int,
-    row: int,
-    folder: storage.Path,
+    sample: Sequence[Input], budget: Budget, preprocessor: Preprocessor, inputs: int, row: int
 ) -> PackedRows:
-    """Size the rows for groups of `inputs` inputs, about `row` tokens long. Raises DatasetError."""
-    sizes = []
-    for content in contents:
-        try:
-            pieces = make_pieces(content, preprocessor, budget.patches or None) if content else None
-            fitted = truncate_to(pieces, budget, preprocessor.tokenizer) if pieces else None
-        except (MediaError, LimitError):
-            continue
-        sizes.append(measure_input(fitted, preprocessor))
-    if not any(tokens for tokens, *_ in sizes):
-        raise DatasetError(f"{folder}: no record of the sample can be read and decoded")
-    table = np.array(sizes)
-    count = max(round(table[:, 0].mean() * inputs / row), 1)
-    return fit_rows(table, inputs, count, budget.patches, budget.frames)
+    """Size the rows for groups of `inputs` inputs, about `row` tokens long."""
+    sizes = np.array([measure_input(pieces, preprocessor) for pieces in sample])
+    count = max(round(sizes[:, 0].mean() * inputs / row), 1)
+    return fit_rows(sizes, inputs, count, budget.patches, budget.frames)
 
 
 def _fit_budget(

@@ -85,7 +85,8 @@ def fit_rows(sizes: np.ndarray, inputs: int, count: int, patches: int = 0, frame
 
     `sizes` i32[n,3] (`measure_input`) is a sample of the inputs; in 100 groups drawn from it, at most MAX_OVERFLOW of
     the inputs overflow. The search starts at the size of an average group and, while too many overflow, grows what
-    lets the fewest overflow by a fiftieth: tokens (in multiples of eight), images, clips or segments.
+    lets the fewest overflow by a fiftieth: tokens (in multiples of eight), images, clips or segments; all of them where
+    none helps, since best fit can lose an input in a larger row.
     """
     rng = np.random.default_rng(0)
     groups = [sizes[rng.integers(len(sizes), size=inputs)] for _ in range(100)]
@@ -104,8 +105,10 @@ def fit_rows(sizes: np.ndarray, inputs: int, count: int, patches: int = 0, frame
     def overflow(shape: np.ndarray) -> float:
         return float(np.mean([assign(group, rows_of(shape)) == OVERFLOWED for group in groups]))
 
-    while overflow(shape) > MAX_OVERFLOW:
-        shape = min((shape + step for step in steps), key=overflow)
+    while (overflowing := overflow(shape)) > MAX_OVERFLOW:
+        best = min((shape + step for step in steps), key=overflow)
+        shape = best if overflow(best) < overflowing else shape + steps.sum(axis=0)
+        shape[3] = min(shape[3], inputs)
     return rows_of(shape)
 
 

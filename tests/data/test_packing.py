@@ -188,3 +188,13 @@ def test_a_packing_that_does_not_fit_its_task_is_refused(packing, said):
 def test_a_batch_must_divide_into_whole_groups_a_part(preprocessor):
     with pytest.raises(ValueError, match=r"4 groups of pairs does not divide into the mesh.s 8 parts"):
         mixture.mixture([PACKED], [Records()], preprocessor, 3, [0], 8)
+
+
+@pytest.mark.parametrize("seed", [3, 9])
+def test_rows_are_found_where_a_larger_row_holds_less(seed):
+    """Best fit is not monotonic: with these lengths, no single size that grows lets fewer inputs overflow."""
+    rng = np.random.default_rng(seed)
+    lengths = np.where(rng.random(200) < 0.6, 128, rng.integers(0, 100, 200))
+    lengths = np.where(rng.random(200) < 0.3, 0, lengths)
+    rows = fit_rows(np.pad(lengths[:, None], ((0, 0), (0, 2))), 16, 2)
+    assert rows.max_segments <= 16 and rows.budget.tokens <= 8 * 128
