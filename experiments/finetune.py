@@ -31,6 +31,7 @@ TEMPERATURE = 0.05
 TEXT = {"prompt_dropout": 0.5, "negatives": 1, "candidates": Candidates(symmetric=True)}
 MEDIA = {"negatives": 1, "candidates": Candidates(symmetric=True)}
 SHORT, LONG, IMAGE = Budget(32), Budget(64), Budget(20, images=1, patches=16)
+PASSAGE = Budget(96)
 QUESTION, PAGE = Budget(28), Budget(100, images=1, patches=96)
 VIDEO, AUDIO = Budget(76, images=4, patches=16), Budget(24, clips=1, frames=20)
 TASKS = (
@@ -55,9 +56,9 @@ FOUNDATION_TASKS = (
     Task("scenes_labels", 16, 0.05, SHORT, SHORT, prompt="classification", **TEXT),
     Task("glyphs", 16, 0.05, SHORT, IMAGE, **MEDIA),
     Task("stdlib_document", 8, 0.15, QUESTION, PAGE, **MEDIA),
-    Task("stdlib_code", 16, 0.15, SHORT, LONG, prompt="code retrieval", **TEXT),
-    Task("synthetic_code", 16, 0.08, SHORT, LONG, prompt="code retrieval", **TEXT),
-    Task("stdlib_text", 16, 0.20, SHORT, LONG, prompt="search result", **TEXT),
+    Task("stdlib_code", 16, 0.12, SHORT, PASSAGE, prompt="code retrieval", **TEXT),
+    Task("synthetic_code", 16, 0.06, SHORT, PASSAGE, prompt="code retrieval", **TEXT),
+    Task("stdlib_text", 16, 0.27, SHORT, PASSAGE, prompt="search result", **TEXT),
 )
 
 

@@ -25,12 +25,12 @@ from embed.training.run import LoopConfig, Run
 
 STEPS = 340
 LEARNING_RATE = 3e-3
-FOUNDATION_STEPS = 150
+FOUNDATION_STEPS = 200
 FOUNDATION_LEARNING_RATE = 1e-4
 TEMPERATURE = 0.05
 SYMMETRIC = Candidates(symmetric=True)
 SHORT, LONG, IMAGE = Budget(32), Budget(64), Budget(20, images=1, patches=16)
-TITLE = Budget(40, images=1, patches=36)
+TITLE, PASSAGE = Budget(40, images=1, patches=36), Budget(96)
 TASKS = (
     Task("scenes_noisy", 128, 0.34, SHORT, IMAGE, candidates=SYMMETRIC),
     Task("stdlib_titles", 64, 0.30, SHORT, TITLE, candidates=SYMMETRIC),
@@ -41,11 +41,11 @@ TASKS = (
 
 # With --config.pretrained: batches small enough for two cores, and more of the text that the model can read.
 FOUNDATION_TASKS = (
-    Task("scenes_noisy", 32, 0.15, SHORT, IMAGE, candidates=SYMMETRIC),
-    Task("stdlib_titles", 16, 0.15, SHORT, TITLE, candidates=SYMMETRIC),
-    Task("glyphs", 32, 0.05, SHORT, IMAGE, candidates=SYMMETRIC),
-    Task("stdlib_code", 24, 0.30, SHORT, LONG, prompt="code retrieval", prompt_dropout=0.5, candidates=SYMMETRIC),
-    Task("stdlib_text", 24, 0.35, SHORT, LONG, prompt="search result", prompt_dropout=0.5, candidates=SYMMETRIC),
+    Task("scenes_noisy", 32, 0.14, SHORT, IMAGE, candidates=SYMMETRIC),
+    Task("stdlib_titles", 16, 0.10, SHORT, TITLE, candidates=SYMMETRIC),
+    Task("glyphs", 32, 0.04, SHORT, IMAGE, candidates=SYMMETRIC),
+    Task("stdlib_code", 24, 0.20, SHORT, PASSAGE, prompt="code retrieval", prompt_dropout=0.5, candidates=SYMMETRIC),
+    Task("stdlib_text", 24, 0.52, SHORT, PASSAGE, prompt="search result", prompt_dropout=0.5, candidates=SYMMETRIC),
 )
 
 
