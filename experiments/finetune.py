@@ -10,13 +10,14 @@ from ml_collections import ConfigDict
 
 from embed.batch import Candidates
 from embed.data.budget import Budget
+from embed.data.packing import PackedRows, Packing
 from embed.data.tasks import Task
 from embed.distributed import storage
 from embed.eval.suite import dev_evals
 from embed.losses.contrastive import contrastive_loss
 from embed.model.build import build
 from embed.model.config import Architecture
-from embed.model.encoder import encode_by_microbatch, encode_pairs, max_microbatch_rows
+from embed.model.encoder import encode_by_microbatch, encode_pairs, max_microbatch_rows, min_rows
 from embed.training import optim
 from embed.training.main import run
 from embed.training.pretrained import find_start
@@ -31,7 +32,6 @@ TEMPERATURE = 0.05
 TEXT = {"prompt_dropout": 0.5, "negatives": 1, "candidates": Candidates(symmetric=True)}
 MEDIA = {"negatives": 1, "candidates": Candidates(symmetric=True)}
 SHORT, LONG, IMAGE = Budget(32), Budget(64), Budget(20, images=1, patches=16)
-PASSAGE = Budget(96)
 QUESTION, PAGE = Budget(28), Budget(100, images=1, patches=96)
 VIDEO, AUDIO = Budget(76, images=4, patches=16), Budget(24, clips=1, frames=20)
 TASKS = (
@@ -47,7 +47,9 @@ TASKS = (
     Task("stdlib_text", 32, 0.04, LONG, LONG, prompt="search result", **TEXT),
 )
 
-# With --config.pretrained: batches small enough for two cores, and more of the text that the model can read.
+# With --config.pretrained, on one device: batches for two cores, and more of the text that the model can read, in longer
+# passages and packed.
+PACKED = {**TEXT, "packing": Packing(16, PackedRows(1, 16, Budget(432)), PackedRows(7, 22, Budget(408)))}
 FOUNDATION_TASKS = (
     Task("scenes_image", 16, 0.08, SHORT, IMAGE, **MEDIA),
     Task("scenes_video", 8, 0.12, SHORT, VIDEO, **MEDIA),
@@ -56,9 +58,9 @@ FOUNDATION_TASKS = (
     Task("scenes_labels", 16, 0.05, SHORT, SHORT, prompt="classification", **TEXT),
     Task("glyphs", 16, 0.05, SHORT, IMAGE, **MEDIA),
     Task("stdlib_document", 8, 0.15, QUESTION, PAGE, **MEDIA),
-    Task("stdlib_code", 16, 0.12, SHORT, PASSAGE, prompt="code retrieval", **TEXT),
-    Task("synthetic_code", 16, 0.06, SHORT, PASSAGE, prompt="code retrieval", **TEXT),
-    Task("stdlib_text", 16, 0.27, SHORT, PASSAGE, prompt="search result", **TEXT),
+    Task("stdlib_code", 16, 0.12, SHORT, Budget(128), prompt="code retrieval", **PACKED),
+    Task("synthetic_code", 16, 0.06, SHORT, Budget(128), prompt="code retrieval", **PACKED),
+    Task("stdlib_text", 16, 0.27, SHORT, Budget(128), prompt="search result", **PACKED),
 )
 
 
@@ -97,7 +99,7 @@ def plan(
     arch = arch or start.arch
     steps = steps or (FOUNDATION_STEPS if start.is_foundation else STEPS)
     learning_rate = learning_rate or (FOUNDATION_LEARNING_RATE if start.is_foundation else LEARNING_RATE)
-    tasks = tasks or (FOUNDATION_TASKS if start.is_foundation else TASKS)
+    tasks = tasks or (FOUNDATION_TASKS if start.is_foundation and min_rows() == 1 else TASKS)
     encoder = build(arch, jnp.dtype(config.dtype), config.remat, config.unroll, trust=(arch.encoder,))
     return Run(
         encoder,
