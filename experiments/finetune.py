@@ -47,7 +47,7 @@ TASKS = (
     Task("stdlib_text", 32, 0.04, LONG, LONG, prompt="search result", **TEXT),
 )
 
-# With --config.pretrained, on one device: batches for two cores, and more of the text that the model can read, in longer
+# With --config.pretrained, on one device: batches for two cores; more of the text that the model can read, in longer
 # passages and packed.
 PACKED = {**TEXT, "packing": Packing(16, PackedRows(1, 16, Budget(432)), PackedRows(7, 22, Budget(408)))}
 FOUNDATION_TASKS = (

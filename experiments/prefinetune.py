@@ -40,7 +40,7 @@ TASKS = (
     Task("stdlib_text", 64, 0.12, LONG, LONG, prompt="search result", prompt_dropout=0.5, candidates=SYMMETRIC),
 )
 
-# With --config.pretrained, on one device: batches for two cores, and more of the text that the model can read, in longer
+# With --config.pretrained, on one device: batches for two cores; more of the text that the model can read, in longer
 # passages. Packed, a pair of texts takes 115 positions instead of 160.
 TEXT = {
     "prompt_dropout": 0.5,
