@@ -7,7 +7,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from embed import hf
 from embed.batch import Inputs
@@ -56,9 +58,9 @@ class Embedder:
         self.mesh = mesh.current_mesh()
 
     @classmethod
-    def load(cls, path: str | os.PathLike, trust: Collection[str] = ()) -> "Embedder":
+    def load(cls, path: str | os.PathLike, trust: Collection[str] = (), dtype: DTypeLike = jnp.float32) -> "Embedder":
         """Load a run's or soup's folder (its last step), one `checkpoints/STEP` of it, or a published model: its
-        folder, or owner/model@COMMIT of the Hugging Face hub.
+        folder, or owner/model@COMMIT of the Hugging Face hub. `dtype` is that of activations; embeddings are float32.
 
         The encoder is the one that the checkpoint was trained with. A class outside embed is imported only where
         `trust` names its import path, such as ("my_encoder:MyEncoder",). Raises CheckpointError where there is no
@@ -69,8 +71,8 @@ class Embedder:
         with jax.set_mesh(mesh.current_mesh()):
             if (path / "config.json").exists():
                 path = hf.resolve(path)
-                return cls(build(hf.read_architecture(path)), hf.load(path), hf.load_preprocessor(path))
-            encoder = load_encoder(path, trust)
+                return cls(build(hf.read_architecture(path), dtype), hf.load(path), hf.load_preprocessor(path))
+            encoder = load_encoder(path, trust).clone(dtype=jnp.dtype(dtype))
             params = load_params(path, param_structs(encoder))
             return cls(encoder, params, load_preprocessor(path))
 

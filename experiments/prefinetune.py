@@ -26,7 +26,7 @@ from embed.training.run import LoopConfig, Run
 
 STEPS = 340
 LEARNING_RATE = 3e-3
-FOUNDATION_STEPS = 200
+FOUNDATION_STEPS = 300
 FOUNDATION_LEARNING_RATE = 1e-4
 TEMPERATURE = 0.05
 SYMMETRIC = Candidates(symmetric=True)
@@ -48,11 +48,11 @@ TEXT = {
     "packing": Packing(24, PackedRows(2, 24, Budget(328)), PackedRows(6, 20, Budget(352))),
 }
 FOUNDATION_TASKS = (
-    Task("scenes_noisy", 32, 0.14, SHORT, IMAGE, candidates=SYMMETRIC),
+    Task("scenes_noisy", 32, 0.12, SHORT, IMAGE, candidates=SYMMETRIC),
     Task("stdlib_titles", 16, 0.10, SHORT, TITLE, candidates=SYMMETRIC),
-    Task("glyphs", 32, 0.04, SHORT, IMAGE, candidates=SYMMETRIC),
+    Task("glyphs", 32, 0.03, SHORT, IMAGE, candidates=SYMMETRIC),
     Task("stdlib_code", 24, 0.20, SHORT, Budget(128), prompt="code retrieval", **TEXT),
-    Task("stdlib_text", 24, 0.52, SHORT, Budget(128), prompt="search result", **TEXT),
+    Task("stdlib_text", 24, 0.55, SHORT, Budget(128), prompt="search result", **TEXT),
 )
 
 

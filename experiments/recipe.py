@@ -95,7 +95,7 @@ class ResultsPage:
 
     def add(self, names: Sequence[str]) -> None:
         """Evaluate checkpoints and write the page anew. All hosts call this, and the first one writes."""
-        embedder = Embedder.load(self.work / names[-1], trust=trusted_classes(self.config))
+        embedder = Embedder.load(self.work / names[-1], trusted_classes(self.config), self.config.dtype)
         if not self.suite:
             data = storage.path(self.config.data)
             self.suite = (

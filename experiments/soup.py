@@ -27,7 +27,7 @@ def main(config: ConfigDict) -> None:
     work = storage.path(config.workdir)
     runs = [work / name for name in RUNS]
     trust = trusted_classes(config)
-    embedder = Embedder.load(runs[0], trust)
+    embedder = Embedder.load(runs[0], trust, config.dtype)
     suite = load_suite(embedder, storage.path(config.data), "dev")
 
     def score(params: dict) -> float:

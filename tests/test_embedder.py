@@ -105,6 +105,13 @@ def test_texts_that_share_rows_have_the_vectors_they_have_alone(embedder, seed):
     np.testing.assert_allclose(together[:40], alone, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_activations_in_half_precision_give_close_vectors(run, vectors, items, dtype):
+    close = Embedder.load(run, dtype=dtype).embed(items)
+    assert close.dtype == np.float32 and not np.array_equal(close, vectors)
+    assert (close * vectors).sum(axis=1).min() > 0.98
+
+
 def test_parts_in_another_order_are_another_input(embedder, vectors, items):
     assert vectors[-1] @ embedder.embed([items[-1][::-1]])[0] < 1 - 1e-4
 
