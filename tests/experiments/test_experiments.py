@@ -62,7 +62,7 @@ NEW_METHODS |= {
     "finetune__spread_out": 27,
     "own_data__distilled": 41,
     "own_data__graded_similarity": 36,
-    "own_data__lora": 37,
+    "own_data__lora": 38,
     "own_data__mined_negatives": 26,
 }  # forks with a loss of their own: name -> lines at most
 
