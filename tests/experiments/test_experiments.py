@@ -161,6 +161,18 @@ def test_the_stages_start_from_a_foundation(small, tmp_path, tokenizer, foundati
         assert change("projection", "weight") > 5 * query > 0
 
 
+@pytest.mark.parametrize("name", ["prefinetune", "finetune"])
+@pytest.mark.parametrize("devices", [1, 4, 8])
+def test_batches_from_a_foundation_divide_among_the_devices(foundation, name, devices):
+    """Packed rows on one device, larger batches on several."""
+    config = cpu.get_config()
+    config.pretrained = str(foundation[0])
+    with jax.set_mesh(make_mesh((1, devices, 1), jax.devices()[:devices])):
+        tasks = load_run(load_experiment(name).plan, config).tasks
+    assert not any(task.groups % devices for task in tasks)
+    assert any(task.packing for task in tasks) == (devices == 1)
+
+
 @pytest.mark.parametrize(
     "fork",
     [
