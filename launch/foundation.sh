@@ -2,8 +2,8 @@
 # Runs the whole recipe from Gemma 3 270M on this machine: launch/foundation.sh [flags]
 # It makes a virtual environment, downloads the weights once (240 MB, checked by hash), shows their terms of use, imports
 # them as the checkpoint runs/gemma3_270m, trains the three stages from it, evaluates them, and writes a table and
-# runs/gemma/report.html. It takes an NVIDIA GPU where there is one. On CPU, Python 3.12 or newer is twice as fast, since it
-# takes a newer jax. The same command continues a run that was stopped.
+# runs/gemma/report.html. It takes an NVIDIA GPU where there is one. On CPU, Python 3.12 or newer is 1.6 times as fast,
+# since it takes a newer jax. The same command continues a run that was stopped.
 #   --config.NAME=VALUE  a field of configs/cpu.py or configs/gpu.py, such as --config.workdir=FOLDER
 #   --config.pairs=FOLDER  also trains and evaluates on your own datasets
 # From the environment:
