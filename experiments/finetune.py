@@ -52,12 +52,12 @@ TASKS = (
 PACKED = {**TEXT, "packing": Packing(16, PackedRows(1, 16, Budget(432)), PackedRows(7, 22, Budget(408)))}
 FOUNDATION_TASKS = (
     Task("scenes_image", 16, 0.07, SHORT, IMAGE, **MEDIA),
-    Task("scenes_video", 8, 0.10, SHORT, VIDEO, **MEDIA),
-    Task("scenes_audio", 16, 0.13, Budget(48), AUDIO, **MEDIA),
-    Task("scenes_edit", 16, 0.05, Budget(40, images=1, patches=16), IMAGE, **MEDIA),
+    Task("scenes_video", 8, 0.08, SHORT, VIDEO, **MEDIA),
+    Task("scenes_audio", 16, 0.12, Budget(48), AUDIO, **MEDIA),
+    Task("scenes_edit", 16, 0.04, Budget(40, images=1, patches=16), IMAGE, **MEDIA),
     Task("scenes_labels", 16, 0.05, SHORT, SHORT, prompt="classification", **TEXT),
     Task("glyphs", 16, 0.04, SHORT, IMAGE, **MEDIA),
-    Task("stdlib_document", 8, 0.12, QUESTION, PAGE, **MEDIA),
+    Task("stdlib_document", 8, 0.11, QUESTION, PAGE, **MEDIA),
     Task("stdlib_code", 16, 0.10, SHORT, Budget(128), prompt="code retrieval", **PACKED),
     Task("synthetic_code", 16, 0.04, SHORT, Budget(128), prompt="code retrieval", **PACKED),
     Task("stdlib_text", 16, 0.35, SHORT, Budget(128), prompt="search result", **PACKED),
