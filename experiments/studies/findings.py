@@ -115,13 +115,18 @@ def load_dev_suite(embedder: Embedder, config: ConfigDict) -> list[suites.Prepar
     return suites.prepare_suite(embedder, [suites.Directions(*from_pairs(*item)) for item in records.items()])
 
 
-def average_seeds(work: storage.Path, name: str, trust: Collection[str]) -> storage.Path:
-    """Average an experiment's seeds, which start from one checkpoint; return the soup's folder."""
+def average_seeds(work: storage.Path, name: str, trust: Collection[str]) -> storage.Path | None:
+    """Average an experiment's seeds, which start from one checkpoint; return the soup's folder, or None where a run's
+    checkpoints were deleted."""
     folder = run_folder(work, name, "soup")
     if (folder / "results.json").exists():
         return folder
     runs = [run_folder(work, name, seed) for seed in SEEDS]
-    last = [run / "checkpoints" / str(checkpoint.saved_steps(run)[-1]) for run in runs]
+    steps = [checkpoint.saved_steps(run) for run in runs]
+    if not all(steps):
+        log.info("%s has no soup over its seeds: a run's checkpoints were deleted", name)
+        return None
+    last = [run / "checkpoints" / str(saved[-1]) for run, saved in zip(runs, steps, strict=True)]
     average_checkpoints(folder, last, (1.0,) * len(last), trust)
     return folder
 
@@ -215,8 +220,8 @@ def main(config: ConfigDict, forks: str = "") -> None:
         if hosts.is_primary():
             write_tables(work)
     for name, run in runs.items():
-        if run.init:  # seeds that start from different random weights have no average
-            folder = average_seeds(work, name, trust=(run.encoder.arch.encoder,))
+        # Seeds that start from different random weights have no average.
+        if run.init and (folder := average_seeds(work, name, trust=(run.encoder.arch.encoder,))):
             score_run(folder, embedders[name], test_suite(embedders[name]))
     if hosts.is_primary():
         print(write_tables(work))

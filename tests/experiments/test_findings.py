@@ -158,3 +158,15 @@ def test_baselines_stand_beside_datasets_under_any_mark():
     assert tables.relabel(references, {marked, "b: q"}) == {
         "bm25": {marked: references["bm25"]["a: q"], "b: q": references["bm25"]["b: q"]}
     }
+
+
+@pytest.mark.parametrize("kept", [(), (0, 2)])
+def test_an_experiment_whose_checkpoints_were_deleted_has_no_soup_over_seeds(tmp_path, caplog, kept):
+    caplog.set_level(logging.INFO)
+    for seed in kept:
+        checkpoint = tables.run_folder(tmp_path, "own_data", seed) / "checkpoints" / "60"
+        checkpoint.mkdir(parents=True)
+        (checkpoint / "commit_success.txt").touch()
+    assert findings.average_seeds(tmp_path, "own_data", trust=()) is None
+    assert "own_data has no soup over its seeds" in caplog.text
+    assert not tables.run_folder(tmp_path, "own_data", "soup").exists()
