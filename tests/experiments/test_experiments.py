@@ -47,6 +47,8 @@ CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("[!_]*.py"))
 MAX_LINES = 25
 FROM_FOUNDATION = (  # what needs --config.pretrained
     "finetune__from_foundation",
+    "own_data__after_prefinetune",
+    "own_data__after_prefinetune__untrained",
     "own_data__after_recipe",
     "own_data__causal",
     "own_data__causal_last_token",
@@ -57,6 +59,7 @@ FROM_FOUNDATION = (  # what needs --config.pretrained
     "own_data__untrained",
     "own_data__upper_third",
 )
+AFTER_STAGES = {"__after_recipe": own_data.START, "__after_prefinetune": finetune.START}
 NEW_METHODS = {"finetune__modality_temperatures": 40, "finetune__no_mask": 28, "finetune__random_negatives": 27}
 NEW_METHODS |= {
     "finetune__spread_out": 27,
@@ -179,12 +182,12 @@ def test_batches_from_a_foundation_divide_among_the_devices(foundation, name, de
         "",
         *(
             pytest.param(name, marks=pytest.mark.slow)
-            for name in ("__after_recipe", "__upper_third", "__lora", "__only_projection", "__mined_negatives")
+            for name in (*AFTER_STAGES, "__upper_third", "__lora", "__only_projection", "__mined_negatives")
         ),
     ],
 )
 def test_datasets_of_ones_own_start_from_a_foundation(small, tmp_path, foundation, fork):
-    """Directly, without the recipe, in packed rows; its forks too, of which one takes the recipe's soup."""
+    """Directly, without the recipe, in packed rows; its forks too, some from what a stage of the recipe made."""
     gemma, params = foundation
     rows = [
         {
@@ -201,11 +204,12 @@ def test_datasets_of_ones_own_start_from_a_foundation(small, tmp_path, foundatio
     config = cpu.get_config()
     config.update({"steps": 2, "workdir": str(tmp_path / "runs"), "data": str(small / "data"), "unroll": 1})
     config.update({"pairs": str(tmp_path / "pairs"), "pretrained": str(gemma)})
-    soup = tmp_path / "runs" / own_data.START
-    shutil.copytree(gemma, soup)
+    starts = {name: tmp_path / "runs" / stage for name, stage in AFTER_STAGES.items()}
+    for start in starts.values():
+        shutil.copytree(gemma, start)
     run = load_run(load_experiment(f"own_data{fork}").plan, config)
     assert run.tasks[0].packing and run.tasks[0].negatives == 1
-    assert run.init == (soup if fork == "__after_recipe" else gemma)
+    assert run.init == starts.get(fork, gemma)
     train(run, config)
     trained = load_params(run.folder)
     is_equal = jax.tree.map(np.array_equal, trained, jax.tree.map(np.asarray, params))
