@@ -13,11 +13,11 @@ from experiments import own_data
 FOUNDATION_LEARNING_RATE = 5e-4  # of random weights in the architecture of --config.pretrained, new ones as all others
 
 
-def plan(config, **changes):
-    parent = dataclasses.replace(own_data.plan(config, **changes), init=None, trainable=all_params)
+def plan(config, steps=None, **changes):
+    parent = dataclasses.replace(own_data.plan(config, steps=steps, **changes), init=None, trainable=all_params)
     if not config.pretrained:
         return parent
-    optimizer = optim.adamw(FOUNDATION_LEARNING_RATE, warmup=10, steps=own_data.FOUNDATION_STEPS)
+    optimizer = optim.adamw(FOUNDATION_LEARNING_RATE, warmup=10, steps=steps or own_data.FOUNDATION_STEPS)
     return dataclasses.replace(parent, optimizer=optimizer)
 
 
