@@ -27,7 +27,7 @@ START = "prefinetune"
 STEPS = 300
 LEARNING_RATE = 2e-3
 FOUNDATION_STEPS = 80
-FOUNDATION_LEARNING_RATE = 5e-5  # half of the stage before, whose text would be forgotten otherwise
+FOUNDATION_LEARNING_RATE = 2e-5  # a fifth of the stage before, whose text would be forgotten otherwise
 TEMPERATURE = 0.05
 TEXT = {"prompt_dropout": 0.5, "negatives": 1, "candidates": Candidates(symmetric=True)}
 MEDIA = {"negatives": 1, "candidates": Candidates(symmetric=True)}
@@ -51,16 +51,16 @@ TASKS = (
 # passages and packed.
 PACKED = {**TEXT, "packing": Packing(16, PackedRows(1, 16, Budget(432)), PackedRows(7, 22, Budget(408)))}
 FOUNDATION_TASKS = (
-    Task("scenes_image", 16, 0.07, SHORT, IMAGE, **MEDIA),
-    Task("scenes_video", 8, 0.08, SHORT, VIDEO, **MEDIA),
-    Task("scenes_audio", 16, 0.12, Budget(48), AUDIO, **MEDIA),
-    Task("scenes_edit", 16, 0.04, Budget(40, images=1, patches=16), IMAGE, **MEDIA),
+    Task("scenes_image", 16, 0.10, SHORT, IMAGE, **MEDIA),
+    Task("scenes_video", 8, 0.10, SHORT, VIDEO, **MEDIA),
+    Task("scenes_audio", 16, 0.14, Budget(48), AUDIO, **MEDIA),
+    Task("scenes_edit", 16, 0.05, Budget(40, images=1, patches=16), IMAGE, **MEDIA),
     Task("scenes_labels", 16, 0.05, SHORT, SHORT, prompt="classification", **TEXT),
     Task("glyphs", 16, 0.04, SHORT, IMAGE, **MEDIA),
-    Task("stdlib_document", 8, 0.11, QUESTION, PAGE, **MEDIA),
-    Task("stdlib_code", 16, 0.10, SHORT, Budget(128), prompt="code retrieval", **PACKED),
-    Task("synthetic_code", 16, 0.04, SHORT, Budget(128), prompt="code retrieval", **PACKED),
-    Task("stdlib_text", 16, 0.35, SHORT, Budget(128), prompt="search result", **PACKED),
+    Task("stdlib_document", 8, 0.12, QUESTION, PAGE, **MEDIA),
+    Task("stdlib_code", 16, 0.14, SHORT, Budget(128), prompt="code retrieval", **PACKED),
+    Task("synthetic_code", 16, 0.06, SHORT, Budget(128), prompt="code retrieval", **PACKED),
+    Task("stdlib_text", 16, 0.20, SHORT, Budget(128), prompt="search result", **PACKED),
 )
 
 
