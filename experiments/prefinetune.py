@@ -41,7 +41,7 @@ TASKS = (
 )
 
 # With --config.pretrained, on one device: batches for two cores; more of the text that the model can read, in longer
-# passages, each seen about once, since repeats teach the test split nothing. A packed pair takes 113 positions, not 160.
+# passages, each seen about once: repeats teach the test split nothing. A packed pair takes 113 positions, not 160.
 TEXT = {
     "prompt_dropout": 0.5,
     "candidates": SYMMETRIC,
