@@ -8,12 +8,14 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from embed.distributed import hosts, storage
 
 GLOB_CHARACTERS = "*?[\\"  # orbax takes a path with one of these for a pattern
+WRITE_BYTES = 1 << 29  # of a checkpoint that may be in writing at once: orbax holds copies of what it writes
 
 
 class CheckpointError(ValueError):
@@ -50,6 +52,13 @@ def checkpointer(run: storage.Path, every: int, keep: int) -> Iterator[ocp.train
     saver.close()
 
 
+def limit_writes(state: Any) -> ocp.Context:
+    """Return a context in which orbax writes WRITE_BYTES of `state` at a time, or its largest array alone."""
+    largest = max((leaf.nbytes for leaf in jax.tree.leaves(state) if hasattr(leaf, "nbytes")), default=0)
+    options = ocp.options.MemoryOptions(write_concurrent_bytes=max(WRITE_BYTES, largest + 1))
+    return ocp.Context(memory_options=options)
+
+
 def save(
     saver: ocp.training.Checkpointer, run: storage.Path, step: int, state: Any, metadata: dict[str, Any], wait: bool
 ) -> None:
@@ -62,7 +71,8 @@ def save(
     def write() -> None:
         if step not in saved_steps(run):  # an attempt may fail after all is written
             save_step = saver.save if wait else saver.save_async
-            save_step(step, state, custom_metadata=metadata, force=True, overwrite=True)
+            with limit_writes(state):
+                save_step(step, state, custom_metadata=metadata, force=True, overwrite=True)
 
     storage.with_retries(write, run)
 
