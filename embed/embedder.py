@@ -175,10 +175,13 @@ class Embedder:
         rows = [table[item % num_shards, item // num_shards].tolist() for item in range(count)]
         return [Size(tokens, Budget(*budget)) for tokens, *budget in rows]
 
-    def encode(self, prepared: Prepared, params: dict | None = None) -> np.ndarray:
+    def encode(
+        self, prepared: Prepared, params: dict | None = None, advance: Callable[[int], None] | None = None
+    ) -> np.ndarray:
         """Encode prepared inputs as embeddings f32[n,e], not normalized, by these or other parameters of the encoder.
 
-        Raises CheckpointError where an embedding is zero or not finite: the parameters are broken.
+        After each batch `advance` is called with how many inputs it held. Raises CheckpointError where an embedding is
+        zero or not finite: the parameters are broken.
         """
         out = np.zeros((prepared.count, self.encoder.arch.embed_dim), np.float32)
         params = self.params if params is None else params
@@ -186,6 +189,8 @@ class Embedder:
             for items, inputs in prepared.batches:
                 vectors = mesh.to_host(encode(self.encoder, params, mesh.to_global(inputs)))
                 out[items[items >= 0]] = vectors[items >= 0]
+                if advance is not None:
+                    advance(int((items >= 0).sum()))
             broken = np.flatnonzero(~np.isfinite(out).all(axis=1) | ~out.any(axis=1))
             if len(broken):
                 message = f"{len(broken)} of {prepared.count} embeddings are zero or not finite, first item {broken[0]}"

@@ -19,7 +19,8 @@ from embed.data.modalities import Audio, Image, Pdf, Text, Video
 from embed.data.prompts import QUERY_TASKS
 from embed.data.records import RecordError
 from embed.embedder import Embedder
-from embed.training import checkpoint
+from embed.eval import suite
+from embed.training import checkpoint, progress
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -269,3 +270,17 @@ def test_the_package_gives_the_embedder_and_its_version_and_imports_no_jax_by_it
     done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
     assert (root / "embed" / "py.typed").exists()
+
+
+@pytest.mark.parametrize("sides", [[("a", "b")], [("a", "b"), ("b", "a")], [("a", "b"), ("a", "c")]])
+def test_an_evaluation_counts_every_input_once(embedder, monkeypatch, sides):
+    texts = {"a": ["one"] * 70, "b": ["a longer text of some words"] * 3, "c": ["x"]}
+    prepared = {name: embedder.prepare(lambda i, t=t: embedder.pieces(t[i]), len(t)) for name, t in texts.items()}
+    counted = []
+    monkeypatch.setattr(progress.tqdm, "update", lambda bar, n: counted.append((bar.total, n)))
+    vectors = suite.encode_suite(embedder, embedder.params, [(None, prepared[q], prepared[c]) for q, c in sides])
+    total = sum(len(texts[name]) for name in {name for pair in sides for name in pair})
+    assert sum(n for _, n in counted) == total and all(of == total for of, _ in counted)
+    for (query, corpus), (queries, candidates) in zip(vectors, sides, strict=True):
+        np.testing.assert_array_equal(query, embedder.encode(prepared[queries]))
+        np.testing.assert_array_equal(corpus, embedder.encode(prepared[candidates]))

@@ -33,6 +33,7 @@ from embed.eval.benchmarks import (
 )
 from embed.eval.similarity import SimilarityBenchmark, list_rows, score_pairs
 from embed.model.build import EncoderModule
+from embed.training.progress import show_count
 from embed.training.run import Eval
 
 
@@ -184,14 +185,10 @@ def prepare_similarity(embedder: Embedder, benchmark: SimilarityBenchmark) -> Pr
 
 def encode_suite(embedder: Embedder, params: dict, suite: list[PreparedBenchmark]) -> Vectors:
     """Encodes every benchmark with one set of parameters; inputs that two directions share are encoded once."""
-    encoded: dict[int, np.ndarray] = {}
-
-    def encode(prepared: Prepared) -> np.ndarray:
-        if id(prepared) not in encoded:
-            encoded[id(prepared)] = embedder.encode(prepared, params)
-        return encoded[id(prepared)]
-
-    return [(encode(queries), encode(corpus)) for _, queries, corpus in suite]
+    inputs = {id(prepared): prepared for _, *sides in suite for prepared in sides}
+    with show_count("embedding", sum(prepared.count for prepared in inputs.values()), "input") as advance:
+        encoded = {key: embedder.encode(prepared, params, advance) for key, prepared in inputs.items()}
+    return [(encoded[id(queries)], encoded[id(corpus)]) for _, queries, corpus in suite]
 
 
 def evaluate(suite: list[PreparedBenchmark], vectors: Vectors, widths: Sequence[int]) -> Results:

@@ -1,15 +1,19 @@
 """How far a run is: a bar on a terminal, lines in a log, and the time left."""
 
+import contextlib
 import logging
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from tqdm import tqdm
 
 from embed.data.tasks import Task
+from embed.distributed import hosts
 
 log = logging.getLogger(__name__)
+LOG_SECONDS = 30.0  # between the lines of `show_count`
 
 
 class Progress:
@@ -77,3 +81,24 @@ def _details(row: dict[str, Any], rate: str) -> list[str]:
         f"MFU {100 * row['mfu']:.0f} %" if "mfu" in row else "",
         f"goodput {100 * row['goodput']:.0f} %",
     ]
+
+
+@contextlib.contextmanager
+def show_count(name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """Yield a function that takes how many more are done: a bar on a terminal, a line every LOG_SECONDS in a log."""
+    is_terminal = sys.stderr.isatty()
+    done, start = 0, time.monotonic()
+    logged = start
+    with tqdm(total=total, desc=name, unit=unit, disable=not is_terminal or not hosts.is_primary(), leave=False) as bar:
+
+        def advance(count: int) -> None:
+            nonlocal done, logged
+            done += count
+            bar.update(count)
+            now = time.monotonic()
+            if not is_terminal and hosts.is_primary() and now - logged >= LOG_SECONDS:
+                logged, rate = now, done / (now - start)
+                left = (total - done) / rate
+                log.info("%s: %d of %d %ss, %.1f %ss/s, %.0f s left", name, done, total, unit, rate, unit, left)
+
+        yield advance

@@ -6,7 +6,8 @@ import sys
 
 from test_loop import GOOD, Records, fit
 
-from embed.training.progress import Progress
+from embed.training import progress
+from embed.training.progress import Progress, show_count
 
 TASKS = [GOOD, dataclasses.replace(GOOD, name="other")]
 
@@ -58,3 +59,26 @@ def test_a_run_names_what_it_compiles(tmp_path, preprocessor, caplog):
     names = [message.rpartition(" ")[2] for message in compiling]
     assert sorted(names) == ["good", "other"]
     assert compiling == [f"compiling {number} of 2: {name}" for number, name in enumerate(names, 1)]
+
+
+def count_to(total: int) -> None:
+    with show_count("embedding", total, "input") as advance:
+        for _ in range(total // 5):
+            advance(5)
+
+
+def test_a_log_has_a_line_of_a_count_now_and_then(monkeypatch, caplog):
+    caplog.set_level("INFO")
+    clock = iter(range(0, 1000, 10))  # ten seconds a look
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    count_to(40)
+    assert caplog.messages == [
+        "embedding: 15 of 40 inputs, 0.5 inputs/s, 50 s left",
+        "embedding: 30 of 40 inputs, 0.5 inputs/s, 20 s left",
+    ]
+
+
+def test_a_short_count_leaves_no_line(caplog):
+    caplog.set_level("INFO")
+    count_to(40)
+    assert not caplog.messages
