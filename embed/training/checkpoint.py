@@ -15,7 +15,7 @@ from orbax.checkpoint import v1 as ocp
 from embed.distributed import hosts, storage
 
 GLOB_CHARACTERS = "*?[\\"  # orbax takes a path with one of these for a pattern
-WRITE_BYTES = 1 << 29  # of a checkpoint that may be in writing at once: orbax holds copies of what it writes
+WRITE_BYTES = 1 << 29  # bytes of a checkpoint that orbax writes at a time, because it copies them to write them
 
 
 class CheckpointError(ValueError):
@@ -53,8 +53,11 @@ def checkpointer(run: storage.Path, every: int, keep: int) -> Iterator[ocp.train
 
 
 def limit_writes(state: Any) -> ocp.Context:
-    """Return a context in which orbax writes WRITE_BYTES of `state` at a time, or its largest array alone."""
-    largest = max((leaf.nbytes for leaf in jax.tree.leaves(state) if hasattr(leaf, "nbytes")), default=0)
+    """Return a context in which orbax writes at most WRITE_BYTES of `state` at a time.
+
+    The limit is above the largest array, since orbax would wait for ever to write one that exceeds it.
+    """
+    largest = max(getattr(leaf, "nbytes", 0) for leaf in jax.tree.leaves(state))
     options = ocp.options.MemoryOptions(write_concurrent_bytes=max(WRITE_BYTES, largest + 1))
     return ocp.Context(memory_options=options)
 

@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, lines in a log, and the time left."""
+"""How far a run or an evaluation is: a bar on a terminal, lines in a log, and the time left."""
 
 import contextlib
 import logging
@@ -86,17 +86,17 @@ def _details(row: dict[str, Any], rate: str) -> list[str]:
 @contextlib.contextmanager
 def show_count(name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
     """Yield a function that takes how many more are done: a bar on a terminal, a line every LOG_SECONDS in a log."""
-    is_terminal = sys.stderr.isatty()
+    is_shown, is_terminal = hosts.is_primary(), sys.stderr.isatty()
     done, start = 0, time.monotonic()
     logged = start
-    with tqdm(total=total, desc=name, unit=unit, disable=not is_terminal or not hosts.is_primary(), leave=False) as bar:
+    with tqdm(total=total, desc=name, unit=unit, disable=not (is_shown and is_terminal), leave=False) as bar:
 
         def advance(count: int) -> None:
             nonlocal done, logged
             done += count
             bar.update(count)
             now = time.monotonic()
-            if not is_terminal and hosts.is_primary() and now - logged >= LOG_SECONDS:
+            if is_shown and not is_terminal and now - logged >= LOG_SECONDS:
                 logged, rate = now, done / (now - start)
                 left = (total - done) / rate
                 log.info("%s: %d of %d %ss, %.1f %ss/s, %.0f s left", name, done, total, unit, rate, unit, left)
