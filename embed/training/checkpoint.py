@@ -8,14 +8,12 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-import jax
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from embed.distributed import hosts, storage
 
 GLOB_CHARACTERS = "*?[\\"  # orbax takes a path with one of these for a pattern
-WRITE_BYTES = 1 << 29  # bytes of a checkpoint that orbax writes at a time, because it copies them to write them
 
 
 class CheckpointError(ValueError):
@@ -52,16 +50,6 @@ def checkpointer(run: storage.Path, every: int, keep: int) -> Iterator[ocp.train
     saver.close()
 
 
-def limit_writes(state: Any) -> ocp.Context:
-    """Return a context in which orbax writes at most WRITE_BYTES of `state` at a time.
-
-    The limit is above the largest array, since orbax would wait for ever to write one that exceeds it.
-    """
-    largest = max(getattr(leaf, "nbytes", 0) for leaf in jax.tree.leaves(state))
-    options = ocp.options.MemoryOptions(write_concurrent_bytes=max(WRITE_BYTES, largest + 1))
-    return ocp.Context(memory_options=options)
-
-
 def save(
     saver: ocp.training.Checkpointer, run: storage.Path, step: int, state: Any, metadata: dict[str, Any], wait: bool
 ) -> None:
@@ -74,8 +62,7 @@ def save(
     def write() -> None:
         if step not in saved_steps(run):  # an attempt may fail after all is written
             save_step = saver.save if wait else saver.save_async
-            with limit_writes(state):
-                save_step(step, state, custom_metadata=metadata, force=True, overwrite=True)
+            save_step(step, state, custom_metadata=metadata, force=True, overwrite=True)
 
     storage.with_retries(write, run)
 

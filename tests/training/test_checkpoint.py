@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import ARCH
-from orbax.checkpoint import v1 as ocp
 from test_loop import GOOD, Records, fit
 from test_soup import equal, level, save
 
@@ -131,16 +130,3 @@ def test_the_version_is_that_of_the_working_tree(root: pathlib.Path):
     if not (root / ".git").exists():
         pytest.skip("not a clone")
     assert re.fullmatch(r"[0-9a-f]{12}\+?|.*-g[0-9a-f]{12}\+?", code_version())
-
-
-@pytest.mark.parametrize("limit", [1, 1 << 14, 1 << 29])
-def test_a_checkpoint_larger_than_may_be_written_at_once(tmp_path, monkeypatch, limit):
-    """Arrays of one size and of several, saved in the background while their memory is given to the next step."""
-    monkeypatch.setattr(checkpoint, "WRITE_BYTES", limit)
-    state = {"step": jnp.int32(7), **{str(n): jax.random.normal(jax.random.key(n), (8 * n, 64)) for n in range(1, 9)}}
-    expected = jax.tree.map(np.array, state)
-    update = jax.jit(lambda state: jax.tree.map(lambda x: 0 * x, state), donate_argnums=0)
-    with checkpoint.checkpointer(tmp_path, every=1, keep=1) as saver:
-        checkpoint.save(saver, tmp_path, 1, state, {}, wait=False)
-        update(state)
-    jax.tree.map(np.testing.assert_array_equal, ocp.load(str(tmp_path / "checkpoints" / "1")), expected)
